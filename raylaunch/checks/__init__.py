@@ -1,0 +1,1 @@
+"""Node and host checks: a probe, a parser, a verdict, a fix."""

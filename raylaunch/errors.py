@@ -1,0 +1,85 @@
+"""The tree of errors. Everything a user can cause or mend is a RaylaunchError; the rest is a bug of ours.
+
+::
+
+    RaylaunchError                 exit 1: expected, told in words, no traceback
+    ├── LaunchFileError            the launch file, a --set or a RAYLAUNCH_* variable is wrong
+    ├── PortTakenError             the address to serve on belongs to somebody else
+    ├── ClusterError               Ray cannot be joined, or is not the cluster the launch asks for
+    │   └── NotEnoughGpusError     the GPUs did not come within cluster.wait_s
+    ├── ChecksFailedError          nodes are not fit to serve (all findings, not the first)
+    ├── WeightsError               the model cannot be fetched, or its folder is not whole
+    ├── EngineError                vLLM did not come up, or died
+    └── ServiceError               nothing serves here, or it does not answer
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What the exit status of `raylaunch` means."""
+
+    STOPPED = 0
+    """It did what was asked, or was asked to stop."""
+    FAILED = 1
+    """An expected failure, told in words."""
+    USAGE = 2
+    """The command line was wrong (click's own code)."""
+    BUG = 3
+    """A bug of ours; a report was written."""
+
+
+class RaylaunchError(Exception):
+    """An expected failure.
+
+    Args:
+        what: what went wrong and where (node, GPU, file:line: key), as one sentence.
+        fix: what to do about it, as a command where there is one.
+        log: the log file that holds the rest.
+        excerpt: the last lines of that log that matter.
+    """
+
+    def __init__(self, what: str, *, fix: str = "", log: Path | None = None, excerpt: Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+        self.log = log
+        self.excerpt = tuple(excerpt)
+
+
+class LaunchFileError(RaylaunchError):
+    """The launch file, a `--set` or a RAYLAUNCH_* variable is wrong; `problems` holds every finding as a sentence."""
+
+    def __init__(self, what: str, *, fix: str = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(what, fix=fix)
+        self.problems = tuple(problems)
+
+
+class PortTakenError(RaylaunchError):
+    """The address to serve on belongs to somebody else."""
+
+
+class ClusterError(RaylaunchError):
+    """Ray cannot be joined, or is not the cluster the launch asks for."""
+
+
+class NotEnoughGpusError(ClusterError):
+    """The GPUs that the launch needs did not come within `cluster.wait_s`."""
+
+
+class ChecksFailedError(RaylaunchError):
+    """Nodes are not fit to serve; every finding has been printed."""
+
+
+class WeightsError(RaylaunchError):
+    """The model cannot be fetched, or its folder is not whole."""
+
+
+class EngineError(RaylaunchError):
+    """vLLM did not come up, or died."""
+
+
+class ServiceError(RaylaunchError):
+    """Nothing serves here, or what serves does not answer."""
