@@ -18,7 +18,7 @@ class ModelBlock(BaseModel):
     revision: str | None = None
     """Branch, tag or commit of the repo; None is its main branch."""
     path: str | None = None
-    """Folder of the weights, the same on every node; None lets raylaunch keep them in its own folder (one node only)."""
+    """Folder of the weights, the same on every node; None: one of raylaunch's own (one node only)."""
 
 
 class ClusterBlock(BaseModel):

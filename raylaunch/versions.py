@@ -15,7 +15,10 @@ VLLM_SUPPORTED = ("0.25", "0.33")
 TORCH = "2.13.0"
 """The PyTorch that this vLLM was built against."""
 
-REPORTED = ("raylaunch", "ray", "vllm", "torch", "transformers", "huggingface_hub", "click", "openai", "pydantic", "rich", "PyYAML", "nvidia-ml-py")  # fmt: skip
+REPORTED = (
+    *("raylaunch", "ray", "vllm", "torch", "transformers", "huggingface_hub"),
+    *("click", "openai", "pydantic", "rich", "PyYAML", "nvidia-ml-py"),
+)
 """What `raylaunch --version` tells, in this order."""
 
 

@@ -1,0 +1,144 @@
+"""The driver: from a launch to GPUs that are confirmed, checked and reserved.
+
+Join Ray, confirm its GPUs, check every node, give each rank its place. Nothing is served here; the supervisor starts
+the serving child beside it, so that imports run meanwhile.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from raylaunch import cluster, output
+from raylaunch.checks import nodes as node_checks
+from raylaunch.config import LaunchConfig
+from raylaunch.errors import ClusterError
+from raylaunch.private_ray import PrivateRay
+
+
+@dataclass
+class Driver:
+    """What the driver holds; `release` gives all of it back."""
+
+    config: LaunchConfig
+    standin: str | None
+    env_vars: Mapping[str, str]
+    """Environment of everything that runs in Ray for this launch."""
+    private: PrivateRay | None = None
+    address: str = ""
+    reservation: cluster.Reservation | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds it took."""
+
+    def join(self) -> None:
+        """Join the Ray cluster, or start a private one where the launch may.
+
+        Raises:
+            ClusterError: there is none, or it cannot be joined.
+        """
+        began = time.monotonic()
+        block = self.config.cluster
+        address = cluster.find_address()
+        if address is None and (self.standin or block.local):
+            output.say(
+                f"starting a private Ray: {block.nodes} x {block.gpus_per_node} "
+                f"{'logical ' if self.standin else ''}GPUs on this machine"
+            )
+            self.private = PrivateRay.start(
+                nodes=block.nodes, gpus_per_node=block.gpus_per_node, env_vars=self.env_vars
+            )
+            address = self.private.address
+        if address is None:
+            raise ClusterError(
+                "no Ray cluster runs on this machine, and RAY_ADDRESS is not set",
+                fix=f"on the head: `ray start --head --port=6379 --num-gpus={block.gpus_per_node}`; "
+                f"on each other node: `ray start --address=<head ip>:6379 --num-gpus={block.gpus_per_node}`; "
+                "without GPUs: add --rehearse",
+            )
+        cluster.join(address, env_vars=self.env_vars)
+        self.address = address
+        output.say(f"joined Ray at {address}")
+        self.seconds["join"] = time.monotonic() - began
+
+    def confirm_gpus(self) -> tuple[cluster.ClusterNode, ...]:
+        """Wait for the GPUs, one live line per node.
+
+        Raises:
+            NotEnoughGpusError: they did not come in time.
+        """
+        began = time.monotonic()
+        block = self.config.cluster
+        with output.live_lines() as report:
+            found = cluster.wait_for_gpus(
+                nodes=block.nodes, gpus_per_node=block.gpus_per_node, wait_s=block.wait_s, report=report
+            )
+        self.seconds["wait"] = time.monotonic() - began
+        return found
+
+    def check(self, found: tuple[cluster.ClusterNode, ...]) -> None:
+        """Check every node at once and tell all findings.
+
+        Raises:
+            ChecksFailedError: at least one of them is an error.
+        """
+        began = time.monotonic()
+        request = node_checks.make_request(self.config, logical_gpus=self.standin is not None)
+        _, findings = node_checks.check_nodes(found, request)
+        if findings:
+            output.show(output.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))
+        node_checks.raise_on_errors(findings)
+        output.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
+        self.seconds["check"] = time.monotonic() - began
+
+    def place(self, found: tuple[cluster.ClusterNode, ...]) -> cluster.Reservation:
+        """Reserve a GPU for each rank and show the map.
+
+        Raises:
+            NotEnoughGpusError: the GPUs are taken.
+        """
+        config = self.config
+        places = cluster.plan_places(
+            found,
+            tp=config.tensor_parallel_size,
+            pp=config.pipeline_parallel_size,
+            tp_across_nodes=config.cluster.tp_across_nodes,
+        )
+        self.reservation = cluster.reserve(places)
+        output.show(output.make_table(("rank", "TP", "PP", "node", "GPU"), map_rows(self.reservation.places)))
+        return self.reservation
+
+    def release(self) -> None:
+        """Give back the GPUs, leave Ray, and end the private cluster if there is one."""
+        import ray
+
+        if ray.is_initialized():
+            if self.reservation is not None and self.private is None:
+                self.reservation.release()
+            ray.shutdown()
+        if self.private is not None:
+            self.private.stop()
+
+
+def map_rows(places: tuple[cluster.RankPlace, ...]) -> list[list[str]]:
+    """The rank map, ranks of one node and stage in one row: rank, TP rank, PP rank, node, GPU."""
+    rows: list[list[str]] = []
+    groups: dict[tuple[str, int], list[cluster.RankPlace]] = {}
+    for place in places:
+        groups.setdefault((place.node.node_id, place.pp_rank), []).append(place)
+    for group in groups.values():
+        first = group[0]
+        rows.append(
+            [
+                _span([place.rank for place in group]),
+                _span([place.tp_rank for place in group]),
+                str(first.pp_rank),
+                f"{first.node.ip} ({first.node.hostname})",
+                _span([place.gpu for place in group if place.gpu is not None]),
+            ]
+        )
+    return rows
+
+
+def _span(numbers: list[int]) -> str:
+    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ",".join(str(number) for number in numbers)

@@ -1,0 +1,127 @@
+"""A Ray cluster of our own on this machine, for demo and rehearsal: private folder, free ports, ended with the service.
+
+Each node is a `ray start --block` process in a session of its own; several nodes take 127.0.0.1, 127.0.0.2 and so on.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from raylaunch import processes
+from raylaunch.errors import ClusterError
+
+_START_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 15.0
+_OBJECT_STORE_BYTES = 128 << 20
+"""Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
+
+
+@dataclass(frozen=True)
+class PrivateRay:
+    """A running private cluster; `stop` ends it."""
+
+    address: str
+    folder: Path
+    nodes: tuple[processes.Child, ...]
+
+    @classmethod
+    def start(cls, *, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
+        """Start `nodes` Ray nodes with `gpus_per_node` logical GPUs each.
+
+        Args:
+            env_vars: environment of every Ray worker, over this process's own.
+
+        Raises:
+            ClusterError: a node did not come up; what its log says, and nothing of it left running.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
+        port = find_free_port()
+        cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
+        try:
+            for index in range(nodes):
+                where = ["--head", f"--port={port}"] if index == 0 else [f"--address={cluster.address}"]
+                node = _start_node(folder, f"127.0.0.{index + 1}", gpus_per_node, where, env_vars)
+                cluster = cls(address=cluster.address, folder=folder, nodes=(*cluster.nodes, node))
+                if index == 0:
+                    _wait_for_port(port, node, folder)
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    def find_failure(self) -> str | None:
+        """What the log of the first dead node says last, or None while all live."""
+        for index, node in enumerate(self.nodes):
+            if node.popen.poll() is not None:
+                return f"127.0.0.{index + 1}: {_read_last_line(self.folder / f'node{index}.log')}"
+        return None
+
+    def stop(self) -> None:
+        """End every node, workers first and head last, and remove the folder."""
+        for node in reversed(self.nodes):
+            node.send(signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for node in reversed(self.nodes):
+            node.wait_or_kill(max(0.5, deadline - time.monotonic()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def find_free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Mapping[str, str]) -> processes.Child:
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block",
+        f"--node-ip-address={ip}", f"--num-gpus={gpus}", f"--temp-dir={folder}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats",
+        "--min-worker-port=0", "--max-worker-port=0",
+        *(f"--{name}={find_free_port()}" for name in (
+            "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
+            "metrics-export-port", "object-manager-port", "node-manager-port",
+        )),
+    ]  # fmt: skip
+    if "--head" in where:
+        command.append(f"--ray-client-server-port={find_free_port()}")
+    else:
+        command.remove("--include-dashboard=false")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"VLLM_HOST_IP": ip, **env_vars}
+    index = int(ip.rpartition(".")[2]) - 1
+    with (folder / f"node{index}.log").open("wb") as log:
+        return processes.Child.start(command, environment=environment, output=log)
+
+
+def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if node.popen.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise ClusterError(
+        f"the private Ray of this launch did not start: {_read_last_line(folder / 'node0.log')}",
+        fix="`ray start --head --block` by hand shows more; free memory and disk space first",
+    )
+
+
+def _read_last_line(log: Path) -> str:
+    try:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "its log is gone"
+    return lines[-1] if lines else "its log is empty"

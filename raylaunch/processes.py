@@ -1,0 +1,106 @@
+"""Child processes that are ended whole, and process identities that survive pid reuse (Linux)."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+_PATIENCE_STEP_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A pid and when it started (clock ticks since boot), so that a reused pid is not mistaken for the process."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """The identity of a living process; None if there is none (a zombie counts as gone)."""
+        try:
+            # After the command's closing bracket: state is field 0, the start time field 19 (proc(5), 3 and 22).
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        return ProcessId.of(self.pid) == self
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child process that leads a session of its own, so that Ctrl-C in a terminal does not reach it.
+
+    It receives SIGTERM from the kernel should this process die.
+    """
+
+    popen: "subprocess.Popen[bytes]"
+    identity: ProcessId
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        output: IO[bytes],
+        **options: Any,
+    ) -> Self:
+        """Start `command`; stdout and stderr go to `output`, `options` to subprocess.Popen."""
+        popen = subprocess.Popen(
+            _die_with_parent(command),
+            env=dict(environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **({"stdin": subprocess.DEVNULL} | options),
+        )
+        return cls(popen, ProcessId.of(popen.pid) or ProcessId(popen.pid, 0))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the child itself, if it still runs."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+
+    def wait_or_kill(self, patience_s: float) -> bool:
+        """Wait for the child's whole group to end; kill what is left after `patience_s` seconds.
+
+        Returns:
+            Whether it went by itself.
+        """
+        gone = wait_until(lambda: self.popen.poll() is not None, patience_s)
+        kill_group(self.popen.pid)
+        self.popen.wait()
+        return gone
+
+
+def _die_with_parent(command: Sequence[str]) -> list[str]:
+    """The command under util-linux's setpriv: a preexec_fn would run between fork and exec, beside Ray's threads."""
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []), *command]
+
+
+def kill_group(leader_pid: int) -> None:
+    """Kill what is left of the process group that `leader_pid` led; a group that is gone is fine."""
+    try:
+        os.killpg(leader_pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def wait_until(condition: Any, timeout_s: float) -> bool:
+    """Poll `condition()` until it holds or `timeout_s` seconds have passed; whether it held."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_PATIENCE_STEP_S)
+    return True

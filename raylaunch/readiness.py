@@ -1,0 +1,103 @@
+"""Ready means that a completion came back; then: where the time went, and what a user does next."""
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from raylaunch.errors import EngineError
+
+_REQUEST_TIMEOUT_S = 300.0
+"""A first completion compiles and warms up what start-up did not."""
+_LOAD_PATTERN = re.compile(r"Model loading took .*? ([\d.]+) s(?:econds|ecs)?", re.IGNORECASE)
+_INIT_PATTERN = re.compile(r"init engine \(.*?\) took ([\d.]+) s", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StartupTimes:
+    """Where the start-up time went, in seconds.
+
+    `import_s` ran beside join and check, so the sum may exceed the total.
+    """
+
+    join_s: float
+    check_s: float
+    import_s: float
+    load_s: float | None
+    """Slowest worker's weight loading, from vLLM's log; None where the log does not say."""
+    profile_s: float | None
+    """vLLM's "init engine": memory profile, KV cache, warm-up."""
+    first_completion_s: float
+    total_s: float
+
+    def to_line(self) -> str:
+        """One line for people."""
+        parts = [
+            ("join", self.join_s), ("check", self.check_s), ("import (meanwhile)", self.import_s),
+            ("load", self.load_s), ("profile and KV cache", self.profile_s),
+            ("first completion", self.first_completion_s),
+        ]  # fmt: skip
+        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts if seconds is not None)
+        return f"ready after {self.total_s:.1f} s: {told}"
+
+
+def read_engine_times(log: Path) -> tuple[float | None, float | None]:
+    """Seconds of weight loading (slowest rank) and of profile, KV cache and warm-up, as vLLM's log tells them."""
+    text = log.read_text(errors="replace")
+    loads = [float(found) for found in _LOAD_PATTERN.findall(text)]
+    inits = [float(found) for found in _INIT_PATTERN.findall(text)]
+    return (max(loads) if loads else None, inits[-1] if inits else None)
+
+
+def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[[], bool]) -> float:
+    """Ask for one token until an answer comes, and return the seconds from the first accepted try to the answer.
+
+    Args:
+        is_alive: whether it is worth waiting on.
+
+    Raises:
+        EngineError: the server answers, but not with a completion.
+    """
+    where = urlsplit(url)
+    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    while True:
+        began = time.monotonic()
+        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_REQUEST_TIMEOUT_S)
+        try:
+            connection.request("POST", "/v1/completions", body, headers)
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except (ConnectionError, http.client.HTTPException) as error:
+            if not is_alive():
+                raise EngineError("the engine died during its first completion") from error
+            time.sleep(0.05)
+            continue
+        except TimeoutError as error:
+            raise EngineError(
+                f"the first completion did not come within {_REQUEST_TIMEOUT_S:.0f} s",
+                fix="the engine is wedged: look at the last lines of its log",
+            ) from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise EngineError(f"the first completion failed with HTTP {response.status}: {text[:500]}")
+        return time.monotonic() - began
+
+
+def make_curl(url: str, model: str, *, needs_key: bool) -> str:
+    """A curl line that works as printed."""
+    body = json.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
+    key = '-H "Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY" ' if needs_key else ""
+    return f"curl -s {url}/v1/completions -H 'Content-Type: application/json' {key}-d '{body}'"
+
+
+def describe_kv_cache(facts: Mapping[str, Any]) -> str:
+    """KV cache tokens and how many whole-length requests they hold."""
+    tokens, length = int(facts["kv_cache_tokens"]), int(facts["max_model_len"])
+    return f"KV cache: {tokens:,} tokens, {tokens / length:.1f} requests of {length:,} tokens at once"

@@ -1,0 +1,192 @@
+"""What runs here: one record a service, so that `status`, `stop` and a second `serve` find it without asking Ray.
+
+A record lies in `~/.raylaunch/services/<port>/service.json` (0600). It names the processes of the service with their
+start times: a record whose supervisor is gone is a leftover, whose processes are ended by the next `serve` or `stop`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from raylaunch import paths
+from raylaunch.errors import ServiceError
+from raylaunch.processes import ProcessId, kill_group, wait_until
+
+_RECORD = "service.json"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that `raylaunch serve` started on this machine."""
+
+    port: int
+    host: str
+    models: tuple[str, ...]
+    """Names it answers to."""
+    fingerprint: str
+    """Of the launch: equal launches have equal ones."""
+    supervisor: ProcessId
+    started_at: float
+    """Wall clock, seconds since 1970."""
+    launch_file: str | None = None
+    rehearsal: str | None = None
+    """Which stand-in, if any."""
+    state: str = "starting"
+    """"starting", "ready" or "stopping"."""
+    ready_at: float | None = None
+    ray_address: str | None = None
+    private_ray_folder: str | None = None
+    group_leaders: tuple[ProcessId, ...] = ()
+    """Processes that lead a process group of ours: the serving child and a private Ray's nodes."""
+    ranks: tuple[dict[str, Any], ...] = ()
+    """rank, tp_rank, pp_rank, node, ip, gpu of each rank."""
+    needs_api_key: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    """KV cache tokens and start-up times, once ready."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its record and logs."""
+        return folder_of(self.port)
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches it."""
+        return make_url(self.host, self.port)
+
+    def is_alive(self) -> bool:
+        """Whether its supervisor runs."""
+        return self.supervisor.is_alive()
+
+    def save(self) -> Self:
+        """Write the record whole or not at all, readable by its owner only."""
+        path = paths.make_private(self.folder) / _RECORD
+        aside = path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(asdict(self), file, ensure_ascii=False, indent=1)
+        aside.replace(path)
+        return self
+
+    def update(self, **changes: Any) -> Self:
+        """The record with `changes`, saved."""
+        return replace(self, **changes).save()
+
+    def forget(self) -> None:
+        """Remove the record; logs stay."""
+        (self.folder / _RECORD).unlink(missing_ok=True)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """The record that `save` wrote as JSON."""
+        fields = fields | {
+            "supervisor": ProcessId(**fields["supervisor"]),
+            "group_leaders": tuple(ProcessId(**leader) for leader in fields["group_leaders"]),
+            "models": tuple(fields["models"]),
+            "ranks": tuple(fields["ranks"]),
+        }
+        return cls(**fields)
+
+
+def folder_of(port: int) -> Path:
+    """The folder of the service on `port`."""
+    return paths.home() / "services" / str(port)
+
+
+def make_url(host: str, port: int) -> str:
+    """The address a client on this machine uses for a server bound to `host`."""
+    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{f'[{reachable}]' if ':' in reachable and not reachable.startswith('[') else reachable}:{port}"
+
+
+def list_services() -> list[Service]:
+    """All recorded services, living or left over, by port. A record that cannot be read is left out."""
+    found = []
+    for path in (paths.home() / "services").glob(f"*/{_RECORD}"):
+        try:
+            found.append(Service.from_fields(json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return sorted(found, key=lambda service: service.port)
+
+
+def find_service(port: int | None = None) -> Service:
+    """The one living service, or the one on `port`.
+
+    Raises:
+        ServiceError: none, or more than one and no port said.
+    """
+    living = [service for service in list_services() if service.is_alive() and port in (None, service.port)]
+    if not living:
+        raise ServiceError(
+            "nothing serves on this machine" + (f" on port {port}" if port is not None else ""),
+            fix="start it with `raylaunch serve LAUNCH.yaml`",
+        )
+    if len(living) > 1:
+        ports = ", ".join(str(service.port) for service in living)
+        raise ServiceError(f"several services run here, on ports {ports}", fix="say which one with --port")
+    return living[0]
+
+
+def end_leftovers(service: Service) -> list[int]:
+    """End the processes of a service whose supervisor is gone, and forget it.
+
+    Only processes whose start time is the recorded one are touched: a reused pid is somebody else's.
+
+    Returns:
+        The pids that were still there.
+    """
+    left = [leader.pid for leader in service.group_leaders if leader.is_alive()]
+    for pid in left:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not any(leader.is_alive() for leader in service.group_leaders), 10.0)
+    for pid in left:
+        kill_group(pid)
+    if service.private_ray_folder:
+        shutil.rmtree(service.private_ray_folder, ignore_errors=True)
+    service.forget()
+    return left
+
+
+def stop_service(service: Service, *, timeout_s: float, report: Callable[[str], None]) -> None:
+    """Ask a living service to stop and wait until nothing of it is left.
+
+    Args:
+        timeout_s: longest wait in seconds.
+        report: is told what is waited for.
+
+    Raises:
+        ServiceError: it still runs after `timeout_s`.
+    """
+    report(f"stopping {service.models[0]} on port {service.port} (pid {service.supervisor.pid})")
+    try:
+        os.kill(service.supervisor.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        end_leftovers(service)
+        return
+    except PermissionError as error:
+        raise ServiceError(
+            f"the service on port {service.port} belongs to another user (pid {service.supervisor.pid})",
+            fix=f"sudo kill {service.supervisor.pid}",
+        ) from error
+    if not wait_until(lambda: not service.is_alive(), timeout_s):
+        raise ServiceError(
+            f"the service on port {service.port} (pid {service.supervisor.pid}) still runs after {timeout_s:.0f} s",
+            fix=f"look at {service.folder / 'serve.log'}; a second `raylaunch stop` ends it at once",
+        )
+    end_leftovers(service)
+
+
+def describe_age(since: float) -> str:
+    """Time since a wall-clock moment in words: "42 s", "5 min", "3 h 20 min"."""
+    seconds = max(0, int(time.time() - since))
+    if seconds < 120:
+        return f"{seconds} s"
+    if seconds < 7200:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
