@@ -15,10 +15,11 @@ import sys
 import time
 from argparse import Namespace
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from raylaunch import engine
-from raylaunch.config import LaunchConfig
+if TYPE_CHECKING:
+    from raylaunch.config import LaunchConfig
+    from raylaunch.engine import PlacedEngineArgs
 
 
 def _import_vllm_server() -> Namespace:
@@ -66,7 +67,7 @@ def _import_vllm_server() -> Namespace:
 class Order:
     """What the supervisor asks of the child, as one JSON line."""
 
-    launch: LaunchConfig
+    launch: "LaunchConfig"
     reservation: str
     ray_address: str
     env_vars: dict[str, str]
@@ -77,6 +78,8 @@ class Order:
     @classmethod
     def from_line(cls, line: str) -> "Order":
         """The order in a line of JSON (child.EngineChild.give_order writes it)."""
+        from raylaunch.config import LaunchConfig
+
         fields = json.loads(line)
         return cls(**fields | {"launch": LaunchConfig.from_json(fields["launch"])})
 
@@ -100,7 +103,7 @@ def _die_during_start(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
 
-def make_server_args(vllm_server: Namespace, engine_args: engine.PlacedEngineArgs, options: dict[str, Any]) -> Any:
+def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", options: dict[str, Any]) -> Any:
     """vLLM's server reads an argparse namespace: its own defaults, then our engine's fields and options over them."""
     args = vllm_server.make_arg_parser(vllm_server.FlexibleArgumentParser()).parse_args([])
     for field in dataclasses.fields(engine_args):
@@ -122,6 +125,8 @@ def _describe_engine(client: Any) -> dict[str, Any]:
 
 async def serve(vllm_server: Namespace, order: Order, events: Events) -> None:
     """Start the engine and serve until a signal or the engine's death ends it."""
+    from raylaunch import engine
+
     options = dict(order.launch.server)
     if isinstance(options.get("api_key"), str):
         options["api_key"] = [options["api_key"]]
@@ -145,6 +150,8 @@ def main() -> None:
     events.tell("born")
     vllm_server = _import_vllm_server()
     import uvloop
+
+    from raylaunch import engine
 
     events.tell("imported")
     order = Order.from_line(sys.stdin.readline())

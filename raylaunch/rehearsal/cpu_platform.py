@@ -14,6 +14,9 @@ class CpuRayPlatform(CpuPlatform):
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
         """Let vLLM settle the configuration for CPU, then put our worker in the place of its own."""
+        from raylaunch.rehearsal import quiet_wait  # not before vLLM has chosen its platform
+
+        quiet_wait.install()
         super().check_and_update_config(vllm_config)
         if vllm_config.parallel_config.worker_cls == "vllm.v1.worker.cpu_worker.CPUWorker":
             vllm_config.parallel_config.worker_cls = "raylaunch.rehearsal.cpu_worker.Worker"

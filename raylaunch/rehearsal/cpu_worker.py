@@ -3,12 +3,12 @@
 from typing import Any
 
 from vllm.distributed import get_pp_group
-from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-# A reader otherwise spins for a second after each message: eight of them starve two cores (vLLM 0.25 to 0.33).
-shm_broadcast.SpinCondition.__init__.__defaults__ = (0,)
+from raylaunch.rehearsal import quiet_wait
+
+quiet_wait.install()
 
 
 class Worker(CPUWorker):
