@@ -1,0 +1,31 @@
+# The two that matter: `make serve` and `make test`. The rest: lint, format, clean.
+
+serve: .venv/.have-cpu ## serve the default model (or: make serve ARGS="configs/deepseek-r1-70b.yaml --rehearse")
+	@.venv/bin/python tools/foreground.py .venv/bin/raylaunch serve $(ARGS)
+
+test: system-packages lint ## install what tests need, and run them all (or: make test ARGS="-m 'not engine'")
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.have-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.have-dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+# Written last by the installer: an install that broke off is taken up by the next make.
+.venv/.have-cpu: pyproject.toml tools/install.py
+	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu
+
+.venv/.have-dev: pyproject.toml tools/install.py
+	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu dev
+
+system-packages:
+	@tools/system-packages ip:iproute2 curl:curl setpriv:util-linux
+
+clean: ## all that make made; models stay in ~/.raylaunch
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+
+.PHONY: serve test lint format system-packages clean
