@@ -1,4 +1,4 @@
-"""Run a command in a foreground process group of its own, so that Ctrl-C reaches it alone and make sees its exit status.
+"""Run a command in a foreground process group of its own: Ctrl-C reaches it alone, and make sees its exit status.
 
 GNU make dies of the terminal's SIGINT itself (exit 130) even where the command took it as the request to stop that it
 is. Usage: python foreground.py COMMAND [ARGUMENT...]

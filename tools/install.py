@@ -1,7 +1,8 @@
-"""Make .venv and install raylaunch into it with its engine for CPU. `make` runs this; it needs Python's own library only.
+"""Make .venv and install raylaunch into it with its engine for CPU. Run by `make`; needs Python's own library only.
 
-The trap is PyTorch: vLLM for CPU wants the CPU build (local version "+cpu"), which some machines' pip is set up to find,
-and which elsewhere lies in PyTorch's own index, while PyPI has the CUDA build of several GB. Usage: install.py EXTRA...
+The trap is PyTorch: vLLM for CPU wants the CPU build (local version "+cpu"), which some machines' pip is set up to
+find, and which elsewhere lies in PyTorch's own index, while PyPI has the CUDA build of several GB.
+Usage: install.py EXTRA...
 """
 
 import fcntl
@@ -50,7 +51,7 @@ class Venv:
 
     def make(self) -> None:
         """Make it, anew where an earlier attempt broke off before pip was in it."""
-        asked = [self.python, "-m", "pip", "--version"]
+        asked = [str(self.python), "-m", "pip", "--version"]
         if self.python.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0:
             return
         say(f"making {self.folder.name} with Python {sys.version.split()[0]}")
@@ -67,14 +68,14 @@ class Venv:
         return asked.stdout.strip() or None
 
     def drop_half_installed(self) -> None:
-        """Forget packages that an interrupted pip left without their file list: pip can neither use nor replace them."""
+        """Forget packages that a killed pip left without their file list: it can neither use nor replace them."""
         for info in self.folder.glob("lib/python*/site-packages/*.dist-info"):
             if not (info / "RECORD").exists():
                 shutil.rmtree(info)
 
     def ask_pip(self, *arguments: str, timeout_s: float = _PROBE_S) -> tuple[bool, str]:
         """Run pip quietly; whether it succeeded, and what it printed."""
-        command = [self.python, "-m", "pip", "--disable-pip-version-check", *arguments]
+        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", *arguments]
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_s
@@ -89,7 +90,7 @@ class Venv:
         Raises:
             InstallError: pip failed.
         """
-        command = [self.python, "-m", "pip", "--disable-pip-version-check", *arguments]
+        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", *arguments]
         began = time.monotonic()
         start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
