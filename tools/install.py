@@ -212,7 +212,7 @@ def _ended(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:
 
 def _last_step(log: Path) -> str:
     """pip's latest step, without the sizes and addresses that follow it."""
-    steps = re.findall(rb"^ *(Collecting \S+|Downloading \S+|Installing \S+ \S+|Obtaining .*)", log.read_bytes(), re.M)
+    steps = re.findall(rb"^ *(Collecting \S+|Downloading \S+|Installing collected packages)", log.read_bytes(), re.M)
     return steps[-1].decode(errors="replace")[:100] if steps else "starting"
 
 
