@@ -1,0 +1,89 @@
+"""Joining a Ray cluster that somebody else runs: real `ray start` processes of the test's own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylaunch.private_ray import PrivateRay
+
+from . import harness
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def foreign_ray(tmp_path: Path) -> Iterator[PrivateRay]:
+    """A cluster of one node with two logical GPUs that raylaunch did not start."""
+    cluster = PrivateRay.start(nodes=1, gpus_per_node=2, env_vars={harness.MARK: str(tmp_path / "foreign")})
+    yield cluster
+    cluster.stop()
+
+
+def write_launch(folder: Path, *, nodes: int = 1, gpus: int = 1, wait_s: float = 2) -> Path:
+    launch = folder / "launch.yaml"
+    launch.write_text(
+        "model: {repo: example/missing, path: /nonexistent/model}\n"
+        f"cluster: {{nodes: {nodes}, gpus_per_node: {gpus}, wait_s: {wait_s}, local: true}}\n"
+    )
+    return launch
+
+
+def test_missing_gpus_are_told_with_what_was_seen(tmp_path: Path, foreign_ray: PrivateRay) -> None:
+    """Two nodes asked for, one there: exit 1 after wait_s with seen, expected, and where to look."""
+    ended = harness.run(
+        "serve", str(write_launch(tmp_path, nodes=2, gpus=2)), "--set", f"server.port={harness.find_free_port()}",
+        home=tmp_path / "home", RAY_ADDRESS=foreign_ray.address,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    assert "expected 2 nodes with 2 GPUs each (4 in all), saw 2 GPUs" in ended.stderr
+    assert "missing: 1 of 2 nodes" in ended.stderr
+    assert "ray status" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) -> None:
+    """A service that joins a cluster and fails leaves every process of that cluster running."""
+    ended = harness.run(
+        "serve", str(write_launch(tmp_path)), "--set", f"server.port={harness.find_free_port()}",
+        home=tmp_path / "home", RAY_ADDRESS=foreign_ray.address,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    assert "/nonexistent/model" in ended.stderr
+    assert foreign_ray.find_failure() is None
+    assert all(node.identity.is_alive() for node in foreign_ray.nodes)
+
+
+def test_dead_address_is_told_at_once(tmp_path: Path) -> None:
+    """Nothing at RAY_ADDRESS: Ray would retry for minutes."""
+    address = f"127.0.0.1:{harness.find_free_port()}"
+    ended = harness.run(
+        "serve", str(write_launch(tmp_path)), "--set", f"server.port={harness.find_free_port()}",
+        home=tmp_path / "home", RAY_ADDRESS=address, timeout_s=60,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert f"Ray at {address}: nothing accepts connections there" in ended.stderr
+
+
+def test_private_ray_dies_with_its_starter(tmp_path: Path) -> None:
+    """kill -9 of the process that started a private Ray takes the Ray nodes along."""
+    script = (
+        "import time; from raylaunch.private_ray import PrivateRay;"
+        "PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={}); print('up', flush=True); time.sleep(600)"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ | {harness.MARK: str(tmp_path)}
+    )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == b"up\n"
+    starter.send_signal(signal.SIGKILL)
+    starter.wait()
+    until = time.monotonic() + 60
+    while (left := harness.list_processes(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert left == {}

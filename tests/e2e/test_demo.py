@@ -1,0 +1,131 @@
+"""The first command of the README, as a newcomer runs it. Needs the CPU engine and about 4 GB of memory."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from raylaunch.service import Service
+
+from . import harness
+
+pytestmark = pytest.mark.engine
+
+
+def put_model(home: Path, model: Path) -> None:
+    """Let the demo find the model where it would have fetched it to."""
+    folder = home / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(model)
+
+
+@pytest.mark.timeout(600)
+def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_folder: Path) -> None:
+    """Ready, Paris by the curl line as printed, ask, status, a second serve, Ctrl-C: exit 0 and nothing left."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    before = harness.list_shared_memory()
+    with harness.serving(home) as served:
+        port = served.url.rpartition(":")[2]
+        served.wait_ready()
+        text = served.text()
+        assert "ready after" in text
+        assert "KV cache:" in text
+
+        curl = next(line for line in text.splitlines() if line.startswith("  curl "))
+        answer = json.loads(subprocess.run(curl, shell=True, capture_output=True, check=True).stdout)
+        assert "Paris" in answer["choices"][0]["text"]
+
+        asked = harness.run("ask", "What is the capital of France?", "--max-tokens", "32", home=home)
+        assert asked.returncode == 0, asked.stderr
+        assert "Paris" in asked.stdout
+        piped = subprocess.run(
+            [harness.RAYLAUNCH, "ask", "--max-tokens", "8"],
+            input="What is the capital of France?",
+            env=os.environ | {harness.MARK: str(home)},
+            capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        assert piped.stdout.strip()
+
+        status = json.loads(harness.run("status", "--json", home=home).stdout)
+        assert status["ready"] is True
+        assert status["models"][0] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        assert status["requests_running"] == 0
+        assert status["nodes"][0]["alive"] is True
+
+        again = harness.run("serve", "--set", f"server.port={port}", home=home)
+        assert again.returncode == 0
+        assert "served already" in again.stderr
+
+        other = harness.run("serve", "--set", f"server.port={port}", "--set", "engine.max_model_len=512", home=home)
+        assert other.returncode == 1
+        assert port in other.stderr
+
+        assert served.end() == 0
+        assert served.wait_gone() == {}
+    assert harness.list_shared_memory() <= before
+    assert not list(Path("/tmp").glob("raylaunch-*/node0.log")), "the private Ray's folder stayed"
+    assert harness.run("status", home=home).returncode == 1
+    stopped = harness.run("stop", home=home)
+    assert stopped.returncode == 0
+    assert "nothing to stop" in stopped.stderr
+
+
+@pytest.mark.timeout(300)
+def test_one_sigterm_ends_a_start_up(tmp_path: Path, smollm2_folder: Path) -> None:
+    """vLLM loses the first SIGTERM of its start-up; raylaunch must not."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    with harness.serving(home) as served:
+        served.wait_for("starting 1 vLLM worker")
+        stopped = harness.run("stop", home=home)
+        assert stopped.returncode == 0, stopped.stderr
+        assert served.process.wait(timeout=harness.END_DEADLINE_S) == 0
+        assert served.wait_gone() == {}
+
+
+@pytest.mark.timeout(300)
+def test_killed_supervisor_leaves_no_orphans_for_long(tmp_path: Path, smollm2_folder: Path) -> None:
+    """After kill -9 of the supervisor, `stop` finds what is left of its service and ends it."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    with harness.serving(home) as served:
+        served.wait_for("starting 1 vLLM worker")
+        served.process.kill()
+        served.process.wait()
+        stopped = harness.run("stop", home=home)
+        assert stopped.returncode == 0, stopped.stderr
+        assert "supervisor was gone" in stopped.stderr
+        assert served.wait_gone() == {}
+
+
+@pytest.mark.timeout(300)
+def test_failed_start_names_the_first_real_error(tmp_path: Path, smollm2_folder: Path) -> None:
+    """A KV cache too small for the context: the last lines say so, with the log's path, and exit 1."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    with harness.serving(home, "--set", "engine.kv_cache_memory_bytes=1048576") as served:
+        assert served.process.wait(timeout=harness.READY_DEADLINE_S) == 1
+        text = served.text()
+        told = next(line for line in text.splitlines() if line.startswith("error:"))
+        assert "KV cache" in told
+        assert "Engine core initialization failed" not in told
+        assert "what to do:" in text
+        log = Path(text.rsplit("full log: ", 1)[1].strip())
+        assert log.is_file()
+        assert served.wait_gone() == {}
+
+
+def test_record_survives_a_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is read back as it was written, by its owner only."""
+    from raylaunch.processes import ProcessId
+    from raylaunch.service import list_services
+
+    monkeypatch.setenv(harness.MARK, str(tmp_path))
+    identity = ProcessId.of(os.getpid())
+    assert identity is not None
+    service = Service(8080, "127.0.0.1", ("a/b",), "f", identity, 1.0, group_leaders=(identity,)).save()
+    assert list_services() == [service]
+    assert (service.folder / "service.json").stat().st_mode & 0o077 == 0
