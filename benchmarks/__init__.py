@@ -1,0 +1,1 @@
+"""Benchmarks: run by hand, ratios within one run, result files kept in results/."""

@@ -1,0 +1,142 @@
+"""The two servers that are compared, each started as its user starts it: `raylaunch serve`, and vLLM's own."""
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+READY_DEADLINE_S = 900.0
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answered its first completion."""
+
+    name: str
+    url: str
+    model: str
+    ready_s: float
+    """Seconds from starting the command to the first completion's answer."""
+    peak_rss_gib: float = 0.0
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def complete(url: str, model: str) -> bool:
+    """Whether a one-token completion comes back."""
+    body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=600) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def start(
+    name: str, command: list[str], *, port: int, model: str, environ: Mapping[str, str], log: Path
+) -> Iterator[Server]:
+    """Run a server's command until the end of the block; ready means a completion came back, for both alike."""
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=os.environ | environ, start_new_session=True,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not complete(url, model):
+            if process.poll() is not None or time.monotonic() - began > READY_DEADLINE_S:
+                raise SystemExit(f"{name} did not come up: see {log}\n" + log.read_text(errors="replace")[-2000:])
+            time.sleep(0.1)
+        yield Server(name, url, model, time.monotonic() - began)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def raylaunch_command(launch: Path, port: int, *more: str) -> list[str]:
+    """`raylaunch serve` of this Python."""
+    program = str(Path(sys.executable).parent / "raylaunch")
+    return [
+        program if Path(program).exists() else "raylaunch",
+        "serve",
+        str(launch),
+        "--set",
+        f"server.port={port}",
+        *more,
+    ]
+
+
+def vllm_command(model: str, port: int, engine: Mapping[str, Any]) -> list[str]:
+    """vLLM's own server with the same engine arguments, as flags."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", model]
+    for key, value in engine.items():
+        flag = f"--{key.replace('_', '-')}"
+        command += [flag] if value is True else [flag, str(value)]
+    return command
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader needs to place the figures."""
+    from raylaunch import versions
+
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {package: versions.find_version(package) for package in ("raylaunch", "ray", "vllm", "torch")},
+    }
+
+
+def write_result(name: str, result: Mapping[str, Any]) -> None:
+    """Keep a result file, with the command that made it, and print it."""
+    whole = {
+        "command": " ".join(["python", "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),  # type: ignore[union-attr]
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": describe_machine(),
+        **result,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    print(json.dumps(whole, indent=1))
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for logs and raylaunch's own state, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield Path(folder)
