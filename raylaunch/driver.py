@@ -47,6 +47,8 @@ class Driver:
                 nodes=block.nodes, gpus_per_node=block.gpus_per_node, env_vars=self.env_vars
             )
             address = self.private.address
+            # vLLM's ZeroMQ sockets are files that it leaves behind: in here they go with the private cluster.
+            self.env_vars = {**self.env_vars, "VLLM_RPC_BASE_PATH": str(self.private.folder)}
         if address is None:
             raise ClusterError(
                 "no Ray cluster runs on this machine, and RAY_ADDRESS is not set",

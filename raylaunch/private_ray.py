@@ -90,7 +90,7 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
         "--min-worker-port=0", "--max-worker-port=0",
         *(f"--{name}={find_free_port()}" for name in (
             "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
-            "metrics-export-port", "object-manager-port", "node-manager-port",
+            "metrics-export-port", "object-manager-port", "node-manager-port", "dashboard-port",
         )),
     ]  # fmt: skip
     if "--head" in where:
@@ -98,7 +98,8 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
     else:
         command.remove("--include-dashboard=false")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {"VLLM_HOST_IP": ip, **env_vars}
+    # Else Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
+    environment |= {"VLLM_HOST_IP": ip, "RAY_kill_child_processes_on_worker_exit": "false", **env_vars}
     index = int(ip.rpartition(".")[2]) - 1
     with (folder / f"node{index}.log").open("wb") as log:
         return processes.Child.start(command, environment=environment, output=log)

@@ -156,6 +156,7 @@ def main() -> None:
     events.tell("imported")
     order = Order.from_line(sys.stdin.readline())
     # The engine's process is a Ray driver of its own and reads the address from here.
+    os.environ.update(order.env_vars)
     os.environ["RAY_ADDRESS"] = order.ray_address
     os.environ["VLLM_RAY_BUNDLE_INDICES"] = engine.find_rank_order(order.launch.world_size)
     uvloop.run(serve(vllm_server, order, events))

@@ -166,7 +166,7 @@ class Supervisor:
             "launch": self.launch.to_json(),
             "reservation": reservation.group_id,
             "ray_address": driver.address,
-            "env_vars": dict(self.env_vars),
+            "env_vars": dict(driver.env_vars),
             "socket_fd": self.listening.fileno(),
         }
         self.child.give_order(order)
