@@ -7,6 +7,7 @@ HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
 import glob
 import os
 import queue
+import re
 import shutil
 import ssl
 import sys
@@ -28,7 +29,8 @@ _PROBE_S = 4.0
 _REPORT_EVERY_S = 10.0
 _KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 """Weights, configs, chat template, tokenizers. Python files are read only where a launch says trust_remote_code."""
-_RESUMES = "run it again: it goes on where it stopped"
+_RANDOM_NAME = re.compile(r"\.[0-9a-f]{8}\.incomplete$")
+_RESUMES = "run it again: files that came whole are kept"
 
 
 def get_endpoint() -> str:
@@ -128,6 +130,7 @@ def main(repo: str, revision: str | None, aside: Path) -> int:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.hf_api import RepoFile
 
+    _drop_orphans(aside)
     try:
         api = HfApi(endpoint=get_endpoint())
         commit = api.model_info(repo, revision=revision, timeout=30).sha
@@ -152,6 +155,16 @@ def main(repo: str, revision: str | None, aside: Path) -> int:
     _tidy(aside, chosen)
     Manifest(repo, revision, f"{get_endpoint()} commit {commit}", chosen).write(aside)
     return 0
+
+
+def _drop_orphans(aside: Path) -> None:
+    """Delete half files of a killed client.
+
+    huggingface_hub 2 gives each a random name and never returns to it: what resumes is the whole files that have come.
+    """
+    for path in aside.rglob("*.incomplete"):
+        if _RANDOM_NAME.search(path.name):
+            path.unlink()
 
 
 def _check_possible(repo: str, chosen: Mapping[str, FileFacts], aside: Path) -> None:

