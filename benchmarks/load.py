@@ -1,6 +1,7 @@
-"""Throughput and time to first token of `raylaunch serve` against vLLM's own server, on the demo model.
+"""Throughput and time to first token of `raylaunch serve` against vLLM's own server with the same arguments.
 
-    python -m benchmarks.load --model FOLDER [--pairs 5] [--levels 1 8 32]
+    python -m benchmarks.load demo --model FOLDER       SmolLM2-135M on CPU, at 1, 8 and 32 at once
+    python -m benchmarks.load gpu-8b                    a Llama of 8B parameters with dummy weights on one GPU, at 64
 
 Both servers are up during the whole run, and take turns: pair by pair, the order changes. Ratios are of medians,
 raylaunch / vLLM: throughput above 1 is better, time to first token below 1 is better.
@@ -8,6 +9,7 @@ raylaunch / vLLM: throughput above 1 is better, time to first token below 1 is b
 
 import argparse
 import asyncio
+import json
 import statistics
 import time
 from pathlib import Path
@@ -20,7 +22,25 @@ from benchmarks.servers import Server
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle, in plain words."
 OUTPUT_TOKENS = 48
-ENGINE = {"dtype": "bfloat16", "max_model_len": 2048, "enforce_eager": True, "kv_cache_memory_bytes": 512 << 20}
+DEMO_ENGINE = {"dtype": "bfloat16", "max_model_len": 2048, "enforce_eager": True, "kv_cache_memory_bytes": 512 << 20}
+GPU_ENGINE = {
+    "dtype": "float16", "max_model_len": 2048, "enforce_eager": True, "load_format": "dummy",
+    "gpu_memory_utilization": 0.4, "kv_cache_memory_bytes": 8 << 30,
+}  # fmt: skip
+
+
+def write_8b_model(folder: Path) -> Path:
+    """Llama-3.1-8B's config.json (its sizes are public) with the stand-in's tokenizer; the weights are dummies."""
+    from raylaunch.rehearsal import standin
+
+    standin.write_standin(folder, standin.Shape(heads=8, kv_heads=8, layers=1))
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text()) | {
+        "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, number: int) -> tuple[float, int]:
@@ -85,32 +105,32 @@ def compare(ours: Server, theirs: Server, level: int, pairs: int) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="folder of SmolLM2-135M-Instruct")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=("demo", "gpu-8b"))
+    parser.add_argument("--model", help="folder of SmolLM2-135M-Instruct (demo)")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--levels", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--levels", type=int, nargs="+")
     options = parser.parse_args()
-    model = str(Path(options.model).resolve())
+    on_gpu = options.case == "gpu-8b"
+    engine = GPU_ENGINE if on_gpu else DEMO_ENGINE
     ports = servers.find_free_port(), servers.find_free_port()
     with servers.scratch() as folder:
-        launch = folder / "launch.yaml"
-        lines = [f"  {key}: {str(value).lower() if value is True else value}" for key, value in ENGINE.items()]
-        launch.write_text(
-            f"model: {{repo: bench/model, path: {model}}}\ncluster: {{local: true}}\nengine:\n" + "\n".join(lines)
-        )
+        model = str(write_8b_model(folder / "model") if on_gpu else Path(options.model).resolve())
+        launch = servers.write_launch(folder, model, engine)
         ours = servers.start(
             "raylaunch", servers.raylaunch_command(launch, ports[0]), port=ports[0], model=model,
             environ={"RAYLAUNCH_HOME": str(folder / "home")}, log=folder / "raylaunch.log",
         )  # fmt: skip
         theirs = servers.start(
-            "vllm", servers.vllm_command(model, ports[1], ENGINE), port=ports[1], model=model,
+            "vllm", servers.vllm_command(model, ports[1], engine), port=ports[1], model=model,
             environ={"HF_HUB_OFFLINE": "1"}, log=folder / "vllm.log",
         )  # fmt: skip
         with ours as our_server, theirs as their_server:
             for server in (our_server, their_server):
                 asyncio.run(measure(server, 8, 8))  # warm-up
-            levels = [compare(our_server, their_server, level, options.pairs) for level in options.levels]
-    servers.write_result("load-cpu", {"model": "SmolLM2-135M-Instruct", "engine": ENGINE, "levels": levels})
+            at_once = options.levels or ([64] if on_gpu else [1, 8, 32])
+            levels = [compare(our_server, their_server, level, options.pairs) for level in at_once]
+    servers.write_result(f"load-{options.case}", {"case": options.case, "engine": engine, "levels": levels})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import servers
-from benchmarks.load import ENGINE
+from benchmarks.load import DEMO_ENGINE
 from benchmarks.servers import Server
 
 REPO = Path(__file__).parents[1]
@@ -27,13 +27,9 @@ def demo_server(name: str, folder: Path, model: str) -> Iterator[Server]:
     """The demo model behind one of the two servers."""
     port = servers.find_free_port()
     if name == "vllm":
-        command, environ = servers.vllm_command(model, port, ENGINE), {"HF_HUB_OFFLINE": "1"}
+        command, environ = servers.vllm_command(model, port, DEMO_ENGINE), {"HF_HUB_OFFLINE": "1"}
     else:
-        launch = folder / "launch.yaml"
-        engine = "\n".join(
-            f"  {key}: {str(value).lower() if value is True else value}" for key, value in ENGINE.items()
-        )
-        launch.write_text(f"model: {{repo: bench/model, path: {model}}}\ncluster: {{local: true}}\nengine:\n{engine}\n")
+        launch = servers.write_launch(folder, model, DEMO_ENGINE)
         command, environ = servers.raylaunch_command(launch, port), {"RAYLAUNCH_HOME": str(folder / "home")}
     with servers.start(name, command, port=port, model=model, environ=environ, log=folder / f"{name}.log") as server:
         yield server

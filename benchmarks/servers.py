@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 READY_DEADLINE_S = 900.0
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +33,6 @@ class Server:
     model: str
     ready_s: float
     """Seconds from starting the command to the first completion's answer."""
-    peak_rss_gib: float = 0.0
 
 
 def find_free_port() -> int:
@@ -79,17 +81,17 @@ def start(
             process.wait()
 
 
+def write_launch(folder: Path, model: str, engine: Mapping[str, Any]) -> Path:
+    """A launch file for one worker on this machine."""
+    launch = folder / "launch.yaml"
+    blocks = {"model": {"repo": "bench/model", "path": model}, "cluster": {"local": True}, "engine": dict(engine)}
+    launch.write_text(yaml.safe_dump(blocks))
+    return launch
+
+
 def raylaunch_command(launch: Path, port: int, *more: str) -> list[str]:
     """`raylaunch serve` of this Python."""
-    program = str(Path(sys.executable).parent / "raylaunch")
-    return [
-        program if Path(program).exists() else "raylaunch",
-        "serve",
-        str(launch),
-        "--set",
-        f"server.port={port}",
-        *more,
-    ]
+    return [sys.executable, "-m", "raylaunch.cli", "serve", str(launch), "--set", f"server.port={port}", *more]
 
 
 def vllm_command(model: str, port: int, engine: Mapping[str, Any]) -> list[str]:
@@ -114,7 +116,12 @@ def describe_machine() -> dict[str, Any]:
         ),
         platform.machine(),
     )
+    gpu = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+        capture_output=True, text=True, check=False,
+    ).stdout.splitlines() if shutil.which("nvidia-smi") else []  # fmt: skip
     return {
+        "gpus": gpu,
         "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -52,7 +52,7 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     if kind is None:
         return offline
     standin_only = {STANDIN_VARIABLE: kind, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    if kind == "gpu":
+    if kind == "gpu" or world_size == 1:  # one CPU worker binds its threads as vLLM's own server does
         return offline | standin_only
     threads = max(1, (os.cpu_count() or 1) // world_size)
     return offline | standin_only | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
