@@ -1,0 +1,122 @@
+"""Facts of a node's NVIDIA GPUs, through NVML.
+
+Runs on nodes, shipped by value: standard library, and nvidia-ml-py where it is installed.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    """"" where it lives outside this container."""
+    used_bytes: int | None
+    """None where the driver does not tell (MIG, WSL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """One GPU as NVML sees it."""
+
+    index: int
+    uuid: str
+    name: str
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    processes: tuple[GpuProcess, ...] = ()
+    error: str = ""
+    """What NVML said instead of an answer; "" where it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverFacts:
+    """The NVIDIA driver of a node and its GPUs."""
+
+    error: str = ""
+    """Why NVML does not answer, in its words; "" where it does."""
+    driver_version: str = ""
+    cuda_version: tuple[int, int] | None = None
+    """Newest CUDA that the libcuda in sight supports; a cuda-compat package raises it."""
+    gpus: tuple[GpuFacts, ...] = ()
+
+
+def _import_nvml() -> Any:
+    import pynvml
+
+    return pynvml
+
+
+def read_gpus(import_nvml: Callable[[], Any] = _import_nvml) -> DriverFacts:
+    """Ask NVML for everything that matters, and never raise for what it refuses."""
+    try:
+        nvml = import_nvml()
+    except ImportError:
+        return DriverFacts(error="nvidia-ml-py is not installed")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return DriverFacts(error=str(error))
+    try:
+        cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        return DriverFacts(
+            driver_version=_text(nvml.nvmlSystemGetDriverVersion()),
+            cuda_version=(cuda // 1000, cuda % 1000 // 10),
+            gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
+        )
+    except nvml.NVMLError as error:
+        return DriverFacts(error=str(error))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _read_gpu(nvml: Any, index: int) -> GpuFacts:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return GpuFacts(
+            index=index,
+            uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+            name=_text(nvml.nvmlDeviceGetName(handle)),
+            total_bytes=int(memory.total),
+            used_bytes=int(memory.used),
+            free_bytes=int(memory.free),
+            processes=_read_processes(nvml, handle),
+        )
+    except nvml.NVMLError as error:
+        return GpuFacts(index, "", "", 0, 0, 0, error=str(error))
+
+
+def _read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
+    found: dict[int, GpuProcess] = {}
+    for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+        try:
+            processes = ask(handle)
+        except nvml.NVMLError:
+            continue  # not supported on this card or under MIG; the memory in use is known anyway
+        for process in processes:
+            used = process.usedGpuMemory
+            known = GpuProcess(int(process.pid), _name_process(int(process.pid)), None if used is None else int(used))
+            found.setdefault(known.pid, known)
+    found.pop(os.getpid(), None)
+    return tuple(found.values())
+
+
+def _name_process(pid: int) -> str:
+    """The command's name. NVML tells pids of the host: in a container they may be nobody's."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _text(value: str | bytes) -> str:
+    """NVML bindings before 11.510 answer in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
