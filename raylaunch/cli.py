@@ -78,14 +78,14 @@ def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
         output.print_result(f"{key:<{width}} = {value}  ({source})")
 
 
-@cli.command()
+@cli.command("ask")
 @click.argument("question", required=False)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
 @click.option("--url", help="Server; without it, the one that runs here.")
 @click.option("--model", help="Model name; without it, the server's first.")
 @click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
 @_PORT
-def ask(
+def ask_question(
     question: str | None, max_tokens: int | None, url: str | None, model: str | None, timeout_s: float, port: int | None
 ) -> None:
     """Ask a question (or the text on stdin) and stream the answer."""
@@ -93,11 +93,11 @@ def ask(
         question = click.get_text_stream("stdin").read() if not sys.stdin.isatty() else ""
     if not question.strip():
         raise click.UsageError('there is no question: raylaunch ask "Who are you?", or write it to stdin')
-    from raylaunch import ask as client
+    from raylaunch.ask import ask
 
     where = url or _find_service(port).url
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
-    for piece in client.ask(question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s):
+    for piece in ask(question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s):
         click.echo(piece, nl=False)
     click.echo()
 

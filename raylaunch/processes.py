@@ -55,7 +55,7 @@ class Child:
         **options: Any,
     ) -> Self:
         """Start `command`; stdout and stderr go to `output`, `options` to subprocess.Popen."""
-        popen = subprocess.Popen(
+        popen: subprocess.Popen[bytes] = subprocess.Popen(
             _die_with_parent(command),
             env=dict(environment),
             stdout=output,

@@ -14,7 +14,7 @@ from vllm.platforms.cuda import CudaPlatform
 os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}-{os.getpid()}"
 
 
-class SharedGpuPlatform(CudaPlatform):  # type: ignore[misc, unused-ignore]
+class SharedGpuPlatform(CudaPlatform):
     """vLLM's CUDA platform where each of Ray's logical GPUs is device 0."""
 
     @classmethod
