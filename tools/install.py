@@ -104,7 +104,8 @@ class Venv:
                     pip.wait()
         if pip.returncode:
             printed = self.log.read_bytes()[start:].decode(errors="replace").splitlines()
-            raise InstallError("pip failed:\n" + "\n".join(f"  | {line}" for line in printed[-8:]))
+            ended = f"exit status {pip.returncode}" if pip.returncode > 0 else f"killed by signal {-pip.returncode}"
+            raise InstallError(f"pip failed ({ended}):\n" + "\n".join(f"  | {line[:200]}" for line in printed[-8:]))
 
 
 def find_torch(venv: Venv, version: str, cpu_index: str = PYTORCH_CPU_INDEX) -> list[str]:
