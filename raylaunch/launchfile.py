@@ -138,6 +138,8 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Any,
     except yaml.MarkedYAMLError as error:
         # Quoted text of the file may be a secret: only single characters and token names are repeated.
         what = re.sub(r"'(?!<)[^']{2,}'", "...", error.problem or "not YAML")
+        if "'\\t' that cannot start any token" in (error.problem or ""):
+            what = "a tab; YAML indents with spaces"
         if "expected a single document" in (error.context or ""):
             what = "a second document (---); a launch file holds one"
         raise BadYamlError(what, error.problem_mark or error.context_mark) from None

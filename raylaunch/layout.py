@@ -44,7 +44,7 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
     tp, groups = sizes["TP"], sizes["PP"] * sizes["PCP"] * sizes["DP"]
     needed, there = tp * groups, cluster.nodes * cluster.gpus_per_node
     machines = f"{cluster.nodes} node(s) x {cluster.gpus_per_node} GPU(s)"
-    biggest = max((TP, PP), key=lambda key: (key in config.sources, config.engine.get(key.partition(".")[2], 1)))
+    blamed = max((TP, PP, _PCP, _DP), key=lambda key: _rank_blame(config, key))
     if tp > cluster.gpus_per_node and not cluster.tp_across_nodes:
         yield config.complain(
             TP,
@@ -55,13 +55,20 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
         )
     if needed > there:
         product = " x ".join(f"{name}={size}" for name, size in said.items())
-        yield config.complain(biggest, f"{product} needs {needed} GPUs, but cluster has {machines} = {there}")
+        yield config.complain(blamed, f"{product} needs {needed} GPUs, but cluster has {machines} = {there}")
     elif tp <= cluster.gpus_per_node and (fits := cluster.nodes * (cluster.gpus_per_node // tp)) < groups:
         yield config.complain(
             TP,
             f"only {fits} groups of {tp} GPUs fit into {machines}, each inside a node, but {groups} are asked for "
             f"({cluster.gpus_per_node % tp} GPU(s) of each node would be left over)",
         )
+
+
+def _rank_blame(config: "LaunchConfig", key: str) -> tuple[int, int]:
+    """How likely a size is the one to change: said last, then largest."""
+    source = config.sources.get(key)
+    order = ("default", "file", "variable", "flag", "derived")
+    return order.index(source.kind if source else "default"), config.engine.get(key.partition(".")[2], 1)
 
 
 def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, Any]) -> list[str]:
