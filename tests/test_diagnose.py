@@ -1,8 +1,8 @@
 """The sentence that a failed start-up ends with, from logs of real failed start-ups.
 
 tests/data/logs/*.log were recorded from `raylaunch.server` with vLLM 0.32 on CPU over two Ray nodes (TP=2), each with
-one thing broken on purpose; long tracebacks are cut in the middle and addresses and paths replaced. Those named composed-*
-are not recorded: they carry the error that a GPU would cause, as vLLM, PyTorch and NCCL print it.
+one thing broken on purpose; long tracebacks are cut in the middle and addresses and paths replaced. Those named
+composed-* are not recorded: they carry the error that a GPU would cause, as vLLM, PyTorch and NCCL print it.
 """
 
 from pathlib import Path
