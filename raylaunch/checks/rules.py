@@ -19,6 +19,8 @@ NCCL's own segments. Docker's default is 64 MiB."""
 _SHM_GOOD_BYTES = _GIB
 _OPEN_FILES = 65536
 """What Ray asks for on a server; 500 streams, TP x PP sockets and Ray's own come to thousands."""
+_LOGICAL_OPEN_FILES = 4096
+"""A rehearsal or demo serves a few requests at once."""
 _WORKER_RAM_BYTES = 2 * _GIB
 """Host memory of one GPU worker: PyTorch, CUDA's context and pinned buffers."""
 _LOGICAL_WORKER_RAM_BYTES = 600 * _MIB
@@ -160,7 +162,7 @@ def judge_machine(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator
     """Shared memory, open files, disk and host memory suffice."""
     for node in facts:
         yield from _judge_shm(node, request)
-        if node.open_files_soft < _OPEN_FILES:
+        if node.open_files_soft < (_LOGICAL_OPEN_FILES if request.logical_gpus else _OPEN_FILES):
             yield Finding(
                 node.node_ip,
                 f"a process may open {node.open_files_soft:,} files; hundreds of streams need more",

@@ -166,6 +166,9 @@ def test_shared_memory(cluster, request_16, free, level):
 def test_open_files(cluster, request_16, limit, count):
     findings = judge(cluster(open_files_soft=limit), request_16)
     assert [found.level for found in findings] == ["warning"] * count
+    logical = replace(request_16, logical_gpus=True)
+    assert judge(cluster(open_files_soft=4096), logical) == []
+    assert len(judge(cluster(open_files_soft=4095), logical)) == 1
 
 
 @pytest.mark.parametrize(("free", "count"), [(GIB - 1, 1), (GIB, 0), (None, 0)])
