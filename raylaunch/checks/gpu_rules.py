@@ -12,7 +12,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 _OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
 minor version compatibility, table 1)."""
-_OLDEST_CUDA_OF_VLLM = "vLLM 0.19 and older images carry CUDA 12"
+_CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
 _UNEXPLAINED_BYTES = 2 * _GIB
 """More than a driver keeps for itself (0.3 to 0.7 GiB on 24 to 141 GB cards)."""
 
@@ -96,7 +96,8 @@ def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
         f"PyTorch {node.packages.get('torch', '')} is built for CUDA {node.torch_cuda} (it would fail with CUDA error "
         "803 or 804)",
         (f"update the driver to {oldest} or newer" if oldest else "update the driver")
-        + f", or use a vLLM built for CUDA {driver.cuda_version[0]} ({_OLDEST_CUDA_OF_VLLM})",
+        + f", or use a vLLM built for CUDA {driver.cuda_version[0]}"
+        + (f" ({_CUDA_12_IMAGES})" if driver.cuda_version[0] == 12 else ""),
     )
 
 
