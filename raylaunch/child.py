@@ -5,6 +5,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class EngineChild:
                     [sys.executable, "-m", "raylaunch.server", "--events", str(writing)],
                     environment=environment,
                     output=output,
-                    stdin=-1,
+                    stdin=subprocess.PIPE,
                     pass_fds=(writing, listening.fileno()),
                 )
         finally:

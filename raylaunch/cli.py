@@ -90,14 +90,14 @@ def ask_question(
 ) -> None:
     """Ask a question (or the text on stdin) and stream the answer."""
     if question is None:
-        question = click.get_text_stream("stdin").read() if not sys.stdin.isatty() else ""
+        question = sys.stdin.read() if not sys.stdin.isatty() else ""
     if not question.strip():
         raise click.UsageError('there is no question: raylaunch ask "Who are you?", or write it to stdin')
-    from raylaunch.ask import ask
+    from raylaunch.ask import ask as ask_server
 
     where = url or _find_service(port).url
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
-    for piece in ask(question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s):
+    for piece in ask_server(question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s):
         click.echo(piece, nl=False)
     click.echo()
 

@@ -3,6 +3,7 @@
 Each node is a `ray start --block` process in a session of its own; several nodes take 127.0.0.1, 127.0.0.2 and so on.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +21,11 @@ from raylaunch.errors import ClusterError
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 15.0
+_NODE_PORTS = (
+    *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
+    *("metrics-export-port", "object-manager-port", "node-manager-port"),
+)
+_HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
 _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
 
@@ -43,7 +49,7 @@ class PrivateRay:
             ClusterError: a node did not come up; what its log says, and nothing of it left running.
         """
         folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
-        port = find_free_port()
+        [port] = find_free_ports(1)
         cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
         try:
             for index in range(nodes):
@@ -74,32 +80,30 @@ class PrivateRay:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def find_free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def find_free_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on at this moment, all different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Mapping[str, str]) -> processes.Child:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block",
         f"--node-ip-address={ip}", f"--num-gpus={gpus}", f"--temp-dir={folder}",
-        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats",
         "--min-worker-port=0", "--max-worker-port=0",
-        *(f"--{name}={find_free_port()}" for name in (
-            "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
-            "metrics-export-port", "object-manager-port", "node-manager-port", "dashboard-port",
-        )),
     ]  # fmt: skip
+    named = [*_NODE_PORTS, *(_HEAD_PORTS if "--head" in where else ())]
+    command += [f"--{name}={port}" for name, port in zip(named, find_free_ports(len(named)), strict=True)]
     if "--head" in where:
-        command.append(f"--ray-client-server-port={find_free_port()}")
-    else:
-        command.remove("--include-dashboard=false")
+        command.append("--include-dashboard=false")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # Else Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
-    environment |= {"VLLM_HOST_IP": ip, "RAY_kill_child_processes_on_worker_exit": "false", **env_vars}
+    keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
+    environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **env_vars}
     index = int(ip.rpartition(".")[2]) - 1
     with (folder / f"node{index}.log").open("wb") as log:
         return processes.Child.start(command, environment=environment, output=log)

@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 _PATIENCE_STEP_S = 0.05
+_GROUP_PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,18 @@ class Child:
         *,
         environment: Mapping[str, str],
         output: IO[bytes],
-        **options: Any,
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
     ) -> Self:
-        """Start `command`; stdout and stderr go to `output`, `options` to subprocess.Popen."""
-        popen: subprocess.Popen[bytes] = subprocess.Popen(
+        """Start `command`; stdout and stderr go to `output`, `stdin` and `pass_fds` as for subprocess.Popen."""
+        popen = subprocess.Popen(
             _die_with_parent(command),
             env=dict(environment),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **({"stdin": subprocess.DEVNULL} | options),
+            stdin=stdin,
+            pass_fds=pass_fds,
         )
         return cls(popen, ProcessId.of(popen.pid) or ProcessId(popen.pid, 0))
 
@@ -77,6 +80,8 @@ class Child:
             Whether it went by itself.
         """
         gone = wait_until(lambda: self.popen.poll() is not None, patience_s)
+        if gone:  # its resource tracker now unlinks shared memory, and goes
+            wait_until(lambda: not group_exists(self.popen.pid), _GROUP_PATIENCE_S)
         kill_group(self.popen.pid)
         self.popen.wait()
         return gone
@@ -88,6 +93,17 @@ def _die_with_parent(command: Sequence[str]) -> list[str]:
     return [*([setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []), *command]
 
 
+def group_exists(leader_pid: int) -> bool:
+    """Whether any process of the group that `leader_pid` led is left."""
+    try:
+        os.killpg(leader_pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def kill_group(leader_pid: int) -> None:
     """Kill what is left of the process group that `leader_pid` led; a group that is gone is fine."""
     try:
@@ -96,7 +112,7 @@ def kill_group(leader_pid: int) -> None:
         return
 
 
-def wait_until(condition: Any, timeout_s: float) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     """Poll `condition()` until it holds or `timeout_s` seconds have passed; whether it held."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from argparse import Namespace
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -148,6 +149,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _die_during_start)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     events.tell("born")
+    # One tracker for this process and the engine forked from it; vLLM kills an engine's own before it has unlinked the
+    # engine's shared memory.
+    resource_tracker.ensure_running()
     vllm_server = _import_vllm_server()
     import uvloop
 

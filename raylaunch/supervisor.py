@@ -43,8 +43,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         )
         return
     supervisor = Supervisor(launch, rehearse=rehearse)
-    signal.signal(signal.SIGINT, supervisor.on_signal)
-    signal.signal(signal.SIGTERM, supervisor.on_signal)
+    supervisor.take_signals()
     try:
         supervisor.start()
         supervisor.watch()
@@ -85,6 +84,11 @@ class Supervisor:
         self.stopping = False
         self.began = time.monotonic()
 
+    def take_signals(self) -> None:
+        """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self.on_signal)
+
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """First signal: stop whatever is going on. Another one while stopping: kill what is left, at once."""
         if not self.stopping:
@@ -102,6 +106,7 @@ class Supervisor:
         self.launch = self._find_weights()
         self.driver = Driver(self.launch, self.standin, self.env_vars)
         self.driver.join()
+        self.take_signals()  # again: ray.init puts handlers of its own in their place (Ray 2.60)
         self._save_processes()
         found = self.driver.confirm_gpus()
         self.driver.check(found)
