@@ -75,7 +75,7 @@ def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
         return
     width = max(len(key) for key, _, _ in rows)
     for key, value, source in rows:
-        output.print_result(f"{key:<{width}} = {value}  ({source})")
+        output.print_result(f"{key:<{width}} = {launch_config.format_value(value)}  ({source})")
 
 
 @cli.command("ask")

@@ -27,6 +27,11 @@ def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
                 "(example: path: /data/model)",
             )
         )
+    for key in (_DP, _PCP):
+        if key not in bad and config.engine.get(key.partition(".")[2], 1) != 1:
+            problems.append(
+                config.complain(key, "raylaunch places TP x PP only; for more replicas serve each on GPUs of its own")
+            )
     if not bad & {TP, PP, _DP, _PCP, "engine", "cluster", "cluster.nodes", "cluster.gpus_per_node"}:
         problems += _check_gpus(config)
     return problems

@@ -3,18 +3,19 @@
 import http.client
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from raylaunch.errors import EngineError
 
 _REQUEST_TIMEOUT_S = 300.0
 """A first completion compiles and warms up what start-up did not."""
-_LOAD_PATTERN = re.compile(r"Model loading took .*? ([\d.]+) s(?:econds|ecs)?", re.IGNORECASE)
+_LOAD_PATTERN = re.compile(r"(?:Model loading took .*? and|Loading weights took) ([\d.]+) s")
 _INIT_PATTERN = re.compile(r"init engine \(.*?\) took ([\d.]+) s", re.IGNORECASE)
 
 
@@ -54,6 +55,16 @@ def read_engine_times(log: Path) -> tuple[float | None, float | None]:
     return (max(loads) if loads else None, inits[-1] if inits else None)
 
 
+def _connect(where: SplitResult) -> http.client.HTTPConnection:
+    """A connection to our own server; its certificate need not name this machine as we do."""
+    host, port = where.hostname or "", where.port
+    if where.scheme == "https":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=_REQUEST_TIMEOUT_S, context=context)
+    return http.client.HTTPConnection(host, port, timeout=_REQUEST_TIMEOUT_S)
+
+
 def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[[], bool]) -> float:
     """Ask for one token until an answer comes, and return the seconds from the first accepted try to the answer.
 
@@ -68,7 +79,7 @@ def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     while True:
         began = time.monotonic()
-        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_REQUEST_TIMEOUT_S)
+        connection = _connect(where)
         try:
             connection.request("POST", "/v1/completions", body, headers)
             response = connection.getresponse()
@@ -94,7 +105,8 @@ def make_curl(url: str, model: str, *, needs_key: bool) -> str:
     """A curl line that works as printed."""
     body = json.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
     key = '-H "Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY" ' if needs_key else ""
-    return f"curl -s {url}/v1/completions -H 'Content-Type: application/json' {key}-d '{body}'"
+    insecure = "-k " if url.startswith("https:") else ""
+    return f"curl -s {insecure}{url}/v1/completions -H 'Content-Type: application/json' {key}-d '{body}'"
 
 
 def describe_kv_cache(facts: Mapping[str, Any]) -> str:

@@ -104,6 +104,17 @@ def _die_during_start(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
 
+def _import_parser_plugins(args: Any) -> None:
+    """Import the user's own parsers, so that the launch can name them (vLLM does so where it binds the port)."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    if args.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    if getattr(args, "reasoning_parser_plugin", ""):
+        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+
+
 def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", options: dict[str, Any]) -> Any:
     """vLLM's server reads an argparse namespace: its own defaults, then our engine's fields and options over them."""
     args = vllm_server.make_arg_parser(vllm_server.FlexibleArgumentParser()).parse_args([])
@@ -112,6 +123,11 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
             setattr(args, field.name, getattr(engine_args, field.name))
     for name, value in options.items():
         setattr(args, name, value)
+    if args.lora_modules:
+        from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+        args.lora_modules = [LoRAModulePath(**module) for module in args.lora_modules]
+    _import_parser_plugins(args)
     vllm_server.validate_parsed_serve_args(args)
     vllm_server.validate_api_server_args(args)
     return args

@@ -47,6 +47,8 @@ class Service:
     ranks: tuple[dict[str, Any], ...] = ()
     """rank, tp_rank, pp_rank, node, ip, gpu of each rank."""
     needs_api_key: bool = False
+    tls: bool = False
+    """Whether it speaks HTTPS."""
     facts: dict[str, Any] = field(default_factory=dict)
     """KV cache tokens and start-up times, once ready."""
 
@@ -58,7 +60,7 @@ class Service:
     @property
     def url(self) -> str:
         """Where a client on this machine reaches it."""
-        return make_url(self.host, self.port)
+        return make_url(self.host, self.port, tls=self.tls)
 
     def is_alive(self) -> bool:
         """Whether its supervisor runs."""
@@ -98,10 +100,11 @@ def folder_of(port: int) -> Path:
     return paths.home() / "services" / str(port)
 
 
-def make_url(host: str, port: int) -> str:
+def make_url(host: str, port: int, *, tls: bool = False) -> str:
     """The address a client on this machine uses for a server bound to `host`."""
-    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-    return f"http://{f'[{reachable}]' if ':' in reachable and not reachable.startswith('[') else reachable}:{port}"
+    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    bracketed = f"[{reachable}]" if ":" in reachable else reachable
+    return f"{'https' if tls else 'http'}://{bracketed}:{port}"
 
 
 def list_services() -> list[Service]:

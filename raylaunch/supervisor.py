@@ -18,7 +18,7 @@ from raylaunch.driver import Driver
 from raylaunch.errors import EngineError, PortTakenError
 from raylaunch.processes import ProcessId
 from raylaunch.rehearsal import plan
-from raylaunch.service import Service, end_leftovers, folder_of, list_services, make_url
+from raylaunch.service import Service, end_leftovers, folder_of, list_services
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
@@ -129,6 +129,7 @@ class Supervisor:
             launch_file=str(self.launch.path) if self.launch.path else None,
             rehearsal=self.standin if self.rehearse else None,
             needs_api_key=bool(self.launch.api_keys),
+            tls=bool(self.launch.server.get("ssl_certfile")),
         ).save()
 
     def _save_processes(self) -> None:
@@ -185,7 +186,7 @@ class Supervisor:
         assert self.driver is not None
         launch, events = self.launch, self.child.events
         key = launch.api_keys[0] if launch.api_keys else None
-        url = make_url(launch.host, launch.port)
+        url = self.service.url
         try:
             first_s = readiness.complete_once(url, launch.served_model_names[0], key, self.child.is_alive)
         except EngineError as error:
