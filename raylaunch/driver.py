@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from raylaunch import cluster, output
+from raylaunch import cluster, output, placement
 from raylaunch.checks import nodes as node_checks
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import ClusterError
@@ -25,7 +25,7 @@ class Driver:
     """Environment of everything that runs in Ray for this launch."""
     private: PrivateRay | None = None
     address: str = ""
-    reservation: cluster.Reservation | None = None
+    reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
 
@@ -91,20 +91,20 @@ class Driver:
         output.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
         self.seconds["check"] = time.monotonic() - began
 
-    def place(self, found: tuple[cluster.ClusterNode, ...]) -> cluster.Reservation:
+    def place(self, found: tuple[cluster.ClusterNode, ...]) -> placement.Reservation:
         """Reserve a GPU for each rank and show the map.
 
         Raises:
             NotEnoughGpusError: the GPUs are taken.
         """
         config = self.config
-        places = cluster.plan_places(
+        places = placement.plan_places(
             found,
             tp=config.tensor_parallel_size,
             pp=config.pipeline_parallel_size,
             tp_across_nodes=config.cluster.tp_across_nodes,
         )
-        self.reservation = cluster.reserve(places)
+        self.reservation = placement.reserve(places)
         output.show(output.make_table(("rank", "TP", "PP", "node", "GPU"), map_rows(self.reservation.places)))
         return self.reservation
 
@@ -120,10 +120,10 @@ class Driver:
             self.private.stop()
 
 
-def map_rows(places: tuple[cluster.RankPlace, ...]) -> list[list[str]]:
+def map_rows(places: tuple[placement.RankPlace, ...]) -> list[list[str]]:
     """The rank map, ranks of one node and stage in one row: rank, TP rank, PP rank, node, GPU."""
     rows: list[list[str]] = []
-    groups: dict[tuple[str, int], list[cluster.RankPlace]] = {}
+    groups: dict[tuple[str, int], list[placement.RankPlace]] = {}
     for place in places:
         groups.setdefault((place.node.node_id, place.pp_rank), []).append(place)
     for group in groups.values():

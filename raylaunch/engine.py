@@ -20,7 +20,7 @@ class PlacedEngineArgs(AsyncEngineArgs):
     """
 
     reservation: str = ""
-    """Hexadecimal id of the placement group (cluster.reserve); "" leaves the choice to vLLM."""
+    """Hexadecimal id of the placement group (placement.reserve); "" leaves the choice to vLLM."""
     worker_env_vars: Mapping[str, str] = field(default_factory=dict)
     """Environment of the Ray workers from their first instruction on."""
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import NoReturn
 
-from raylaunch import cluster, config, output, paths, readiness, weights
+from raylaunch import config, output, paths, placement, readiness, weights
 from raylaunch.child import EngineChild
 from raylaunch.config import LaunchConfig
 from raylaunch.driver import Driver
@@ -157,7 +157,7 @@ class Supervisor:
             config.check_model_at_hand(self.launch)
         return self.launch
 
-    def _order_engine(self, driver: Driver, reservation: cluster.Reservation) -> None:
+    def _order_engine(self, driver: Driver, reservation: placement.Reservation) -> None:
         assert self.child is not None
         assert self.service is not None
         assert self.listening is not None

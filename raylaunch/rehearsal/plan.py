@@ -84,7 +84,7 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
     """
     tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
     real = read_real_shape(config)
-    shape = standin.shrink(real, pp=pp) if real else standin.smallest_shape(tp=tp, pp=pp)
+    shape = standin.shrink(real, tp=tp, pp=pp) if real else standin.smallest_shape(tp=tp, pp=pp)
     name = f"standin-{shape.heads}-{shape.kv_heads}-{shape.layers}"
     folder = standin.write_standin(paths.home() / "models" / name, shape)
     names = [*config.served_model_names]

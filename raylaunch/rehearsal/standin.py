@@ -45,17 +45,25 @@ class Shape:
         return cls(heads, int(text.get("num_key_value_heads") or heads), int(text["num_hidden_layers"]))
 
 
-def shrink(real: Shape, *, pp: int) -> Shape:
-    """The smallest shape that splits like `real`: all its KV heads, two query heads for each (one where it has one),
-    and at most two layers a stage with the same remainder.
+def shrink(real: Shape, *, tp: int, pp: int) -> Shape:
+    """The smallest shape that TP x PP splits, or fails to split, just as it does `real`.
 
-    Heads divide by TP in `real` if they do here, or not in both, for every TP up to the number of KV heads.
+    Heads that TP divides or not; KV heads that TP divides, is divided by, or neither; query heads in whole groups or
+    not; as many layers over whole stages, two a stage where `real` has as many.
     """
-    group = real.heads // real.kv_heads
-    layers = min(real.layers, 2 * pp + real.layers % pp)
-    if real.heads % real.kv_heads:
-        return Shape(real.heads, real.kv_heads, layers)
-    return Shape(real.kv_heads * min(group, 2), real.kv_heads, layers)
+
+    def fits(heads: int, kv_heads: int) -> tuple[bool, bool, bool]:
+        return heads % tp == 0, kv_heads % tp == 0 or tp % kv_heads == 0, heads % kv_heads == 0
+
+    heads, kv_heads = next(
+        (heads, kv_heads)
+        for kv_heads in range(1, real.kv_heads + 1)
+        for heads in range(kv_heads, real.heads + 1)
+        if fits(heads, kv_heads) == fits(real.heads, real.kv_heads)
+    )
+    rest = real.layers % pp
+    layers = min(real.layers, rest + (2 * pp if rest + 2 * pp <= real.layers else pp))
+    return Shape(heads, kv_heads, layers)
 
 
 def smallest_shape(*, tp: int, pp: int) -> Shape:

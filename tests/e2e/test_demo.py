@@ -106,7 +106,7 @@ def test_failed_start_names_the_first_real_error(tmp_path: Path, smollm2_folder:
     """A KV cache too small for the context: the last lines say so, with the log's path, and exit 1."""
     home = tmp_path / "home"
     put_model(home, smollm2_folder)
-    with harness.serving(home, "--set", "engine.kv_cache_memory_bytes=1048576") as served:
+    with harness.serving(home, "--set", "engine.kv_cache_memory_bytes=16777216") as served:
         assert served.process.wait(timeout=harness.READY_DEADLINE_S) == 1
         text = served.text()
         told = next(line for line in text.splitlines() if line.startswith("error:"))

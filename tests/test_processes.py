@@ -1,0 +1,69 @@
+"""Children are ended whole, and identities survive pid reuse."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from raylaunch.processes import Child, ProcessId, group_exists, wait_until
+
+
+def start(script: str, log: Path) -> Child:
+    with log.open("wb") as output:
+        return Child.start([sys.executable, "-u", "-c", script], environment=os.environ, output=output)
+
+
+def test_identity_is_of_one_process_only() -> None:
+    """The pid with another start time is somebody else; a zombie is gone."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    identity = ProcessId.of(child.pid)
+    assert identity is not None
+    assert identity.is_alive()
+    assert not ProcessId(identity.pid, identity.started - 1).is_alive()
+    child.kill()
+    assert wait_until(lambda: not identity.is_alive(), 10)  # a zombie until somebody waits for it
+    child.wait()
+    assert ProcessId.of(child.pid) is None
+
+
+def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
+    """A child that ignores SIGTERM, and its child, are gone after the patience."""
+    log = tmp_path / "log"
+    child = start(
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(p.pid); time.sleep(600)",
+        log,
+    )
+    assert wait_until(lambda: log.read_text().strip() != "", 30)
+    grandchild = ProcessId.of(int(log.read_text()))
+    assert grandchild is not None
+    child.send(signal.SIGTERM)
+    assert child.wait_or_kill(0.5) is False
+    assert wait_until(lambda: not group_exists(child.popen.pid), 10)
+    assert wait_until(lambda: not grandchild.is_alive(), 10)
+
+
+def test_child_hears_of_its_parents_death(tmp_path: Path) -> None:
+    """kill -9 of the parent: the child receives SIGTERM."""
+    mark = tmp_path / "mark"
+    inner = (
+        "import pathlib, signal, sys, time;"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(mark)!r}).write_text('told'), sys.exit()));"
+        "print('up', flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "log"
+    outer = (
+        "import os, sys, time; from raylaunch.processes import Child;"
+        f"Child.start([sys.executable, '-c', {inner!r}], environment=os.environ, output=open({str(log)!r}, 'wb'));"
+        "time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer])
+    assert wait_until(lambda: log.exists() and "up" in log.read_text(), 30)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while not mark.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert mark.read_text() == "told"
