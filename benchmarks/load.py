@@ -1,7 +1,7 @@
 """Throughput and time to first token of `raylaunch serve` against vLLM's own server with the same arguments.
 
-    python -m benchmarks.load demo --model FOLDER       SmolLM2-135M on CPU, at 1, 8 and 32 at once
-    python -m benchmarks.load gpu-8b                    a Llama of 8B parameters with dummy weights on one GPU, at 64
+    python -m benchmarks.load demo        SmolLM2-135M on CPU, at 1, 8 and 32 at once
+    python -m benchmarks.load gpu-8b      a Llama of 8B parameters with dummy weights on one GPU, at 64
 
 Both servers are up during the whole run, and take turns: pair by pair, the order changes. Ratios are of medians,
 raylaunch / vLLM: throughput above 1 is better, time to first token below 1 is better.
@@ -107,7 +107,6 @@ def compare(ours: Server, theirs: Server, level: int, pairs: int) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("demo", "gpu-8b"))
-    parser.add_argument("--model", help="folder of SmolLM2-135M-Instruct (demo)")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--levels", type=int, nargs="+")
     options = parser.parse_args()
@@ -115,7 +114,7 @@ def main() -> None:
     engine = GPU_ENGINE if on_gpu else DEMO_ENGINE
     ports = servers.find_free_port(), servers.find_free_port()
     with servers.scratch() as folder:
-        model = str(write_8b_model(folder / "model") if on_gpu else Path(options.model).resolve())
+        model = str(write_8b_model(folder / "model") if on_gpu else servers.find_demo_model())
         launch = servers.write_launch(folder, model, engine)
         ours = servers.start(
             "raylaunch", servers.raylaunch_command(launch, ports[0]), port=ports[0], model=model,

@@ -1,7 +1,7 @@
 """Time from the command to the first completion: `raylaunch serve` against vLLM alone.
 
-    python -m benchmarks.ready demo --model FOLDER [--pairs 5]      one worker, the demo model
-    python -m benchmarks.ready rehearsal [--pairs 1]                TP=4 x PP=4: sixteen workers on 2 x 8 logical GPUs
+    python -m benchmarks.ready demo [--pairs 5]          one worker, the demo model
+    python -m benchmarks.ready rehearsal [--pairs 1]     TP=4 x PP=4: sixteen workers on 2 x 8 logical GPUs
 
 In the rehearsal, vLLM alone means: two `ray start` nodes, then vLLM's own server with the same stand-in platform. Both
 are timed from their first command.
@@ -70,7 +70,6 @@ def rehearsal_server(name: str, folder: Path, model: str) -> Iterator[Server]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=("demo", "rehearsal"))
-    parser.add_argument("--model", help="folder of SmolLM2-135M-Instruct (demo)")
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     rows: list[dict[str, float]] = []
@@ -80,7 +79,7 @@ def main() -> None:
 
             model = str(write_standin(folder / "model", smallest_shape(tp=4, pp=4)))
         else:
-            model = str(Path(options.model).resolve())
+            model = servers.find_demo_model()
         start = demo_server if options.case == "demo" else rehearsal_server
         for pair in range(options.pairs):
             row: dict[str, float] = {}

@@ -81,6 +81,14 @@ def start(
             process.wait()
 
 
+def find_demo_model() -> str:
+    """The demo model's folder, fetched into raylaunch's own folder where it is not there yet."""
+    from raylaunch import config, weights
+
+    demo = config.load(None, environ=os.environ)
+    return str(weights.fetch_model(demo.model.repo, demo.model.revision, demo.model_folder, report=print))
+
+
 def write_launch(folder: Path, model: str, engine: Mapping[str, Any]) -> Path:
     """A launch file for one worker on this machine."""
     launch = folder / "launch.yaml"

@@ -2,7 +2,11 @@
 
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +77,54 @@ def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_fol
     assert "nothing to stop" in stopped.stderr
 
 
+@pytest.mark.timeout(600)
+def test_make_serve_on_a_terminal(tmp_path: Path, smollm2_folder: Path) -> None:
+    """The README's first command, on a terminal of its own: ready, and Ctrl-C ends it with exit 0."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    environ = os.environ | {harness.MARK: str(home), "TERM": "xterm", "COLUMNS": "200"}
+    command = [
+        "make",
+        "-C",
+        str(Path(__file__).parents[2]),
+        "serve",
+        f"ARGS=--set server.port={harness.find_free_port()}",
+    ]
+    pid, controller = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, environ)
+    try:
+        printed = read_until(controller, b"ends it", harness.READY_DEADLINE_S)
+        assert b"curl -s http://127.0.0.1:" in printed
+        os.write(controller, b"\x03")
+        printed += read_until(controller, b"port are gone", harness.END_DEADLINE_S)
+        until = time.monotonic() + harness.END_DEADLINE_S
+        ended = (0, 0)
+        while ended[0] == 0 and time.monotonic() < until:
+            ended = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.1)
+        assert ended == (pid, 0), printed.decode(errors="replace")
+        while (left := harness.list_processes(home)) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert left == {}
+    finally:
+        os.close(controller)
+        for left_over in harness.list_processes(home):
+            os.kill(left_over, signal.SIGKILL)
+
+
+def read_until(descriptor: int, wanted: bytes, deadline_s: float) -> bytes:
+    """What a terminal shows until `wanted` appears."""
+    until = time.monotonic() + deadline_s
+    seen = b""
+    while wanted not in seen:
+        left_s = until - time.monotonic()
+        if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+            raise AssertionError(f"no {wanted!r} within {deadline_s} s:\n{seen.decode(errors='replace')}")
+        seen += os.read(descriptor, 65536)
+    return seen
+
+
 @pytest.mark.timeout(300)
 def test_one_sigterm_ends_a_start_up(tmp_path: Path, smollm2_folder: Path) -> None:
     """vLLM loses the first SIGTERM of its start-up; raylaunch must not."""
@@ -116,6 +168,32 @@ def test_failed_start_names_the_first_real_error(tmp_path: Path, smollm2_folder:
         log = Path(text.rsplit("full log: ", 1)[1].strip())
         assert log.is_file()
         assert served.wait_gone() == {}
+
+
+@pytest.mark.timeout(300)
+def test_api_key_guards_the_server_and_is_written_nowhere(tmp_path: Path, smollm2_folder: Path) -> None:
+    """No answer without the key, an answer with it, and the key in no log, record, argument list or printed line."""
+    home = tmp_path / "home"
+    put_model(home, smollm2_folder)
+    key = "sk-5a1f-only-here"
+    with harness.serving(home, RAYLAUNCH_SERVER__API_KEY=key) as served:
+        served.wait_ready()
+        refused = harness.run("ask", "Hello", home=home)
+        assert refused.returncode == 1
+        assert "API key" in refused.stderr
+        wrong = harness.run("ask", "Hello", home=home, OPENAI_API_KEY="sk-wrong")
+        assert wrong.returncode == 1
+        assert "sk-wrong" not in wrong.stderr
+        asked = harness.run("ask", "Hello", "--max-tokens", "4", home=home, RAYLAUNCH_SERVER__API_KEY=key)
+        assert asked.returncode == 0, asked.stderr
+        assert not [line for line in harness.list_processes(home).values() if key in line]
+        printed = served.text() + harness.run("status", "--json", home=home).stdout
+        assert key not in printed
+        assert served.end() == 0
+        assert served.wait_gone() == {}
+    kept = [path for path in home.rglob("*") if path.is_file() and not path.is_symlink() and "models" not in path.parts]
+    assert any(path.name == "engine.log" for path in kept)
+    assert [path for path in kept if key in path.read_text(errors="replace")] == []
 
 
 def test_record_survives_a_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
