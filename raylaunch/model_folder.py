@@ -3,17 +3,16 @@
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from raylaunch.checks.folder import check_safetensors
 
 MANIFEST = ".raylaunch.json"
 """Name of the manifest. Hidden, so that nobody takes it for a part of the model."""
 _MANIFEST_FORMAT = 1
-_LONGEST_HEADER_BYTES = 100_000_000
-"""safetensors' own limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +98,10 @@ def _check_weights(folder: Path) -> list[str]:
             names = {str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [f"{index.name} cannot be read: {type(error).__name__}: {error}"]
-    return [problem for name in sorted(names) if (problem := _check_safetensors(folder / name))]
-
-
-def _check_safetensors(path: Path) -> str | None:
-    """Compare a weight file's size with its own header: 8 bytes of header length, the header in JSON, the tensors."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            if header_bytes > _LONGEST_HEADER_BYTES:
-                return f"{path.name} is no safetensors file"
-            header: dict[str, Any] = json.loads(file.read(header_bytes))
-        wanted = (
-            8
-            + header_bytes
-            + max((facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"), default=0)
-        )
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        return f"{path.name} is no whole safetensors file"
-    return None if size == wanted else f"{path.name} has {size:,} bytes of {wanted:,}"
+    problems = (
+        check_safetensors(folder / name) if (folder / name).exists() else f"{name} is missing" for name in sorted(names)
+    )
+    return [problem for problem in problems if problem is not None]
 
 
 def _compare(path: Path, facts: FileFacts, *, deep: bool) -> str | None:

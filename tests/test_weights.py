@@ -399,7 +399,7 @@ def damage(folder: Path, how: str) -> None:
     [
         ("shard missing", "model-00002-of-00002.safetensors is missing"),
         ("shard cut short", "bytes of"),
-        ("shard empty", "no whole safetensors"),
+        ("shard empty", "is cut short: 0 bytes"),
         ("shard is text", "safetensors"),
         ("index is text", "index.json cannot be read"),
         ("no config", "config.json is missing"),
