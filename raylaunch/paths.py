@@ -4,7 +4,7 @@
 
     ~/.raylaunch/
       models/<owner>--<name>/   models fetched without a `model.path`
-      services/<port>/          one folder a service: service.json, serve.log, engine.log
+      services/<port>/          one folder a service: service.json, engine.log
       options/                  option tables read off an installed vLLM, by version
       bugs/                     reports of bugs of ours (exit code 3)
 """

@@ -180,7 +180,7 @@ def stop_service(service: Service, *, timeout_s: float, report: Callable[[str], 
     if not wait_until(lambda: not service.is_alive(), timeout_s):
         raise ServiceError(
             f"the service on port {service.port} (pid {service.supervisor.pid}) still runs after {timeout_s:.0f} s",
-            fix=f"look at {service.folder / 'serve.log'}; a second `raylaunch stop` ends it at once",
+            fix=f"look at {service.folder / 'engine.log'}; a second `raylaunch stop` ends it at once",
         )
     end_leftovers(service)
 

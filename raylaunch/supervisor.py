@@ -85,9 +85,10 @@ class Supervisor:
         self.began = time.monotonic()
 
     def take_signals(self) -> None:
-        """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal."""
+        """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal (unless nohup has it ignored)."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self.on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.on_signal)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """First signal: stop whatever is going on. Another one while stopping: kill what is left, at once."""
