@@ -47,7 +47,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
     try:
         supervisor.start()
         supervisor.watch()
-    except StopRequested:
+    except (StopRequested, SystemExit):  # the latter from Ray's own handler, for the moment that it has SIGTERM
         output.say("asked to stop")
     finally:
         supervisor.stop()

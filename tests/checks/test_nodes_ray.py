@@ -16,7 +16,7 @@ from raylaunch import cluster, versions
 from raylaunch.checks.facts import NodeFacts
 from raylaunch.checks.nodes import check_nodes
 from raylaunch.checks.request import CheckRequest
-from raylaunch.private_ray import find_free_port
+from raylaunch.private_ray import find_free_ports
 from raylaunch.processes import Child, wait_until
 from raylaunch.rehearsal.standin import Shape, write_standin
 
@@ -35,10 +35,10 @@ def start_node(folder: Path, where: list[str], ip: str, environment: dict[str, s
         *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", f"--node-ip-address={ip}"),
         *("--num-gpus=1", "--num-cpus=1", f"--temp-dir={folder}", "--object-store-memory=100000000"),
         *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
-        *(f"--{name}={find_free_port()}" for name in FREE_PORTS),
+        *(f"--{name}={find_free_ports(1)[0]}" for name in FREE_PORTS),
     ]
     if "--head" in where:
-        command += ["--include-dashboard=false", f"--ray-client-server-port={find_free_port()}"]
+        command += ["--include-dashboard=false", f"--ray-client-server-port={find_free_ports(1)[0]}"]
     with (folder / f"{ip}.log").open("wb") as log:
         return Child.start(command, environment=os.environ | environment, output=log)
 
@@ -75,7 +75,7 @@ def running() -> Iterator[TwoNodes]:
         (folder / "old" / "raylaunch").mkdir(parents=True)
         (folder / "old" / "raylaunch" / "__init__.py").write_text(f"__version__ = {OLD_RAYLAUNCH!r}\n")
         (folder / "old" / "raylaunch" / "checks.py").write_text("raise ImportError('not in this version')\n")
-        port = find_free_port()
+        port = find_free_ports(1)[0]
         address = f"127.0.0.1:{port}"
         second = {"VLLM_HOST_IP": WRONG_IP, "PYTHONPATH": str(folder / "old")}
         processes = []
