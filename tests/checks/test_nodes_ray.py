@@ -28,17 +28,19 @@ FREE_PORTS = (
     *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
     *("metrics-export-port", "object-manager-port", "node-manager-port"),
 )
+HEAD_PORTS = ("ray-client-server-port", "dashboard-port")
 
 
 def start_node(folder: Path, where: list[str], ip: str, environment: dict[str, str]) -> Child:
+    named = [*FREE_PORTS, *(HEAD_PORTS if "--head" in where else ())]
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", f"--node-ip-address={ip}"),
         *("--num-gpus=1", "--num-cpus=1", f"--temp-dir={folder}", "--object-store-memory=100000000"),
         *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
-        *(f"--{name}={find_free_ports(1)[0]}" for name in FREE_PORTS),
+        *(f"--{name}={port}" for name, port in zip(named, find_free_ports(len(named)), strict=True)),
     ]
     if "--head" in where:
-        command += ["--include-dashboard=false", f"--ray-client-server-port={find_free_ports(1)[0]}"]
+        command.append("--include-dashboard=false")
     with (folder / f"{ip}.log").open("wb") as log:
         return Child.start(command, environment=os.environ | environment, output=log)
 
