@@ -92,9 +92,8 @@ class LaunchConfig:
 
     @property
     def world_size(self) -> int:
-        """vLLM workers of one engine: TP x PP x prefill context parallel, as in vLLM's ParallelConfig."""
-        context = int(self.engine.get("prefill_context_parallel_size", 1))
-        return self.tensor_parallel_size * self.pipeline_parallel_size * context
+        """vLLM workers of the engine: TP x PP (other kinds of parallelism are refused, see layout.py)."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def host(self) -> str:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
 
 TP, PP = "engine.tensor_parallel_size", "engine.pipeline_parallel_size"
-_DP, _PCP = "engine.data_parallel_size", "engine.prefill_context_parallel_size"
+_NOT_PLACED = ("engine.data_parallel_size", "engine.prefill_context_parallel_size")
 _MAX_CONFIG_BYTES = 8 << 20
 
 
@@ -27,29 +27,22 @@ def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
                 "(example: path: /data/model)",
             )
         )
-    for key in (_DP, _PCP):
+    for key in _NOT_PLACED:
         if key not in bad and config.engine.get(key.partition(".")[2], 1) != 1:
             problems.append(
                 config.complain(key, "raylaunch places TP x PP only; for more replicas serve each on GPUs of its own")
             )
-    if not bad & {TP, PP, _DP, _PCP, "engine", "cluster", "cluster.nodes", "cluster.gpus_per_node"}:
+    if not bad & {TP, PP, "engine", "cluster", "cluster.nodes", "cluster.gpus_per_node"}:
         problems += _check_gpus(config)
     return problems
 
 
 def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
     cluster = config.cluster
-    sizes = {
-        "TP": config.tensor_parallel_size,
-        "PP": config.pipeline_parallel_size,
-        "PCP": config.engine.get("prefill_context_parallel_size", 1),
-        "DP": config.engine.get("data_parallel_size", 1),
-    }
-    said = {name: size for name, size in sizes.items() if name in ("TP", "PP") or size > 1}
-    tp, groups = sizes["TP"], sizes["PP"] * sizes["PCP"] * sizes["DP"]
+    tp, groups = config.tensor_parallel_size, config.pipeline_parallel_size
     needed, there = tp * groups, cluster.nodes * cluster.gpus_per_node
     machines = f"{cluster.nodes} node(s) x {cluster.gpus_per_node} GPU(s)"
-    blamed = max((TP, PP, _PCP, _DP), key=lambda key: _rank_blame(config, key))
+    blamed = max((TP, PP), key=lambda key: _rank_blame(config, key))
     if tp > cluster.gpus_per_node and not cluster.tp_across_nodes:
         yield config.complain(
             TP,
@@ -59,8 +52,9 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
             "or say cluster.tp_across_nodes: true",
         )
     if needed > there:
-        product = " x ".join(f"{name}={size}" for name, size in said.items())
-        yield config.complain(blamed, f"{product} needs {needed} GPUs, but cluster has {machines} = {there}")
+        yield config.complain(
+            blamed, f"TP={tp} x PP={groups} needs {needed} GPUs, but cluster has {machines} = {there}"
+        )
     elif tp <= cluster.gpus_per_node and (fits := cluster.nodes * (cluster.gpus_per_node // tp)) < groups:
         yield config.complain(
             TP,
