@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def _strip_environment() -> None:
         del os.environ[name]
 
 
+# A shell starts its background jobs with SIGINT ignored, and they hand that on to the children that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _strip_environment()  # before a session fixture runs, too
 
 

@@ -15,8 +15,8 @@ from raylaunch import config
     ("sets", "expected"),
     [
         (["engine.pipeline_parallel_size=5"], r"TP=4 x PP=5 needs 20 GPUs, but cluster has 2 node.* = 16"),
-        (["engine.data_parallel_size=2"], r"data_parallel_size.*places TP x PP only"),
-        (["engine.prefill_context_parallel_size=2"], r"prefill_context_parallel_size.*places TP x PP only"),
+        (["engine.data_parallel_size=2"], r"raylaunch places TP x PP only"),
+        (["engine.prefill_context_parallel_size=2"], r"raylaunch places TP x PP only"),
         (["engine.tensor_parallel_size=16", "engine.pipeline_parallel_size=1"], r"16 is more than the 8 GPU.* network"),
         (["engine.tensor_parallel_size=5", "engine.pipeline_parallel_size=3"], r"only 2 groups of 5 GPUs fit"),
     ],

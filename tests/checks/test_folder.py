@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,17 @@ def test_no_weights_and_no_tokenizer(tmp_path):
     assert not facts.is_whole
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read(model):
-    model.chmod(0)
-    try:
-        assert inspect_folder(str(model)).error == "cannot be read: Permission denied"
-    finally:
-        model.chmod(0o755)
+def test_a_folder_that_may_not_be_read():
+    """As root the test becomes nobody for a moment, because root may read everything."""
+    was_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as made:  # not tmp_path, whose parents only its owner may enter
+        folder = Path(made)
+        try:
+            folder.chmod(0 if not was_root else 0o700)
+            if was_root:
+                os.seteuid(65534)
+            assert inspect_folder(made).error == "cannot be read: Permission denied"
+        finally:
+            if was_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
