@@ -16,7 +16,7 @@ class CpuRayPlatform(CpuPlatform):
         """Let vLLM settle the configuration for CPU, then put our worker in the place of its own."""
         from raylaunch.rehearsal import quiet_wait  # not before vLLM has chosen its platform
 
-        quiet_wait.install()
+        quiet_wait.install(vllm_config.parallel_config.world_size)
         super().check_and_update_config(vllm_config)
         if vllm_config.parallel_config.worker_cls == "vllm.v1.worker.cpu_worker.CPUWorker":
             vllm_config.parallel_config.worker_cls = "raylaunch.rehearsal.cpu_worker.Worker"

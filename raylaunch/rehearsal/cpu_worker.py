@@ -8,11 +8,14 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 from raylaunch.rehearsal import quiet_wait
 
-quiet_wait.install()
-
 
 class Worker(CPUWorker):
     """vLLM's CPU worker, able to be a later pipeline stage under enforce_eager."""
+
+    def init_device(self) -> None:
+        """Join the process groups, whose queues wait quietly where ranks outnumber cores."""
+        quiet_wait.install(self.parallel_config.world_size)
+        super().init_device()
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model, and make the buffers that vLLM's CPU runner forgets.

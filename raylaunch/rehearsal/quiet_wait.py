@@ -5,6 +5,7 @@ cannot simply sleep: the wake-up is a ZeroMQ message on a socket with a high-wat
 before is still under way; without its spin a reader then sleeps on until its timeout. So: sleep, but look every 2 ms.
 """
 
+import os
 import time
 
 from vllm.distributed.device_communicators import shm_broadcast
@@ -23,6 +24,10 @@ def _wait(self: shm_broadcast.SpinCondition, timeout_ms: int | None = None) -> N
 _wait_idle = shm_broadcast.SpinCondition.wait
 
 
-def install() -> None:
-    """Use it for every queue of this process, and of those it forks."""
-    shm_broadcast.SpinCondition.wait = _wait
+def install(world_size: int) -> None:
+    """Use it for every queue of this process, and of those it forks, where `world_size` ranks outnumber the cores.
+
+    With a core for each, vLLM's own way answers a little sooner.
+    """
+    if world_size > (os.cpu_count() or 1):
+        shm_broadcast.SpinCondition.wait = _wait
