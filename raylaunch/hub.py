@@ -24,7 +24,6 @@ from raylaunch.errors import WeightsError
 from raylaunch.fetch_step import run_step, tell_failure
 from raylaunch.model_folder import FileFacts, Manifest, measure_bytes
 
-_PUBLIC_ENDPOINT = "https://huggingface.co"
 _PROBE_S = 4.0
 _REPORT_EVERY_S = 10.0
 _KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
@@ -35,7 +34,9 @@ _RESUMES = "run it again: files that came whole are kept"
 
 def get_endpoint() -> str:
     """Address of the hub, or of the mirror that HF_ENDPOINT names."""
-    return (os.environ.get("HF_ENDPOINT") or _PUBLIC_ENDPOINT).rstrip("/")
+    from huggingface_hub import constants
+
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def explain_unreachable() -> str | None:

@@ -26,9 +26,13 @@ class StartupTimes:
     `import_s` ran beside join and check, so the sum may exceed the total.
     """
 
+    fetch_s: float
+    """Seeing to the model's folder: a download where it was not there."""
     join_s: float
     check_s: float
     import_s: float
+    workers_s: float
+    """From the order to a ready engine, less load and profile: vLLM's workers start and import."""
     load_s: float | None
     """Slowest worker's weight loading, from vLLM's log; None where the log does not say."""
     profile_s: float | None
@@ -39,10 +43,15 @@ class StartupTimes:
     def to_line(self) -> str:
         """One line for people."""
         parts = [
-            ("join", self.join_s), ("check", self.check_s), ("import (meanwhile)", self.import_s),
-            ("load", self.load_s), ("profile and KV cache", self.profile_s),
+            ("fetch", self.fetch_s if self.fetch_s >= 0.1 else None),
+            ("join", self.join_s),
+            ("check", self.check_s),
+            ("import (meanwhile)", self.import_s),
+            ("workers", self.workers_s),
+            ("load", self.load_s),
+            ("profile and KV cache", self.profile_s),
             ("first completion", self.first_completion_s),
-        ]  # fmt: skip
+        ]
         told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts if seconds is not None)
         return f"ready after {self.total_s:.1f} s: {told}"
 

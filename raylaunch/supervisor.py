@@ -83,6 +83,7 @@ class Supervisor:
         self.listening: socket.socket | None = None
         self.stopping = False
         self.began = time.monotonic()
+        self.fetch_s = 0.0
 
     def take_signals(self) -> None:
         """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal (unless nohup has it ignored)."""
@@ -104,7 +105,9 @@ class Supervisor:
         self.service = self._register()
         self.child = EngineChild.start(self.service.folder / "engine.log", os.environ | self.env_vars, self.listening)
         self._save_processes()
+        began = time.monotonic()
         self.launch = self._find_weights()
+        self.fetch_s = time.monotonic() - began
         self.driver = Driver(self.launch, self.standin, self.env_vars)
         self.driver.join()
         self.take_signals()  # again: ray.init puts handlers of its own in their place (Ray 2.60)
@@ -197,6 +200,8 @@ class Supervisor:
             join_s=self.driver.seconds["join"] + self.driver.seconds["wait"],
             check_s=self.driver.seconds["check"],
             import_s=events["imported"]["at"] - self.child.started_at,
+            fetch_s=self.fetch_s,
+            workers_s=events["engine"]["at"] - events["starting"]["at"] - (load_s or 0.0) - (profile_s or 0.0),
             load_s=load_s,
             profile_s=profile_s,
             first_completion_s=first_s,
