@@ -108,7 +108,8 @@ class Supervisor:
         began = time.monotonic()
         self.launch = self._find_weights()
         self.fetch_s = time.monotonic() - began
-        self.driver = Driver(self.launch, self.standin, self.env_vars)
+        threads = plan.bind_threads(self.standin, self.launch.world_size)
+        self.driver = Driver(self.launch, self.standin, {**self.env_vars, **threads})
         self.driver.join()
         self.take_signals()  # again: ray.init puts handlers of its own in their place (Ray 2.60)
         self._save_processes()

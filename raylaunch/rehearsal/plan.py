@@ -52,10 +52,23 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     if kind is None:
         return offline
     standin_only = {STANDIN_VARIABLE: kind, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    if kind == "gpu" or world_size == 1:  # one CPU worker binds its threads as vLLM's own server does
+    if kind == "gpu" or world_size == 1:
         return offline | standin_only
     threads = max(1, (os.cpu_count() or 1) // world_size)
     return offline | standin_only | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
+    """Environment of a single CPU worker's process alone: all cores but the last, which is the scheduler's.
+
+    What vLLM's own executor sets for its workers on CPU, and cannot set for Ray's (0.32, utils/ompmultiprocessing.py).
+    """
+    if kind != "cpu" or world_size != 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = sorted(os.sched_getaffinity(0))
+    cores = cores[:-1] or cores
+    places = ",".join(map(str, cores))
+    return {"OMP_NUM_THREADS": str(len(cores)), "OMP_PLACES": f"{{{places}}}", "OMP_PROC_BIND": "true"}
 
 
 def read_real_shape(config: LaunchConfig) -> standin.Shape | None:
