@@ -120,9 +120,9 @@ class EngineChild:
             excerpt=failure.excerpt,
         )
 
-    def stop(self, *, at_once: bool = False) -> None:
+    def stop(self) -> None:
         """End the child, its engine and what else is in its process group."""
         self.process.send(signal.SIGTERM)
         patience_s = _READY_STOP_S if "engine" in self.events else _START_STOP_S
-        self.process.wait_or_kill(0.0 if at_once else patience_s)
+        self.process.wait_or_kill(patience_s)
         os.close(self._pipe)

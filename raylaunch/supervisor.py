@@ -72,7 +72,6 @@ class Supervisor:
 
     def __init__(self, launch: LaunchConfig, *, rehearse: bool) -> None:
         self.fingerprint = launch.fingerprint()
-        self.asked = launch
         self.rehearse = rehearse
         self.standin = plan.choose_standin(launch, rehearse=rehearse)
         self.launch, self.real_shape = launch, True
