@@ -6,6 +6,12 @@ serve: .venv/.have-cpu ## serve the default model (or: make serve ARGS="configs/
 test: system-packages lint ## install what tests need, and run them all (or: make test ARGS="-m 'not engine'")
 	.venv/bin/python -m pytest $(ARGS)
 
+rig: system-packages .venv/.have-dev ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
+	.venv/bin/python -m pytest -m rig $(ARGS)
+
+faults: system-packages .venv/.have-dev ## the whole fault suite, and its table in docs/faults.md
+	.venv/bin/python -m pytest -m faults $(ARGS)
+
 lint: .venv/.have-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -23,9 +29,12 @@ format: .venv/.have-dev
 	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu dev
 
 system-packages:
-	@tools/system-packages ip:iproute2 curl:curl setpriv:util-linux
+	@tools/system-packages \
+		ip:iproute2 \
+		curl:curl \
+		setpriv:util-linux
 
 clean: ## all that make made; models stay in ~/.raylaunch
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
-.PHONY: serve test lint format system-packages clean
+.PHONY: serve test rig faults lint format system-packages clean

@@ -1,0 +1,35 @@
+"""The verbs of `raylaunch`, a module for each family; each verb parses, loads, makes one call and prints.
+
+Light to import: a verb imports what it needs when it runs. Here: the options that families share.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from raylaunch.config import LaunchConfig
+    from raylaunch.service import Service
+
+LAUNCH = click.argument("launch", required=False, type=click.Path(path_type=Path), metavar="[LAUNCH.yaml]")
+SETS = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a value, as engine.max_model_len=8192."
+)
+PORT = click.option("--port", type=int, help="Which service, where several run here.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":
+    """The launch that a verb was given, with this process's variables and the verb's flags over it."""
+    from raylaunch import config
+
+    return config.load(launch, sets=sets, environ=os.environ)
+
+
+def find_service(port: int | None) -> "Service":
+    """The one living service of this machine, or the one on `port`."""
+    from raylaunch import service
+
+    return service.find_service(port)
