@@ -13,6 +13,7 @@ from raylaunch.checks import nodes as node_checks
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import ClusterError
 from raylaunch.private_ray import PrivateRay
+from raylaunch.rehearsal import standin
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Driver:
     """What the driver holds; `release` gives all of it back."""
 
     config: LaunchConfig
-    standin: str | None
+    standin_kind: str | None
+    """Which stand-in platform carries the ranks: "cpu", "gpu" or None for real GPUs."""
     env_vars: Mapping[str, str]
     """Environment of everything that runs in Ray for this launch."""
     private: PrivateRay | None = None
@@ -38,10 +40,10 @@ class Driver:
         began = time.monotonic()
         block = self.config.cluster
         address = cluster.find_address()
-        if address is None and (self.standin or block.local):
+        if address is None and (self.standin_kind or block.local):
             output.say(
                 f"starting a private Ray: {block.nodes} x {block.gpus_per_node} "
-                f"{'logical ' if self.standin else ''}GPUs on this machine"
+                f"{'logical ' if self.standin_kind else ''}GPUs on this machine"
             )
             self.private = PrivateRay.start(
                 nodes=block.nodes, gpus_per_node=block.gpus_per_node, env_vars=self.env_vars
@@ -66,24 +68,40 @@ class Driver:
 
         Raises:
             NotEnoughGpusError: they did not come in time.
+            ClusterError: a node of our own private Ray died, so they cannot come.
         """
         began = time.monotonic()
         block = self.config.cluster
         with output.live_lines() as report:
             found = cluster.wait_for_gpus(
-                nodes=block.nodes, gpus_per_node=block.gpus_per_node, wait_s=block.wait_s, report=report
+                nodes=block.nodes,
+                gpus_per_node=block.gpus_per_node,
+                wait_s=block.wait_s,
+                report=report,
+                look=self._look,
             )
         self.seconds["wait"] = time.monotonic() - began
         return found
 
+    def _look(self) -> tuple[int, tuple[cluster.ClusterNode, ...]]:
+        if self.private is not None and (failure := self.private.find_failure()):
+            raise ClusterError(
+                f"a Ray node of this launch's own died: {failure}",
+                fix="free memory and disk space on this machine, and run it again",
+            )
+        return cluster.count_gpus(), cluster.list_nodes()
+
     def check(self, found: tuple[cluster.ClusterNode, ...]) -> None:
-        """Check every node at once and tell all findings.
+        """Check every node at once and tell all findings; a stand-in model is written wherever it lacks first.
 
         Raises:
             ChecksFailedError: at least one of them is an error.
+            ClusterError: the stand-in could not be written on a node.
         """
         began = time.monotonic()
-        request = node_checks.make_request(self.config, logical_gpus=self.standin is not None)
+        if self.private is None and standin.is_standin(self.config.model_folder):
+            standin.write_on_nodes(self.config.model_folder, found)
+        request = node_checks.make_request(self.config, logical_gpus=self.standin_kind is not None)
         _, findings = node_checks.check_nodes(found, request)
         if findings:
             output.show(output.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))

@@ -17,8 +17,7 @@ from raylaunch.options import Option, check
 @pytest.mark.engine
 def test_shipped_table_is_the_installed_vllms() -> None:
     installed = (versions.find_version("vllm") or "").partition("+")[0]
-    if installed != versions.VLLM:
-        pytest.skip(f"vLLM {versions.VLLM} is not installed")
+    assert installed == versions.VLLM, "`make test` installs the pinned vLLM"
     shipped = importlib.resources.files("raylaunch.data") / f"vllm-{versions.VLLM}.json"
     # Regenerate with: python -m raylaunch.vllm_options > raylaunch/data/vllm-<version>.json
     assert options.describe_in_child() == shipped.read_text()

@@ -8,10 +8,15 @@ import array
 import json
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from raylaunch.errors import ClusterError
+
+if TYPE_CHECKING:
+    from raylaunch.cluster import ClusterNode
 
 _VOCAB_SIZE = 512
 _HIDDEN_SIZE = 64
@@ -71,13 +76,61 @@ def smallest_shape(*, tp: int, pp: int) -> Shape:
     return Shape(heads=2 * tp, kv_heads=tp, layers=2 * pp)
 
 
+_MARKER = "standin.json"
+_WRITE_TIMEOUT_S = 120.0
+"""Ray starts a process on the node first; the model itself takes a second or two."""
+
+
+def is_standin(folder: Path) -> bool:
+    """Whether a stand-in model lies in `folder`."""
+    return (folder / _MARKER).is_file()
+
+
+def write_on_nodes(folder: Path, nodes: "Sequence[ClusterNode]") -> None:
+    """Write the stand-in that lies in `folder` on this machine at the same path on every node that lacks it.
+
+    It is made anew there: equal shapes and seeds make equal files. This process must have joined Ray.
+
+    Raises:
+        ClusterError: a node could not write it.
+    """
+    import ray
+    from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from raylaunch import rehearsal
+
+    fields = json.loads((folder / _MARKER).read_text())
+    shape = Shape(**{field: fields[field] for field in Shape.__dataclass_fields__})
+    cloudpickle.register_pickle_by_value(rehearsal)
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0)(write_standin)
+        written = {
+            task.options(
+                name=f"raylaunch stand-in {node.ip}",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+            ).remote(folder, shape, seed=fields["seed"]): node
+            for node in nodes
+        }
+    finally:
+        cloudpickle.unregister_pickle_by_value(rehearsal)
+    for answer, node in written.items():
+        try:
+            ray.get(answer, timeout=_WRITE_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"{node.ip}: cannot write the stand-in model to {folder}: {str(error).strip().splitlines()[-1]}",
+                fix="let the user that Ray runs as write there, or point RAYLAUNCH_HOME to a folder that it can write",
+            ) from error
+
+
 def write_standin(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     """Write the stand-in model and its tokenizer into `folder`, unless that very one is there.
 
     Args:
         seed: of the random weights.
     """
-    marker = folder / "standin.json"
+    marker = folder / _MARKER
     wanted = json.dumps(asdict(shape) | {"seed": seed, "format": 1})
     if marker.is_file() and marker.read_text() == wanted:
         return folder

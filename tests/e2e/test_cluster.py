@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch import config
+from raylaunch.driver import Driver
+from raylaunch.errors import ClusterError
 from raylaunch.private_ray import PrivateRay
 
 from . import harness
@@ -57,6 +60,22 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
     assert "/nonexistent/model" in ended.stderr
     assert foreign_ray.find_failure() is None
     assert all(node.identity.is_alive() for node in foreign_ray.nodes)
+
+
+def test_death_of_a_private_node_is_told_at_once(tmp_path: Path) -> None:
+    """A second node of our own Ray dies while its GPUs are awaited: its log's last words, not a wait of ten minutes."""
+    launch = config.load(write_launch(tmp_path, nodes=2, gpus=2, wait_s=600), environ={})
+    driver = Driver(launch, "cpu", {harness.MARK: str(tmp_path / "home")})
+    try:
+        driver.join()
+        assert driver.private is not None
+        second = driver.private.nodes[1].popen
+        second.kill()
+        second.wait()
+        with pytest.raises(ClusterError, match=r"127\.0\.0\.2: "):
+            driver.confirm_gpus()
+    finally:
+        driver.release()
 
 
 def test_dead_address_is_told_at_once(tmp_path: Path) -> None:
