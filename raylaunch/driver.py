@@ -13,7 +13,7 @@ from raylaunch.checks import nodes as node_checks
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import ClusterError
 from raylaunch.private_ray import PrivateRay
-from raylaunch.rehearsal import standin
+from raylaunch.rehearsal import plan, standin
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Driver:
                 f"starting a private Ray: {block.nodes} x {block.gpus_per_node} "
                 f"{'logical ' if self.standin_kind else ''}GPUs on this machine"
             )
+            self.env_vars = {**self.env_vars, **plan.stay_on_loopback(self.standin_kind)}
             self.private = PrivateRay.start(
                 nodes=block.nodes, gpus_per_node=block.gpus_per_node, env_vars=self.env_vars
             )

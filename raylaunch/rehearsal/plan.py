@@ -51,11 +51,19 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1"}
     if kind is None:
         return offline
-    standin_only = {STANDIN_VARIABLE: kind, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    standin_only = {STANDIN_VARIABLE: kind}
     if kind == "gpu" or world_size == 1:
         return offline | standin_only
     threads = max(1, (os.cpu_count() or 1) // world_size)
     return offline | standin_only | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def stay_on_loopback(kind: str | None) -> dict[str, str]:
+    """Environment of stand-in ranks whose Ray nodes are all our own, on this machine: they meet on loopback.
+
+    On a cluster that is joined, each node's own environment names its interface, as for real GPUs.
+    """
+    return {} if kind is None else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
