@@ -69,7 +69,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
     """Look at this machine. Takes milliseconds, reads no weights, imports neither PyTorch nor vLLM."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     shm_total, shm_free = _measure_disk("/dev/shm")
-    ram_total, ram_available = _measure_ram()
+    ram_total, ram_available = measure_ram()
     versions = {name: version for name in _PACKAGES if (version := _find_version(name))}
     return NodeFacts(
         node_ip=request.node_ip,
@@ -148,7 +148,7 @@ def _measure_disk(path: str) -> tuple[int | None, int | None]:
     return usage.total, usage.free
 
 
-def _measure_ram(root: Path = Path("/")) -> tuple[int, int]:
+def measure_ram(root: Path = Path("/")) -> tuple[int, int]:
     """Total and available memory, of the machine or of the container's control group (v2, v1) where that has less.
 
     Args:

@@ -48,13 +48,14 @@ class DriverFacts:
     gpus: tuple[GpuFacts, ...] = ()
 
 
-def _import_nvml() -> Any:
+def import_nvml() -> Any:
+    """The binding of NVML; raises ImportError where nvidia-ml-py is not installed."""
     import pynvml
 
     return pynvml
 
 
-def read_gpus(import_nvml: Callable[[], Any] = _import_nvml) -> DriverFacts:
+def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
     """Ask NVML for everything that matters, and never raise for what it refuses."""
     try:
         nvml = import_nvml()
@@ -67,7 +68,7 @@ def read_gpus(import_nvml: Callable[[], Any] = _import_nvml) -> DriverFacts:
     try:
         cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
         return DriverFacts(
-            driver_version=_text(nvml.nvmlSystemGetDriverVersion()),
+            driver_version=read_text(nvml.nvmlSystemGetDriverVersion()),
             cuda_version=(cuda // 1000, cuda % 1000 // 10),
             gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
         )
@@ -83,18 +84,19 @@ def _read_gpu(nvml: Any, index: int) -> GpuFacts:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         return GpuFacts(
             index=index,
-            uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-            name=_text(nvml.nvmlDeviceGetName(handle)),
+            uuid=read_text(nvml.nvmlDeviceGetUUID(handle)),
+            name=read_text(nvml.nvmlDeviceGetName(handle)),
             total_bytes=int(memory.total),
             used_bytes=int(memory.used),
             free_bytes=int(memory.free),
-            processes=_read_processes(nvml, handle),
+            processes=read_processes(nvml, handle),
         )
     except nvml.NVMLError as error:
         return GpuFacts(index, "", "", 0, 0, 0, error=str(error))
 
 
-def _read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
+def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
+    """Processes that hold memory of a GPU, this one left out."""
     found: dict[int, GpuProcess] = {}
     for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         try:
@@ -117,6 +119,6 @@ def _name_process(pid: int) -> str:
         return ""
 
 
-def _text(value: str | bytes) -> str:
+def read_text(value: str | bytes) -> str:
     """NVML bindings before 11.510 answer in bytes."""
     return value.decode() if isinstance(value, bytes) else value

@@ -84,7 +84,7 @@ V2, V1 = "sys/fs/cgroup/memory.", "sys/fs/cgroup/memory/memory."
 
 def test_memory_of_a_machine_without_limits(tmp_path):
     unlimited = {V2 + "max": "max\n", V2 + "current": "5\n", V2 + "stat": ""}
-    assert node_facts._measure_ram(write_tree(tmp_path, MEMINFO | unlimited)) == (1000 << 10, 800 << 10)
+    assert node_facts.measure_ram(write_tree(tmp_path, MEMINFO | unlimited)) == (1000 << 10, 800 << 10)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_memory_of_a_machine_without_limits(tmp_path):
     ids=["v2", "v1"],
 )
 def test_memory_of_a_container(tmp_path, limit):
-    assert node_facts._measure_ram(write_tree(tmp_path, MEMINFO | limit)) == (500_000, 150_000)
+    assert node_facts.measure_ram(write_tree(tmp_path, MEMINFO | limit)) == (500_000, 150_000)
 
 
 def test_a_limit_above_the_machine_is_none(tmp_path):
     limit = {V2 + "max": str(1 << 62), V2 + "current": "1", V2 + "stat": ""}
-    assert node_facts._measure_ram(write_tree(tmp_path, MEMINFO | limit)) == (1000 << 10, 800 << 10)
+    assert node_facts.measure_ram(write_tree(tmp_path, MEMINFO | limit)) == (1000 << 10, 800 << 10)

@@ -1,0 +1,253 @@
+"""The cluster at this moment, each second: a small Ray actor on each node samples it, and ends with the watcher.
+
+::
+
+    cluster.join(address, env_vars={})
+    for seen in monitor.follow(stop):        # stop: threading.Event
+        for node in seen.nodes:
+            node.host.cpu_percent, [gpu.power_w for gpu in node.gpus.gpus]
+
+The actors take no CPU from Ray's accounts and are not detached: Ray ends them when this process leaves or dies.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from raylaunch import checks, cluster, gpu_sample, host_sample, node_sample
+from raylaunch.node_sample import NodeSample, NodeSampler
+
+_SHIPPED = (checks, gpu_sample, host_sample, node_sample)
+"""What a node runs, pickled by value: a node with an older raylaunch, or none, is sampled all the same."""
+_ANSWER_S = 0.9
+"""Longest wait for the nodes' answers in one round; who is later is told as silent, and may answer the next one."""
+_START_S = 30.0
+"""Longest wait for the first answer: Ray starts a process on each node (1 to 3 s, more where a disk is cold)."""
+_WORKERS_EACH_S = 5.0
+_AGAIN_S = 10.0
+"""After an actor died, until another one is started on that node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process of an engine: the Ray actor that carries one rank of it."""
+
+    node_id: str
+    pid: int
+    tp_rank: int
+    pp_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class SilentNode:
+    """A node that was there and gave no sample this time."""
+
+    ip: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSample:
+    """All nodes at one moment."""
+
+    at: float
+    """Wall clock here, seconds since 1970."""
+    nodes: tuple[NodeSample, ...]
+    """The head first, then by address."""
+    silent: tuple[SilentNode, ...] = ()
+    workers: tuple[Worker, ...] = ()
+    """Of all engines in this cluster."""
+
+
+class Watcher(Protocol):
+    """Something that samples nodes: Ray's (Monitor), or this machine without Ray (LocalMonitor)."""
+
+    def sample(self) -> ClusterSample:
+        """All nodes now."""
+
+    def close(self) -> None:
+        """End what samples."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    node: cluster.ClusterNode
+    actor: Any
+    pending: Any = None
+    answered: bool = False
+    why: str = ""
+    since: float = 0.0
+    """When it fell silent (monotonic)."""
+
+
+class Monitor:
+    """Samples every node of the Ray cluster that this process joined; new nodes are taken in, lost ones told.
+
+    Args:
+        list_nodes: the living nodes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        list_nodes: Callable[[], tuple[cluster.ClusterNode, ...]] = cluster.list_nodes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._list_nodes, self._clock = list_nodes, clock
+        self._watched: dict[str, _Watched] = {}
+        self._workers: tuple[Worker, ...] = ()
+        self._workers_at = -_WORKERS_EACH_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def sample(self) -> ClusterSample:
+        """All nodes now. The first call waits for the actors to start, later ones at most 0.9 s for an answer."""
+        import ray
+
+        self._take_in_nodes()
+        if self._clock() - self._workers_at >= _WORKERS_EACH_S:
+            self._workers, self._workers_at = find_workers(), self._clock()
+        for watched in self._watched.values():
+            if watched.actor is not None and watched.pending is None:
+                pids = tuple(worker.pid for worker in self._workers if worker.node_id == watched.node.node_id)
+                watched.pending = watched.actor.sample.remote(pids)
+        pending = [watched.pending for watched in self._watched.values() if watched.pending is not None]
+        fresh = any(watched.pending is not None and not watched.answered for watched in self._watched.values())
+        done: set[Any] = set()
+        if pending:
+            patience_s = _START_S if fresh and not any(w.answered for w in self._watched.values()) else _ANSWER_S
+            done = set(ray.wait(pending, num_returns=len(pending), timeout=patience_s)[0])
+        samples = [sample for watched in self._watched.values() if (sample := self._read(watched, done)) is not None]
+        silent = tuple(
+            SilentNode(watched.node.ip, f"{watched.why} for {self._clock() - watched.since:.0f} s")
+            for watched in self._watched.values()
+            if watched.why
+        )
+        return ClusterSample(time.time(), tuple(samples), silent, self._workers)
+
+    def close(self) -> None:
+        """End the actors."""
+        import ray
+
+        for watched in self._watched.values():
+            if watched.actor is not None and ray.is_initialized():
+                ray.kill(watched.actor)
+        self._watched.clear()
+
+    def _take_in_nodes(self) -> None:
+        living = {node.node_id: node for node in self._list_nodes()}
+        addresses = {node.ip for node in living.values()}
+        for node_id, watched in list(self._watched.items()):
+            if node_id not in living:
+                watched.actor = watched.pending = None
+                if watched.node.ip in addresses:  # it came back: Ray gives a node a new id each time
+                    del self._watched[node_id]
+                else:
+                    self._fall_silent(watched, "gone from Ray")
+        for node_id, node in living.items():
+            known = self._watched.get(node_id)
+            if known is None:
+                self._watched[node_id] = _Watched(node, _start_actor(node))
+            elif known.actor is None and self._clock() - known.since >= _AGAIN_S:
+                known.actor, known.since = _start_actor(node), self._clock()
+
+    def _read(self, watched: _Watched, done: set[Any]) -> NodeSample | None:
+        import ray
+
+        if watched.actor is None:
+            return None
+        if watched.pending not in done:
+            self._fall_silent(watched, "no answer")
+            return None
+        try:
+            sample: NodeSample = ray.get(watched.pending)
+        except ray.exceptions.RayError as error:
+            watched.actor = watched.pending = None
+            self._fall_silent(watched, f"sampling ended ({type(error).__name__})")
+            return None
+        watched.pending, watched.answered, watched.why = None, True, ""
+        return sample
+
+    def _fall_silent(self, watched: _Watched, why: str) -> None:
+        if not watched.why:
+            watched.since = self._clock()
+        watched.why = why
+
+
+class LocalMonitor:
+    """Samples this machine alone, in this process: where there is no Ray."""
+
+    def __init__(self) -> None:
+        self._sampler = NodeSampler("", "127.0.0.1")
+
+    def sample(self) -> ClusterSample:
+        """This machine now."""
+        return ClusterSample(time.time(), (self._sampler.sample(),))
+
+    def close(self) -> None:
+        """Nothing runs beside this process."""
+
+
+def follow(
+    stop: threading.Event, *, interval_s: float = 1.0, watcher: Watcher | None = None
+) -> Iterator[ClusterSample]:
+    """Sample all nodes each `interval_s` seconds until `stop` is set; then the actors are gone.
+
+    Args:
+        watcher: what samples; without one, a Monitor of the Ray cluster that this process joined.
+    """
+    watcher = watcher or Monitor()
+    try:
+        due = time.monotonic()
+        while not stop.is_set():
+            yield watcher.sample()
+            due = max(due + interval_s, time.monotonic())
+            stop.wait(due - time.monotonic())
+    finally:
+        watcher.close()
+
+
+def find_workers() -> tuple[Worker, ...]:
+    """The living worker actors of all engines in this Ray cluster, by the names that vLLM gives them (0.25 to 0.33)."""
+    import ray
+
+    # Ray 2.60's public twin (ray.util.state) asks the dashboard, which a private cluster does not have.
+    state: Any = ray._private.state.state
+    return tuple(
+        Worker(actor["Address"]["NodeID"], actor["Pid"], *_read_ranks(actor["Name"]))
+        for actor in state.actor_table(None, None, "ALIVE").values()
+        if actor["ActorClassName"].startswith("RayWorker")
+    )
+
+
+def _read_ranks(name: str) -> tuple[int, int]:
+    """TP and PP rank out of "vllm_Worker_<id>_TP1_PP3"; vLLM leaves out what there is only one of."""
+    tp, pp = re.search(r"_TP(\d+)", name), re.search(r"_PP(\d+)", name)
+    return int(tp[1]) if tp else 0, int(pp[1]) if pp else 0
+
+
+def _start_actor(node: cluster.ClusterNode) -> Any:
+    import ray
+    from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for module in _SHIPPED:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return (
+            ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(NodeSampler)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+            .remote(node.node_id, node.ip)
+        )
+    finally:
+        for module in _SHIPPED:
+            cloudpickle.unregister_pickle_by_value(module)
