@@ -32,7 +32,12 @@ system-packages:
 	@tools/system-packages \
 		ip:iproute2 \
 		curl:curl \
-		setpriv:util-linux
+		setpriv:util-linux \
+		ssh:openssh-client \
+		sshd:openssh-server \
+		dockerd:docker.io \
+		rsync:rsync \
+		iptables:iptables
 
 clean: ## all that make made; models stay in ~/.raylaunch
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

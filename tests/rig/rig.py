@@ -1,0 +1,190 @@
+"""Hosts on one machine, a network of their own, and the laptop that reaches them: this machine itself.
+
+::
+
+    this machine ("the laptop")  10.77.N.1 ─ bridge rlN ─┬─ rlNh1 ═ eth0  h1  10.77.N.11
+                                                         └─ rlNh2 ═ eth0  h2  10.77.N.12
+
+N is free on this machine and held by a lock, so that several rigs run at once; a rig whose process was killed leaves
+no process (the kernel ends them with it), and what else it left is swept by the next one that takes its N.
+"""
+
+import fcntl
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from tests.rig.host import ENVIRON, HERE, Host, remove_cgroup, run_here, wait_until
+
+_LOCKS = Path("/tmp/raylaunch-rigs")
+_FIRST_ADDRESS = 11
+
+
+@dataclass
+class Rig:
+    """Some hosts, their network, and a key pair that opens them (as root)."""
+
+    number: int
+    folder: Path
+    lock: IO[str] = field(repr=False)
+    hosts: list[Host] = field(default_factory=list)
+    """Those that were asked for at the start; the first is the head."""
+    strangers: list[Host] = field(default_factory=list)
+    """Those that know nothing of the key."""
+
+    @property
+    def head(self) -> Host:
+        return self.hosts[0]
+
+    @property
+    def workers(self) -> list[Host]:
+        return self.hosts[1:]
+
+    @property
+    def bridge(self) -> str:
+        return f"rl{self.number}"
+
+    @property
+    def laptop_address(self) -> str:
+        return f"10.77.{self.number}.1"
+
+    @property
+    def key(self) -> Path:
+        """The private key."""
+        return self.folder / "id_ed25519"
+
+    @property
+    def public_key(self) -> str:
+        return self.key.with_suffix(".pub").read_text()
+
+    def write_known_hosts(self, file: Path) -> Path:
+        """Write what ssh needs to know the hosts by, as a user who has compared fingerprints has it."""
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text("".join(f"{host.address} {host.host_key}\n" for host in [*self.hosts, *self.strangers]))
+        return file
+
+    def add_stranger(self, name: str = "stranger") -> Host:
+        """One more host on the same network, which the rig's key does not open; it has no dockerd."""
+        host = self._start_host(name)
+        self.strangers.append(host)
+        self._furnish([host], with_docker=False)
+        return host
+
+    def _add_hosts(self, count: int, *, with_docker: bool) -> None:
+        for number in range(1, count + 1):
+            self.hosts.append(self._start_host(f"h{number}"))
+        self._furnish(self.hosts, with_docker=with_docker)
+
+    def _furnish(self, hosts: list[Host], *, with_docker: bool) -> None:
+        for host in hosts:
+            host.furnish(self.public_key if host in self.hosts else None)
+            host.start_sshd()
+            if with_docker:
+                host.start_docker()
+        everybody = [*self.hosts, *self.strangers]
+        names = "".join(f"{host.address} {host.name}\n" for host in everybody)
+        for host in everybody:
+            host.write("/etc/hosts", f"127.0.0.1 localhost\n{names}")
+        for host in hosts if with_docker else ():
+            host.wait_docker()
+
+    def _start_host(self, name: str) -> Host:
+        count = len(self.hosts) + len(self.strangers)
+        link = f"{self.bridge}h{count + 1}"
+        disk = self.folder / name
+        disk.mkdir(exist_ok=True)
+        outer = subprocess.Popen(
+            # The kernel ends unshare with the thread that started it, and --kill-child the host with unshare.
+            ["setpriv", "--pdeathsig", "KILL", "--", "env", "-i", *ENVIRON, "unshare", "--net", "--mount", "--pid",
+             "--ipc", "--uts", "--fork", "--kill-child", "--", "bash", str(HERE / "host_init.sh"), name, str(disk)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert outer.stdout is not None
+        assert outer.stderr is not None
+        assert outer.stdout.readline() == "ready\n", f"{name} did not start: {outer.stderr.read()}"
+        (pid,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        host = Host(
+            name=name,
+            address=f"10.77.{self.number}.{_FIRST_ADDRESS + count}",
+            link=link,
+            cgroup=link,
+            disk=disk,
+            outer=outer,
+            pid=int(pid),
+        )
+        run_here("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pid)
+        run_here("ip", "link", "set", link, "master", self.bridge, "up")
+        host.run(
+            f"ip link set lo up; ip addr add {host.address}/24 dev eth0; ip link set eth0 up; "
+            f"ip route add default via {self.laptop_address}"
+        )
+        return host
+
+    def close(self) -> None:
+        """Undo everything: processes by their ids, network, control groups, files."""
+        everybody = [*self.strangers, *self.hosts]
+        for host in everybody:
+            host.cut_power()
+        for host in everybody:
+            host.remove()
+        run_here("ip", "link", "del", self.bridge)
+        shutil.rmtree(self.folder)
+        self.lock.close()
+
+
+def _take_number() -> tuple[int, IO[str]]:
+    """A number that no other rig of this machine has, nor anybody's network, and the lock that holds it."""
+    _LOCKS.mkdir(exist_ok=True)
+    for number in range(1, 250):
+        lock = (_LOCKS / f"{number}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _sweep(number)
+        addresses = json.loads(run_here("ip", "-json", "-4", "addr"))
+        held = {address["local"] for link in addresses for address in link["addr_info"]}
+        if not any(address.startswith(f"10.77.{number}.") for address in held):
+            return number, lock
+        lock.close()
+    raise AssertionError("no network 10.77.N.0/24 is free on this machine")
+
+
+def _sweep(number: int) -> None:
+    """Remove what a rig of this number left when its process was killed; its hosts ended with it."""
+    names = [link["ifname"] for link in json.loads(run_here("ip", "-json", "link"))]
+    for name in names:
+        if name == f"rl{number}" or name.startswith(f"rl{number}h"):
+            # A killed host's cable goes with its namespace, which the kernel may be taking down at this moment.
+            subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
+            wait_until(lambda name=name: not Path(f"/sys/class/net/{name}").exists(), f"{name}: its end")  # type: ignore[misc]
+    for index in range(1, 16):
+        remove_cgroup(f"rl{number}h{index}")
+
+
+@contextmanager
+def start_rig(folder: Path, hosts: int = 2, *, with_docker: bool = True) -> Iterator[Rig]:
+    """Hosts h1, h2, ... with sshd (and dockerd), all of them gone afterwards.
+
+    Args:
+        folder: is made, filled with the hosts' disks and the key, and removed; on a real disk (not tmpfs, not overlay)
+            where dockerd runs, and with room for as many images as there are hosts.
+    """
+    number, lock = _take_number()
+    folder.mkdir(parents=True)
+    rig = Rig(number, folder, lock)
+    run_here("ip", "link", "add", rig.bridge, "type", "bridge")
+    try:
+        run_here("ip", "addr", "add", f"{rig.laptop_address}/24", "dev", rig.bridge)
+        run_here("ip", "link", "set", rig.bridge, "up")
+        run_here("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(rig.key))
+        rig._add_hosts(hosts, with_docker=with_docker)
+        yield rig
+    finally:
+        rig.close()
