@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from raylaunch import config
 from raylaunch.driver import Driver
@@ -60,6 +61,16 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
     assert "/nonexistent/model" in ended.stderr
     assert foreign_ray.find_failure() is None
     assert all(node.identity.is_alive() for node in foreign_ray.nodes)
+
+
+def test_ranks_of_a_private_ray_have_the_priority_of_their_server(tmp_path: Path) -> None:
+    """Ray's own default is niceness 15: behind the very processes that wait for them."""
+    driver = Driver(config.load(write_launch(tmp_path), environ={}), "cpu", {harness.MARK: str(tmp_path / "home")})
+    try:
+        driver.join()
+        assert ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote()) == os.getpriority(os.PRIO_PROCESS, 0)
+    finally:
+        driver.release()
 
 
 def test_death_of_a_private_node_is_told_at_once(tmp_path: Path) -> None:
