@@ -4,6 +4,7 @@
 
     RaylaunchError                 exit 1: expected, told in words, no traceback
     ├── LaunchFileError            the launch file, a --set or a RAYLAUNCH_* variable is wrong
+    │   └── ClusterFileError       the cluster file is wrong
     ├── PortTakenError             the address to serve on belongs to somebody else
     ├── ClusterError               Ray cannot be joined, or is not the cluster the launch asks for
     │   └── NotEnoughGpusError     the GPUs did not come within cluster.wait_s
@@ -55,6 +56,10 @@ class LaunchFileError(RaylaunchError):
     def __init__(self, what: str, *, fix: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(what, fix=fix)
         self.problems = tuple(problems)
+
+
+class ClusterFileError(LaunchFileError):
+    """The cluster file is wrong; `problems` holds every finding as a sentence."""
 
 
 class PortTakenError(RaylaunchError):

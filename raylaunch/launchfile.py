@@ -1,6 +1,6 @@
-"""Reads YAML with the line of every name, and refuses what is no launch file before it can do harm.
+"""Reads YAML with the line of every name, and refuses what is no launch (or cluster) file before it can do harm.
 
-Only the form is looked at here; `launchcheck` looks at keys and values.
+Only the form is looked at here; `launchcheck` and `clusterfile` look at keys and values.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_NUMBER = 1 << 63
 _TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a file is called in messages, and what it cannot do without."""
+
+    noun: str
+    needs: str
+
+
+LAUNCH_FILE = FileKind("launch file", "a `model:` block at least")
 
 
 class BadYamlError(Exception):
@@ -141,12 +153,12 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Any,
         if "'\\t' that cannot start any token" in (error.problem or ""):
             what = "a tab; YAML indents with spaces"
         if "expected a single document" in (error.context or ""):
-            what = "a second document (---); a launch file holds one"
+            what = "a second document (---); the file holds one"
         raise BadYamlError(what, error.problem_mark or error.context_mark) from None
 
 
-def read_file(path: Path | None, content: bytes, said: Said) -> None:
-    """Say what a launch file's content says.
+def read_file(path: Path | None, content: bytes, said: Said, kind: FileKind = LAUNCH_FILE) -> None:
+    """Say what a file's content says.
 
     Args:
         path: for messages; None is the demo.
@@ -154,7 +166,7 @@ def read_file(path: Path | None, content: bytes, said: Said) -> None:
     name = describe_path(path)
     found: list[tuple[int, Key, str]] = []
     try:
-        values, lines = _parse_blocks(content, lambda *finding: found.append(finding))
+        values, lines = _parse_blocks(content, kind, lambda *finding: found.append(finding))
     except BadYamlError as error:
         said.problems.append(f"{name}:{error.line}: column {error.column}: {error.what}")
         said.unread = True
@@ -167,12 +179,15 @@ def read_file(path: Path | None, content: bytes, said: Said) -> None:
     said.values = _without(values, bad)
 
 
-def _parse_blocks(content: bytes, report: Callable[[int, Key, str], None]) -> tuple[dict[str, Any], dict[Key, int]]:
-    values, lines = parse_yaml(_decode(content), report)
+def _parse_blocks(
+    content: bytes, kind: FileKind, report: Callable[[int, Key, str], None]
+) -> tuple[dict[str, Any], dict[Key, int]]:
+    values, lines = parse_yaml(_decode(content, kind), report)
     if values is None:
-        raise BadYamlError("the file says nothing; it needs a `model:` block at least")
+        raise BadYamlError(f"the file says nothing; it needs {kind.needs}")
     if not isinstance(values, dict):
-        raise BadYamlError(f"no blocks at the top; the file needs {', '.join(BLOCKS)}, each a name and a colon")
+        needs = f"{', '.join(BLOCKS)}, each a name and a colon" if kind is LAUNCH_FILE else kind.needs
+        raise BadYamlError(f"no blocks at the top; the file needs {needs}")
     return values, lines
 
 
@@ -185,11 +200,11 @@ def _without(values: dict[str, Any], bad: set[Key], key: Key = ()) -> dict[str, 
     }
 
 
-def _decode(content: bytes) -> str:
+def _decode(content: bytes, kind: FileKind) -> str:
     if len(content) > _MAX_BYTES:
-        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is no launch file")
+        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is no {kind.noun}")
     if b"\0" in content:
-        raise BadYamlError("binary data, not text: this is no launch file")
+        raise BadYamlError(f"binary data, not text: this is no {kind.noun}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -198,12 +213,12 @@ def _decode(content: bytes) -> str:
         raise BadYamlError("not UTF-8 text", mark) from None
 
 
-def fetch_content(path: Path, said: Said) -> bytes | None:
+def fetch_content(path: Path, said: Said, kind: FileKind = LAUNCH_FILE) -> bytes | None:
     """The bytes of a launch file (at most one more than may be), or None with the problem said."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            what = "is a directory, not a launch file" + _name_files(path)
+            what = f"is a directory, not a {kind.noun}" + _name_files(path)
         elif not stat.S_ISREG(status.st_mode):
             what = "is no regular file"
         else:
