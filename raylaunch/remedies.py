@@ -63,6 +63,10 @@ _REMEDIES = (
         "`nvidia-smi` must answer on that node; start its container with --gpus all; restart it where it lost its GPUs",
     ),
     (
+        r"No module named '(?!vllm|raylaunch)",
+        "vLLM's own packages are not all installed: `pip check` names them, `pip install` of the same vLLM mends it",
+    ),
+    (
         r"(?i)Unable to find address for|no socket interface found|Bootstrap : no socket|connectFullMesh|"
         r"gloo.*(refused|timed out)",
         "name each node's own network interface: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in the environment before "

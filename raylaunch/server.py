@@ -56,7 +56,11 @@ def _import_vllm_server() -> Namespace:
         for module in modules:
             try:
                 setattr(found, name, getattr(importlib.import_module(module), name))
-            except (ModuleNotFoundError, AttributeError):
+            except ModuleNotFoundError as error:
+                if not (error.name or "").startswith("vllm"):
+                    raise  # the place is there; what it needs is not
+                continue
+            except AttributeError:
                 continue
             break
         else:

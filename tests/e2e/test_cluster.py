@@ -68,7 +68,8 @@ def test_ranks_of_a_private_ray_have_the_priority_of_their_server(tmp_path: Path
     driver = Driver(config.load(write_launch(tmp_path), environ={}), "cpu", {harness.MARK: str(tmp_path / "home")})
     try:
         driver.join()
-        assert ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote()) == os.getpriority(os.PRIO_PROCESS, 0)
+        seen = ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
+        assert seen == os.getpriority(os.PRIO_PROCESS, 0)
     finally:
         driver.release()
 
