@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from raylaunch.commands import serving
+from raylaunch.commands import bench, serving
 from raylaunch.errors import ExitCode, RaylaunchError
 
-_FAMILIES = (serving,)
+_FAMILIES = (serving, bench)
 """Modules of commands/; each names its verbs in COMMANDS."""
 
 

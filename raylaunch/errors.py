@@ -11,7 +11,8 @@
     ├── ChecksFailedError          nodes are not fit to serve (all findings, not the first)
     ├── WeightsError               the model cannot be fetched, or its folder is not whole
     ├── EngineError                vLLM did not come up, or died
-    └── ServiceError               nothing serves here, or it does not answer
+    ├── ServiceError               nothing serves here, or it does not answer
+    └── BenchError                 a load test cannot be made, or its files cannot be read
 """
 
 from collections.abc import Sequence
@@ -88,3 +89,7 @@ class EngineError(RaylaunchError):
 
 class ServiceError(RaylaunchError):
     """Nothing serves here, or what serves does not answer."""
+
+
+class BenchError(RaylaunchError):
+    """A load test cannot be made, or its files cannot be read."""

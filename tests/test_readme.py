@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 REFERENCE = "configs/deepseek-r1-70b.yaml"
 DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
+BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -143,6 +144,8 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch status --json": (finds_nothing_serving, DEMO_TEST),
     "raylaunch stop": (has_nothing_to_stop, None),
     "raylaunch --version": (runs, None),
+    "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
+    "raylaunch bench --concurrency 1,8,64,500 --slo ttft=2s,tpot=50ms": (finds_nothing_serving, BENCH_TEST),
     "pip install '.[vllm]'": (names_an_extra, None),
     "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, None),
     "docker run -d --name raylaunch --gpus all --network host --ipc host --ulimit nofile=1048576:1048576 "

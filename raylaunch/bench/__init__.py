@@ -1,0 +1,17 @@
+"""`raylaunch bench`: offer load to an OpenAI-compatible server; the figures are the server's, not the client's.
+
+::
+
+    target.py    where the server is, what it serves, its key                 no requests of load
+    prompts.py   questions, files, synthetic prompts -> request bodies
+    wire.py      one HTTP/1.1 answer, byte by byte: framing, events, usage    no sockets
+    streams.py   a connection that carries one request after another          wire
+    shard.py     the loop that drives many streams, and watches itself        streams watch
+    fleet.py     shards as processes here or as Ray actors on every node      shard
+    sampling.py  GPUs, network and engine meanwhile                           -
+    stats.py     from rows to figures                                         -
+    result.py    the result file and its rows file                            stats
+    report.py    HTML and PNG                                                 result charts
+    compare.py   two results, and whether they differ                         result
+    run.py       a whole run: levels, warm-up, sampling, ending               all above
+"""

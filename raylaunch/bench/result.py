@@ -1,0 +1,128 @@
+"""The result file of a load test (one JSON), and the rows file beside it (a compact line for each request).
+
+`format_version` 1. A sweep's levels are in `levels`; the top level repeats the figures of the last one. What each key
+means: docs/bench.md.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raylaunch.bench.streams import Row
+from raylaunch.errors import BenchError
+
+FORMAT_VERSION = 1
+KIND = "raylaunch bench"
+_MICRO = 1e6
+
+
+def rows_path(result: Path) -> Path:
+    """Where the rows of a result are."""
+    return result.with_suffix(".rows.jsonl.gz")
+
+
+def pack_row(row: Row, start_s: float, level: int) -> list[Any]:
+    """A row as it is written: times in microseconds from the level's start, arrivals as the gaps between them."""
+    first = row.arrivals[0] if row.arrivals else None
+    before = first or 0.0
+    gaps = []
+    for time in row.arrivals[1:]:
+        gaps.append(round((time - before) * _MICRO))
+        before = time
+
+    def since(time: float) -> int:
+        return round((time - start_s) * _MICRO)
+
+    return [
+        level, row.number, row.shard, since(row.due_s), since(row.sent_s or row.end_s), since(row.end_s),
+        row.status, row.tokens_in, row.tokens_out, row.error, None if first is None else since(first), gaps,
+    ]  # fmt: skip
+
+
+COLUMNS = (
+    *("level", "number", "shard", "due_us", "sent_us", "end_us", "status", "tokens_in", "tokens_out", "error"),
+    *("first_us", "gaps_us"),
+)
+"""What pack_row's values are, in order; the rows file's first line names them."""
+
+
+def unpack_row(values: list[Any]) -> tuple[int, Row]:
+    """The level and the row (times in seconds from the level's start) that pack_row wrote."""
+    level, number, shard, due, sent, end, status, tokens_in, tokens_out, error, first, gaps = values
+    row = Row(
+        number, due / _MICRO, sent / _MICRO, end / _MICRO, status, tokens_in, tokens_out, error, shard=shard
+    )  # fmt: skip
+    if first is not None:
+        at = first
+        row.arrivals.append(at / _MICRO)
+        for gap in gaps:
+            at += gap
+            row.arrivals.append(at / _MICRO)
+    return level, row
+
+
+def write_result(path: Path, result: Mapping[str, Any], rows: Iterable[list[Any]]) -> None:
+    """Write both files whole or not at all: the rows first, so that a result never lacks its rows.
+
+    Raises:
+        BenchError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = rows_path(path)
+        aside = beside.with_suffix(f".{os.getpid()}")
+        with gzip.open(aside, "wt", compresslevel=6, encoding="utf-8") as file:
+            file.write(json.dumps({"columns": COLUMNS}) + "\n")
+            for row in rows:
+                file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
+        aside.replace(beside)
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written: {error.strerror}", fix="name another with --output") from error
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        BenchError: it cannot be read, or is none of a version that this raylaunch knows.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(
+            f"{path} cannot be read: {error.strerror}", fix="name a file that `raylaunch bench` wrote"
+        ) from error
+    except ValueError as error:
+        raise BenchError(f"{path} is not JSON: {error}", fix="name a file that `raylaunch bench` wrote") from error
+    if not isinstance(result, dict) or result.get("kind") != KIND:
+        raise BenchError(f"{path} is not a result of `raylaunch bench`", fix="name a file that it wrote")
+    if result.get("format_version") != FORMAT_VERSION:
+        raise BenchError(
+            f"{path} has format version {result.get('format_version')}, and this raylaunch reads {FORMAT_VERSION}",
+            fix="read it with the raylaunch that wrote it",
+        )
+    return result
+
+
+def read_rows(result: Path) -> Iterator[tuple[int, Row]]:
+    """Level and row of each request of a result.
+
+    Raises:
+        BenchError: the rows file is not there, or broken.
+    """
+    path = rows_path(result)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            columns = json.loads(next(file))["columns"]
+            if tuple(columns) != COLUMNS:
+                raise BenchError(f"{path} has other columns than this raylaunch knows", fix="use the one that wrote it")
+            for line in file:
+                yield unpack_row(json.loads(line))
+    except (OSError, EOFError, ValueError, KeyError, StopIteration) as error:
+        raise BenchError(f"{path} cannot be read: {error}", fix=f"it belongs beside {result.name}") from error

@@ -1,0 +1,287 @@
+"""A whole load test: warm-up, one level after another, what was sampled meanwhile, and the result of it all."""
+
+import os
+import platform
+import time
+import urllib.error
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from raylaunch.bench import result as result_file
+from raylaunch.bench import stats
+from raylaunch.bench.fleet import Fleet
+from raylaunch.bench.prompts import Asking, Prompt
+from raylaunch.bench.sampling import Sampler, cut_moments
+from raylaunch.bench.shard import Plan, Progress, ShardResult
+from raylaunch.bench.streams import Row
+from raylaunch.bench.target import Target
+from raylaunch.bench.watch import MAX_FAILED_SHARE, Watch, find_client_limits
+from raylaunch.errors import BenchError
+
+STREAMS_PER_SHARD = 500
+"""One shard carries 500 streams of 50 tokens/s in about a third of a core (docs/bench.md)."""
+ENDS = {
+    "stopped": "stopped before its end",
+    "gone": "the server stopped answering",
+    "stalled": "the server fell silent: no byte for any request under way",
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One load: closed loop at `concurrency`, or open loop at `rate_per_s`."""
+
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{self.concurrency} at once" if self.concurrency else f"{self.rate_per_s:g} requests/s"
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is to be measured."""
+
+    target: Target
+    asking: Asking
+    prompts: Sequence[Prompt]
+    levels: tuple[Level, ...]
+    requests: int | None = None
+    """For each level; None with a duration: as many as fit; None without: three times as many as at once."""
+    duration_s: float | None = None
+    warmup: int = 0
+    shards: int | None = None
+    """None: as many as the load needs and this machine has cores for."""
+    timeout_s: float = 300.0
+    slo: stats.Slo = field(default_factory=stats.Slo)
+    seed: int = 0
+    source: str = ""
+    """Where the prompts come from, in words."""
+
+    def count_requests(self, level: Level) -> int | None:
+        """Requests of a level; None leaves it to the duration."""
+        if self.requests is not None or self.duration_s is not None:
+            return self.requests
+        return max(20, 3 * level.concurrency) if level.concurrency else 200
+
+    def count_shards(self, level: Level) -> int:
+        """Shards of a level."""
+        if self.shards is not None:
+            return max(1, min(self.shards, level.concurrency or self.shards))
+        wanted = -(-(level.concurrency or 1) // STREAMS_PER_SHARD)
+        return max(1, min(wanted, (os.cpu_count() or 2) - 1))
+
+
+@dataclass
+class Outcome:
+    """The result and its rows, as written."""
+
+    result: dict[str, Any]
+    rows: list[list[Any]]
+    stopped: bool = False
+    """Whether somebody pressed Ctrl-C."""
+
+
+def run_test(test: Test, fleet: Fleet, sampler: Sampler | None, *, show: Callable[[Sequence[str]], None]) -> Outcome:
+    """Run all levels, and tell how they went.
+
+    Args:
+        show: is given lines that replace each other: what goes on.
+    """
+    if not test.levels:
+        raise BenchError("there is no load to offer", fix="say --concurrency or --rate")
+    bodies = test.asking.make_bodies(test.target.model, test.prompts)
+    made_at = time.time()
+    if test.warmup:
+        show([f"warm-up: {test.warmup} requests"])
+        at_once = Level(concurrency=min(test.warmup, max(level.concurrency or 8 for level in test.levels)))
+        _offer(test, at_once, bodies, fleet, show, requests=test.warmup, title="warm-up")
+    outcome = Outcome({}, [])
+    levels: list[dict[str, Any]] = []
+    for number, level in enumerate(test.levels):
+        shards, began = _offer(test, level, bodies, fleet, show, requests=test.count_requests(level))
+        figures = summarise_level(test, level, shards, began)
+        if sampler is not None:
+            figures |= cut_moments(sampler.moments, began, began + figures["duration_s"])
+        levels.append(figures)
+        for shard in shards:
+            rows = [*shard.rows, *shard.rows_cut]
+            outcome.rows += [result_file.pack_row(row, began + shard.clock_offset_s, number) for row in rows]
+        if figures["ended"] != "whole":
+            outcome.stopped = figures["ended"] == "stopped"
+            break
+    outcome.result = make_result(test, levels, made_at, sampler)
+    return outcome
+
+
+def _offer(
+    test: Test,
+    level: Level,
+    bodies: tuple[bytes, ...],
+    fleet: Fleet,
+    show: Callable[[Sequence[str]], None],
+    *,
+    requests: int | None,
+    title: str = "",
+) -> tuple[list[ShardResult], float]:
+    """Run one level; returns what the shards saw, and the common start on this machine's clock."""
+    shards = test.count_shards(level)
+    addresses, head = test.target.find_addresses(), test.target.make_head(test.asking.path)
+    plans = [
+        Plan(
+            addresses, head, bodies, test.timeout_s, shard, shards,
+            concurrency=level.concurrency, rate_per_s=level.rate_per_s, requests=requests,
+            duration_s=None if title else test.duration_s, seed=test.seed,
+        )
+        for shard in range(shards)
+    ]  # fmt: skip
+    starts = [monotonic()]
+
+    def report(progress: Progress) -> None:
+        took_s = max(0.0, monotonic() - starts[-1])
+        share = 0.0
+        if requests:
+            share = progress.done / requests
+        elif test.duration_s:
+            share = took_s / test.duration_s
+        failed = f", {progress.failed} FAILED" if progress.failed else ""
+        counted = f"{progress.done} done{failed}, {progress.running} running, {took_s:.0f} s"
+        show([f"{title or level.describe()}: {min(share, 1.0) // 0.1 / 10:.0%} | {counted}"])
+
+    results = fleet.run(plans, report=report, started=starts.append)
+    return results, starts[-1]
+
+
+def summarise_level(test: Test, level: Level, shards: Sequence[ShardResult], began: float) -> dict[str, Any]:
+    """The figures of one level; rows of other machines are brought to this one's clock first."""
+    rows: list[Row] = []
+    for shard in shards:
+        for row in shard.rows:
+            rows.append(row)
+            _shift(row, -shard.clock_offset_s)
+        for row in shard.rows_cut:
+            _shift(row, -shard.clock_offset_s)
+        shard.began_s -= shard.clock_offset_s
+        shard.ended_s -= shard.clock_offset_s
+        shard.clock_offset_s = 0.0
+    ended = next((shard.ended for shard in shards if shard.ended != "whole"), "whole")
+    duration_s = max(1e-6, max(shard.ended_s for shard in shards) - began)
+    late_s = [row.sent_s - row.due_s for row in rows if row.sent_s] if level.rate_per_s else []
+    watches = [shard.watch for shard in shards]
+    figures = {
+        "load": {
+            "kind": "closed" if level.concurrency else "open",
+            "concurrency": level.concurrency,
+            "rate_per_s": level.rate_per_s,
+            "requests": test.count_requests(level),
+            "duration_s": test.duration_s,
+        },
+        "ended": ended,
+        "requests_cut_off": sum(shard.cut_off for shard in shards),
+        **stats.summarise(rows, start_s=began, duration_s=duration_s, slo=test.slo),
+        "client": describe_client(shards, late_s),
+    }
+    late = sorted(late_s)
+    reasons = find_client_limits(watches, stats.find_percentile(late, 99) if late else None)
+    if ended != "whole":
+        reasons.append(f"{ENDS[ended]}, {duration_s:.1f} s after the start")
+    if not figures["requests_ok"]:
+        reasons.append("no request succeeded")
+    elif (share := figures["requests_failed"] / len(rows)) > MAX_FAILED_SHARE:
+        reasons.append(f"{share:.0%} of the requests failed: the figures are those of the others")
+    return {"valid": not reasons, "invalid_because": reasons, **figures}
+
+
+def _shift(row: Row, by_s: float) -> None:
+    if not by_s:
+        return
+    row.due_s += by_s
+    row.end_s += by_s
+    row.sent_s += by_s if row.sent_s else 0.0
+    for number in range(len(row.arrivals)):
+        row.arrivals[number] += by_s
+
+
+def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> dict[str, Any]:
+    """How the client itself fared."""
+
+    def describe(shard: ShardResult) -> dict[str, Any]:
+        watch: Watch = shard.watch
+        return {
+            "node": shard.node,
+            "cpu_s": round(watch.cpu_s, 3),
+            "cpu_share": round(watch.cpu_s / watch.duration_s, 4),
+            "max_loop_lag_ms": round(watch.max_loop_lag_s * 1e3, 3),
+            "slow_share": round(watch.slow_s / watch.duration_s, 5),
+            "turns": watch.turns,
+            "reads": watch.reads,
+            "runnable_wait_s": None if watch.runnable_wait_s is None else round(watch.runnable_wait_s, 3),
+        }
+
+    each = [describe(shard) for shard in shards]
+    connect = stats.Distribution.of(value for shard in shards for value in shard.watch.connects_s)
+    described: dict[str, Any] = {
+        "cpu_s": round(sum(one["cpu_s"] for one in each), 3),
+        "max_loop_lag_ms": max(one["max_loop_lag_ms"] for one in each),
+        "connections": connect.count,
+        "connect_ms": {"p50": connect.p50, "p99": connect.p99, "max": connect.max},
+        "shards": each,
+    }
+    if late_s:
+        late = stats.Distribution.of(late_s)
+        described["late_ms"] = {"p50": late.p50, "p99": late.p99, "max": late.max}
+    return described
+
+
+def make_result(test: Test, levels: list[dict[str, Any]], made_at: float, sampler: Sampler | None) -> dict[str, Any]:
+    """The whole result: what was asked, of what, on what; the figures of the last level on top."""
+    from raylaunch import versions
+
+    last = levels[-1]
+    reasons = [
+        f"{describe_load(level['load'])}: {reason}" if len(levels) > 1 else reason
+        for level in levels
+        for reason in level["invalid_because"]
+    ]
+    figures = {key: value for key, value in last.items() if key not in ("samples", "series", "load")}
+    return {
+        "format_version": result_file.FORMAT_VERSION,
+        "kind": result_file.KIND,
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made_at)),
+        **figures,
+        "valid": not reasons,
+        "invalid_because": reasons,
+        "server": {"url": test.target.url, "model": test.target.model, "version": find_server_version(test.target)},
+        "asked": {
+            "api": test.asking.api,
+            "stream": test.asking.stream,
+            "max_tokens": test.asking.max_tokens,
+            "exact_tokens": test.asking.exact,
+            "temperature": test.asking.temperature,
+            "prompts": test.source,
+            "distinct_prompts": len(test.prompts),
+            "warmup": test.warmup,
+            "timeout_s": test.timeout_s,
+            "seed": test.seed,
+        },
+        "versions": {name: versions.find_version(name) for name in ("ray", "vllm", "torch")}
+        | {"raylaunch": versions.find_version("raylaunch"), "python": platform.python_version()},
+        "nodes": {} if sampler is None else sampler.facts,
+        "levels": levels,
+    }
+
+
+def describe_load(load: dict[str, Any]) -> str:
+    """A level's load in words."""
+    return Level(load["concurrency"], load["rate_per_s"]).describe()
+
+
+def find_server_version(target: Target) -> str | None:
+    """What the server says it is (vLLM's /version), or None."""
+    try:
+        return str(target.ask("/version")["version"])
+    except (BenchError, urllib.error.HTTPError, KeyError, TypeError):
+        return None

@@ -1,0 +1,330 @@
+"""One shard of a load: a loop over epoll that drives its streams, notes when bytes came, and watches itself.
+
+A loop of our own because the time a reading waits for the loop is part of what is measured: one turn is one look at
+the sockets and the work for those that are ready, so the length of a turn bounds the error of every time noted in it.
+"""
+
+import gc
+import random
+import select
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import Protocol
+
+from raylaunch.bench.streams import Address, Row, State, Stream
+from raylaunch.bench.watch import Watch, raise_file_limit
+from raylaunch.bench.wire import make_request
+
+TICK_S = 0.05
+_CONNECTING_AT_ONCE = 128
+_BEGIN_AT_ONCE = 64
+_PREPARE_LIMIT_S = 30.0
+_PAUSE_AFTER_FAILURE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one shard is to do."""
+
+    addresses: tuple[Address, ...]
+    """Tried in this order until one connects."""
+    head: bytes
+    """Of every request: wire.make_head."""
+    bodies: tuple[bytes, ...]
+    """Request n sends bodies[n % len(bodies)]."""
+    timeout_s: float
+    """Longest silence on a request."""
+    shard: int = 0
+    shards: int = 1
+    """This shard sends the requests shard, shard + shards, shard + 2 shards, ..."""
+    concurrency: int | None = None
+    """Closed loop: of all shards together; each stream sends its next request when the last is answered."""
+    rate_per_s: float | None = None
+    """Open loop: of all shards together; Poisson arrivals, whatever the server does."""
+    requests: int | None = None
+    duration_s: float | None = None
+    """No request begins later than this."""
+    seed: int = 0
+
+    @property
+    def streams(self) -> int:
+        """Closed loop: connections of this shard."""
+        assert self.concurrency is not None
+        return self.concurrency // self.shards + (self.shard < self.concurrency % self.shards)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a shard is."""
+
+    done: int
+    failed: int
+    running: int
+    events: int
+    """Output events of the requests that are done."""
+
+
+@dataclass
+class ShardResult:
+    """What a shard brings back."""
+
+    rows: list[Row]
+    watch: Watch
+    began_s: float
+    """On the shard's own monotonic clock."""
+    ended_s: float
+    ended: str
+    """"whole", "stopped" (from outside), "gone" (every request fails) or "stalled" (no byte for timeout_s)."""
+    cut_off: int = 0
+    """Requests under way that were given up because the run was stopped."""
+    rows_cut: list[Row] = field(default_factory=list)
+    clock_offset_s: float = 0.0
+    """This shard's clock minus the starter's (processes of one machine share it)."""
+    node: str = ""
+
+
+class Control(Protocol):
+    """How a shard hears from, and reports to, whoever started it."""
+
+    def wait_for_start(self) -> float | None:
+        """Tell that all is prepared; returns the moment to begin on this machine's clock, or None to end."""
+
+    def is_stopped(self) -> bool:
+        """Whether to end now."""
+
+    def report(self, progress: Progress) -> None:
+        """Take the state; called twice a second."""
+
+
+class Shard:
+    """See the module."""
+
+    def __init__(self, plan: Plan, control: Control) -> None:
+        self._plan, self._control = plan, control
+        self._poll = select.epoll()
+        self._by_fd: dict[int, Stream] = {}
+        self._watch = Watch()
+        self._address = plan.addresses[0]
+        self._context = _make_context(self._address)
+        self._streams: list[Stream] = []
+        self._idle: list[Stream] = []
+        self._resting: deque[tuple[float, Stream]] = deque()
+        self._waiting: deque[Row] = deque()  # open loop: due, and no file descriptor for it
+        self._rows: list[Row] = []
+        self._cut: list[Row] = []
+        self._next = plan.shard
+        self._running = 0
+        self._failed = self._events = 0
+        self._failed_in_a_row = 0
+        self._ended = ""
+        self._random = random.Random(f"{plan.seed}/{plan.shard}")
+
+    def run(self) -> ShardResult:
+        """Connect, wait for the start, offer the load, and return what was seen."""
+        gc.disable()  # a collection stops the loop for tens of milliseconds, and nothing here makes cycles
+        try:
+            fit = raise_file_limit(self._plan.streams if self._plan.concurrency else 1 << 16)
+            self._fit = fit
+            self._choose_address()
+            if self._plan.concurrency:
+                self._prepare(min(self._plan.streams, fit))
+            start = self._control.wait_for_start()
+            if start is None:
+                self._ended, start = "stopped", monotonic()
+            sleep(max(0.0, start - monotonic()))
+            return self._drive(start)
+        finally:
+            for stream in self._streams:
+                stream.close()
+            self._poll.close()
+            gc.enable()
+
+    def _choose_address(self) -> None:
+        """Keep the first address that connects; where none does, the requests will tell."""
+        for address in self._plan.addresses:
+            self._address = address
+            self._context = _make_context(address)
+            stream = self._make_stream()
+            self._settle([stream], 5.0)
+            if stream.state is State.IDLE:
+                stream.close()
+                return
+            stream.close()
+
+    def _make_stream(self) -> Stream:
+        return Stream(self._address, self._context, self._poll, self._by_fd, self._watch.connects_s.append)
+
+    def _settle(self, streams: Sequence[Stream], limit_s: float) -> None:
+        """Open connections, a number at once: more would overflow a server's backlog and cost a second each."""
+        left = list(reversed(streams))
+        until = monotonic() + limit_s
+        under_way: list[Stream] = []
+        while (left or under_way) and monotonic() < until and not self._control.is_stopped():
+            while left and len(under_way) < _CONNECTING_AT_ONCE:
+                stream = left.pop()
+                if stream.open() is None:
+                    under_way.append(stream)
+            for fd, mask in self._poll.poll(TICK_S):
+                if stream_of_fd := self._by_fd.get(fd):
+                    stream_of_fd.on_ready(mask)
+            under_way = [stream for stream in under_way if stream.state in (State.CONNECTING, State.SHAKING)]
+
+    def _prepare(self, count: int) -> None:
+        self._watch.connects_s.clear()  # the probe's
+        self._streams = [self._make_stream() for _ in range(count)]
+        self._settle(self._streams, _PREPARE_LIMIT_S)
+        self._idle = list(self._streams)
+        self._watch.refused_for_files = max(0, self._plan.streams - count)
+
+    def _drive(self, start: float) -> ShardResult:
+        now = monotonic()
+        self._watch.start(now)
+        self._start_s = start
+        self._next_due = start if self._plan.rate_per_s is None else start + self._draw_gap()
+        last_report = last_check = woke = now
+        while not self._ended:
+            self._begin_due(now)
+            if not self._running and not self._resting and not self._waiting and self._is_all_sent(now):
+                self._ended = "whole"
+                break
+            asleep = monotonic()
+            timeout = self._find_timeout(asleep)
+            self._watch.note_turn(asleep - woke)
+            ready = self._poll.poll(timeout)
+            woke = monotonic()
+            if not ready:
+                self._watch.note_turn(woke - asleep - timeout - 0.001)  # epoll rounds up to a millisecond
+            self._watch.reads += len(ready)
+            by_fd = self._by_fd
+            for fd, mask in ready:
+                stream = by_fd.get(fd)
+                if stream is not None and (ended := stream.on_ready(mask)) is not None:
+                    self._finish(stream, ended)
+            now = monotonic()
+            if now - last_check >= TICK_S:
+                last_check = now
+                self._check(now)
+                if now - last_report >= 0.5:
+                    last_report = now
+                    self._report()
+        now = monotonic()
+        self._watch.end(now)
+        self._report()
+        for stream in self._streams:
+            if stream.row is not None:
+                stream.take_arrivals()
+                stream.row.end_s = now
+                self._cut.append(stream.row)
+        last = max((row.end_s for row in self._rows), default=now) if self._ended == "whole" else now
+        return ShardResult(self._rows, self._watch, start, last, self._ended, len(self._cut), self._cut)
+
+    def _report(self) -> None:
+        self._control.report(Progress(len(self._rows), self._failed, self._running, self._events))
+
+    def _draw_gap(self) -> float:
+        assert self._plan.rate_per_s is not None
+        return self._random.expovariate(self._plan.rate_per_s / self._plan.shards)
+
+    def _is_all_sent(self, now: float) -> bool:
+        plan = self._plan
+        if plan.requests is not None and self._next >= plan.requests:
+            return True
+        moment = self._next_due if plan.rate_per_s is not None else now
+        return plan.duration_s is not None and moment >= self._start_s + plan.duration_s
+
+    def _find_timeout(self, now: float) -> float:
+        if self._is_all_sent(now):
+            return TICK_S
+        if self._plan.rate_per_s is None:
+            return 0.0 if self._idle else TICK_S
+        return min(TICK_S, max(0.0, self._next_due - now))
+
+    def _begin_due(self, now: float) -> None:
+        if self._plan.rate_per_s is None:
+            while self._resting and self._resting[0][0] <= now:
+                self._idle.append(self._resting.popleft()[1])
+            for _ in range(min(len(self._idle), _BEGIN_AT_ONCE)):  # between them the answers are looked at
+                if self._is_all_sent(now):
+                    break
+                self._begin(self._idle.pop(), Row(self._take_number(), monotonic()))
+            return
+        while self._next_due <= now and not self._is_all_sent(now):
+            self._waiting.append(Row(self._take_number(), self._next_due))
+            self._next_due += self._draw_gap()
+        while self._waiting:
+            if not self._idle:
+                if len(self._streams) >= self._fit:
+                    self._watch.refused_for_files += 1
+                    return
+                self._streams.append(self._make_stream())
+                self._idle.append(self._streams[-1])
+            self._begin(self._idle.pop(), self._waiting.popleft())
+
+    def _take_number(self) -> int:
+        number = self._next
+        self._next += self._plan.shards
+        return number
+
+    def _begin(self, stream: Stream, row: Row) -> None:
+        row.shard = self._plan.shard
+        self._running += 1
+        body = self._plan.bodies[row.number % len(self._plan.bodies)]
+        if failed := stream.send(row, make_request(self._plan.head, body)):
+            self._finish(stream, ("connect" if not row.sent_s else "reset", failed))
+
+    def _finish(self, stream: Stream, ended: tuple[str, str]) -> None:
+        """Note how a request ended and let its stream go on."""
+        row = stream.row
+        if row is None:
+            return
+        kind, said = ended
+        now = monotonic()
+        if kind:
+            stream.take_arrivals()
+            row.error, row.said, row.end_s = kind, said, row.end_s or now
+            self._failed += 1
+            self._failed_in_a_row += 1
+            if kind in ("reset", "timeout", "protocol"):
+                stream.close()
+        else:
+            self._failed_in_a_row = 0
+        stream.row = None
+        self._rows.append(row)
+        self._events += len(row.arrivals)
+        self._running -= 1
+        if self._failed_in_a_row >= max(20, 2 * len(self._streams)):
+            self._ended = "gone"
+        elif kind:
+            self._resting.append((now + _PAUSE_AFTER_FAILURE_S, stream))
+        elif self._plan.rate_per_s is None and not self._is_all_sent(now):
+            self._begin(stream, Row(self._take_number(), now))
+        else:
+            self._idle.append(stream)
+
+    def _check(self, now: float) -> None:
+        """Stop, silence and dead servers: looked at twenty times a second."""
+        if self._control.is_stopped():
+            self._ended = "stopped"
+            return
+        if self._plan.rate_per_s is not None:
+            while self._resting and self._resting[0][0] <= now:
+                self._idle.append(self._resting.popleft()[1])
+        busy = [stream for stream in self._streams if stream.row is not None]
+        silent = [stream for stream in busy if now - stream.last_s > self._plan.timeout_s]
+        for stream in silent:
+            self._finish(stream, ("timeout", f"silent for {self._plan.timeout_s:g} s"))
+        if silent and len(silent) == len(busy):
+            self._ended = self._ended or "stalled"
+
+
+def _make_context(address: Address) -> ssl.SSLContext | None:
+    if address.server_name is None:
+        return None
+    context = ssl.create_default_context()
+    if not address.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,168 @@
+"""The server under load: where it is, which model it serves, whether its key fits; asked before a load begins."""
+
+import json
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from raylaunch.bench.streams import Address
+from raylaunch.bench.wire import describe_error, make_head
+from raylaunch.errors import BenchError
+
+if TYPE_CHECKING:
+    from raylaunch.config import LaunchConfig
+
+_TIMEOUT_S = 10.0
+_START = "start one with `raylaunch serve`, or say where it is with --url"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An OpenAI-compatible server."""
+
+    url: str
+    """Without /v1."""
+    model: str = ""
+    api_key: str | None = None
+    verify_tls: bool = True
+
+    def __repr__(self) -> str:
+        return f"Target({self.url}, {self.model})"  # never the key
+
+    @property
+    def host(self) -> str:
+        """Name or address of the server."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it by this URL."""
+        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    def find_addresses(self) -> tuple[Address, ...]:
+        """Addresses of the host, in the resolver's order.
+
+        Raises:
+            BenchError: the name does not resolve, or the URL is none.
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BenchError(f"{self.url} is not a URL of a server", fix="as in --url http://10.0.0.1:8080")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise BenchError(f"{parts.hostname} does not resolve: {error.strerror}", fix="correct --url") from error
+        name = parts.hostname if parts.scheme == "https" else None
+        return tuple(Address(family, sockaddr, name, self.verify_tls) for family, _, _, _, sockaddr in found)
+
+    def make_head(self, path: str) -> bytes:
+        """The head of every request to `path` (as "/v1/completions")."""
+        parts = urlsplit(self.url)
+        headers = {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "raylaunch-bench"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return make_head("POST", parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + path, headers)
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """One request to the server, its JSON decoded (None where it answered something else).
+
+        Raises:
+            BenchError: nobody answers there, or the key is refused.
+            urllib.error.HTTPError: the server answered with another error.
+        """
+        request = urllib.request.Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        if self.api_key:
+            request.add_header("Authorization", f"Bearer {self.api_key}")
+        context = ssl.create_default_context()
+        if not self.verify_tls:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                raise BenchError(
+                    f"{self.url} refuses " + ("this API key" if self.api_key else "requests without an API key"),
+                    fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
+                ) from error
+            raise
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise BenchError(f"nobody answers at {self.url}: {reason}", fix=_START) from error
+
+
+def find_target(
+    *, launch: "LaunchConfig | None", url: str | None, port: int | None, model: str | None, insecure: bool
+) -> Target:
+    """The server by --url, else by the launch file, else the one that runs here.
+
+    Raises:
+        RaylaunchError: there is none.
+    """
+    key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
+    if url:
+        where = url.rstrip("/").removesuffix("/v1")
+        found = Target(where if "://" in where else f"http://{where}", model or "", key, verify_tls=not insecure)
+    elif launch is not None:
+        from raylaunch.service import make_url
+
+        where = make_url(launch.host, launch.port, tls=bool(launch.server.get("ssl_certfile")))
+        key = key or next(iter(launch.api_keys), None)
+        found = Target(where, model or launch.served_model_names[0], key, verify_tls=False)
+    else:
+        from raylaunch.service import find_service
+
+        service = find_service(port)
+        found = Target(service.url, model or service.models[0], key, verify_tls=False)
+    return check_target(found)
+
+
+def check_target(target: Target) -> Target:
+    """Ask the server what it serves; a target without a model takes its first.
+
+    Raises:
+        BenchError: nobody answers, the key is refused, or the model is not served.
+    """
+    try:
+        listed = target.ask("/v1/models")
+        names = [str(entry["id"]) for entry in listed["data"]]
+    except (urllib.error.HTTPError, KeyError, TypeError) as error:
+        if target.model:
+            return target  # a server that lists no models may still serve the one that was named
+        raise BenchError(f"{target.url} does not tell its models: {error}", fix="name one with --model") from error
+    if not target.model:
+        if not names:
+            raise BenchError(f"{target.url} serves no model", fix=_START)
+        return replace(target, model=names[0])
+    if target.model not in names:
+        raise BenchError(f"{target.url} serves no model {target.model}", fix=f"it serves: {', '.join(names)}")
+    return target
+
+
+def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
+    """Send one request before the load: what the server dislikes about it is told once, and not as 500 failures.
+
+    Raises:
+        BenchError: the server refuses it.
+    """
+    fields = json.loads(body) | {"stream": False, "max_tokens": 1}
+    for name in ("stream_options", "ignore_eos", "min_tokens"):
+        fields.pop(name, None)
+    try:
+        answer = target.ask(path, fields)
+    except urllib.error.HTTPError as error:
+        try:
+            said = json.loads(error.read())
+            words = describe_error(said.get("error") or said.get("message") or said.get("detail") or said)
+        except (ValueError, AttributeError):
+            words = error.reason
+        fix = "try --api completions" if "chat template" in words.lower() else "change the request's options"
+        raise BenchError(f"{target.url}{path} refuses the first request: {words}", fix=fix) from error
+    return answer if isinstance(answer, dict) else {}

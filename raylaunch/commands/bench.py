@@ -1,0 +1,224 @@
+"""bench, and what is done with its results: compare, report."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raylaunch.commands import JSON, LAUNCH, PORT, load_launch
+
+if TYPE_CHECKING:
+    from raylaunch.bench.run import Test
+
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}
+
+
+def parse_seconds(text: str) -> float:
+    """ "2s", "50ms", "1m" or "2.5" as seconds."""
+    found = re.fullmatch(r"([0-9.]+)\s*(ms|s|m|)", text.strip())
+    try:
+        return float(found[1]) * _SECONDS[found[2]] if found else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+class Numbers(click.ParamType[Any]):
+    """One number or several, as 1,8,64."""
+
+    def __init__(self, kind: Callable[[str], float], name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """The numbers, all above 0."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers, as 1,8,64", param, context)
+        if not all(0 < number < float("inf") for number in numbers):
+            self.fail(f"{value!r}: every number has to be above 0", param, context)
+        return numbers
+
+
+class Seconds(click.ParamType[Any]):
+    """A time, as 30s, 500ms or 2m."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Seconds."""
+        seconds = parse_seconds(value) if isinstance(value, str) else float(value)
+        if not seconds > 0:
+            self.fail(f"{value!r} is not a time, as 30s, 500ms or 2m", param, context)
+        return seconds
+
+
+class SloType(click.ParamType[Any]):
+    """What a request must keep, as ttft=2s,tpot=50ms."""
+
+    name = "slo"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Measure -> seconds."""
+        if not isinstance(value, str):
+            return value
+        kept: dict[str, float] = {}
+        for part in value.split(","):
+            key, _, time = part.partition("=")
+            seconds = parse_seconds(time)
+            if key not in ("ttft", "tpot", "e2e") or not seconds > 0:
+                self.fail(f"{part!r} is not one of ttft=TIME, tpot=TIME, e2e=TIME", param, context)
+            kept[key] = seconds
+        return kept
+
+
+class DefaultGroup(click.Group):
+    """A group whose first argument need not be a verb: then it is `run`'s."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put `run` in front of what names no verb."""
+        if not args or args[0] not in self.commands:
+            args.insert(0, "run")
+        return super().parse_args(context, args)
+
+
+@click.group("bench", cls=DefaultGroup, add_help_option=False)
+def bench() -> None:
+    """Offer load to a server and measure it; or: bench compare, bench report."""
+
+
+@bench.command("run", context_settings={"help_option_names": ["-h", "--help"]})
+@LAUNCH
+@click.option("--url", help="Server; without it the launch file's, or the one that runs here.")
+@click.option("--model", help="Model name; without it, the server's first.")
+@PORT
+@click.option("--insecure", is_flag=True, help="Do not check the server's certificate.")
+@click.option(
+    "-c", "--concurrency", type=Numbers(int, "numbers"), help="Requests at once; several are a sweep: 1,8,64."
+)
+@click.option("--rate", type=Numbers(float, "numbers"), help="Open loop: requests/s, Poisson; several are a sweep.")
+@click.option(
+    "-n", "--requests", type=click.IntRange(min=1), help="Requests of each level.  [default: 3 x concurrency]"
+)
+@click.option("--duration", type=Seconds(), help="Begin requests for so long, as 60s.")
+@click.option("--questions", type=click.Path(path_type=Path), help="JSONL or ShareGPT file.  [default: 500 of our own]")
+@click.option("--input-tokens", type=click.IntRange(min=1), help="Synthetic prompts of this length instead.")
+@click.option("--output-tokens", type=click.IntRange(min=1), help="Exactly this many for each (vLLM's ignore_eos).")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@click.option("--api", type=click.Choice(["chat", "completions"]), help="[default: chat; completions if synthetic]")
+@click.option("--no-stream", is_flag=True, help="Ask for whole answers: no times to first token or between tokens.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Without it, the server's own.")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that are not counted."
+)
+@click.option("--slo", type=SloType(), help="Count what keeps this as goodput: ttft=2s,tpot=50ms,e2e=30s.")
+@click.option("--shards", default="auto", show_default=True, help="Load processes, or auto.")
+@click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: bench-<time>.json]")
+@click.option(
+    "--sample/--no-sample", default=True, show_default=True, help="Sample GPUs, network and engine meanwhile."
+)
+@click.option("--force", is_flag=True, help="Exit 0 though the result is INVALID; it says so all the same.")
+@JSON
+def run_bench(**options: Any) -> int:
+    """Offer load to an OpenAI-compatible server and measure it.
+
+    The result is one JSON file, with its rows beside it. It says INVALID, and the exit status is 1, where the client
+    and not the server set the figures, or where the run was not whole.
+
+    `raylaunch bench compare A.json B.json` tells whether two results differ; `raylaunch bench report A.json` draws one.
+    """
+    from raylaunch import output
+    from raylaunch.bench import result as result_file
+    from raylaunch.bench.telling import tell_result
+
+    path = options["output"] or _name_result()
+    test, launch = _make_test(options)
+    outcome = _run(test, sample=options["sample"])
+    outcome.result["launch"] = None if launch is None else launch.dump(mask=True)
+    result_file.write_result(path, outcome.result, outcome.rows)
+    output.say(f"result: {path}")
+    if options["as_json"]:
+        output.print_json(outcome.result)
+    else:
+        output.print_result("\n".join(tell_result(outcome.result)))
+    if outcome.stopped:
+        return 130
+    return 0 if outcome.result["valid"] or options["force"] else 1
+
+
+def _name_result() -> Path:
+    import time
+
+    return Path(f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json")
+
+
+def _make_test(options: dict[str, Any]) -> "tuple[Test, Any]":
+    from raylaunch.bench import prompts
+    from raylaunch.bench.run import Level, Test
+    from raylaunch.bench.stats import merge_slo
+    from raylaunch.bench.target import find_target, try_request
+
+    if options["concurrency"] and options["rate"]:
+        raise click.UsageError("--concurrency (closed loop) and --rate (open loop) exclude each other")
+    if options["questions"] and options["input_tokens"]:
+        raise click.UsageError("--questions and --input-tokens exclude each other")
+    if options["shards"] != "auto" and not options["shards"].isdigit():
+        raise click.UsageError("--shards is a number or auto")
+    rates = options["rate"] or ()
+    levels = tuple(Level(rate_per_s=rate) for rate in rates) or tuple(
+        Level(concurrency=number) for number in options["concurrency"] or (16,)
+    )
+    launch = load_launch(options["launch"], ()) if options["launch"] else None
+    target = find_target(
+        launch=launch, url=options["url"], port=options["port"], model=options["model"], insecure=options["insecure"]
+    )
+    synthetic = options["input_tokens"]
+    asking = prompts.Asking(
+        api=options["api"] or ("completions" if synthetic else "chat"),
+        stream=not options["no_stream"],
+        max_tokens=options["output_tokens"] or options["max_tokens"],
+        exact=options["output_tokens"] is not None,
+        temperature=options["temperature"],
+    )
+    if synthetic:
+        most = options["requests"] or max(3 * (level.concurrency or 100) for level in levels)
+        asked = prompts.make_synthetic(target, asking, input_tokens=synthetic, count=most, seed=options["seed"])
+        source = f"synthetic, {synthetic} tokens"
+    elif options["questions"]:
+        asked, source = prompts.read_questions(options["questions"]), options["questions"].name
+    else:
+        asked, source = prompts.list_own_questions(), "raylaunch's own questions"
+    try_request(target, asking.path, asking.make_body(target.model, asked[0]))
+    test = Test(
+        target, asking, asked, levels,
+        requests=options["requests"], duration_s=options["duration"], warmup=options["warmup"],
+        shards=None if options["shards"] == "auto" else int(options["shards"]), timeout_s=options["timeout"],
+        slo=merge_slo(options["slo"] or {}), seed=options["seed"], source=source,
+    )  # fmt: skip
+    return test, launch
+
+
+def _run(test: "Test", *, sample: bool) -> Any:
+    import contextlib
+
+    from raylaunch import output
+    from raylaunch.bench.fleet import ProcessFleet
+    from raylaunch.bench.run import run_test
+    from raylaunch.bench.sampling import Sampler
+
+    with contextlib.ExitStack() as stack:
+        sampler = None
+        if sample:
+            from raylaunch.monitor import LocalMonitor
+
+            sampler = stack.enter_context(Sampler(test.target, LocalMonitor()))
+        show = stack.enter_context(output.live_lines())
+        return run_test(test, ProcessFleet(), sampler, show=show)
+
+
+COMMANDS = (bench,)

@@ -1,0 +1,57 @@
+"""Questions of our own, of files, and synthetic ones; and the bodies they become."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raylaunch.bench import prompts
+from raylaunch.errors import BenchError
+
+
+def test_own_questions() -> None:
+    """500, no two alike, half Chinese, in turn."""
+    questions = [str(one) for one in prompts.list_own_questions()]
+    assert len(questions) == len(set(questions)) == 500
+    chinese = [any("\u4e00" <= letter <= "\u9fff" for letter in one) for one in questions]
+    assert chinese == [True, False] * 250
+    assert all(len(one) > 12 for one in questions)
+    assert len({one[:12] for one in questions}) > 150
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('"Who?"\n\n{"question": "Why?"}\n{"prompt": "How?", "x": 1}\n', ["Who?", "Why?", "How?"]),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', [[{"role": "user", "content": "Hi"}]]),
+        ('[{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, {"x": 1}]', ["b"]),
+        ('{"question": "你是谁"}', ["你是谁"]),
+    ],
+)
+def test_files(tmp_path: Path, content: str, expected: list[object]) -> None:
+    file = tmp_path / "questions"
+    file.write_text(content, encoding="utf-8")
+    assert prompts.read_questions(file) == expected
+
+
+@pytest.mark.parametrize("content", ["", "{not json}\n", '{"answer": "x"}\n', "[]", "\udcff"])
+def test_files_without_a_question(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "questions"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(BenchError, match="questions"):
+        prompts.read_questions(file)
+
+
+def test_bodies() -> None:
+    """Chat wraps text in a message; completions take text or token ids; exact answers ask vLLM to ignore the end."""
+    chat = json.loads(prompts.Asking(max_tokens=9).make_body("m", "Hi"))
+    assert chat == {
+        "model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    asking = prompts.Asking(api="completions", stream=False, exact=True, temperature=0.0)
+    whole = json.loads(asking.make_body("m", [1, 2]))
+    assert whole == {
+        "model": "m", "prompt": [1, 2], "max_tokens": 256, "temperature": 0.0, "ignore_eos": True, "stream": False
+    }  # fmt: skip
+    assert json.loads(asking.make_body("m", [{"role": "user", "content": "Hi"}]))["prompt"] == "Hi"
