@@ -13,7 +13,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.mark.timeout(600)
 def test_bench_measures_the_demo(tmp_path: Path, smollm2_folder: Path) -> None:
-    """A sweep in chat with our own questions, and exact synthetic prompts: counts, engine's figures and files are there."""
+    """A sweep in chat with our own questions, and exact synthetic prompts: counts, files, the engine's figures."""
     home = tmp_path / "home"
     put_model(home, smollm2_folder)
     result = tmp_path / "sweep.json"
