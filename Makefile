@@ -37,7 +37,8 @@ system-packages:
 		sshd:openssh-server \
 		dockerd:docker.io \
 		rsync:rsync \
-		iptables:iptables
+		iptables:iptables \
+		prometheus:prometheus
 
 clean: ## all that make made; models stay in ~/.raylaunch
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -23,11 +23,13 @@ from raylaunch.node_sample import NodeSample, NodeSampler
 
 _SHIPPED = (checks, gpu_sample, host_sample, node_sample)
 """What a node runs, pickled by value: a node with an older raylaunch, or none, is sampled all the same."""
-_ANSWER_S = 0.9
-"""Longest wait for the nodes' answers in one round; who is later is told as silent, and may answer the next one."""
+_LATE_S = 0.9
+"""A node whose sample is later than the others' by so much is told as silent, until it sends the next one."""
 _START_S = 30.0
 """Longest wait for the first answer: Ray starts a process on each node (1 to 3 s, more where a disk is cold)."""
 _WORKERS_EACH_S = 5.0
+_UNREAD = 4
+"""Samples that wait for a watcher that does not read (Ctrl-Z); then the actor waits, too."""
 _AGAIN_S = 10.0
 """After an actor died, until another one is started on that node."""
 
@@ -76,9 +78,11 @@ class Watcher(Protocol):
 @dataclass(slots=True)
 class _Watched:
     node: cluster.ClusterNode
-    actor: Any
-    pending: Any = None
-    answered: bool = False
+    actor: Any = None
+    stream: Any = None
+    """What the actor sends: an ObjectRefGenerator; None where no actor runs."""
+    heard: bool = False
+    """Whether this actor has sent a sample already."""
     why: str = ""
     since: float = 0.0
     """When it fell silent (monotonic)."""
@@ -88,17 +92,19 @@ class Monitor:
     """Samples every node of the Ray cluster that this process joined; new nodes are taken in, lost ones told.
 
     Args:
+        interval_s: seconds from one sample to the next; the nodes keep it.
         list_nodes: the living nodes.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
+        interval_s: float = 1.0,
         *,
         list_nodes: Callable[[], tuple[cluster.ClusterNode, ...]] = cluster.list_nodes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._list_nodes, self._clock = list_nodes, clock
+        self._interval_s, self._list_nodes, self._clock = interval_s, list_nodes, clock
         self._watched: dict[str, _Watched] = {}
         self._workers: tuple[Worker, ...] = ()
         self._workers_at = -_WORKERS_EACH_S
@@ -110,27 +116,22 @@ class Monitor:
         self.close()
 
     def sample(self) -> ClusterSample:
-        """All nodes now. The first call waits for the actors to start, later ones at most 0.9 s for an answer."""
+        """The next sample of each node; waits for it. The first call waits for the actors to start, too."""
         import ray
 
         self._take_in_nodes()
         if self._clock() - self._workers_at >= _WORKERS_EACH_S:
             self._workers, self._workers_at = find_workers(), self._clock()
-        for watched in self._watched.values():
-            if watched.actor is not None and watched.pending is None:
-                pids = tuple(worker.pid for worker in self._workers if worker.node_id == watched.node.node_id)
-                watched.pending = watched.actor.sample.remote(pids)
-        pending = [watched.pending for watched in self._watched.values() if watched.pending is not None]
-        fresh = any(watched.pending is not None and not watched.answered for watched in self._watched.values())
-        done: set[Any] = set()
-        if pending:
-            patience_s = _START_S if fresh and not any(w.answered for w in self._watched.values()) else _ANSWER_S
-            done = set(ray.wait(pending, num_returns=len(pending), timeout=patience_s)[0])
-        samples = [sample for watched in self._watched.values() if (sample := self._read(watched, done)) is not None]
+        watched = list(self._watched.values())
+        due = [one for one in watched if one.stream is not None and not one.why]
+        patience_s = self._interval_s + (_LATE_S if any(one.heard for one in due) else _START_S)
+        if due:
+            ray.wait([one.stream for one in due], num_returns=len(due), timeout=patience_s, fetch_local=True)
+        else:
+            time.sleep(self._interval_s)
+        samples = [sample for one in watched if (sample := self._read_newest(one)) is not None]
         silent = tuple(
-            SilentNode(watched.node.ip, f"{watched.why} for {self._clock() - watched.since:.0f} s")
-            for watched in self._watched.values()
-            if watched.why
+            SilentNode(one.node.ip, f"{one.why} for {self._clock() - one.since:.0f} s") for one in watched if one.why
         )
         return ClusterSample(time.time(), tuple(samples), silent, self._workers)
 
@@ -147,35 +148,40 @@ class Monitor:
         living = {node.node_id: node for node in self._list_nodes()}
         addresses = {node.ip for node in living.values()}
         for node_id, watched in list(self._watched.items()):
-            if node_id not in living:
-                watched.actor = watched.pending = None
-                if watched.node.ip in addresses:  # it came back: Ray gives a node a new id each time
-                    del self._watched[node_id]
-                else:
-                    self._fall_silent(watched, "gone from Ray")
+            if node_id in living:
+                continue
+            if watched.node.ip in addresses:  # it came back: Ray gives a node a new id each time
+                del self._watched[node_id]
+            else:
+                self._lose(watched, "gone from Ray")
         for node_id, node in living.items():
-            known = self._watched.get(node_id)
-            if known is None:
-                self._watched[node_id] = _Watched(node, _start_actor(node))
-            elif known.actor is None and self._clock() - known.since >= _AGAIN_S:
-                known.actor, known.since = _start_actor(node), self._clock()
+            known = self._watched.setdefault(node_id, _Watched(node))
+            if known.actor is None and (not known.why or self._clock() - known.since >= _AGAIN_S):
+                known.actor = _start_actor(node)
+                known.stream = known.actor.run.options(
+                    num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
+                ).remote(self._interval_s)
+                known.heard, known.why = False, ""
 
-    def _read(self, watched: _Watched, done: set[Any]) -> NodeSample | None:
+    def _read_newest(self, watched: _Watched) -> NodeSample | None:
         import ray
 
-        if watched.actor is None:
-            return None
-        if watched.pending not in done:
-            self._fall_silent(watched, "no answer")
-            return None
-        try:
-            sample: NodeSample = ray.get(watched.pending)
-        except ray.exceptions.RayError as error:
-            watched.actor = watched.pending = None
-            self._fall_silent(watched, f"sampling ended ({type(error).__name__})")
-            return None
-        watched.pending, watched.answered, watched.why = None, True, ""
-        return sample
+        newest: NodeSample | None = None
+        while watched.stream is not None and ray.wait([watched.stream], timeout=0)[0]:
+            try:
+                newest = ray.get(next(watched.stream))
+            except (ray.exceptions.RayError, StopIteration) as error:
+                self._lose(watched, f"sampling ended ({type(error).__name__})")
+                return None
+        if newest is not None:
+            watched.heard, watched.why = True, ""
+        elif watched.stream is not None:
+            self._fall_silent(watched, "no answer" if watched.heard else "no first sample")
+        return newest
+
+    def _lose(self, watched: _Watched, why: str) -> None:
+        watched.actor = watched.stream = None
+        self._fall_silent(watched, why)
 
     def _fall_silent(self, watched: _Watched, why: str) -> None:
         if not watched.why:
@@ -186,12 +192,13 @@ class Monitor:
 class LocalMonitor:
     """Samples this machine alone, in this process: where there is no Ray."""
 
-    def __init__(self) -> None:
-        self._sampler = NodeSampler("", "127.0.0.1")
+    def __init__(self, interval_s: float = 1.0) -> None:
+        self._stream = NodeSampler("", "127.0.0.1").run(interval_s)
 
     def sample(self) -> ClusterSample:
-        """This machine now."""
-        return ClusterSample(time.time(), (self._sampler.sample(),))
+        """The next sample of this machine; waits for it."""
+        node = next(self._stream)
+        return ClusterSample(node.at, (node,))
 
     def close(self) -> None:
         """Nothing runs beside this process."""
@@ -205,13 +212,10 @@ def follow(
     Args:
         watcher: what samples; without one, a Monitor of the Ray cluster that this process joined.
     """
-    watcher = watcher or Monitor()
+    watcher = watcher or Monitor(interval_s)
     try:
-        due = time.monotonic()
         while not stop.is_set():
             yield watcher.sample()
-            due = max(due + interval_s, time.monotonic())
-            stop.wait(due - time.monotonic())
     finally:
         watcher.close()
 

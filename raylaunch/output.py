@@ -36,6 +36,11 @@ def print_json(value: Any) -> None:
     print_result(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
+def print_json_line(value: Any) -> None:
+    """Write one of a stream of results to stdout, each in a line of its own."""
+    print_result(json.dumps(value, ensure_ascii=False, default=str))
+
+
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
     """A plain table: headers, no box, cells taken as text and not as markup."""
     table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)

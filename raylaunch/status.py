@@ -1,27 +1,13 @@
 """`raylaunch status`: what serves here, from its record, from Ray and from the server's own metrics."""
 
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raylaunch import cluster
+from raylaunch.engine_metrics import EngineFigures, fetch_text, parse_metrics
 from raylaunch.errors import ClusterError
 from raylaunch.service import Service, describe_age
-
-_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFigures:
-    """The engine's own figures, at this moment."""
-
-    running: int
-    waiting: int
-    kv_cache_use: float
-    """0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +69,9 @@ class Status:
 
 def look_at(service: Service) -> Status:
     """Ask the server and Ray about `service`; whoever does not answer is told as such, not raised."""
-    answers = _fetch(f"{service.url}/health") is not None
-    metrics = _fetch(f"{service.url}/metrics") if answers else None
+    answers = fetch_text(f"{service.url}/health") is not None
+    metrics = fetch_text(f"{service.url}/metrics") if answers else None
     return Status(service, answers, parse_metrics(metrics) if metrics else None, _look_at_nodes(service))
-
-
-def _fetch(url: str) -> str | None:
-    try:
-        context = ssl._create_unverified_context() if url.startswith("https:") else None  # our own server
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S, context=context) as response:
-            return str(response.read().decode())
-    except (urllib.error.URLError, OSError):
-        return None
-
-
-def parse_metrics(text: str) -> EngineFigures:
-    """The engine's figures out of vLLM's Prometheus text, summed over its engines (metric names of 0.25 to 0.33)."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    found: dict[str, list[float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample.value)
-    uses = found.get("vllm:kv_cache_usage_perc", [0.0])
-    return EngineFigures(
-        running=int(sum(found.get("vllm:num_requests_running", []))),
-        waiting=int(sum(found.get("vllm:num_requests_waiting", []))),
-        kv_cache_use=sum(uses) / len(uses),
-    )
 
 
 def _look_at_nodes(service: Service) -> tuple[dict[str, Any], ...]:

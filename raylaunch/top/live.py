@@ -1,0 +1,120 @@
+"""Keep looking: the samples of a child process, the service's record and the server's figures, once a second."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from raylaunch import cluster
+from raylaunch.engine_metrics import EngineFigures, EngineHistory, EngineRates, fetch_text, parse_metrics
+from raylaunch.errors import ServiceError
+from raylaunch.monitor_child import ChildMonitor
+from raylaunch.service import Service, find_service, list_services
+from raylaunch.top.view import View, arrange_nodes, describe_service
+
+_METRICS_TIMEOUT_S = 2.0
+_FIRST_SAMPLE_S = 60.0
+"""Longest wait for a first sample: joining Ray, and a process on each node."""
+_STALE_S = 5.0
+_AGAIN_S = 5.0
+"""After a sampling child ended, until another one is started."""
+
+
+class Looker:
+    """Looks at one service, or at the Ray cluster of this machine where nothing serves, or at this machine alone.
+
+    Args:
+        port: which service, where several run here.
+
+    Raises:
+        ServiceError: several services run here and no port was said, or none on that port.
+    """
+
+    def __init__(self, port: int | None) -> None:
+        living = [found for found in list_services() if found.is_alive()]
+        self._service: Service | None = find_service(port) if living or port is not None else None
+        self._history = EngineHistory()
+        self._monitor: ChildMonitor | None = None
+        self._started_at = 0.0
+
+    def close(self) -> None:
+        """End the sampling, here and on all nodes."""
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+    def look(self) -> View:
+        """Everything now; returns when a new sample is there, or after a second or two without one."""
+        monitor = self._follow_service()
+        patience_s = _STALE_S if monitor.newest is not None else _FIRST_SAMPLE_S
+        if monitor.arrived.wait(patience_s) and not monitor.ended:
+            monitor.arrived.clear()
+        seen = monitor.newest
+        figures, rates = self._look_at_engine()
+        note = monitor.ended and f"nodes are not sampled: {monitor.ended}"
+        if monitor.ended:
+            time.sleep(1.0)  # the pace that samples would set
+        elif seen is None:
+            note = f"no sample after {patience_s:.0f} s"
+        elif time.time() - seen.at > _STALE_S:
+            note = f"the last sample is {time.time() - seen.at:.0f} s old"
+        elif monitor.address is None:
+            note = "no Ray cluster runs here: this machine alone"
+        elif self._service is None:
+            note = f"nothing serves on this machine; Ray at {monitor.address}"
+        return View(
+            at=time.time(),
+            nodes=arrange_nodes(seen, self._service) if seen else (),
+            service=describe_service(self._service) if self._service else None,
+            engine=figures,
+            rates=rates,
+            note=note or "",
+        )
+
+    def _follow_service(self) -> ChildMonitor:
+        """The sampling child of the cluster that the service is on now: an engine's restart may bring another one."""
+        if self._service is not None:
+            port = self._service.port
+            found = [one for one in list_services() if one.port == port and one.is_alive()]
+            if not found:
+                raise ServiceError(
+                    f"the service on port {port} is gone", fix="`raylaunch serve LAUNCH.yaml` starts it again"
+                )
+            self._service = found[0]
+        address = self._service.ray_address if self._service else cluster.find_address()
+        stale = self._monitor is not None and (
+            self._monitor.address != address
+            or (self._monitor.ended and time.monotonic() - self._started_at >= _AGAIN_S)
+        )
+        if stale:
+            self.close()
+        if self._monitor is None:
+            self._monitor, self._started_at = ChildMonitor(address), time.monotonic()
+        return self._monitor
+
+    def _look_at_engine(self) -> tuple[EngineFigures | None, EngineRates | None]:
+        if self._service is None:
+            return None, None
+        text = fetch_text(f"{self._service.url}/metrics", _METRICS_TIMEOUT_S)
+        figures = parse_metrics(text) if text else None
+        return figures, self._history.add(figures) if figures else None
+
+
+def watch(port: int | None, stop: threading.Event, *, make: Callable[[int | None], Looker] = Looker) -> Iterator[View]:
+    """A view each second until `stop` is set; then nothing of it is left on any node."""
+    looker = make(port)
+    try:
+        while not stop.is_set():
+            yield looker.look()
+    finally:
+        looker.close()
+
+
+def look_once(port: int | None) -> View:
+    """One view whose rates are those of the last two seconds."""
+    looker = Looker(port)
+    try:
+        looker.look()
+        looker.look()
+        return looker.look()
+    finally:
+        looker.close()

@@ -1,0 +1,178 @@
+"""What `raylaunch top` shows at one moment, arranged for reading: which rank is on which GPU, who else is there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raylaunch import paths
+from raylaunch.checks.gpus import GpuProcess
+from raylaunch.engine_metrics import EngineFigures, EngineRates
+from raylaunch.gpu_sample import GpuSample
+from raylaunch.host_sample import HostSample, ProcessSample
+from raylaunch.monitor import ClusterSample, Worker
+from raylaunch.node_sample import NodeSample
+from raylaunch.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class GpuView:
+    """A GPU, and whose it is. A logical one (rehearsal, CPU) has no sample but its worker's figures."""
+
+    index: int
+    ranks: tuple[int, ...]
+    """Of the engine that is watched."""
+    sample: GpuSample | None = None
+    worker: ProcessSample | None = None
+    others: tuple[GpuProcess, ...] = ()
+    """Processes on it that are not the engine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node, with its GPUs in order."""
+
+    ip: str
+    hostname: str
+    host: HostSample | None
+    """None where the node is silent."""
+    gpus: tuple[GpuView, ...] = ()
+    logical: str = ""
+    """Why its GPUs are logical ones; "" where they are real."""
+    silent: str = ""
+    """Why there is no sample, and since when."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """The service, as its record and its supervisor's figures have it."""
+
+    model: str
+    url: str
+    state: str
+    note: str
+    """What is happening, where it is not ready."""
+    since: float
+    """Wall clock of being ready, or of the start."""
+    rehearsal: str | None
+    restarts: int
+    incident: str
+    """The last one's cause, in one sentence; "" where there was none."""
+    incident_at: float | None
+    incident_outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything on the screen."""
+
+    at: float
+    nodes: tuple[NodeView, ...]
+    service: ServiceView | None = None
+    engine: EngineFigures | None = None
+    rates: EngineRates | None = None
+    note: str = ""
+    """Why there is less to see than there should be."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: the fields by name, units in the names; null is "not told"."""
+        told = asdict(self)
+        for node, seen in zip(told["nodes"], self.nodes, strict=True):
+            for gpu, real in zip(node["gpus"], seen.gpus, strict=True):
+                if real.sample is not None:
+                    gpu["sample"]["throttles"] = list(real.sample.throttles)
+        return told
+
+
+def describe_service(service: Service) -> ServiceView:
+    """The service, with its last incident where there is one."""
+    last = getattr(service, "last_incident", None)
+    incident = _read_incident(last) if last else {}
+    return ServiceView(
+        model=service.models[0],
+        url=service.url,
+        state=service.state,
+        note=getattr(service, "note", ""),
+        since=service.ready_at or service.started_at,
+        rehearsal=service.rehearsal,
+        restarts=getattr(service, "restarts", 0),
+        incident=str(incident.get("what", "")),
+        incident_at=incident.get("began_at"),
+        incident_outcome=str(incident.get("outcome", "")),
+    )
+
+
+def _read_incident(incident_id: str) -> dict[str, Any]:
+    try:
+        told = json.loads((paths.home() / "incidents" / incident_id / "incident.json").read_text())
+    except (OSError, ValueError):
+        return {"what": incident_id}
+    return told if isinstance(told, dict) else {"what": incident_id}
+
+
+def arrange_nodes(seen: ClusterSample, service: Service | None) -> tuple[NodeView, ...]:
+    """Each node with its GPUs, ranks and strangers: living ones first, then those that are silent."""
+    placed: dict[str, list[Mapping[str, Any]]] = {}
+    for rank in service.ranks if service else ():
+        placed.setdefault(rank["node"], []).append(rank)
+    rehearsal = service.rehearsal if service else None
+    nodes = [_arrange_node(node, placed.get(node.node_id, []), seen.workers, rehearsal) for node in seen.nodes]
+    nodes += [NodeView(silent.ip, "", None, silent=silent.why) for silent in seen.silent]
+    known = {node.ip for node in nodes}
+    gone = {rank["ip"] for ranks in placed.values() for rank in ranks} - known
+    return (*nodes, *(NodeView(ip, "", None, silent="not in Ray's list of nodes") for ip in sorted(gone)))
+
+
+def _arrange_node(
+    node: NodeSample, ranks: Sequence[Mapping[str, Any]], workers: Sequence[Worker], rehearsal: str | None
+) -> NodeView:
+    by_place = {(rank["tp_rank"], rank["pp_rank"]): int(rank["rank"]) for rank in ranks}
+    rank_of = {
+        worker.pid: by_place[worker.tp_rank, worker.pp_rank]
+        for worker in workers
+        if worker.node_id == node.node_id and (worker.tp_rank, worker.pp_rank) in by_place
+    }
+    real = _arrange_gpus(node.gpus.gpus, ranks, rank_of)
+    logical = ""
+    if rehearsal:
+        logical = "a rehearsal: logical GPUs"
+    elif node.gpus.error and ranks:
+        logical = f"logical GPUs ({node.gpus.error})"
+    if logical:
+        pids = {rank: pid for pid, rank in rank_of.items()}
+        processes = {process.pid: process for process in node.host.processes}
+        real += tuple(
+            GpuView(int(rank["gpu"] or 0), (rank["rank"],), worker=processes.get(pids.get(rank["rank"], -1)))
+            for rank in ranks
+        )
+    return NodeView(node.ip, node.hostname, node.host, real, logical)
+
+
+def _arrange_gpus(
+    samples: Sequence[GpuSample], ranks: Sequence[Mapping[str, Any]], rank_of: Mapping[int, int]
+) -> tuple[GpuView, ...]:
+    """Ranks by the processes that NVML tells; by Ray's numbers where NVML's pids are none that this container knows."""
+    by_pid = {
+        sample.index: [rank_of[process.pid] for process in sample.processes if process.pid in rank_of]
+        for sample in samples
+    }
+    told = {rank for ranks_there in by_pid.values() for rank in ranks_there}
+    by_number: dict[int, list[int]] = {}
+    for rank in ranks:
+        if rank["rank"] not in told and rank["gpu"] is not None:
+            by_number.setdefault(int(rank["gpu"]), []).append(int(rank["rank"]))
+    views = []
+    for sample in samples:
+        unmatched = by_number.get(sample.index, [])
+        others = [process for process in sample.processes if process.pid not in rank_of]
+        # A rank whose pid is not told is one of the processes without a name: NVML tells the host's pids.
+        nameless = [process for process in others if not process.name][: len(unmatched)]
+        views.append(
+            GpuView(
+                sample.index,
+                tuple(sorted([*by_pid[sample.index], *unmatched])),
+                sample,
+                others=tuple(process for process in others if process not in nameless),
+            )
+        )
+    return tuple(views)
