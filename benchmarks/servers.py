@@ -83,10 +83,11 @@ def start(
 
 def find_demo_model() -> str:
     """The demo model's folder, fetched into raylaunch's own folder where it is not there yet."""
-    from raylaunch import config, weights
+    from raylaunch import config
+    from raylaunch.weights.fetch import fetch_model
 
     demo = config.load(None, environ=os.environ)
-    return str(weights.fetch_model(demo.model.repo, demo.model.revision, demo.model_folder, report=print))
+    return str(fetch_model(demo.model.repo, demo.model.revision, demo.model_folder, report=print))
 
 
 def write_launch(folder: Path, model: str, engine: Mapping[str, Any]) -> Path:

@@ -1,60 +1,13 @@
-"""A model's folder: whether it is whole, and the manifest that raylaunch leaves in the ones it made."""
+"""A model's folder on this machine: whether it is whole."""
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 from raylaunch.checks.folder import check_safetensors
+from raylaunch.checks.manifest import MANIFEST, FileFacts, Manifest, find_difference
 
-MANIFEST = ".raylaunch.json"
-"""Name of the manifest. Hidden, so that nobody takes it for a part of the model."""
-_MANIFEST_FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What is known of one file: its size in bytes, and its SHA-256 where somebody told or computed it."""
-
-    size: int
-    sha256: str | None = None
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """Facts of a file on disk, read whole."""
-        with path.open("rb") as file:
-            return cls(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Where a folder's files came from, and what they were when it was finished."""
-
-    repo: str
-    revision: str | None
-    """As asked for; None is the repo's main branch."""
-    source: str
-    """Hub commit, or the package that the model was taken from."""
-    files: Mapping[str, FileFacts]
-
-    def write(self, folder: Path) -> None:
-        """Leave the manifest in `folder`, whole or not at all."""
-        aside = folder / f"{MANIFEST}.part"
-        aside.write_text(json.dumps({"format": _MANIFEST_FORMAT} | asdict(self), indent=1))
-        aside.rename(folder / MANIFEST)
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """The manifest in `folder`, None where there is none that can be read."""
-        try:
-            known = json.loads((folder / MANIFEST).read_bytes())
-            files = {name: FileFacts(facts["size"], facts["sha256"]) for name, facts in known["files"].items()}
-            return cls(known["repo"], known["revision"], known["source"], files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+__all__ = ["MANIFEST", "FileFacts", "Manifest", "find_problems", "measure_bytes"]
 
 
 def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
@@ -71,7 +24,7 @@ def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
     problems = _check_config(folder) + _check_weights(folder)
     manifest = Manifest.read(folder)
     for name, facts in (manifest.files if manifest else {}).items():
-        problem = _compare(folder / name, facts, deep=deep)
+        problem = find_difference(folder / name, facts, whole=deep)
         if problem and not any(found.startswith(f"{name} ") for found in problems):
             problems.append(problem)
     return tuple(problems)
@@ -102,18 +55,6 @@ def _check_weights(folder: Path) -> list[str]:
         check_safetensors(folder / name) if (folder / name).exists() else f"{name} is missing" for name in sorted(names)
     )
     return [problem for problem in problems if problem is not None]
-
-
-def _compare(path: Path, facts: FileFacts, *, deep: bool) -> str | None:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        return f"{path.name} is missing"
-    if size != facts.size:
-        return f"{path.name} has {size:,} bytes of {facts.size:,}"
-    if deep and facts.sha256 and FileFacts.of(path).sha256 != facts.sha256:
-        return f"{path.name} is not what was fetched (SHA-256 differs)"
-    return None
 
 
 def measure_bytes(folder: Path) -> int:

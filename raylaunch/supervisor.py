@@ -11,7 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import NoReturn
 
-from raylaunch import config, output, paths, placement, readiness, weights
+from raylaunch import config, output, paths, placement, readiness
 from raylaunch.child import EngineChild
 from raylaunch.config import LaunchConfig
 from raylaunch.driver import Driver
@@ -19,6 +19,7 @@ from raylaunch.errors import EngineError, PortTakenError
 from raylaunch.processes import ProcessId
 from raylaunch.rehearsal import plan
 from raylaunch.service import Service, end_leftovers, folder_of, list_services
+from raylaunch.weights.fetch import fetch_model
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
@@ -155,9 +156,7 @@ class Supervisor:
             launch, self.real_shape = plan.make_rehearsal(self.launch, self.standin)
             return launch
         if self.launch.model.path is None:
-            weights.fetch_model(
-                self.launch.model.repo, self.launch.model.revision, self.launch.model_folder, report=output.say
-            )
+            fetch_model(self.launch.model.repo, self.launch.model.revision, self.launch.model_folder, report=output.say)
             config.check_model_at_hand(self.launch)
         return self.launch
 

@@ -1,4 +1,4 @@
-"""Facts of a model's folder on one node, read in milliseconds whatever its size: no weight is read or hashed.
+"""Facts of a model's folder on one node, read in a moment whatever its size: of weights, the manifest's samples alone.
 
 Runs on nodes, shipped by value: standard library only.
 """
@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from raylaunch.checks.manifest import Manifest
 
 _MATTERS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -45,6 +47,8 @@ class FolderFacts:
     """A sentence for each file that is missing by the folder's own index, cut short, or not what its name says."""
     has_weights: bool = False
     has_tokenizer: bool = False
+    commit: str | None = None
+    """Of the repo, by the manifest that a pull left; None where there is none."""
 
     @property
     def is_whole(self) -> bool:
@@ -77,12 +81,16 @@ def inspect_folder(path: str) -> FolderFacts:
     for name in sorted(name for name in (wanted & here or here) if name.endswith(".safetensors")):
         if problem := check_safetensors(folder / name):
             broken.append(problem)
+    told = {sentence.partition(" ")[0] for sentence in broken}
+    if (manifest := Manifest.read(folder)) is not None:
+        broken += [d for d in manifest.find_differences(folder, samples=True) if d.partition(" ")[0] not in told]
     return FolderFacts(
         path,
         exists=True,
         files=tuple(files),
         broken=tuple(broken),
         has_weights=bool(wanted) or any(name.endswith(_WEIGHTS) for name in here),
+        commit=manifest.commit if manifest else None,
         has_tokenizer=any(name in here for name in _TOKENIZERS) or any(name.endswith(".tiktoken") for name in here),
     )
 

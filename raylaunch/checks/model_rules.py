@@ -19,6 +19,7 @@ def judge_model(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[F
         yield from _judge_folder(node, request, source)
     if len(whole) > 1:
         yield from _compare_folders(whole, request)
+        yield from _compare_commits(whole, request)
 
 
 def _is_whole(model: FolderFacts, request: CheckRequest) -> bool:
@@ -52,10 +53,9 @@ def _judge_folder(node: NodeFacts, request: CheckRequest, source: NodeFacts | No
 
 def make_fetch_command(node: NodeFacts, request: CheckRequest, source: NodeFacts | None) -> str:
     """How to get the model onto `node`: from a node that has it whole, else from the hub."""
-    path = request.model_folder.rstrip("/")
     if source is not None and source.node_ip != node.node_ip:
-        return f"on {node.node_ip}: rsync -a --partial {source.node_ip}:{path}/ {path}/"
-    return f"on {node.node_ip}: hf download {request.repo} --local-dir {path}"
+        return f"{request.pull_command} (it comes from {source.node_ip})"
+    return f"{request.pull_command} (once from the hub, then from node to node)"
 
 
 def _compare_folders(whole: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
@@ -70,6 +70,19 @@ def _compare_folders(whole: Sequence[NodeFacts], request: CheckRequest) -> Itera
                 node.node_ip,
                 f"model folder {path} is not that of {reference.node_ip}: {_join(differences)}",
                 f"on {node.node_ip}: rsync -a --delete {reference.node_ip}:{path}/ {path}/",
+            )
+
+
+def _compare_commits(whole: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
+    """Folders whose manifests tell of different commits: files of the same names and sizes may hold other weights."""
+    told = [node for node in whole if node.model.commit]
+    reference = choose_reference([node.model.commit or "" for node in told]) if told else ""
+    for node in told:
+        if node.model.commit != reference:
+            yield Finding(
+                node.node_ip,
+                f"model folder {request.model_folder} holds commit {node.model.commit}, others {reference}",
+                f"{request.pull_command} --verify, with model.revision set to the one that is wanted",
             )
 
 

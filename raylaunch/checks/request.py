@@ -31,6 +31,14 @@ class CheckRequest:
     log_folder: str = "/tmp"
     """Where Ray and raylaunch write on a node."""
 
+    launch_file: str = "LAUNCH.yaml"
+    """As one would name it on the command line."""
+
+    @property
+    def pull_command(self) -> str:
+        """What brings the model to every node."""
+        return f"raylaunch weights pull {self.launch_file}"
+
     @property
     def world_size(self) -> int:
         """Number of vLLM workers."""
@@ -55,4 +63,5 @@ def make_request(config: "LaunchConfig", *, logical_gpus: bool) -> CheckRequest:
         needs_weights=engine.get("load_format") != "dummy",
         needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
         log_folder=str(paths.home()),
+        launch_file=str(config.path) if config.path else "",
     )

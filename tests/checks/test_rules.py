@@ -100,14 +100,14 @@ def test_on_one_machine_loopback_reaches_everybody(request_16):
 def test_the_model_is_missing_on_a_node(cluster, request_16):
     found = only(judge(cluster(model=FolderFacts(PATH)), request_16))
     assert found.what == f"model folder {PATH} is not there"
-    assert found.fix == f"on 10.0.0.3: rsync -a --partial 10.0.0.1:{PATH}/ {PATH}/"
+    assert found.fix == "raylaunch weights pull LAUNCH.yaml (it comes from 10.0.0.1)"
 
 
 def test_the_model_is_missing_everywhere(request_16):
     findings = judge([make_facts(number, model=FolderFacts(PATH)) for number in (1, 2)], request_16)
     assert [found.fix for found in findings] == [
-        f"on 10.0.0.{number}: hf download owner/name --local-dir {PATH}" for number in (1, 2)
-    ]
+        "raylaunch weights pull LAUNCH.yaml (once from the hub, then from node to node)"
+    ] * 2
 
 
 def test_the_model_may_not_be_read(cluster, request_16):

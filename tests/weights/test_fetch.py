@@ -1,80 +1,45 @@
 """Models are fetched whole, once, and taken up again; every refusal is a sentence. Real client, real HTTP, real pip."""
 
-import json
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, serve
+from hub_server import COMMIT, Hub
 
-from raylaunch import hub, smollm2, weights
+from raylaunch import smollm2
 from raylaunch.config import ModelBlock
 from raylaunch.errors import WeightsError
 from raylaunch.model_folder import MANIFEST, Manifest, find_problems
+from raylaunch.weights import hub
+from raylaunch.weights.fetch import fetch_model
 
-REPO = "somebody/some-llama"
+from .conftest import REPO, make_files, make_safetensors, wanted_of
+
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nobody listens, so a connection is refused at once."""
 _DEADLINE_S = 120
 
 
-def make_safetensors(tensor_bytes: int) -> bytes:
-    header = json.dumps({"w": {"dtype": "U8", "shape": [tensor_bytes], "data_offsets": [0, tensor_bytes]}}).encode()
-    return struct.pack("<Q", len(header)) + header + os.urandom(1024) * (tensor_bytes // 1024)
-
-
-def make_files(tensor_bytes: int = 4096) -> dict[str, bytes]:
-    """Two shards and what a repo has around them, wanted and unwanted."""
-    shards = {f"model-0000{number}-of-00002.safetensors": make_safetensors(tensor_bytes) for number in (1, 2)}
-    index = {"weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
-    return shards | {
-        "model.safetensors.index.json": json.dumps(index).encode(),
-        "config.json": b'{"model_type": "llama"}',
-        "tokenizer.json": b"{}",
-        "chat_template.jinja": b"{{ messages }}",
-        "README.md": b"# some llama",
-        "pytorch_model.bin": b"x" * 100,
-        "some-llama.Q4_K.gguf": b"x" * 100,
-        "onnx/model.onnx": b"x" * 100,
-        "original/consolidated.safetensors": make_safetensors(1024),
-        "consolidated.safetensors": make_safetensors(1024),
-    }
-
-
-@pytest.fixture
-def model_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one repo, and HF_ENDPOINT pointing at it."""
-    with serve(Hub(REPO, make_files())) as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "models" / "some--llama"
-
-
 def fetch(folder: Path, repo: str = REPO, revision: str | None = None) -> list[str]:
     """Fetch, and return the lines of progress."""
     lines: list[str] = []
-    assert weights.fetch_model(repo, revision, folder, report=lines.append) == folder
+    assert fetch_model(repo, revision, folder, report=lines.append) == folder
     return lines
 
 
 def start_fetch(folder: Path, repo: str = REPO) -> "subprocess.Popen[bytes]":
     code = (
-        "import sys; from pathlib import Path; from raylaunch import weights; "
-        "weights.fetch_model(sys.argv[1], None, Path(sys.argv[2]), report=print)"
+        "import sys; from pathlib import Path; from raylaunch.weights.fetch import fetch_model; "
+        "fetch_model(sys.argv[1], None, Path(sys.argv[2]), report=print)"
     )
     return subprocess.Popen([sys.executable, "-c", code, repo, str(folder)], stderr=subprocess.DEVNULL)
 
@@ -105,8 +70,7 @@ def find_children(needle: str) -> list[str]:
 def test_fetches_what_a_server_needs_and_nothing_else(model_hub: Hub, folder: Path) -> None:
     lines = fetch(folder)
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
-    unwanted = {"README.md", "pytorch_model.bin", "some-llama.Q4_K.gguf", "consolidated.safetensors"}
-    assert kept == {name: body for name, body in model_hub.files.items() if "/" not in name and name not in unwanted}
+    assert kept == wanted_of(model_hub)
     assert [path.name for path in folder.parent.iterdir() if path != folder] == [f"{folder.name}.lock"]
     assert model_hub.url in lines[0]
 
@@ -138,7 +102,7 @@ def test_interrupted_download_resumes(model_hub: Hub, folder: Path, how: signal.
     model_hub.hold_after_bytes = 30 << 20
     fetching = start_fetch(folder)
     aside = folder.with_name(f"{folder.name}.download")
-    wait_until(lambda: any(path.stat().st_size >= 10 << 20 for path in aside.rglob("*.incomplete")))
+    wait_until(lambda: any(path.stat().st_size >= 10 << 20 for path in aside.rglob("*.part")))
     wait_until((aside / finished).exists)
     fetching.send_signal(how)
     fetching.wait(_DEADLINE_S)
@@ -150,7 +114,7 @@ def test_interrupted_download_resumes(model_hub: Hub, folder: Path, how: signal.
     assert model_hub.asked_for(broken)
     assert not model_hub.asked_for(finished)
     assert find_problems(folder, deep=True) == ()
-    assert not list(folder.parent.rglob("*.incomplete"))
+    assert not list(folder.parent.rglob("*.part"))
 
 
 def test_only_the_missing_shard_comes_again(model_hub: Hub, folder: Path) -> None:
@@ -427,6 +391,6 @@ def test_only_weights_are_mistral_s_own() -> None:
 
 def test_supervisor_stays_light() -> None:
     heavy = "{'torch', 'huggingface_hub', 'transformers'}"
-    code = f"import sys, raylaunch.weights; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, raylaunch.weights.fetch; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

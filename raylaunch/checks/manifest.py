@@ -1,0 +1,141 @@
+"""The manifest that raylaunch leaves in a model's folder: where its files came from, and what each one is.
+
+Runs on nodes, shipped by value: standard library only.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+MANIFEST = ".raylaunch.json"
+"""Name of the manifest. Hidden, so that nobody takes it for a part of the model."""
+FILE_MODE, FOLDER_MODE = 0o644, 0o755
+_FORMAT = 2
+_SAMPLES = 16
+_SAMPLE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of one file: its size in bytes, and hashes where somebody told or computed them."""
+
+    size: int
+    sha256: str | None = None
+    sampled: str | None = None
+    """SHA-256 of some blocks of it (see hash_samples): what the fast check reads."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Facts of a file on disk, read whole."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path.stat().st_size, sha256, hash_samples(path))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can only be that of a file in the folder itself: no path, nothing hidden, nothing unprintable."""
+    return name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"} and bool(name)
+
+
+def hash_samples(path: Path) -> str:
+    """SHA-256 over at most 16 blocks of 64 KiB: the first, the last, and between them at equal distances."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for start in _choose_blocks(size):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _choose_blocks(size: int) -> list[int]:
+    if size <= _SAMPLES * _SAMPLE_BYTES:
+        return list(range(0, size, _SAMPLE_BYTES))
+    last = size - _SAMPLE_BYTES
+    return [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where a folder's files came from, and what they were when it was finished; the same bytes on every node."""
+
+    repo: str
+    revision: str | None
+    """As asked for; None is the repo's main branch."""
+    source: str
+    """Hub and commit, the package that the model was taken from, or the folder that was filled by hand."""
+    files: Mapping[str, FileFacts]
+    commit: str | None = None
+    """Of the repo; None where the files did not come from a hub."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of the repo that vLLM does not load: path -> bytes."""
+
+    def write(self, folder: Path) -> None:
+        """Leave the manifest in `folder`, whole or not at all."""
+        aside = folder / f"{MANIFEST}.part"
+        aside.write_text(json.dumps({"format": _FORMAT} | asdict(self), indent=1))
+        aside.chmod(FILE_MODE)
+        aside.rename(folder / MANIFEST)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The manifest in `folder`, None where there is none that can be read."""
+        try:
+            known = json.loads((folder / MANIFEST).read_bytes())
+            files = {
+                name: FileFacts(facts["size"], facts["sha256"], facts.get("sampled"))
+                for name, facts in known["files"].items()
+                if is_plain_name(name)
+            }
+            return cls(
+                known["repo"],
+                known["revision"],
+                known["source"],
+                files,
+                known.get("commit"),
+                known.get("left_out") or {},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def is_of(self, repo: str, revision: str | None) -> bool:
+        """Whether it tells of what a launch asks for: the repo, at that branch, tag or commit."""
+        return self.repo == repo and (revision == self.revision or (revision is not None and revision == self.commit))
+
+    def find_differences(self, folder: Path, *, samples: bool = False) -> Iterator[str]:
+        """A sentence for each file of the manifest that is not in `folder` as it was.
+
+        Args:
+            samples: also read some blocks of each file and compare their hash; else sizes alone.
+        """
+        for name, facts in self.files.items():
+            if difference := find_difference(folder / name, facts, samples=samples):
+                yield difference
+
+
+def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, whole: bool = False) -> str | None:
+    """In what a file is not what `facts` say, as a sentence that starts with its name; None where it is.
+
+    Args:
+        samples: compare some blocks too.
+        whole: compare every byte too.
+    """
+    try:
+        size = path.stat().st_size
+        if size != facts.size:
+            return f"{path.name} has {size:,} bytes of {facts.size:,}"
+        if samples and facts.sampled and hash_samples(path) != facts.sampled:
+            return f"{path.name} has other content (sampled blocks differ)"
+        if whole and facts.sha256:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
+                    return f"{path.name} is not what was fetched (SHA-256 differs)"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    return None

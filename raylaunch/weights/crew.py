@@ -1,0 +1,149 @@
+"""The porters of a pull: one on each node of a Ray cluster, or one in this process where there is none."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from raylaunch.cluster import ClusterNode
+from raylaunch.errors import RaylaunchError, WeightsError
+from raylaunch.weights.porter import Porter
+
+
+class NodeLostError(WeightsError):
+    """A node, or the porter on it, went away."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"{node} was lost: {reason}", fix="run it again once the node is back: it goes on")
+        self.node = node
+
+
+class Crew(Protocol):
+    """Porters by node."""
+
+    lanes: int
+
+    def refresh(self) -> tuple[str, ...]:
+        """See who is there now, and give each node its porter; the nodes, the head first."""
+
+    def has_changed(self) -> bool:
+        """Whether nodes came or went since the last refresh."""
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        """Call a porter's method.
+
+        Raises:
+            NodeLostError: nobody is there any more.
+            WeightsError: what the porter raised.
+        """
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """What another node's porter calls this one by."""
+
+
+class LocalCrew:
+    """This machine alone, without Ray."""
+
+    lanes = 1
+
+    def __init__(self, folder: Path) -> None:
+        self._name = socket.gethostname()
+        self._porter = Porter(str(folder))
+
+    def refresh(self) -> tuple[str, ...]:
+        """This machine."""
+        return (self._name,)
+
+    def has_changed(self) -> bool:
+        """Never."""
+        return False
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:  # noqa: ARG002
+        """Call the porter's method."""
+        return await getattr(self._porter, method)(*arguments, **named)
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """Nobody calls."""
+        raise NotImplementedError
+
+
+def _choose_lanes() -> int:
+    """A lane moves about 1 GB/s and keeps two cores busy; a quarter of the cores is left enough for that."""
+    import ray
+
+    cores = min((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
+    return max(1, min(4, cores // 4))
+
+
+class RayCrew:
+    """Async actors pinned to the nodes of the cluster that this process has joined; they end with its job."""
+
+    def __init__(self, folder: Path, *, lanes: int | None = None) -> None:
+        """`lanes`: porters on each node, each a process of its own; None: by the cores of the smallest node."""
+        self.folder, self.lanes = folder, lanes or _choose_lanes()
+        self._nodes: dict[str, ClusterNode] = {}
+        self._handles: dict[str, list[Any]] = {}
+        self._lost: set[str] = set()
+
+    def refresh(self) -> tuple[str, ...]:
+        """See which nodes live; new ones, and those whose porter died, get one."""
+        alive = self._list()
+        gone = {name for name, node in self._nodes.items() if alive.get(name) != node}
+        for name in [name for name in self._handles if name in gone | self._lost]:
+            for handle in self._handles.pop(name):
+                self._end(handle)
+        self._lost.clear()
+        self._nodes = alive
+        for name, node in alive.items():
+            if name not in self._handles:
+                self._handles[name] = [self._start(node) for _ in range(self.lanes)]
+        return tuple(alive)
+
+    def has_changed(self) -> bool:
+        """Whether nodes came, went, or lost their porter."""
+        return bool(self._lost) or self._list() != self._nodes
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        """Call a porter's method."""
+        import ray
+
+        try:
+            return await getattr(self._handles[node][lane], method).remote(*arguments, **named)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RaylaunchError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            self._lost.add(node)
+            raise NodeLostError(node, str(error).strip().splitlines()[0]) from None
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """The porter's actor handle."""
+        return self._handles[node][lane]
+
+    def _list(self) -> dict[str, ClusterNode]:
+        from raylaunch import cluster
+
+        nodes = cluster.list_nodes()
+        serving: Sequence[ClusterNode] = [node for node in nodes if node.gpus] or nodes
+        ips = [node.ip for node in serving]
+        return {node.ip if ips.count(node.ip) == 1 else f"{node.ip} ({node.node_id[:6]})": node for node in serving}
+
+    def _start(self, node: ClusterNode) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return (
+            ray.remote(Porter)
+            .options(
+                num_cpus=0,
+                max_restarts=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+            )
+            .remote(str(self.folder))
+        )
+
+    def _end(self, handle: Any) -> None:
+        import ray
+
+        ray.kill(handle)

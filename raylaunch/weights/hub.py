@@ -1,0 +1,261 @@
+"""The Hugging Face Hub, through huggingface_hub: what a repo holds, and a file's bytes from any place on.
+
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean there. What travels to other nodes is a HubAccess.
+"""
+
+import os
+import queue
+import re
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raylaunch.checks.manifest import is_plain_name
+from raylaunch.errors import WeightsError
+from raylaunch.weights.refusal import RESUMES, explain_refusal
+
+PIECE_BYTES = 512 << 10
+"""Bytes read from the hub at a time: what an interruption can lose of each file that is under way."""
+_PROBE_S = 4.0
+_PATIENCE_S = 120.0
+"""Longest time without a byte before a download is given up; what came is kept."""
+_WAIT_FIRST_S, _WAIT_MOST_S = 0.5, 30.0
+_RETRIED = (408, 429, 500, 502, 503, 504)
+_KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+"""Weights, configs, chat template, tokenizers. Python files are read only where a launch says trust_remote_code."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """How this process reaches the hub, for a process on another node."""
+
+    endpoint: str
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_this_process(cls) -> "HubAccess":
+        """Endpoint and token as huggingface_hub finds them here."""
+        from huggingface_hub import get_token
+
+        return cls(get_endpoint(), get_token())
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFile:
+    """A file as the hub lists it."""
+
+    size: int
+    sha256: str | None = None
+    """Of files under LFS, which all weights are."""
+    git_sha1: str | None = None
+    """Git's id of the others: SHA-1 over "blob <size>", a zero byte and the content."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repo at one commit."""
+
+    repo: str
+    revision: str | None
+    """As asked for."""
+    commit: str
+    endpoint: str
+    files: Mapping[str, RepoFile]
+    """What a server needs of it, by name."""
+    left_out: Mapping[str, int]
+    """The rest: path -> bytes."""
+
+    @property
+    def source(self) -> str:
+        """Where the files come from, in words."""
+        return f"{self.endpoint} commit {self.commit}"
+
+
+def get_endpoint() -> str:
+    """Address of the hub, or of the mirror that HF_ENDPOINT names."""
+    from huggingface_hub import constants
+
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def explain_unreachable(endpoint: str | None = None) -> str | None:
+    """Why the hub cannot be asked from here, as a clause; None where it answers. Takes at most a few seconds."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return f"{variable} is set"
+    address = endpoint or get_endpoint()
+    answers: queue.Queue[str | None] = queue.Queue()
+    # A thread, because looking up a name takes as long as it likes: no timeout of a client's bounds it.
+    threading.Thread(target=lambda: answers.put(_probe(address)), daemon=True).start()
+    try:
+        reason = answers.get(timeout=_PROBE_S + 1)
+    except queue.Empty:
+        reason = f"no answer within {_PROBE_S:.0f} s"
+    return reason and f"{address} is out of reach ({reason})"
+
+
+def _probe(endpoint: str) -> str | None:
+    try:
+        with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=_PROBE_S):
+            return None
+    except urllib.error.HTTPError:
+        return None  # somebody speaks HTTP there; the client will hear what
+    except urllib.error.URLError as error:
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def choose_files(sizes: Mapping[str, int]) -> list[str]:
+    """What of a repo's files a server needs: the safetensors weights, configs, tokenizer and chat template.
+
+    Not the same weights again in other formats (.bin, .gguf, onnx/, original/), nor Mistral's `consolidated` copy
+    beside the usual files.
+
+    Args:
+        sizes: path in the repo -> bytes.
+    """
+    names = [name for name in sizes if is_plain_name(name) and name.endswith(_KEPT_SUFFIXES)]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    usual = [name for name in weights if not name.startswith("consolidated")]
+    return sorted(name for name in names if name not in weights or name in (usual or weights))
+
+
+def list_repo(repo: str, revision: str | None, access: HubAccess) -> Listing:
+    """Ask the hub what a repo holds, at the commit that `revision` stands for now.
+
+    Raises:
+        WeightsError: the hub refuses, or the repo has nothing to serve, or names that no honest repo has.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.hf_api import RepoFile as HubFile
+
+    api = HfApi(endpoint=access.endpoint, token=access.token or False)
+    try:
+        commit = api.model_info(repo, revision=revision, timeout=30).sha
+        entries = list(api.list_repo_tree(repo, revision=commit, recursive=True))
+    except HFValidationError as error:
+        raise WeightsError(
+            f"model.repo {repo!r} is no Hugging Face id: {error}", fix="write it as owner/name"
+        ) from None
+    except HfHubHTTPError as error:
+        raise explain_refusal(error, repo, revision, access) from None
+    except _transport_errors() as error:
+        raise WeightsError(f"{access.endpoint} broke off: {error or type(error).__name__}", fix=RESUMES) from None
+    listed = {entry.path: entry for entry in entries if isinstance(entry, HubFile)}
+    _refuse_hostile_names(repo, listed)
+    chosen = choose_files({path: entry.size for path, entry in listed.items()})
+    if not any(name.endswith(".safetensors") for name in chosen):
+        raise WeightsError(
+            f"{repo} has no safetensors weights", fix="choose a repo that has them (its Files page on the hub tells)"
+        )
+    return Listing(
+        repo,
+        revision,
+        commit,
+        access.endpoint,
+        files={name: _read_entry(listed[name]) for name in chosen},
+        left_out={path: entry.size for path, entry in sorted(listed.items()) if path not in chosen},
+    )
+
+
+def _read_entry(entry: Any) -> RepoFile:
+    if entry.lfs:
+        return RepoFile(entry.size, sha256=entry.lfs.sha256)
+    return RepoFile(entry.size, git_sha1=entry.blob_id)
+
+
+def _refuse_hostile_names(repo: str, paths: Mapping[str, Any]) -> None:
+    for path in paths:
+        parts = re.split(r"[/\\]", path)
+        if not path.isprintable() or path.startswith(("/", "~")) or "\\" in path or ".." in parts:
+            raise WeightsError(
+                f"{repo} has a file named {path!r}, which would be written outside the model's folder: refused",
+                fix="do not use this repo; tell its owner, or the hub",
+            )
+
+
+def read_file(
+    listing: Listing, name: str, start: int, access: HubAccess, *, patience_s: float = _PATIENCE_S
+) -> Iterator[bytes]:
+    """Bytes of a repo's file from `start` to its end, in pieces of PIECE_BYTES; broken connections are taken up again.
+
+    huggingface_hub does the asking (address, token, redirects, waiting out 429 and 5xx); its own downloads resume
+    whole files only (seen in 2.4), hence the ranges here.
+
+    Args:
+        patience_s: longest time without a byte, in seconds.
+
+    Raises:
+        WeightsError: the hub refuses, or sent nothing for so long.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers
+
+    size, position, moved_at, wait_s = listing.files[name].size, start, time.monotonic(), _WAIT_FIRST_S
+    url = hf_hub_url(listing.repo, name, revision=listing.commit, endpoint=access.endpoint)
+    headers = build_hf_headers(token=access.token or False) | {"Accept-Encoding": "identity"}
+    while position < size:
+        try:
+            for piece in _read_range(url, headers, position, size):
+                position += len(piece)
+                moved_at, wait_s = time.monotonic(), _WAIT_FIRST_S
+                yield piece
+            if position == size:
+                return
+            failure = WeightsError(f"{access.endpoint} closed the connection in the middle of {name}", fix=RESUMES)
+        except HfHubHTTPError as error:
+            failure = explain_refusal(error, listing.repo, listing.revision, access)
+            if error.response.status_code not in _RETRIED:
+                raise failure from None
+        except _transport_errors() as error:
+            failure = WeightsError(
+                f"{access.endpoint} sends no more of {name}: {error or type(error).__name__}", fix=RESUMES
+            )
+        if time.monotonic() - moved_at > patience_s:
+            raise failure
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, _WAIT_MOST_S)
+
+
+def _read_range(url: str, headers: Mapping[str, str], start: int, size: int) -> Iterator[bytes]:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
+
+    ranged = dict(headers) | ({"Range": f"bytes={start}-"} if start else {})
+    with http_stream_backoff(
+        "GET",
+        url,
+        headers=ranged,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        max_retries=2,
+        max_wait_time=_WAIT_MOST_S,
+        retry_on_exceptions=(),
+        retry_on_status_codes=_RETRIED,
+    ) as response:
+        hf_raise_for_status(response)
+        unwanted = start if response.status_code == 200 else 0  # some mirrors know no ranges: skip what we have
+        left = size - start
+        for piece in response.iter_bytes(PIECE_BYTES):
+            wanted = piece[min(unwanted, len(piece)) :][:left]
+            unwanted -= min(unwanted, len(piece))
+            left -= len(wanted)
+            if wanted:
+                yield wanted
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub's HTTP client raises where a connection breaks: httpx2 since 2.0, httpx before."""
+    import importlib
+
+    from huggingface_hub.utils import get_session
+
+    client = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    return (client.TransportError, client.StreamError, client.DecodingError)

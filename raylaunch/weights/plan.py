@@ -1,0 +1,90 @@
+"""Who sends what to whom: pure functions over what each node has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one node has of a model."""
+
+    whole: frozenset[str] = frozenset()
+    """Files that are there and right."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the others: each is a prefix of its file."""
+    reaches_hub: bool = False
+
+    def measure(self, name: str, size: int) -> int:
+        """Bytes of the file that are here."""
+        return size if name in self.whole else min(self.parts.get(name, 0), size)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One file's way: from its head down a chain of nodes."""
+
+    name: str
+    size: int
+    head: str
+    chain: tuple[str, ...]
+    """Nodes that lack it, the one with the fewest bytes first: each hands on only what the next one lacks."""
+    from_hub: bool = False
+    """The head lacks it too, and asks the hub for its part."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All that take part, the head first."""
+        return (self.head, *self.chain)
+
+
+def plan_moves(
+    sizes: Mapping[str, int], holdings: Mapping[str, Holding], *, has_hub: bool
+) -> tuple[list[Move], list[str]]:
+    """Moves after which every node has every file, each byte from the hub at most once; large files first.
+
+    A file that somebody has comes from there. Of the others each is asked of the hub by one node, and travels on from
+    it while it comes: the nodes share the hub's files evenly, by bytes.
+
+    Args:
+        sizes: file -> bytes.
+        holdings: node -> what it has; the order of the nodes is that of the chains.
+        has_hub: whether the hub can be asked for these files at all.
+
+    Returns:
+        The moves, and the files that nobody has and no node can ask for.
+    """
+    nodes = list(holdings)
+    loads = dict.fromkeys(nodes, 0)
+    moves: list[Move] = []
+    nowhere: list[str] = []
+    for name, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
+        lacking = [node for node in nodes if name not in holdings[node].whole]
+        if not lacking:
+            continue
+        holders = [node for node in nodes if name in holdings[node].whole]
+        askers = [node for node in nodes if holdings[node].reaches_hub] if has_hub and not holders else []
+        if not holders and not askers:
+            nowhere.append(name)
+            continue
+        most = max((holdings[node].measure(name, size) for node in askers), default=0)
+        heads = holders or [node for node in askers if holdings[node].measure(name, size) == most]
+        head = min(heads, key=lambda node: (loads[node], nodes.index(node)))
+        loads[head] += size
+        rest = [node for node in lacking if node != head]
+        moves.append(Move(name, size, head, order_chain(head, rest, nodes, holdings, name), from_hub=not holders))
+    return moves, nowhere
+
+
+def order_chain(
+    head: str, rest: Sequence[str], nodes: Sequence[str], holdings: Mapping[str, Holding], name: str
+) -> tuple[str, ...]:
+    """The nodes behind `head`: those with the fewest bytes first, else around the ring, to share the links."""
+    at = nodes.index(head)
+    return tuple(
+        sorted(rest, key=lambda node: (holdings[node].parts.get(name, 0), (nodes.index(node) - at) % len(nodes)))
+    )
+
+
+def measure_missing(sizes: Mapping[str, int], holding: Holding) -> int:
+    """Bytes that a node still needs."""
+    return sum(size - holding.measure(name, size) for name, size in sizes.items())

@@ -1,0 +1,116 @@
+"""How far each node is: one line a node, with bytes, rate, where they come from, and the time left."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from raylaunch.errors import WeightsError
+from raylaunch.weights.crew import Crew
+from raylaunch.weights.plan import Holding
+from raylaunch.weights.porter import Counts
+
+_POLL_S = 1.0
+_WINDOW_S = 10.0
+"""Rates are means over so many seconds."""
+
+
+class Reporter(Protocol):
+    """Where a pull tells what it does."""
+
+    def say(self, line: str) -> None:
+        """Tell something once."""
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Tell how far each node is; called every second."""
+
+
+class Progress:
+    """Asks the porters now and then how far they are."""
+
+    def __init__(self, crew: Crew, reporter: Reporter) -> None:
+        self._crew, self._reporter = crew, reporter
+        self._sizes: Mapping[str, int] = {}
+        self._whole: dict[str, set[str]] = {}
+        self._counts: dict[str, Counts] = {}
+        """By porter: one that died keeps what it brought."""
+        self._history: dict[str, list[tuple[float, int, int, int]]] = {}
+
+    def begin(self, sizes: Mapping[str, int], holdings: Mapping[str, Holding]) -> None:
+        """A round begins from here."""
+        self._sizes = sizes
+        self._whole = {node: set(holding.whole) for node, holding in holdings.items()}
+
+    def finish(self, node: str, name: str) -> None:
+        """A node has a file whole."""
+        self._whole[node].add(name)
+
+    def measure_arrived(self) -> int:
+        """Bytes that came to any node in this pull."""
+        return sum(self.measure_sources())
+
+    def measure_sources(self) -> tuple[int, int]:
+        """Bytes that came from the hub, and from peers, to all nodes together."""
+        counts = self._counts.values()
+        return sum(count.from_hub for count in counts), sum(count.from_peers for count in counts)
+
+    @contextlib.asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show it while the block runs."""
+        showing = asyncio.ensure_future(self._keep_showing())
+        try:
+            yield
+        finally:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+            await self._look()
+
+    async def _keep_showing(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if lines := await self._look():
+                self._reporter.show(lines)
+
+    async def _look(self) -> list[str]:
+        lines = []
+        for node in self._whole:
+            counts = []
+            for lane in range(self._crew.lanes):
+                with contextlib.suppress(WeightsError):  # lost: the move that ran through it tells
+                    counts.append(await self._crew.call(node, "count", lane=lane))
+            self._counts.update({count.porter: count for count in counts})
+            lines.append(self._describe(node, counts))
+        return lines
+
+    def _describe(self, node: str, counts: Sequence[Counts]) -> str:
+        whole, total = self._whole[node], sum(self._sizes.values())
+        held = sum(size for count in counts for name, size in count.held.items() if name not in whole)
+        have = sum(self._sizes[name] for name in whole) + held
+        now = time.monotonic()
+        history = self._history.setdefault(node, [])
+        history.append((now, have, sum(c.from_hub for c in counts), sum(c.from_peers for c in counts)))
+        while history[-1][0] - history[0][0] > _WINDOW_S:
+            history.pop(0)
+        return f"{node}: {have / 1e9:.2f} of {total / 1e9:.2f} GB{_describe_rate(history, total - have)}"
+
+
+def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) -> str:
+    (began, had, hub_then, peers_then), (now, have, hub_now, peers_now) = history[0], history[-1]
+    if now <= began or have <= had:
+        return ""
+    rate = (have - had) / (now - began)
+    sources = [
+        name for name, grew in (("hub", hub_now > hub_then), ("peer", peers_now > peers_then)) if grew
+    ]  # fmt: skip
+    came = f" from {' and '.join(sources)}" if sources else ""
+    return f", {rate / 1e6:.0f} MB/s{came} | {describe_seconds(left / rate)} left"
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in words: "42 s", "5 min", "3 h 20 min"."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"

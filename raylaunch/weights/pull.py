@@ -1,0 +1,284 @@
+"""Pull a model: from what is known of every node to every node having it, whatever goes away meanwhile.
+
+Each round looks at all nodes anew, so a pull that was killed, a node that joined and a node that was lost are one case.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from raylaunch.errors import WeightsError
+from raylaunch.weights import survey
+from raylaunch.weights.crew import Crew, NodeLostError
+from raylaunch.weights.part import Finished, Unfinished
+from raylaunch.weights.plan import Holding, Move, order_chain, plan_moves
+from raylaunch.weights.progress import Progress, Reporter
+from raylaunch.weights.refusal import RESUMES
+from raylaunch.weights.result import PullResult
+from raylaunch.weights.survey import Order, Truth
+
+_HUB_STREAMS = 4
+"""Files asked of the hub at once, by all nodes together (each node asks for one at least)."""
+_DISK_STREAMS = 2
+"""Files that a node sends at once in a lane: while one ends, the other keeps the link busy."""
+_FRUITLESS_ROUNDS = 3
+_LOCK_POLL_S = 0.5
+
+
+async def pull(order: Order, crew: Crew, reporter: Reporter) -> PullResult:
+    """See to it that every node has the whole model, with the same manifest.
+
+    Raises:
+        WeightsError: some node cannot have it. What came is kept, and the next pull goes on from it.
+    """
+    return await _Pull(order, crew, reporter).run()
+
+
+class _Pull:
+    def __init__(self, order: Order, crew: Crew, reporter: Reporter) -> None:
+        self.order, self.crew, self.reporter = order, crew, reporter
+        self.proven: dict[tuple[str, str], str] = {}
+        self.refused: dict[str, str] = {}
+        """Node -> why nothing can be written there any more."""
+        self.failures: list[str] = []
+        self.began = time.monotonic()
+        self.progress = Progress(crew, reporter)
+        self.shared: dict[str, str] = {}
+        self.is_announced = False
+        self.seen: set[str] = set()
+
+    async def run(self) -> PullResult:
+        fruitless, most, moved = 0, -1, False
+        while True:
+            nodes = self.crew.refresh()
+            self.seen.update(nodes)
+            self.failures.clear()
+            try:
+                state = await self._survey(nodes)
+                if state is None:
+                    continue
+                truth, holdings, writers = state
+                if not await self._run_round(truth, holdings):
+                    await self._finish(truth, nodes, writers, holdings)
+                    return self._conclude(truth, nodes, moved=moved)
+                moved = True
+            except NodeLostError as error:
+                self.failures.append(error.what)
+                self.reporter.say(f"{error.what}; going on with the others")
+            have = self.progress.measure_arrived()
+            fruitless = 0 if have > most or self.crew.has_changed() else fruitless + 1
+            most = max(most, have)
+            if fruitless >= _FRUITLESS_ROUNDS:
+                raise WeightsError(self.failures[-1] if self.failures else "nothing more came", fix=RESUMES)
+
+    async def _survey(self, nodes: Sequence[str]) -> "tuple[Truth, dict[str, Holding], dict[str, str]] | None":
+        """What is, and what should be; None where it has to be looked at again: somebody else pulled meanwhile."""
+        order, say = self.order, self.reporter.say
+        looks = await survey.look_everywhere(self.crew, nodes)
+        truth = await survey.find_truth(self.crew, order, looks, say)
+        holdings = await survey.find_holdings(self.crew, order, truth, looks, self.proven, say)
+        lacking = [node for node in nodes if truth.sizes.keys() - holdings[node].whole or looks[node].manifest is None]
+        lacking = [node for node in lacking if node not in self.refused]
+        writers = await survey.find_storages(self.crew, truth, lacking)
+        for node, writer in writers.items():
+            if node != writer and self.shared.get(node) != writer:
+                say(f"{node}: shares its storage with {writer}")
+                self.shared[node] = writer
+        if await self._lock([node for node in lacking if writers[node] == node]):
+            return None
+        mine = {node: holding for node, holding in holdings.items() if writers.get(node, node) == node}
+        mine = {node: holding for node, holding in mine.items() if node not in self.refused}
+        survey.check_room(truth, looks, mine, order.folder)
+        return truth, mine, writers
+
+    async def _lock(self, nodes: Sequence[str]) -> bool:
+        """Take the locks, always in the same order; whether that meant waiting for another pull."""
+        waited = False
+        for node in nodes:
+            while not await self.crew.call(node, "try_lock"):
+                if not waited:
+                    self.reporter.say(f"{node}: another process fetches into {self.order.folder}: waiting for it")
+                waited = True
+                await asyncio.sleep(_LOCK_POLL_S)
+        return waited
+
+    async def _run_round(self, truth: Truth, holdings: dict[str, Holding]) -> bool:
+        """Move what can be moved; whether there was anything to move."""
+        moves, nowhere = plan_moves(truth.sizes, holdings, has_hub=bool(truth.listing.commit))
+        if nowhere:
+            raise WeightsError(
+                f"{', '.join(nowhere[:3])}{' and more' if nowhere[3:] else ''}: no node has it whole, and no node "
+                f"reaches {truth.listing.endpoint}",
+                fix="run it again where the hub is in reach, or from a mirror: HF_ENDPOINT=https://<mirror>",
+            )
+        if not moves:
+            return False
+        self._announce(truth, moves)
+        self.progress.begin(truth.sizes, holdings)
+        heads = {move.head for move in moves}
+        queues: dict[str, deque[Move]] = {head: deque() for head in heads}
+        for move in moves:
+            queues[move.head].append(move)
+        workers = [
+            self._work(queues[head], lane, truth, holdings)
+            for head in queues
+            for lane in range(self._count_streams(len(heads), from_hub=queues[head][0].from_hub))
+        ]
+        async with self.progress.shown():
+            await asyncio.gather(*workers)
+        return True
+
+    def _announce(self, truth: Truth, moves: Sequence[Move]) -> None:
+        if self.is_announced:
+            return
+        self.is_announced = True
+        listing = truth.listing
+        for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
+            if chosen := [move for move in moves if move.from_hub == from_hub]:
+                size = sum(move.size for move in chosen) / 1e9
+                at = f" at {listing.commit[:12]}" if listing.commit else ""
+                self.reporter.say(f"fetching {listing.repo}{at}: {len(chosen)} files, {size:.1f} GB, from {origin}")
+        if listing.left_out:
+            size = sum(listing.left_out.values()) / 1e9
+            self.reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
+
+    def _count_streams(self, heads: int, *, from_hub: bool) -> int:
+        return max(1, _HUB_STREAMS // heads) if from_hub else _DISK_STREAMS * self.crew.lanes
+
+    async def _work(self, queue: deque[Move], stream: int, truth: Truth, holdings: dict[str, Holding]) -> None:
+        """Take moves from a queue until it is empty, or the nodes are not those it was planned for."""
+        while queue and not self.failures and not self.crew.has_changed():
+            move = queue.popleft()
+            try:
+                await self._move(move, stream % self.crew.lanes, truth, holdings)
+            except NodeLostError as error:
+                self._fail(f"{error.what}; {move.name} goes on without it")
+            except WeightsError as error:
+                if not move.chain and len(holdings) == 1:
+                    raise
+                self._fail(f"{move.head}: {error.what}")
+                if move.from_hub and not self.progress.measure_arrived():
+                    raise
+
+    def _fail(self, sentence: str) -> None:
+        self.failures.append(sentence)
+        self.reporter.say(sentence)
+
+    async def _move(self, move: Move, lane: int, truth: Truth, holdings: dict[str, Holding]) -> None:
+        """One file down its chain; whatever happens, every node closes it and keeps what it has."""
+        name, wanted = move.name, truth.listing.files[move.name]
+
+        def call(node: str, method: str, *arguments: Any, **named: Any) -> Any:
+            return self.crew.call(node, method, *arguments, lane=lane, **named)
+
+        opened: list[str] = []
+        problem: WeightsError | None = None
+        try:
+            haves: dict[str, int] = {}
+            for node in move.nodes:
+                writes = node != move.head or move.from_hub
+                haves[node] = await call(node, "open", name, wanted, writes=writes)
+                opened.append(node)
+            chain = order_chain(
+                move.head, move.chain, list(holdings), {n: Holding(parts={name: haves[n]}) for n in holdings}, name
+            )
+            nodes = (move.head, *chain)
+            start = min(haves.values()) if chain else haves[move.head]
+            for node, behind in zip(nodes, (*chain, None), strict=True):
+                handle = self.crew.find_handle(behind, lane) if behind else None
+                begins = start if node == move.head else max(start, haves[node])
+                await call(node, "link", name, begins, handle, haves[behind] if behind else 0)
+            listing = truth.listing if move.from_hub else None
+            await call(move.head, "send", name, start, wanted, listing, self.order.access)
+        except WeightsError as error:
+            problem = error
+        for node in (n for n in (move.head, *move.chain) if n in opened):
+            ended = await self._close(node, move, lane, truth)
+            problem = problem or ended
+        if problem is not None:
+            raise problem
+
+    async def _close(self, node: str, move: Move, lane: int, truth: Truth) -> WeightsError | None:
+        try:
+            closed = await self.crew.call(node, "close", move.name, lane=lane)
+        except WeightsError as error:
+            return error
+        outcome = closed.outcome
+        if isinstance(outcome, Finished):
+            self.proven[node, move.name] = outcome.sha256
+            self.progress.finish(node, move.name)
+        elif isinstance(outcome, Unfinished):
+            if outcome.is_local:
+                self.refused[node] = outcome.reason
+            if outcome.is_damaged and not move.from_hub:
+                await self._suspect(move, truth)
+            return WeightsError(f"{node}: {outcome.reason}")
+        return None
+
+    async def _suspect(self, move: Move, truth: Truth) -> None:
+        """A peer's file came wrong: is it wrong on the peer's own disk?"""
+        hashes = await self.crew.call(move.head, "verify", {move.name: truth.listing.files[move.name]})
+        if move.name not in hashes:
+            self.proven.pop((move.head, move.name), None)
+            self.reporter.say(f"{move.head}: {move.name} is damaged there")
+
+    async def _finish(
+        self, truth: Truth, nodes: Sequence[str], writers: dict[str, str], holdings: dict[str, Holding]
+    ) -> None:
+        """Give every node's files their place, and leave the same manifest everywhere."""
+        first = next(iter(holdings))
+        unknown = {name: file for name, file in truth.listing.files.items() if not self._find_hash(name, truth)}
+        for name, sha256 in (await self.crew.call(first, "verify", unknown) if unknown else {}).items():
+            self.proven[first, name] = sha256
+        files = truth.to_manifest().files
+        truth.facts = {
+            name: type(facts)(facts.size, facts.sha256 or self._find_hash(name, truth)) for name, facts in files.items()
+        }
+        manifest = truth.to_manifest()
+        served = [node for node in nodes if writers.get(node, node) not in self.refused]
+        for node in served:
+            if writers.get(node, node) == node:
+                await self.crew.call(node, "finish", manifest)
+                await self.crew.call(node, "unlock")
+        for node in served:
+            if differences := await self.crew.call(node, "compare", manifest.files, fast=True):
+                raise WeightsError(
+                    f"{node}: {next(iter(differences.values()))}, though it was just put there", fix="run it again"
+                )
+
+    def _find_hash(self, name: str, truth: Truth) -> str | None:
+        known = truth.facts.get(name)
+        proven = next((sha256 for (_, file), sha256 in self.proven.items() if file == name), None)
+        return (known.sha256 if known else None) or truth.listing.files[name].sha256 or proven
+
+    def _conclude(self, truth: Truth, nodes: tuple[str, ...], *, moved: bool) -> PullResult:
+        if self.refused:
+            raise WeightsError(
+                "; ".join(f"{node}: {reason}" for node, reason in self.refused.items()),
+                fix="make room there, or allow writing, and run it again: it goes on",
+            )
+        if lost := sorted(self.seen - set(nodes)):
+            raise WeightsError(
+                f"{', '.join(lost)} was lost on the way; {len(nodes)} nodes have the model whole",
+                fix="bring it back and run it again: it takes the model from the others",
+            )
+        listing = truth.listing
+        hub_bytes, peer_bytes = self.progress.measure_sources()
+        return PullResult(
+            repo=listing.repo,
+            folder=str(self.order.folder),
+            source=truth.source,
+            commit=listing.commit or None,
+            nodes=nodes,
+            total_bytes=sum(truth.sizes.values()),
+            files=len(truth.sizes),
+            left_out_files=len(listing.left_out),
+            left_out_bytes=sum(listing.left_out.values()),
+            from_hub_bytes=hub_bytes,
+            from_peers_bytes=peer_bytes,
+            seconds=time.monotonic() - self.began,
+            already=not moved,
+            shared=self.shared,
+        )

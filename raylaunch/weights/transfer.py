@@ -1,0 +1,135 @@
+"""One file's way through one node: from a disk, the hub or the node before, to this disk and the node behind.
+
+Pieces travel as arguments of actor calls. At most WINDOW of them are under way between two nodes; each call returns
+once its piece was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from pickle import PickleBuffer
+from typing import Any
+
+from raylaunch.weights.part import Buffer, Finished, Part, Unfinished, run_in_thread
+
+CHUNK_BYTES = 4 << 20
+"""What travels in one call: below Ray's own limit of 5,000,000 bytes for arguments inside a call (raysettings.py)."""
+WINDOW = 4
+"""Calls under way between two nodes."""
+Hop = Callable[[str, int, PickleBuffer], Awaitable[None]]
+"""Hands a piece to the next node: name of the file, offset, bytes."""
+
+
+class Transfer:
+    """A file under way through this node."""
+
+    def __init__(self, name: str, part: Part | None) -> None:
+        """`part` is where it is written; None where this node has it already."""
+        self.name, self.part = name, part
+        self.next_is_lost: str = ""
+        """Why the node behind gets nothing any more; "" while it does."""
+        self._hop: Hop | None = None
+        self._next_have = self._position = 0
+        self._window: deque[asyncio.Future[None]] = deque()
+        self._batch = bytearray()
+        self._batch_at = 0
+        self._turn = asyncio.Condition()
+        self._is_over = False
+
+    def link(self, start: int, hop: Hop | None, next_have: int) -> None:
+        """Tell where the first piece begins, and what to call for the next node, which has `next_have` bytes."""
+        self._position, self._hop, self._next_have = start, hop, next_have
+
+    async def accept(self, offset: int, data: Buffer) -> None:
+        """Take a piece: hand it on, and queue it for the disk. Pieces that overtook others are put in order."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._position == offset or self._is_over)
+            if self._is_over:
+                return
+            await self._forward(offset, data)
+            if self.part is not None:
+                await self.part.append(offset, data)
+            self._position += len(data)
+            self._turn.notify_all()
+
+    async def send(self, pieces: Iterator[bytes]) -> None:
+        """Be the head of the chain: take all `pieces`, read in a thread of their own, and hand the last ones on."""
+        offset = self._position
+        reading = run_in_thread(lambda: next(pieces, None))
+        while (piece := await reading) is not None:
+            reading = run_in_thread(lambda: next(pieces, None))
+            await self.accept(offset, piece)
+            offset += len(piece)
+        await self._flush()
+
+    async def close(self) -> Finished | Unfinished | None:
+        """End it: wait until the next node has all that was handed on, and the disk its bytes.
+
+        Returns:
+            What became of the file here; None where this node had it already.
+        """
+        await self._flush()
+        self._is_over = True
+        async with self._turn:
+            self._turn.notify_all()
+        return None if self.part is None else await self.part.finish()
+
+    async def _forward(self, offset: int, data: Buffer) -> None:
+        """Pieces of the hub's size are gathered to chunks: a call costs the same whatever it carries."""
+        unseen = memoryview(data)[max(0, self._next_have - offset) :]
+        if self._hop is None or not unseen:
+            return
+        if not self._batch and len(unseen) >= CHUNK_BYTES // 2:
+            await self._call(offset + len(data) - len(unseen), unseen)
+            return
+        if not self._batch:
+            self._batch_at = offset + len(data) - len(unseen)
+        self._batch += unseen
+        if len(self._batch) >= CHUNK_BYTES:
+            await self._send_batch()
+
+    async def _send_batch(self) -> None:
+        batch, self._batch = self._batch, bytearray()
+        if batch:
+            await self._call(self._batch_at, batch)
+
+    async def _call(self, offset: int, data: Buffer) -> None:
+        while len(self._window) >= WINDOW:
+            await self._settle(self._window.popleft())
+        if self._hop is not None:
+            self._window.append(asyncio.ensure_future(self._hop(self.name, offset, PickleBuffer(data))))
+
+    async def _flush(self) -> None:
+        await self._send_batch()
+        while self._window:
+            await self._settle(self._window.popleft())
+
+    async def _settle(self, call: "asyncio.Future[None]") -> None:
+        import ray
+
+        try:
+            await call
+        except ray.exceptions.RayError as error:
+            self._hop, self.next_is_lost = None, str(error).strip().splitlines()[-1]
+
+
+def read_disk(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """Bytes of a file from `start` to `end`, in chunks; ends early where the file does."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while start < end and (data := os.pread(file, min(CHUNK_BYTES, end - start), start)):
+            yield data
+            start += len(data)
+    finally:
+        os.close(file)
+
+
+def make_hop(handle: Any) -> Hop:
+    """The call that hands a piece to the actor `handle`."""
+
+    async def hop(name: str, offset: int, data: PickleBuffer) -> None:
+        await handle.hop.remote(name, offset, data)
+
+    return hop

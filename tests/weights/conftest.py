@@ -1,0 +1,55 @@
+"""A hub with one repo, and the folder to fetch it into."""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Hub, serve
+
+REPO = "somebody/some-llama"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+UNWANTED = {"README.md", "pytorch_model.bin", "some-llama.Q4_K.gguf", "consolidated.safetensors"}
+
+
+def make_safetensors(tensor_bytes: int) -> bytes:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [tensor_bytes], "data_offsets": [0, tensor_bytes]}}).encode()
+    return struct.pack("<Q", len(header)) + header + os.urandom(1024) * (tensor_bytes // 1024)
+
+
+def make_files(tensor_bytes: int = 4096) -> dict[str, bytes]:
+    """Two shards and what a repo has around them, wanted and unwanted."""
+    shards = {name: make_safetensors(tensor_bytes) for name in SHARDS}
+    index = {"weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
+    return shards | {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "config.json": b'{"model_type": "llama"}',
+        "tokenizer.json": b"{}",
+        "chat_template.jinja": b"{{ messages }}",
+        "README.md": b"# some llama",
+        "pytorch_model.bin": b"x" * 100,
+        "some-llama.Q4_K.gguf": b"x" * 100,
+        "onnx/model.onnx": b"x" * 100,
+        "original/consolidated.safetensors": make_safetensors(1024),
+        "consolidated.safetensors": make_safetensors(1024),
+    }
+
+
+def wanted_of(hub: Hub) -> dict[str, bytes]:
+    """What of a hub's files a server needs."""
+    return {name: body for name, body in hub.files.items() if "/" not in name and name not in UNWANTED}
+
+
+@pytest.fixture
+def model_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repo, and HF_ENDPOINT pointing at it."""
+    with serve(Hub(REPO, make_files())) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "some--llama"

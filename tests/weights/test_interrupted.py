@@ -1,0 +1,80 @@
+"""Killed at random bytes, often: a pull ends whole, and has at most one chunk twice from the hub each time."""
+
+import asyncio
+import multiprocessing
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hub_server import Hub
+
+from raylaunch.model_folder import find_problems
+from raylaunch.weights.crew import LocalCrew
+from raylaunch.weights.hub import HubAccess
+from raylaunch.weights.pull import pull
+from raylaunch.weights.survey import Order
+from raylaunch.weights.transfer import CHUNK_BYTES
+
+from .conftest import REPO, SHARDS, make_safetensors, wanted_of
+
+_KILLS = 100
+_DEADLINE_S = 60
+
+
+class Silent:
+    """Reports to nobody."""
+
+    def say(self, line: str) -> None: ...
+
+    def show(self, lines: Sequence[str]) -> None: ...
+
+
+def run_pull(folder: str, endpoint: str) -> None:
+    """One pull on this machine: what is killed."""
+    order = Order(REPO, None, Path(folder), HubAccess(endpoint))
+    asyncio.run(pull(order, LocalCrew(Path(folder)), Silent()))
+
+
+def measure(folder: Path) -> int:
+    aside = folder.with_name(f"{folder.name}.download")
+    total = 0
+    for place in (aside, folder):
+        for path in place.glob("[!.]*") if place.exists() else ():
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                continue  # renamed meanwhile
+    return total
+
+
+def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for name in SHARDS:
+        model_hub.files[name] = make_safetensors(24 << 20)
+    model_hub.pace_bytes_s = 30e6
+    total = sum(len(body) for body in wanted_of(model_hub).values())
+    forks = multiprocessing.get_context("forkserver")  # imports once, so that a hundred starts take seconds
+    forks.set_forkserver_preload([__name__, "huggingface_hub.hf_api", "raylaunch.weights.hub"])
+    folder.parent.mkdir(parents=True)
+    lost = most = 0
+    for point in sorted(chance.randrange(total) for _ in range(_KILLS)):
+        fetching = forks.Process(target=run_pull, args=(str(folder), model_hub.url))
+        fetching.start()
+        until = time.monotonic() + _DEADLINE_S
+        while measure(folder) < point and fetching.is_alive():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        fetching.kill()
+        fetching.join()
+        before, lost = lost, model_hub.count_sent() - measure(folder)
+        most = max(most, lost - before)
+        assert lost - before <= CHUNK_BYTES
+    run_pull(str(folder), model_hub.url)
+    assert find_problems(folder, deep=True) == ()
+    assert {path.name: path.read_bytes() for path in folder.glob("[!.]*")} == wanted_of(model_hub)
+    twice = model_hub.count_sent() - total
+    print(f"{twice:,} bytes twice, at most {most:,} for one kill")
+    assert twice <= _KILLS * CHUNK_BYTES
