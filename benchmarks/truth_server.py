@@ -65,12 +65,13 @@ def make_json(said: Any) -> bytes:
 class Client:
     """A connection, and the answer under way on it."""
 
-    __slots__ = ("due_s", "event", "inbox", "last", "left", "sock")
+    __slots__ = ("due_s", "event", "head", "inbox", "last", "left", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.inbox = b""
         self.left = 0
+        self.head = b""  # goes out with the first token
 
 
 class TruthServer:
@@ -140,10 +141,10 @@ class TruthServer:
             self.answer_get(client, path)
             return
         client.due_s = monotonic() + self.first_s
-        if json.loads(body).get("stream"):
+        if b'"stream": true' in body or b'"stream":true' in body:
             client.event, client.last = self.events["chat" in path]
             client.left = self.tokens
-            client.sock.send(HEAD)
+            client.head = HEAD
         else:  # what clients ask before a load, to see whether the server takes their request
             client.event, client.last, client.left = make_whole("chat" in path), b"", 1
         self.schedule(client)
@@ -178,8 +179,11 @@ class TruthServer:
         if not client.left:
             return
         client.left -= 1
+        data = client.event if client.left else client.event + client.last
+        if client.head:
+            data, client.head = client.head + data, b""
         try:
-            client.sock.send(client.event if client.left else client.event + client.last)
+            client.sock.send(data)
         except OSError:
             self.drop(client)
             return

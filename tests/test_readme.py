@@ -51,6 +51,12 @@ def finds_nothing_serving(command: str) -> None:
     assert "raylaunch serve" in done.stderr
 
 
+def wants_results(command: str) -> None:
+    done = run(command)
+    assert done.returncode == 1
+    assert "before.json cannot be read" in done.stderr
+
+
 def has_nothing_to_stop(command: str) -> None:
     done = run(command)
     assert done.returncode == 0
@@ -145,6 +151,10 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch stop": (has_nothing_to_stop, None),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
+    "raylaunch bench compare before.json after.json": (
+        wants_results,
+        "tests/bench/test_compare.py::test_command",
+    ),
     "raylaunch bench --concurrency 1,8,64,500 --slo ttft=2s,tpot=50ms": (finds_nothing_serving, BENCH_TEST),
     "pip install '.[vllm]'": (names_an_extra, None),
     "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, None),

@@ -119,6 +119,8 @@ def bench() -> None:
 @click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: bench-<time>.json]")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the HTML report beside the result.")
+@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
 @click.option(
     "--sample/--no-sample", default=True, show_default=True, help="Sample GPUs, network and engine meanwhile."
 )
@@ -142,6 +144,7 @@ def run_bench(**options: Any) -> int:
     outcome.result["launch"] = None if launch is None else launch.dump(mask=True)
     result_file.write_result(path, outcome.result, outcome.rows)
     output.say(f"result: {path}")
+    _draw(path, html=options["report"], png=options["png"])
     if options["as_json"]:
         output.print_json(outcome.result)
     else:
@@ -219,6 +222,50 @@ def _run(test: "Test", *, sample: bool) -> Any:
             sampler = stack.enter_context(Sampler(test.target, LocalMonitor()))
         show = stack.enter_context(output.live_lines())
         return run_test(test, ProcessFleet(), sampler, show=show)
+
+
+def _draw(result: Path, *, html: bool, png: bool) -> None:
+    from raylaunch import output
+
+    if html:
+        from raylaunch.bench.report import write_report
+
+        output.say(f"report: {write_report(result, result.with_suffix('.html'))}")
+    if png:
+        from raylaunch.bench.card import write_png
+
+        output.say(f"picture: {write_png(result, result.with_suffix('.png'))}")
+
+
+@bench.command("report", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
+def draw_report(result: Path, png: bool) -> None:
+    """Draw a result again: RESULT.html beside it, and RESULT.png with --png."""
+    _draw(result, html=True, png=png)
+
+
+@bench.command("compare", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@JSON
+def compare(a: Path, b: Path, as_json: bool) -> None:
+    """Tell whether two results differ: intervals, and a verdict only where there is one."""
+    import dataclasses
+
+    from raylaunch import output
+    from raylaunch.bench.compare import compare_files, tell_comparison
+
+    differences, found = compare_files(a, b)
+    if as_json:
+        levels = [
+            dataclasses.asdict(one)
+            | {"lines": [dataclasses.asdict(line) | {"verdict": line.verdict} for line in one.lines]}
+            for one in found
+        ]
+        output.print_json({"a": str(a), "b": str(b), "differences": differences, "levels": levels})
+    else:
+        output.print_result("\n".join([f"A: {a}", f"B: {b}", *tell_comparison(differences, found)]))
 
 
 COMMANDS = (bench,)

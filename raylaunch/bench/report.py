@@ -1,0 +1,315 @@
+"""The HTML report of a result: one file, no network; drawn here, with a small script that reads values off."""
+
+import colorsys
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from raylaunch.bench import charts
+from raylaunch.bench.charts import Series
+from raylaunch.bench.result import read_result, read_rows
+from raylaunch.bench.run import describe_load
+from raylaunch.bench.streams import Row
+from raylaunch.bench.telling import MEASURES
+from raylaunch.errors import BenchError
+
+WIDTH, HALF = 1080.0, 520.0
+_HUES = (215, 28, 165, 275, 340, 90, 195, 45)
+"""Of nodes: each node's GPUs are shades of one hue."""
+BARS_LEGEND = (
+    '<div class="key"><span><i style="background:var(--c1)"></i>waits for its first token</span>'
+    '<span><i style="background:var(--c0)"></i>is answered</span>'
+    '<span><i style="background:var(--bad)"></i>failed</span></div>'
+)
+SWEEP_LEGEND = (
+    '<div class="key"><span><i style="background:var(--c0)"></i>median</span>'
+    '<span><i style="background:var(--c1)"></i>p99</span></div>'
+)
+GPU_MEASURES = (
+    ("use_percent", "GPU use", "%", 100.0),
+    ("memory_gib", "GPU memory", "GiB", 1.0),
+    ("power_w", "GPU power", "W", 1.0),
+    ("temperature_c", "GPU temperature", "°C", 1.0),
+)
+
+
+def write_report(result_path: Path, target: Path) -> Path:
+    """Draw the report of a result file and its rows.
+
+    Raises:
+        BenchError: one of them cannot be read, or `target` not be written.
+    """
+    result = read_result(result_path)
+    rows: dict[int, list[Row]] = {}
+    for level, row in read_rows(result_path):
+        rows.setdefault(level, []).append(row)
+    try:
+        target.write_text(make_report(result, rows), encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{target} cannot be written: {error.strerror}", fix="name another with --html") from error
+    return target
+
+
+def make_report(result: Mapping[str, Any], rows: Mapping[int, Sequence[Row]]) -> str:
+    """The report's text."""
+    folder = importlib.resources.files("raylaunch.bench")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    levels = result["levels"]
+    title = f"{result['server']['model']}: load test"
+    tabs = ""
+    if len(levels) > 1:
+        buttons = "".join(f'<button role="tab">{escape(describe_load(level["load"]))}</button>' for level in levels)
+        tabs = f'{make_sweep(levels)}<nav role="tablist" aria-label="Levels">{buttons}</nav>'
+    sections = "".join(make_level(level, rows.get(number, [])) for number, level in enumerate(levels))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><style>{style}</style></head><body><main>{make_head(result)}{tabs}{sections}'
+        f"{make_facts(result)}</main><script>{script}</script></body></html>\n"
+    )
+
+
+def make_head(result: Mapping[str, Any]) -> str:
+    """Model, server, and whether the figures hold."""
+    valid = result["valid"]
+    badge = f'<span class="badge {"good" if valid else "bad"}">{"valid" if valid else "INVALID"}</span>'
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in result["invalid_because"])
+    server = result["server"]
+    version = f", vLLM {server['version']}" if server.get("version") else ""
+    when = result["made_at"].replace("T", " ").removesuffix("Z")
+    return (
+        f'<header><div><h1>{escape(server["model"])}</h1><div class="soft">{escape(server["url"])}{escape(version)} · '
+        f"{escape(when)} UTC · {escape(describe_machines(result))}</div>"
+        f"</div>{badge}</header>" + (f'<ul class="reasons">{reasons}</ul>' if reasons else "")
+    )
+
+
+def describe_machines(result: Mapping[str, Any]) -> str:
+    """The GPUs of all nodes, or their cores: "2 nodes, 16 x NVIDIA L4"."""
+    nodes = result.get("nodes") or {}
+    if not nodes:
+        return "machines not sampled"
+    gpus = [gpu["name"] for node in nodes.values() for gpu in node["gpus"]]
+    kinds = ", ".join(f"{gpus.count(name)} x {name}" for name in sorted(set(gpus)))
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"{count}, {kinds or str(sum(node['cores'] for node in nodes.values())) + ' cores, no GPU'}"
+
+
+def list_tiles(level: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Value, unit and name of the figures that matter most."""
+
+    def ms(key: str, percentile: str) -> str:
+        value = level[key][percentile]
+        return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+
+    tiles = [
+        (f"{level['output_tokens_per_s']:,.0f}", "tokens/s", "output"),
+        (f"{level['requests_per_s']:,.2f}", "/s", "requests"),
+        (ms("ttft_ms", "p50"), "ms", "first token, median"),
+        (ms("ttft_ms", "p99"), "ms", "first token, p99"),
+        (ms("tpot_ms", "p50"), "ms", "each token, median"),
+        (ms("e2e_ms", "p50"), "ms", "whole answer, median"),
+        (f"{level['requests_ok']:,}", f"in {level['duration_s']:,.1f} s", "requests answered"),
+    ]
+    if level["requests_failed"]:
+        tiles.append((f"{level['requests_failed']:,}", "", "FAILED"))
+    if goodput := level.get("goodput"):
+        asked = ", ".join(f"{key[:-2]} {value:g} s" for key, value in goodput["slo_s"].items())
+        tiles.append((f"{goodput['requests_per_s']:,.2f}", f"/s, {goodput['share']:.0%}", f"goodput: {asked}"))
+    return tiles
+
+
+def make_level(level: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Everything about one level."""
+    tiles = "".join(
+        f'<div><b>{value}<small>{escape(unit)}</small></b><span class="soft small">{escape(name)}</span></div>'
+        for value, unit, name in list_tiles(level)
+    )
+    time_panels = "".join(f'<div class="panel time">{panel}</div>' for panel in draw_time_panels(level, rows))
+    return (
+        f'<div class="level" data-duration="{level["duration_s"]}"><div class="tiles">{tiles}</div>'
+        f'<section><h2>Over time</h2><div class="scroll">{time_panels}</div></section>'
+        f'<section><h2>Latency</h2><div class="two">{make_histograms(level)}</div>{make_table(level)}</section>'
+        f"{make_errors(level)}{make_client(level)}</div>"
+    )
+
+
+def _svg(inside: str, width: float, height: float) -> str:
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img">{inside}</svg>'
+
+
+def draw_time_panels(level: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """All that has a time axis, from throughput to network."""
+    series, duration_s = level["series"], level["duration_s"]
+    slices = [number * series["slice_s"] for number in range(len(series["running"]))]
+    panels = []
+
+    def add(inside: str, height: float = 130.0, *, legend: bool = True) -> None:
+        panels.append(_svg(inside, WIDTH, height) + ('<div class="legend"></div>' if legend else ""))
+
+    def draw(title: str, unit: str, lines: Sequence[Series], times: Sequence[float], **more: Any) -> None:
+        add(charts.draw_lines(title, unit, times, lines, duration_s=duration_s, width=WIDTH, **more))
+
+    tokens = Series("output", series["output_tokens_per_s"], "c0")
+    draw("Throughput", "output tokens/s", [tokens], slices, fill=True, step=True)
+    draw("Under way", "requests", [Series("at the client", series["running"], "c0")], slices, fill=True, step=True)
+    if rows:
+        add(charts.draw_requests(rows, duration_s=duration_s, width=WIDTH), 260.0, legend=False)
+        panels[-1] += BARS_LEGEND
+    samples = level.get("samples") or []
+    times = [sample["t_s"] for sample in samples]
+    if any(sample["engine"] for sample in samples):
+        lines = [
+            Series(name, [sample["engine"].get(name) for sample in samples], colour)
+            for name, colour in (("running", "c2"), ("waiting", "c1"))
+        ]
+        draw("Engine", "requests", lines, times)
+        use = [_percent(sample["engine"].get("kv_cache_use")) for sample in samples]
+        draw("KV cache", "% in use", [Series("KV cache", use, "c3")], times, at_least=100.0, fill=True)
+    for key, title, unit, at_least in GPU_MEASURES:
+        if lines := list_gpu_series(samples, key):
+            draw(title, unit, lines, times, at_least=at_least)
+    for title, unit, keys, at_least in (
+        ("Network", "MB/s", (("net_in_mb_s", "in"), ("net_out_mb_s", "out")), 0.1),
+        ("Processors", "% of all cores", (("cpu_percent", ""),), 100.0),
+    ):
+        if lines := list_node_series(samples, keys):
+            draw(title, unit, lines, times, at_least=at_least)
+    return panels
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(share * 100, 2)
+
+
+def list_gpu_series(samples: Sequence[Mapping[str, Any]], key: str) -> list[Series]:
+    """A line for each GPU of each node; none where no GPU tells it."""
+    found: dict[tuple[str, int], list[float | None]] = {}
+    for number, sample in enumerate(samples):
+        for node in sample["nodes"]:
+            for gpu in node["gpus"]:
+                line = found.setdefault((node["node"], gpu["gpu"]), [None] * len(samples))
+                line[number] = gpu[key]
+    nodes = sorted({node for node, _ in found})
+    return [
+        Series(f"{node} #{gpu}" if len(nodes) > 1 else f"#{gpu}", values, find_colour(nodes.index(node), gpu))
+        for (node, gpu), values in sorted(found.items())
+        if any(value is not None for value in values)
+    ]
+
+
+def list_node_series(samples: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]) -> list[Series]:
+    """Lines of each node."""
+    nodes = sorted({node["node"] for sample in samples for node in sample["nodes"]})
+    lines = []
+    for number, name in enumerate(nodes):
+        for shade, (key, word) in enumerate(keys):
+            values = [next((node[key] for node in sample["nodes"] if node["node"] == name), None) for sample in samples]
+            if any(value is not None for value in values):
+                colour = find_colour(number, 4 * shade) if len(nodes) > 1 else f"c{2 * shade}"
+                lines.append(Series(f"{name} {word}".strip(), values, colour))
+    return lines
+
+
+def find_colour(node: int, gpu: int) -> str:
+    """A node's hue, a GPU's shade of it."""
+    lightness = 0.36 + 0.34 * (gpu % 8) / 7
+    red, green, blue = colorsys.hls_to_rgb(_HUES[node % len(_HUES)] / 360, lightness, 0.62)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def make_histograms(level: Mapping[str, Any]) -> str:
+    """How TTFT and the gaps between tokens are spread."""
+    drawn = []
+    for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
+        measured = level[key]
+        marks = [(name, measured[name]) for name in ("p50", "p99") if measured[name] is not None]
+        inside = charts.draw_histogram(title, measured["histogram"], marks, width=HALF, height=190.0)
+        drawn.append(f"<div>{_svg(inside, HALF, 190.0)}</div>")
+    return "".join(drawn)
+
+
+def make_table(level: Mapping[str, Any]) -> str:
+    """Percentiles."""
+    columns = ("mean", "p50", "p90", "p95", "p99", "max")
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    body = "".join(
+        f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{level[key][column]:,.1f}</td>" for column in columns) + "</tr>"
+        for key, name in MEASURES
+        if level[key]["count"]
+    )
+    return f'<div class="scroll"><table><tr><th>ms</th>{head}</tr>{body}</table></div>'
+
+
+def make_errors(level: Mapping[str, Any]) -> str:
+    """Failures by kind."""
+    if not level["errors"]:
+        return ""
+    body = "".join(
+        f'<tr><td>{escape(kind)}</td><td>{entry["count"]:,}</td><td class="words">{escape(entry["said"])}</td></tr>'
+        for kind, entry in level["errors"].items()
+    )
+    head = '<th>kind</th><th>requests</th><th style="text-align:left">first said</th>'
+    return f"<section><h2>Failures</h2><table><tr>{head}</tr>{body}</table></section>"
+
+
+def make_client(level: Mapping[str, Any]) -> str:
+    """How the client fared: what says whether to believe it."""
+    client = level["client"]
+    body = "".join(
+        f"<tr><td>{number}: {escape(shard['node'])}</td><td>{shard['cpu_s']:.2f} s</td>"
+        f"<td>{shard['cpu_share']:.0%}</td><td>{shard['max_loop_lag_ms']:.1f} ms</td><td>{shard['reads']:,}</td></tr>"
+        for number, shard in enumerate(client["shards"])
+    )
+    names = ("shard", "CPU", "of a core", "longest turn", "reads")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return (
+        f'<section><h2>The client itself</h2><div class="scroll"><table><tr>{head}</tr>{body}</table></div></section>'
+    )
+
+
+def make_sweep(levels: Sequence[Mapping[str, Any]]) -> str:
+    """Curves over the levels."""
+    loads = [level["load"]["concurrency"] or level["load"]["rate_per_s"] for level in levels]
+    unit = "over requests at once" if levels[0]["load"]["concurrency"] else "over requests/s"
+
+    def values(key: str, inner: str | None = None) -> list[float | None]:
+        return [level[key] if inner is None else level[key][inner] for level in levels]
+
+    curves = (
+        ("Throughput", "output tokens/s ", [Series("output tokens/s", values("output_tokens_per_s"), "c0")]),
+        ("First token", "ms, ", [
+            Series("median", values("ttft_ms", "p50"), "c0"), Series("p99", values("ttft_ms", "p99"), "c1")]),
+        ("Each token", "ms, ", [
+            Series("median", values("tpot_ms", "p50"), "c0"), Series("p99", values("tpot_ms", "p99"), "c1")]),
+        ("Whole answer", "ms, ", [
+            Series("median", values("e2e_ms", "p50"), "c0"), Series("p99", values("e2e_ms", "p99"), "c1")]),
+    )  # fmt: skip
+    drawn = "".join(
+        f"<div>{_svg(charts.draw_sweep(title, told + unit, loads, lines, width=HALF, height=210.0), HALF, 210.0)}</div>"
+        for title, told, lines in curves
+    )
+    return f'<section><h2>Sweep</h2><div class="two">{drawn}</div>{SWEEP_LEGEND}</section>'
+
+
+def make_facts(result: Mapping[str, Any]) -> str:
+    """What was asked of what, with which versions."""
+    asked, versions = result["asked"], result["versions"]
+    how = f"{asked['api']}, {'streaming' if asked['stream'] else 'whole answers'}"
+    longest = f"{'exactly' if asked['exact_tokens'] else 'at most'} {asked['max_tokens']} tokens"
+    facts = {
+        "asked": f"{how}, {longest}; {asked['prompts']} ({asked['distinct_prompts']} distinct)",
+        "tokens": f"counted by {'the server' if result['tokens_counted_by'] == 'usage' else 'output events'}",
+        "launch file": (result.get("launch") or {}).get("path") or "none given",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    } | {
+        f"node {ip}": f"{node['hostname']}, {node['cores']} cores, {node['ram_gib']:.0f} GiB"
+        + (f", {len(node['gpus'])} x {node['gpus'][0]['name']}" if node["gpus"] else ", no GPU")
+        for ip, node in (result.get("nodes") or {}).items()
+    }
+    body = "".join(
+        f'<tr><td class="soft">{escape(k)}</td><td class="words">{escape(v)}</td></tr>' for k, v in facts.items()
+    )
+    return f"<section><h2>Facts</h2><table>{body}</table></section>"
