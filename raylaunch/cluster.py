@@ -157,10 +157,14 @@ def wait_for_gpus(
         sleep(min(1.0, left_s))
 
 
+def _describe_gpus(gpus: int, needed: int) -> str:
+    return f"{gpus} of {needed} GPUs" if gpus <= needed else f"{gpus} GPUs, {needed} needed"
+
+
 def _describe_wait(seen: Sequence[ClusterNode], nodes: int, gpus_per_node: int, total: int, left_s: float) -> list[str]:
     lines = [
         f"{node.ip}: {'ready' if node.gpus >= gpus_per_node else 'too few GPUs'}, "
-        f"{node.gpus} of {gpus_per_node} GPUs{' (head)' if node.is_head else ''}"
+        f"{_describe_gpus(node.gpus, gpus_per_node)}{' (head)' if node.is_head else ''}"
         for node in seen
     ]
     missing = nodes - sum(node.gpus >= gpus_per_node for node in seen)

@@ -121,6 +121,7 @@ class Driver:
             found,
             tp=config.tensor_parallel_size,
             pp=config.pipeline_parallel_size,
+            gpus_per_node=config.cluster.gpus_per_node,
             tp_across_nodes=config.cluster.tp_across_nodes,
         )
         self.reservation = placement.reserve(places)

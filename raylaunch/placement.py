@@ -22,16 +22,27 @@ class RankPlace:
     """Index of the GPU on its node as Ray numbers them; None until Ray has reserved it."""
 
 
-def plan_places(nodes: Sequence[ClusterNode], *, tp: int, pp: int, tp_across_nodes: bool = False) -> list[RankPlace]:
+def plan_places(
+    nodes: Sequence[ClusterNode],
+    *,
+    tp: int,
+    pp: int,
+    gpus_per_node: int | None = None,
+    tp_across_nodes: bool = False,
+) -> list[RankPlace]:
     """Give each rank a node: a tensor-parallel group stays inside one node, pipeline stages go across nodes.
 
     Stages fill a node before the next one begins, so a request crosses the network as seldom as can be.
+
+    Args:
+        gpus_per_node: what the launch asks of each node, and the most that is taken there; None takes all.
 
     Raises:
         ClusterError: the groups do not fit.
     """
     places: list[RankPlace] = []
-    free = [node.gpus for node in nodes]
+    free = [node.gpus if gpus_per_node is None else min(node.gpus, gpus_per_node) for node in nodes]
+    sizes = tuple(free)
     at = 0
     for pp_rank in range(pp):
         while not tp_across_nodes and at < len(nodes) and free[at] < tp:
@@ -41,8 +52,7 @@ def plan_places(nodes: Sequence[ClusterNode], *, tp: int, pp: int, tp_across_nod
                 at += 1
             if at == len(nodes):
                 raise ClusterError(
-                    f"{pp} groups of {tp} GPUs do not fit on nodes with "
-                    f"{', '.join(str(node.gpus) for node in nodes)} GPUs",
+                    f"{pp} groups of {tp} GPUs do not fit on nodes with {', '.join(map(str, sizes))} GPUs",
                     fix="lower engine.tensor_parallel_size or raise cluster.nodes",
                 )
             free[at] -= 1

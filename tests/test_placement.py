@@ -22,6 +22,12 @@ def test_reference_case_keeps_groups_inside_nodes() -> None:
     assert [(place.pp_rank, place.tp_rank) for place in places[:5]] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
 
 
+def test_no_more_is_taken_of_a_node_than_was_asked() -> None:
+    """A launch over two nodes with 2 GPUs each uses both, also where each has 8."""
+    places = placement.plan_places(make_nodes(8, 8), tp=2, pp=2, gpus_per_node=2)
+    assert [place.node.ip for place in places] == ["10.0.0.1"] * 2 + ["10.0.0.2"] * 2
+
+
 def test_group_that_does_not_fit_goes_to_the_next_node() -> None:
     """TP=3 on nodes of 4: one group a node, one GPU of each left over."""
     places = placement.plan_places(make_nodes(4, 4), tp=3, pp=2)

@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 REFERENCE = "configs/deepseek-r1-70b.yaml"
 DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
+BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -133,9 +134,9 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     ". .venv/bin/activate": (activates, None),
     'raylaunch ask "What is the capital of France?"': (is_parsed_by_raylaunch, DEMO_TEST),
     "make test": (makes, None),
-    "ray start --head --port=6379 --num-gpus=8": (is_parsed_by_ray, None),
-    "ray start --address=10.0.0.1:6379 --num-gpus=8": (is_parsed_by_ray, None),
-    f"raylaunch serve {REFERENCE}": (is_parsed_by_raylaunch, REHEARSAL_TEST),
+    "ray start --head --port=6379 --num-gpus=8": (is_parsed_by_ray, BY_HAND_TEST),
+    "ray start --address=10.0.0.1:6379 --num-gpus=8": (is_parsed_by_ray, BY_HAND_TEST),
+    f"raylaunch serve {REFERENCE}": (is_parsed_by_raylaunch, BY_HAND_TEST),
     'raylaunch ask "你是谁" --max-tokens 2048': (is_parsed_by_raylaunch, REHEARSAL_TEST),
     'curl http://10.0.0.1:8080/v1/completions -H "Content-Type: application/json" -d \'{"model": '
     '"/data/DeepSeek-R1-Distill-Llama-70B", "prompt": "你是谁", "max_tokens": 2048}\'': (

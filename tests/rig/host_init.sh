@@ -1,6 +1,7 @@
 #!/bin/bash
 # Process 1 of a rig's host: make the machine's file system a copy-on-write one of the host's own, then only reap.
-# Arguments: the host's name, and the folder on a real disk for what is large (docker's images, /data, /tmp, homes).
+# Arguments: the host's name, the folder on a real disk for what is large (docker's images, /data, /tmp, homes), and
+# folders that are the machine's own on the host, too, though they lie in one of those.
 # Says "ready" on stdout. What is written elsewhere lives in memory and ends with the host.
 set -euo pipefail
 name=$1 disk=$2
@@ -22,6 +23,10 @@ mkdir -p run/sshd run/lock
 for place in data home root tmp; do
     mkdir -p "$disk/$place"
     mount --bind "$disk/$place" "$place"
+done
+for place in "${@:3}"; do
+    mkdir -p ".$place"
+    mount --bind "$place" ".$place"
 done
 chmod 700 root
 chmod 1777 tmp

@@ -32,6 +32,8 @@ class Rig:
     number: int
     folder: Path
     lock: IO[str] = field(repr=False)
+    shared: tuple[Path, ...] = ()
+    """Folders of this machine that the hosts see as they are, wherever they lie."""
     hosts: list[Host] = field(default_factory=list)
     """Those that were asked for at the start; the first is the head."""
     strangers: list[Host] = field(default_factory=list)
@@ -101,7 +103,8 @@ class Rig:
         outer = subprocess.Popen(
             # The kernel ends unshare with the thread that started it, and --kill-child the host with unshare.
             ["setpriv", "--pdeathsig", "KILL", "--", "env", "-i", *ENVIRON, "unshare", "--net", "--mount", "--pid",
-             "--ipc", "--uts", "--fork", "--kill-child", "--", "bash", str(HERE / "host_init.sh"), name, str(disk)],
+             "--ipc", "--uts", "--fork", "--kill-child", "--", "bash", str(HERE / "host_init.sh"), name, str(disk),
+             *map(str, self.shared)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert outer.stdout is not None
@@ -169,16 +172,19 @@ def _sweep(number: int) -> None:
 
 
 @contextmanager
-def start_rig(folder: Path, hosts: int = 2, *, with_docker: bool = True) -> Iterator[Rig]:
+def start_rig(
+    folder: Path, hosts: int = 2, *, with_docker: bool = True, shared: tuple[Path, ...] = ()
+) -> Iterator[Rig]:
     """Hosts h1, h2, ... with sshd (and dockerd), all of them gone afterwards.
 
     Args:
         folder: is made, filled with the hosts' disks and the key, and removed; on a real disk (not tmpfs, not overlay)
             where dockerd runs, and with room for as many images as there are hosts.
+        shared: folders of this machine that the hosts see as they are, though /home, /root, /tmp and /data are theirs.
     """
     number, lock = _take_number()
     folder.mkdir(parents=True)
-    rig = Rig(number, folder, lock)
+    rig = Rig(number, folder, lock, shared)
     run_here("ip", "link", "add", rig.bridge, "type", "bridge")
     try:
         run_here("ip", "addr", "add", f"{rig.laptop_address}/24", "dev", rig.bridge)
