@@ -1,15 +1,15 @@
 # The two that matter: `make serve` and `make test`. The rest: lint, format, clean.
 
-serve: .venv/.have-cpu ## serve the default model (or: make serve ARGS="configs/deepseek-r1-70b.yaml --rehearse")
+serve: engine-packages .venv/.have-cpu ## serve the default model (or: make serve ARGS="configs/deepseek-r1-70b.yaml --rehearse")
 	@.venv/bin/python tools/foreground.py .venv/bin/raylaunch serve $(ARGS)
 
-test: system-packages lint ## install what tests need, and run them all (or: make test ARGS="-m 'not engine'")
+test: engine-packages system-packages lint ## install what tests need, and run them all (or: make test ARGS="-m 'not engine'")
 	.venv/bin/python -m pytest $(ARGS)
 
-rig: system-packages .venv/.have-dev ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
+rig: engine-packages system-packages .venv/.have-dev ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
 	.venv/bin/python -m pytest -m rig $(ARGS)
 
-faults: system-packages .venv/.have-dev ## the whole fault suite, and its table in docs/faults.md
+faults: engine-packages system-packages .venv/.have-dev ## the whole fault suite, and its table in docs/faults.md
 	.venv/bin/python -m pytest -m faults $(ARGS)
 
 lint: .venv/.have-dev
@@ -27,6 +27,10 @@ format: .venv/.have-dev
 
 .venv/.have-dev: pyproject.toml tools/install.py
 	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu dev
+
+# What vLLM for CPU needs of the system: its kernels are linked against it.
+engine-packages:
+	@tools/system-packages libnuma.so.1:libnuma1
 
 system-packages:
 	@tools/system-packages \
@@ -46,4 +50,4 @@ system-packages:
 clean: ## all that make made; models stay in ~/.raylaunch
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
-.PHONY: serve test rig faults lint format system-packages clean
+.PHONY: serve test rig faults lint format engine-packages system-packages clean

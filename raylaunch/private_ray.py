@@ -5,6 +5,7 @@ Each node is a `ray start --block` process in a session of its own; several node
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ _NODE_PORTS = (
     *("metrics-export-port", "object-manager-port", "node-manager-port"),
 )
 _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
+_OPEN_FILES = 65536
 _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
 
@@ -48,6 +50,7 @@ class PrivateRay:
         Raises:
             ClusterError: a node did not come up; what its log says, and nothing of it left running.
         """
+        _raise_file_limit()
         folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
         [port] = find_free_ports(1)
         cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
@@ -78,6 +81,17 @@ class PrivateRay:
         for node in reversed(self.nodes):
             node.wait_or_kill(max(0.5, deadline - time.monotonic()))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _raise_file_limit() -> None:
+    """Let this process and the Ray nodes it starts open as many files as the system allows without being asked.
+
+    Login shells start with 1,024, and Ray's processes take what they inherit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def find_free_ports(count: int) -> list[int]:

@@ -24,6 +24,11 @@ _REWORDED = (
         r"Couldn't instantiate the backend tokenizer",
         "the model folder holds no tokenizer that can be read (tokenizer.json or tokenizer.model)",
     ),
+    (
+        r"AttributeError",
+        r"'_OpNamespace' '_C\w*' object has no attribute '(?P<name>\w+)'",
+        "vLLM's compiled kernels could not be loaded ({name} is not there)",
+    ),
 )
 """Type, message, and what to say instead; named groups of the message may be used."""
 
@@ -61,6 +66,11 @@ _REMEDIES = (
     (
         r"No CUDA GPUs are available|no CUDA-capable device|CUDA unknown error|No NVIDIA GPU",
         "`nvidia-smi` must answer on that node; start its container with --gpus all; restart it where it lost its GPUs",
+    ),
+    (
+        r"compiled kernels could not be loaded",
+        "the log says why after 'Failed to import from vllm._C'; for CPU on Debian and Ubuntu: "
+        "sudo apt-get install -y libnuma1",
     ),
     (
         r"No module named '(?!vllm|raylaunch)",

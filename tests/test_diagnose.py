@@ -48,6 +48,11 @@ SENTENCES = {
         "Unable to find address for: eth9",
         "GLOO_SOCKET_IFNAME",
     ),
+    "kernels-missing": (
+        "worker on node 10.0.0.1 (pid 1207)",
+        "vLLM's compiled kernels could not be loaded (init_cpu_memory_env is not there)",
+        "libnuma1",
+    ),
     "kv-cache-too-small": (
         "engine",
         "To serve at least one request with the model's max seq len (2048), (0.0 GiB KV cache is needed",

@@ -1,6 +1,7 @@
 """Joining a Ray cluster that somebody else runs: real `ray start` processes of the test's own."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,6 +62,20 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
     assert "/nonexistent/model" in ended.stderr
     assert foreign_ray.find_failure() is None
     assert all(node.identity.is_alive() for node in foreign_ray.nodes)
+
+
+def test_private_ray_opens_more_files_than_a_login_shell_may(tmp_path: Path) -> None:
+    """From a soft limit of 1,024, as on a fresh Debian, Ray's workers have what a server of many streams needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    driver = Driver(config.load(write_launch(tmp_path), environ={}), "cpu", {harness.MARK: str(tmp_path / "home")})
+    try:
+        driver.join()
+        seen, _ = ray.get(ray.remote(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)).remote())
+        assert seen == min(65536, hard)
+    finally:
+        driver.release()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_ranks_of_a_private_ray_have_the_priority_of_their_server(tmp_path: Path) -> None:
