@@ -41,6 +41,17 @@ def print_json_line(value: Any) -> None:
     print_result(json.dumps(value, ensure_ascii=False, default=str))
 
 
+_STYLES = {"red": "bold red", "not checked": "magenta", "warning": "yellow", "ok": "green"}
+
+
+def print_states(lines: Sequence[tuple[str | None, str]]) -> None:
+    """Write lines of a result to stdout, never folded; on a terminal the state that begins a line is coloured."""
+    shown = Console(highlight=False, soft_wrap=True)
+    for state, line in lines:
+        length = len(state or "")
+        shown.print(Text.assemble((line[:length], _STYLES.get(state or "", "")), line[length:]))
+
+
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
     """A plain table: headers, no box, cells taken as text and not as markup."""
     table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)

@@ -9,10 +9,10 @@ from raylaunch.checks.request import CheckRequest
 from raylaunch.checks.rules import describe_values, find_odd
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
 minor version compatibility, table 1)."""
-_CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
+CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
 _UNEXPLAINED_BYTES = 2 * _GIB
 """More than a driver keeps for itself (0.3 to 0.7 GiB on 24 to 141 GB cards)."""
 
@@ -89,7 +89,7 @@ def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
     wanted = tuple(int(part) for part in node.torch_cuda.split("."))
     if driver.cuda_version is None or driver.cuda_version[0] >= wanted[0]:
         return
-    oldest = _OLDEST_DRIVER.get(wanted[0])
+    oldest = OLDEST_DRIVER.get(wanted[0])
     yield Finding(
         node.node_ip,
         f"driver {driver.driver_version} supports CUDA up to {driver.cuda_version[0]}.{driver.cuda_version[1]}, "
@@ -97,7 +97,7 @@ def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
         "803 or 804)",
         (f"update the driver to {oldest} or newer" if oldest else "update the driver")
         + f", or use a vLLM built for CUDA {driver.cuda_version[0]}"
-        + (f" ({_CUDA_12_IMAGES})" if driver.cuda_version[0] == 12 else ""),
+        + (f" ({CUDA_12_IMAGES})" if driver.cuda_version[0] == 12 else ""),
     )
 
 

@@ -124,7 +124,7 @@ class Host:
 
     def add_user(self, user: str, public_key: str) -> None:
         """Make a user without any right beyond a login; it ends with the host."""
-        self.run(f"id {user} 2>/dev/null || useradd -m -s /bin/bash {user}")
+        self.run(f"id {user} 2>/dev/null || useradd -m -s /bin/bash -p '*' {user}")
         self.authorize(user, f"/home/{user}", public_key)
 
     # -- services -------------------------------------------------------------------------------------------------
@@ -138,16 +138,13 @@ class Host:
         """End the listening sshd; connections that are open stay."""
         self._end("/run/sshd.pid")
 
-    def start_docker(self) -> None:
-        """Start dockerd, and do not wait for it."""
+    def start_docker(self, *, nvidia: bool = True) -> None:
+        """Start dockerd, knowing NVIDIA's runtime or not, and do not wait for it."""
         options = [
             *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
             *("--userland-proxy=false", "--storage-driver=overlay2", "--exec-opt=native.cgroupdriver=cgroupfs"),
-            *(
-                f"--cgroup-parent=/{self.cgroup}",
-                "--oom-score-adjust=0",
-                "--add-runtime=nvidia=nvidia-container-runtime",
-            ),
+            *(f"--cgroup-parent=/{self.cgroup}", "--oom-score-adjust=0"),
+            *(("--add-runtime=nvidia=nvidia-container-runtime",) if nvidia else ()),
         ]
         self.run(f"setsid dockerd {' '.join(options)} </dev/null >>/var/log/dockerd.log 2>&1 &")
 
@@ -163,6 +160,25 @@ class Host:
         """End dockerd and wait until it is gone; its containers end with it."""
         self._end("/run/docker.pid")
 
+    @contextmanager
+    def without_sshd(self) -> Iterator[None]:
+        """No sshd for a while."""
+        self.stop_sshd()
+        try:
+            yield
+        finally:
+            self.start_sshd()
+
+    @contextmanager
+    def without_docker(self) -> Iterator[None]:
+        """No dockerd for a while."""
+        self.stop_docker()
+        try:
+            yield
+        finally:
+            self.start_docker()
+            self.wait_docker()
+
     def _end(self, pid_file: str) -> None:
         self.run(
             f"pid=$(cat {pid_file}); kill $pid; for i in $(seq 600); do kill -0 $pid 2>/dev/null || break; sleep .05; "
@@ -176,6 +192,12 @@ class Host:
         options = " ".join(f"--change '{change}'" for change in changes)
         with archive.open("rb") as source:
             return self.run(f"docker import {options} - {tag}", stdin=source, timeout_s=600).stdout.strip()
+
+    def copy_image(self, tag: str, target: "Host") -> None:
+        """Give another host the same image."""
+        self.run(f"docker save -o /data/image.tar {tag}")
+        target.load_image(self.disk / "data" / "image.tar")
+        self.run("rm /data/image.tar")
 
     def load_image(self, archive: Path) -> None:
         """Load an archive of `docker save`."""

@@ -70,16 +70,13 @@ def test_stranger_is_refused(two_hosts: Rig) -> None:
 def test_faults_can_be_made_and_undone(two_hosts: Rig) -> None:
     """sshd and dockerd stopped, the cable pulled, the link slowed."""
     host = two_hosts.hosts[1]
-    host.stop_sshd()
-    assert "Connection refused" in ssh(two_hosts, host, "true").stderr
-    host.start_sshd()
+    with host.without_sshd():
+        assert "Connection refused" in ssh(two_hosts, host, "true").stderr
     with host.cut_off():
         assert ssh(two_hosts, host, "true").returncode == 255
     wait_until(lambda: ssh(two_hosts, host, "true").returncode == 0, "ssh after the cable")
-    host.stop_docker()
-    assert "Cannot connect" in host.run("docker ps", check=False).stderr
-    host.start_docker()
-    host.wait_docker()
+    with host.without_docker():
+        assert "Cannot connect" in host.run("docker ps", check=False).stderr
     host.set_rate(100)
     assert "100Mbit" in host.run("tc qdisc show dev eth0").stdout
     host.run("tc qdisc del dev eth0 root")

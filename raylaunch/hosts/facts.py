@@ -1,0 +1,294 @@
+"""What the probe saw of a host: parsed, not judged. Every parser is a pure function of recorded text."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = 127
+"""Exit status of a section whose program is not there."""
+TIMED_OUT = 124
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the probe's answer."""
+
+    text: str
+    status: int
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was cut off."""
+        return self.status in (TIMED_OUT, 137)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The probe's whole answer."""
+
+    noise: str
+    """What the login shell wrote before the probe could begin; "" on a silent one."""
+    sections: Mapping[str, Section]
+
+    def find(self, name: str) -> Section:
+        """A section; one that never came counts as cut off."""
+        return self.sections.get(name, Section("", TIMED_OUT))
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Distribution and user."""
+
+    family: str
+    """"debian", "rhel", "suse", "arch" or "other": whose commands mend it."""
+    distribution: str
+    user: str
+    groups: tuple[str, ...]
+    hostname: str
+    has_bashrc: bool
+    has_nvidia_hook: bool
+
+    @property
+    def sudo(self) -> str:
+        """What a command of the machine's administrator begins with."""
+        return "" if self.user == "root" else "sudo "
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Free and total bytes where a folder is, or will be."""
+
+    place: str
+    device: str
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """docker's engine. `problem` is "" where it answers, else "missing", "stopped", "denied", "slow" or "failed"."""
+
+    problem: str
+    said: str = ""
+    version: str = ""
+    runtimes: tuple[str, ...] = ()
+    disk: Disk | None = None
+    """Where its images go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The cluster's image on a host."""
+
+    id: str
+    digests: tuple[str, ...]
+    label: str
+    """The label raylaunch.layer: equal for images whose layer was built from the same content."""
+    cuda: str | None
+    """CUDA_VERSION of its environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The container of the cluster's name on a host."""
+
+    status: str
+    """"created", "running", "exited", ..."""
+    image: str
+    runs_ray: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """What docker holds of this cluster; None where it could not be asked."""
+
+    image: Image | None
+    container: Container | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One line of nvidia-smi."""
+
+    index: int
+    uuid: str
+    name: str
+    total_mib: int
+    used_mib: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """All of them. `problem` is "" where nvidia-smi answers, else what it said; "missing" where there is none."""
+
+    problem: str
+    gpus: tuple[Gpu, ...] = ()
+    holders: tuple[tuple[str, str], ...] = ()
+    """uuid of a GPU -> "pid 12 (python3) holds 800 MiB"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to another host of the cluster; None is "cannot be told"."""
+
+    link: str | None
+    source: str | None
+    mtu: int | None
+    speed_mbit_s: int | None
+
+
+def read_pairs(text: str) -> dict[str, str]:
+    """Lines of name=value."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def split(output: str, mark: str) -> Probe:
+    """The sections of the probe's output."""
+    noise, _, rest = output.partition(f"{mark} begin\n")
+    sections = {}
+    for found in re.finditer(rf"^{mark} (\w+)\n(.*?)\n?^{mark} = (\d+)$", rest, re.M | re.S):
+        sections[found[1]] = Section(found[2], int(found[3]))
+    return Probe(noise.removesuffix("\n"), sections)
+
+
+def parse_system(section: Section) -> System:
+    """Section `system`."""
+    said = read_pairs(section.text)
+    kin = {said.get("id", "").strip('"'), *said.get("like", "").strip('"').split()}
+    families = (
+        ("debian", {"debian", "ubuntu"}),
+        ("rhel", {"rhel", "fedora", "centos"}),
+        ("suse", {"suse", "opensuse", "sles"}),
+        ("arch", {"arch"}),
+    )
+    return System(
+        family=next((family for family, names in families if kin & names), "other"),
+        distribution=said.get("name", "").strip('"') or "an unknown distribution",
+        user=said.get("user", ""),
+        groups=tuple(said.get("groups", "").split()),
+        hostname=said.get("hostname", ""),
+        has_bashrc=said.get("bashrc") == "yes",
+        has_nvidia_hook=bool(said.get("hook")),
+    )
+
+
+def parse_docker(section: Section) -> Docker:
+    """Section `docker`: `docker info` as JSON, or why not."""
+    text = section.text
+    if section.timed_out:
+        return Docker("slow")
+    if section.status == MISSING:
+        return Docker("missing")
+    info = _read_json(text)
+    errors = [str(error) for error in info.get("ServerErrors") or ()] if isinstance(info, dict) else []
+    said = " ".join(errors) or text
+    if "permission denied" in said:
+        return Docker("denied", said)
+    if isinstance(info, dict) and info.get("ServerVersion"):
+        return Docker(
+            "",
+            version=str(info["ServerVersion"]),
+            runtimes=tuple(info.get("Runtimes") or ()),
+            disk=next(iter(parse_disks(section)), None),
+        )
+    if "no daemon" in text or "no socket" in text or "Cannot connect" in said or "connection refused" in said:
+        return Docker("stopped", said)
+    return Docker("failed", said)
+
+
+def parse_objects(section: Section) -> Objects:
+    """Section `objects`: `docker inspect` of image and container, and the container's programs."""
+    text, _, programs = section.text.partition("\nprograms\n")
+    image = container = None
+    for found in _read_json(text) or ():
+        if "State" in found:
+            names = set(programs.split())
+            container = Container(
+                status=str(found["State"].get("Status", "")),
+                image=str(found.get("Image", "")),
+                runs_ray=bool(names & {"raylet", "gcs_server"}),
+            )
+        else:
+            config = found.get("Config") or {}
+            variables = read_pairs("\n".join(config.get("Env") or ()))
+            image = Image(
+                id=str(found["Id"]),
+                digests=tuple(digest.partition("@")[2] for digest in found.get("RepoDigests") or ()),
+                label=str((config.get("Labels") or {}).get("raylaunch.layer", "")),
+                cuda=variables.get("CUDA_VERSION"),
+            )
+    return Objects(image, container)
+
+
+def parse_gpus(section: Section, holders: Section) -> Gpus:
+    """Sections `gpus` and `holders`: nvidia-smi's tables as CSV."""
+    if section.status == MISSING:
+        return Gpus("missing")
+    if section.status != 0:
+        return Gpus("no answer within 15 s" if section.timed_out else section.text.strip() or "it failed")
+    gpus = []
+    for line in section.text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) == 6 and cells[0].isdigit():
+            total, used = (int(cell) if cell.isdigit() else 0 for cell in cells[3:5])
+            gpus.append(Gpu(int(cells[0]), cells[1], cells[2], total, used, cells[5]))
+    held = []
+    for line in holders.text.splitlines() if holders.status == 0 else ():
+        cells = [cell.strip() for cell in line.split(",", 3)]
+        if len(cells) == 4 and cells[1].isdigit():
+            held.append((cells[0], f"pid {cells[1]} ({cells[3]}) holds {cells[2]} MiB"))
+    return Gpus("", tuple(gpus), tuple(held))
+
+
+def parse_route(section: Section) -> Route:
+    """Section `route`: `ip route get`, and what the kernel tells of that link (-1: a virtual one tells no speed)."""
+    said = read_pairs(section.text)
+    source = re.search(r" src (\S+)", section.text)
+    mtu, speed = (said.get(name, "") for name in ("mtu", "speed"))
+    return Route(
+        link=said.get("link") or None,
+        source=source[1] if source else None,
+        mtu=int(mtu) if mtu.isdigit() else None,
+        speed_mbit_s=int(speed) if speed.isdigit() and int(speed) > 0 else None,
+    )
+
+
+def parse_disks(section: Section) -> tuple[Disk, ...]:
+    """Sections `disk` and `docker`: lines "disk", the place that exists and `df -Pk` of it, in the order asked."""
+    disks = []
+    for line in section.text.splitlines():
+        match line.split():
+            case ["disk", place, device, total, _, free, *_] if total.isdigit() and free.isdigit():
+                disks.append(Disk(place, device, int(free) << 10, int(total) << 10))
+    return tuple(disks)
+
+
+def parse_memory(section: Section) -> tuple[int, int] | None:
+    """Section `memory`: total and available bytes."""
+    kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", section.text, re.M)}
+    return (kib["MemTotal"] << 10, kib["MemAvailable"] << 10) if {"MemTotal", "MemAvailable"} <= kib.keys() else None
+
+
+def parse_sockets(section: Section) -> frozenset[int]:
+    """Section `sockets`: TCP ports that somebody listens on, on any address, by the kernel's own table (state 0A)."""
+    found = re.findall(r"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", section.text, re.M)
+    return frozenset(int(port, 16) for port in found)
+
+
+def parse_listeners(section: Section) -> dict[int, str]:
+    """Section `listeners`: port -> "nginx (pid 12)", for those that `ss` may name."""
+    found = re.findall(r'^LISTEN +\d+ +\d+ +\S+:(\d+) .*?users:\(\("([^"]+)",pid=(\d+)', section.text, re.M)
+    return {int(port): f"{name} (pid {pid})" for port, name, pid in found}
+
+
+def _read_json(text: str) -> Any:
+    """The first JSON value in a text that may hold other words."""
+    for start in (found.start() for found in re.finditer(r"[\[{]", text)):
+        try:
+            return json.JSONDecoder().raw_decode(text[start:])[0]
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,142 @@
+"""`raylaunch doctor` against real hosts: sound ones, and one fault after another."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.rig.doctor_faults import FAULTS, Fault, mended
+from tests.rig.laptop import IMAGE, Laptop
+from tests.rig.rig import Rig
+
+pytestmark = [pytest.mark.root, pytest.mark.rig]
+
+
+@pytest.fixture(scope="module")
+def equipped(two_hosts: Rig, small_image: Path) -> Rig:
+    """Both hosts with the same image under the cluster's tag."""
+    two_hosts.head.import_image(small_image, IMAGE, "ENV CUDA_VERSION=13.0.1", 'CMD ["/bin/bash"]')
+    two_hosts.head.copy_image(IMAGE, two_hosts.workers[0])
+    return two_hosts
+
+
+@pytest.fixture
+def laptop(equipped: Rig, tmp_path: Path) -> Laptop:
+    equipped.write_known_hosts(Path.home() / ".ssh" / "known_hosts")
+    laptop = Laptop(equipped, tmp_path / "cluster.yaml")
+    laptop.write_cluster()
+    return laptop
+
+
+def test_sound_hosts_are_fit(laptop: Laptop) -> None:
+    """Nothing red, nothing unchecked but the model's size, which nobody said; and with it, nothing at all."""
+    found = laptop.doctor()
+    assert (found.status, found.list_states("red"), found.list_states("warning")) == (0, set(), set())
+    assert {check for check, _ in found.list_states("not checked")} == {"model disk"}
+    told = laptop.doctor("--model-gb", "0.1")
+    assert not told.list_states("not checked")
+    assert laptop.doctor("--model-gb", "100000").list_states("red") == {
+        ("model disk", host.address) for host in laptop.rig.hosts
+    }
+    for host in laptop.rig.hosts:
+        assert host.run("ls /tmp").stdout == "", "doctor left something"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_fault_is_told(laptop: Laptop, fault: Fault) -> None:
+    """Exactly one check of one host is red, with words and a command that fit; exit status 1."""
+    host = laptop.rig.head if fault.where == "head" else laptop.rig.workers[0]
+    with fault.make(laptop, host):
+        found = laptop.doctor()
+    assert found.list_states("red") == {(fault.check, host.address)}
+    assert found.status == 1
+    told = found.find(fault.check, host.address)
+    assert fault.what.replace("HEAD", laptop.rig.head.address) in told["what"]
+    assert fault.fix in told["fix"]
+    assert found.seconds < 30
+    if fault.check == "ssh":
+        assert ("all other checks", host.address) in found.list_states("not checked")
+        assert not {check for check, where in found.list_states("ok") if where == host.address}
+
+
+def test_names_and_keys_of_this_machine(laptop: Laptop, tmp_path: Path) -> None:
+    """A name that does not resolve; a key that is not there, is open to others, or asks for a passphrase."""
+    laptop.cluster.write_text(laptop.cluster.read_text().replace(laptop.rig.workers[0].address, "no-such-host"))
+    told = laptop.doctor().find("ssh", "no-such-host")
+    assert "its name does not resolve on this machine" in told["what"]
+    laptop.write_cluster(key=tmp_path / "absent")
+    assert "is not there" in laptop.doctor().find("key", "this machine")["what"]
+    locked = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", locked], check=True)
+    laptop.write_cluster(key=locked)
+    assert "asks for a passphrase" in laptop.doctor().find("key", "this machine")["what"]
+    opened = tmp_path / "opened"
+    opened.write_bytes(laptop.rig.key.read_bytes())
+    opened.chmod(0o644)
+    laptop.write_cluster(key=opened)
+    assert laptop.doctor().find("key", "this machine")["fix"] == f"chmod 600 {opened}"
+
+
+def test_warnings_do_not_fail(laptop: Laptop) -> None:
+    """RTX 40-series cards: advice, and none once it was followed."""
+    for host in laptop.rig.hosts:
+        host.run("echo 'NAME=\"NVIDIA GeForce RTX 4090\"' >/etc/rig-gpus")
+    try:
+        found = laptop.doctor()
+        assert found.status == 0
+        assert {check for check, _ in found.list_states("warning")} == {"peer access"}
+        assert "NCCL_P2P_DISABLE=1" in found.find("peer access", laptop.rig.head.address)["fix"]
+        laptop.cluster.write_text(
+            laptop.cluster.read_text().replace("--ipc=host]", "--ipc=host, -e NCCL_P2P_DISABLE=1]")
+        )
+        assert not laptop.doctor().list_states("warning")
+    finally:
+        for host in laptop.rig.hosts:
+            host.run("rm /etc/rig-gpus")
+
+
+def test_host_without_python_is_never_green(laptop: Laptop) -> None:
+    """What needs Python there is not checked, and says so on both sides."""
+    worker = laptop.rig.workers[0]
+    worker.run("mv /usr/bin/python3 /usr/bin/kept")
+    with mended(worker, "mv /usr/bin/kept /usr/bin/python3"):
+        found = laptop.doctor()
+    assert found.status == 0
+    assert {("clock", worker.address), ("firewall", worker.address)} <= found.list_states("not checked")
+    assert ("firewall", laptop.rig.head.address) in found.list_states("not checked")
+    assert ("ports", worker.address) in found.list_states("ok")
+
+
+def test_fix_asks_mends_and_looks_again(laptop: Laptop) -> None:
+    """Shown first; a no changes nothing; a yes mends what is safe, and what is left stays red."""
+    worker = laptop.rig.workers[0]
+    worker.run(f"mv /root/.bashrc /root/.kept; hostname venus; docker create --name raylaunch {IMAGE}")
+    with mended(worker, "mv /root/.kept /root/.bashrc; hostname h2; docker rm -f raylaunch 2>/dev/null; true"):
+        refused = laptop.run("--fix", stdin="n\n")
+        assert refused.returncode == 1
+        assert f"ssh root@{worker.address} 'touch ~/.bashrc'" in refused.stderr
+        assert "run these?" in refused.stderr
+        assert worker.run("test -e /root/.bashrc", check=False).returncode == 1
+        mended_now = laptop.run("--fix", "--yes")
+        assert mended_now.returncode == 0, mended_now.stdout
+        assert "docker rm -f raylaunch: done" in mended_now.stderr
+        assert "run these?" not in mended_now.stderr
+    lines = mended_now.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("red")]
+    assert "nothing that --fix could mend" in laptop.run("--fix").stderr
+
+
+def test_red_lines_stand_last_each_with_what_to_do(laptop: Laptop) -> None:
+    """The table a tired person reads: the end of it is what is wrong, whole commands, no folding."""
+    worker = laptop.rig.workers[0]
+    with worker.without_docker():
+        done = laptop.run()
+    red, to_do = done.stdout.splitlines()[-2:]
+    assert red.split(maxsplit=3) == [
+        "red",
+        "docker",
+        worker.address,
+        "docker is installed, but its daemon does not run",
+    ]
+    assert to_do.strip() == "to do: systemctl enable --now docker"
+    assert "1 red, " in done.stderr
