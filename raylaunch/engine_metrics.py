@@ -30,6 +30,10 @@ class EngineFigures:
     prefix_queries: float = 0.0
     """Prompt tokens that were looked for in the prefix cache."""
     prefix_hits: float = 0.0
+    queued: float = 0.0
+    """Requests that left the engine's queue."""
+    queued_s: float = 0.0
+    """Their times in it, summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def parse_metrics(text: str) -> EngineFigures | None:
         first_tokens_s=total("vllm:time_to_first_token_seconds_sum"),
         prefix_queries=total("vllm:prefix_cache_queries_total"),
         prefix_hits=total("vllm:prefix_cache_hits_total"),
+        queued=total("vllm:request_queue_time_seconds_count"),
+        queued_s=total("vllm:request_queue_time_seconds_sum"),
     )
 
 

@@ -13,7 +13,7 @@ from raylaunch.bench.target import Target, try_request
 from raylaunch.errors import BenchError
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-_MAX_BODIES = 8192
+MAX_BODIES = 8192
 _MAX_BYTES = 96 << 20
 _TEXT_FIELDS = ("question", "prompt", "text", "input", "instruction")
 _WORDS = """river stone window garden copper lantern market winter pencil bridge forest engine harbor velvet mirror
@@ -127,7 +127,7 @@ def make_synthetic(target: Target, asking: Asking, *, input_tokens: int, count: 
     in the result what it came to.
     """
     draw = random.Random(seed)
-    count = max(1, min(count, _MAX_BODIES, _MAX_BYTES // (7 * input_tokens)))
+    count = max(1, min(count, MAX_BODIES, _MAX_BYTES // (7 * input_tokens)))
     if asking.api == "completions" and (pool := _find_token_ids(target)):
         return [draw.choices(pool, k=input_tokens) for _ in range(count)]
     words = _count_words(target, asking, input_tokens)

@@ -4,6 +4,7 @@ import os
 import platform
 import time
 import urllib.error
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,7 +16,6 @@ from raylaunch.bench.fleet import Fleet
 from raylaunch.bench.prompts import Asking, Prompt
 from raylaunch.bench.sampling import Sampler, cut_moments
 from raylaunch.bench.shard import Plan, Progress, ShardResult
-from raylaunch.bench.streams import Row
 from raylaunch.bench.target import Target
 from raylaunch.bench.watch import MAX_FAILED_SHARE, Watch, find_client_limits
 from raylaunch.errors import BenchError
@@ -26,6 +26,7 @@ ENDS = {
     "stopped": "stopped before its end",
     "gone": "the server stopped answering",
     "stalled": "the server fell silent: no byte for any request under way",
+    "lost": "a node that carried part of the load was lost, with its rows",
 }
 
 
@@ -42,7 +43,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Test:
+class LoadTest:
     """What is to be measured."""
 
     target: Target
@@ -54,7 +55,9 @@ class Test:
     duration_s: float | None = None
     warmup: int = 0
     shards: int | None = None
-    """None: as many as the load needs and this machine has cores for."""
+    """None: as many as the load needs and its machines have cores for, and at least one on each of them."""
+    machines: int = 1
+    """That carry the load."""
     timeout_s: float = 300.0
     slo: stats.Slo = field(default_factory=stats.Slo)
     seed: int = 0
@@ -72,7 +75,8 @@ class Test:
         if self.shards is not None:
             return max(1, min(self.shards, level.concurrency or self.shards))
         wanted = -(-(level.concurrency or 1) // STREAMS_PER_SHARD)
-        return max(1, min(wanted, (os.cpu_count() or 2) - 1))
+        wanted = max(self.machines, min(wanted, self.machines * max(1, (os.cpu_count() or 2) - 1)))
+        return min(wanted, level.concurrency or wanted)
 
 
 @dataclass
@@ -85,7 +89,9 @@ class Outcome:
     """Whether somebody pressed Ctrl-C."""
 
 
-def run_test(test: Test, fleet: Fleet, sampler: Sampler | None, *, show: Callable[[Sequence[str]], None]) -> Outcome:
+def run_test(
+    test: LoadTest, fleet: Fleet, sampler: Sampler | None, *, show: Callable[[Sequence[str]], None]
+) -> Outcome:
     """Run all levels, and tell how they went.
 
     Args:
@@ -101,15 +107,18 @@ def run_test(test: Test, fleet: Fleet, sampler: Sampler | None, *, show: Callabl
         _offer(test, at_once, bodies, fleet, show, requests=test.warmup, title="warm-up")
     outcome = Outcome({}, [])
     levels: list[dict[str, Any]] = []
+    asked = test.warmup  # each level goes on where the one before ended: no prompt is met twice before all were
     for number, level in enumerate(test.levels):
-        shards, began = _offer(test, level, bodies, fleet, show, requests=test.count_requests(level))
+        requests = test.count_requests(level)
+        shards, began = _offer(test, level, bodies, fleet, show, requests=requests, first_body=asked)
+        asked += sum(len(shard.rows) + len(shard.rows_cut) for shard in shards)
         figures = summarise_level(test, level, shards, began)
         if sampler is not None:
             figures |= cut_moments(sampler.moments, began, began + figures["duration_s"])
         levels.append(figures)
         for shard in shards:
             rows = [*shard.rows, *shard.rows_cut]
-            outcome.rows += [result_file.pack_row(row, began + shard.clock_offset_s, number) for row in rows]
+            outcome.rows += [result_file.pack_row(row, began, number) for row in rows]
         if figures["ended"] != "whole":
             outcome.stopped = figures["ended"] == "stopped"
             break
@@ -118,13 +127,14 @@ def run_test(test: Test, fleet: Fleet, sampler: Sampler | None, *, show: Callabl
 
 
 def _offer(
-    test: Test,
+    test: LoadTest,
     level: Level,
     bodies: tuple[bytes, ...],
     fleet: Fleet,
     show: Callable[[Sequence[str]], None],
     *,
     requests: int | None,
+    first_body: int = 0,
     title: str = "",
 ) -> tuple[list[ShardResult], float]:
     """Run one level; returns what the shards saw, and the common start on this machine's clock."""
@@ -132,7 +142,7 @@ def _offer(
     addresses, head = test.target.find_addresses(), test.target.make_head(test.asking.path)
     plans = [
         Plan(
-            addresses, head, bodies, test.timeout_s, shard, shards,
+            addresses, head, bodies, test.timeout_s, first_body, shard, shards,
             concurrency=level.concurrency, rate_per_s=level.rate_per_s, requests=requests,
             duration_s=None if title else test.duration_s, seed=test.seed,
         )
@@ -155,18 +165,12 @@ def _offer(
     return results, starts[-1]
 
 
-def summarise_level(test: Test, level: Level, shards: Sequence[ShardResult], began: float) -> dict[str, Any]:
+def summarise_level(test: LoadTest, level: Level, shards: Sequence[ShardResult], began: float) -> dict[str, Any]:
     """The figures of one level; rows of other machines are brought to this one's clock first."""
-    rows: list[Row] = []
     for shard in shards:
-        for row in shard.rows:
-            rows.append(row)
-            _shift(row, -shard.clock_offset_s)
-        for row in shard.rows_cut:
-            _shift(row, -shard.clock_offset_s)
-        shard.began_s -= shard.clock_offset_s
-        shard.ended_s -= shard.clock_offset_s
-        shard.clock_offset_s = 0.0
+        if shard.ended != "lost":  # such a one was noted here, on this clock
+            _shift(shard)
+    rows = [row for shard in shards for row in shard.rows]
     ended = next((shard.ended for shard in shards if shard.ended != "whole"), "whole")
     duration_s = max(1e-6, max(shard.ended_s for shard in shards) - began)
     late_s = [row.sent_s - row.due_s for row in rows if row.sent_s] if level.rate_per_s else []
@@ -195,14 +199,18 @@ def summarise_level(test: Test, level: Level, shards: Sequence[ShardResult], beg
     return {"valid": not reasons, "invalid_because": reasons, **figures}
 
 
-def _shift(row: Row, by_s: float) -> None:
+def _shift(shard: ShardResult) -> None:
+    """Bring a shard's times to this machine's clock."""
+    by_s, shard.clock_offset_s = -shard.clock_offset_s, 0.0
     if not by_s:
         return
-    row.due_s += by_s
-    row.end_s += by_s
-    row.sent_s += by_s if row.sent_s else 0.0
-    for number in range(len(row.arrivals)):
-        row.arrivals[number] += by_s
+    shard.began_s += by_s
+    shard.ended_s += by_s
+    for row in (*shard.rows, *shard.rows_cut):
+        row.due_s += by_s
+        row.end_s += by_s
+        row.sent_s += by_s if row.sent_s else 0.0
+        row.arrivals = array("d", [time + by_s for time in row.arrivals])
 
 
 def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> dict[str, Any]:
@@ -212,6 +220,7 @@ def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> d
         watch: Watch = shard.watch
         return {
             "node": shard.node,
+            "clock_error_ms": round(shard.clock_error_s * 1e3, 3),
             "cpu_s": round(watch.cpu_s, 3),
             "cpu_share": round(watch.cpu_s / watch.duration_s, 4),
             "max_loop_lag_ms": round(watch.max_loop_lag_s * 1e3, 3),
@@ -236,7 +245,9 @@ def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> d
     return described
 
 
-def make_result(test: Test, levels: list[dict[str, Any]], made_at: float, sampler: Sampler | None) -> dict[str, Any]:
+def make_result(
+    test: LoadTest, levels: list[dict[str, Any]], made_at: float, sampler: Sampler | None
+) -> dict[str, Any]:
     """The whole result: what was asked, of what, on what; the figures of the last level on top."""
     from raylaunch import versions
 

@@ -1,45 +1,29 @@
 """What the machines and the engine did while a load ran: sampled each second, on the load's own time axis."""
 
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from raylaunch.bench.target import Target
-from raylaunch.monitor import ClusterSample, Watcher
+from raylaunch.engine_metrics import EngineFigures, fetch_text, parse_metrics
+from raylaunch.monitor import ClusterSample
 from raylaunch.node_sample import NodeSample
 
-_ENGINE = {
-    "vllm:num_requests_running": "running",
-    "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "kv_cache_use",
-    "vllm:prompt_tokens_total": "prompt_tokens",
-    "vllm:generation_tokens_total": "generation_tokens",
-    "vllm:request_queue_time_seconds_sum": "queue_s",
-    "vllm:request_queue_time_seconds_count": "queued",
-    "vllm:prefix_cache_queries_total": "prefix_queries",
-    "vllm:prefix_cache_hits_total": "prefix_hits",
-}
-"""vLLM's metric (names of 0.25 to 0.33) -> ours; engines are summed, KV cache use is that of the fullest."""
-_TIMEOUT_S = 2.0
+_METRICS_TIMEOUT_S = 2.0
+_FIRST_SAMPLE_S = 20.0
+"""Longest wait for the machines' first sample: where Ray is, it starts a process on each node."""
 
 
-def parse_engine(text: str) -> dict[str, float]:
-    """The figures of _ENGINE out of Prometheus text; empty where the server is no vLLM."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        if not line.startswith("vllm:"):
-            continue
-        name, _, value = line.partition("}") if "{" in line else line.partition(" ")
-        key = _ENGINE.get(name.partition("{")[0])
-        if key is None:
-            continue
-        number = float(value.split()[0])
-        found[key] = max(found.get(key, 0.0), number) if key == "kv_cache_use" else found.get(key, 0.0) + number
-    return found
+class Source(Protocol):
+    """What samples the machines: monitor_child.ChildMonitor."""
+
+    newest: ClusterSample | None
+    arrived: threading.Event
+
+    def close(self) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True)
@@ -49,52 +33,51 @@ class Moment:
     at_s: float
     """Monotonic clock here."""
     nodes: tuple[dict[str, Any], ...]
-    engine: dict[str, float]
+    engine: EngineFigures | None
 
 
 class Sampler:
     """A thread that looks each second until it is stopped; use as a context.
 
     Args:
-        watcher: samples the machines; None leaves them out.
+        source: samples the machines, in a process of its own.
     """
 
-    def __init__(self, target: Target, watcher: Watcher | None, *, interval_s: float = 1.0) -> None:
-        self._target, self._watcher, self._interval_s = target, watcher, interval_s
+    def __init__(self, target: Target, source: Source, *, interval_s: float = 1.0) -> None:
+        self._target, self._source, self._interval_s = target, source, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bench-sampler", daemon=True)
+        self._seen: ClusterSample | None = None
         self.moments: list[Moment] = []
         self.facts: dict[str, dict[str, Any]] = {}
         """What each node has, by its address."""
 
     def __enter__(self) -> "Sampler":
+        self._source.arrived.wait(_FIRST_SAMPLE_S)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=40.0)
+        self._thread.join()
+        self._source.close()
 
     def _run(self) -> None:
-        try:
-            due = monotonic()
-            while not self._stop.is_set():
-                self.look()
-                due = max(due + self._interval_s, monotonic())
-                self._stop.wait(due - monotonic())
-        finally:
-            if self._watcher is not None:
-                self._watcher.close()
+        due = monotonic()
+        while not self._stop.is_set():
+            self._look()
+            due = max(due + self._interval_s, monotonic())
+            self._stop.wait(due - monotonic())
 
-    def look(self) -> None:
-        """Take one look."""
+    def _look(self) -> None:
         nodes: tuple[dict[str, Any], ...] = ()
-        if self._watcher is not None:
-            sample = self._watcher.sample()
+        sample = self._source.newest
+        if sample is not None and sample is not self._seen:
+            self._seen = sample
             self._note_facts(sample)
             nodes = tuple(describe_node(node) for node in sample.nodes)
-        engine = parse_engine(self._fetch_metrics())
-        self.moments.append(Moment(monotonic(), nodes, engine))
+        text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S)
+        self.moments.append(Moment(monotonic(), nodes, parse_metrics(text) if text else None))
 
     def _note_facts(self, sample: ClusterSample) -> None:
         for node in sample.nodes:
@@ -107,16 +90,6 @@ class Sampler:
                     for gpu in node.gpus.gpus
                 ],
             }
-
-    def _fetch_metrics(self) -> str:
-        request = urllib.request.Request(f"{self._target.url}/metrics")
-        if self._target.api_key:
-            request.add_header("Authorization", f"Bearer {self._target.api_key}")
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-                return str(response.read().decode(errors="replace"))
-        except (urllib.error.URLError, OSError, ValueError):
-            return ""
 
 
 def _gib(value: int | None) -> float | None:
@@ -158,32 +131,33 @@ def cut_moments(moments: Sequence[Moment], start_s: float, end_s: float) -> dict
         mean time in the engine's queue, prefix cache hits; {} where the server tells none.
     """
     seen = [moment for moment in moments if start_s - 1.0 <= moment.at_s <= end_s + 1.0]
-    shown = ("running", "waiting", "kv_cache_use")
     samples = [
         {
             "t_s": round(moment.at_s - start_s, 3),
             "nodes": list(moment.nodes),
-            "engine": {key: moment.engine[key] for key in shown if key in moment.engine},
+            "engine": {}
+            if moment.engine is None
+            else {
+                "running": moment.engine.running,
+                "waiting": moment.engine.waiting,
+                "kv_cache_use": round(moment.engine.kv_cache_use, 5),
+            },
         }
         for moment in seen
     ]
-    told = [moment.engine for moment in seen if "running" in moment.engine]
-    engine: dict[str, Any] = {}
-    if told:
-        first, last = told[0], told[-1]
+    told = [moment.engine for moment in seen if moment.engine is not None]
+    return {"samples": samples, "engine": summarise_engine(told) if told else {}}
 
-        def grown(key: str) -> float:
-            return last.get(key, 0.0) - first.get(key, 0.0)
 
-        waiting = [moment.get("waiting", 0.0) for moment in told]
-        engine = {
-            "waiting_mean": round(sum(waiting) / len(waiting), 2),
-            "waiting_max": max(waiting),
-            "running_max": max(moment["running"] for moment in told),
-            "kv_cache_use_max": max(moment.get("kv_cache_use", 0.0) for moment in told),
-            "queue_ms_mean": round(grown("queue_s") / grown("queued") * 1e3, 3) if grown("queued") > 0 else None,
-            "prefix_cache_hit_share": (
-                round(grown("prefix_hits") / grown("prefix_queries"), 4) if grown("prefix_queries") > 0 else None
-            ),
-        }
-    return {"samples": samples, "engine": engine}
+def summarise_engine(told: Sequence[EngineFigures]) -> dict[str, Any]:
+    """What the engine's own figures say of a run."""
+    first, last = told[0], told[-1]
+    queued, queries = last.queued - first.queued, last.prefix_queries - first.prefix_queries
+    return {
+        "running_max": max(figures.running for figures in told),
+        "waiting_max": max(figures.waiting for figures in told),
+        "waiting_mean": round(sum(figures.waiting for figures in told) / len(told), 2),
+        "kv_cache_use_max": round(max(figures.kv_cache_use for figures in told), 5),
+        "queue_ms_mean": round((last.queued_s - first.queued_s) / queued * 1e3, 3) if queued > 0 else None,
+        "prefix_cache_hit_share": (round((last.prefix_hits - first.prefix_hits) / queries, 4) if queries > 0 else None),
+    }

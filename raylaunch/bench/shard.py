@@ -34,9 +34,10 @@ class Plan:
     head: bytes
     """Of every request: wire.make_head."""
     bodies: tuple[bytes, ...]
-    """Request n sends bodies[n % len(bodies)]."""
+    """Request n sends bodies[(first_body + n) % len(bodies)]."""
     timeout_s: float
     """Longest silence on a request."""
+    first_body: int = 0
     shard: int = 0
     shards: int = 1
     """This shard sends the requests shard, shard + shards, shard + 2 shards, ..."""
@@ -77,12 +78,15 @@ class ShardResult:
     """On the shard's own monotonic clock."""
     ended_s: float
     ended: str
-    """"whole", "stopped" (from outside), "gone" (every request fails) or "stalled" (no byte for timeout_s)."""
+    """"whole", "stopped" (from outside), "gone" (every request fails), "stalled" (no byte for timeout_s) or "lost"
+    (the shard itself)."""
     cut_off: int = 0
     """Requests under way that were given up because the run was stopped."""
     rows_cut: list[Row] = field(default_factory=list)
     clock_offset_s: float = 0.0
     """This shard's clock minus the starter's (processes of one machine share it)."""
+    clock_error_s: float = 0.0
+    """The most that the offset can be wrong by."""
     node: str = ""
 
 
@@ -271,7 +275,7 @@ class Shard:
     def _begin(self, stream: Stream, row: Row) -> None:
         row.shard = self._plan.shard
         self._running += 1
-        body = self._plan.bodies[row.number % len(self._plan.bodies)]
+        body = self._plan.bodies[(self._plan.first_body + row.number) % len(self._plan.bodies)]
         if failed := stream.send(row, make_request(self._plan.head, body)):
             self._finish(stream, ("connect" if not row.sent_s else "reset", failed))
 

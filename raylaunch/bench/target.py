@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
 
 _TIMEOUT_S = 10.0
+_ALL_INTERFACES = ("", "0.0.0.0", "::")
 _START = "start one with `raylaunch serve`, or say where it is with --url"
 
 
@@ -30,6 +31,8 @@ class Target:
     model: str = ""
     api_key: str | None = None
     verify_tls: bool = True
+    on_all_interfaces: bool = False
+    """Whether it listens on all of this machine's addresses, though the URL names loopback."""
 
     def __repr__(self) -> str:
         return f"Target({self.url}, {self.model})"  # never the key
@@ -43,6 +46,12 @@ class Target:
     def is_local(self) -> bool:
         """Whether only this machine can reach it by this URL."""
         return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    def seen_from_afar(self, ip: str) -> "Target":
+        """The same server by an address of this machine that others reach."""
+        parts = urlsplit(self.url)
+        host = f"[{ip}]" if ":" in ip else ip
+        return replace(self, url=parts._replace(netloc=f"{host}:{parts.port}").geturl())
 
     def find_addresses(self) -> tuple[Address, ...]:
         """Addresses of the host, in the resolver's order.
@@ -115,12 +124,13 @@ def find_target(
 
         where = make_url(launch.host, launch.port, tls=bool(launch.server.get("ssl_certfile")))
         key = key or next(iter(launch.api_keys), None)
-        found = Target(where, model or launch.served_model_names[0], key, verify_tls=False)
+        everywhere = launch.host in _ALL_INTERFACES
+        found = Target(where, model or launch.served_model_names[0], key, False, everywhere)
     else:
         from raylaunch.service import find_service
 
         service = find_service(port)
-        found = Target(service.url, model or service.models[0], key, verify_tls=False)
+        found = Target(service.url, model or service.models[0], key, False, service.host in _ALL_INTERFACES)
     return check_target(found)
 
 

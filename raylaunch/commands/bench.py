@@ -10,7 +10,7 @@ import click
 from raylaunch.commands import JSON, LAUNCH, PORT, load_launch
 
 if TYPE_CHECKING:
-    from raylaunch.bench.run import Test
+    from raylaunch.bench.run import LoadTest
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}
 
@@ -119,6 +119,7 @@ def bench() -> None:
 @click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: bench-<time>.json]")
+@click.option("--here", is_flag=True, help="Keep the load on this machine, though Ray has other nodes.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the HTML report beside the result.")
 @click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
 @click.option(
@@ -140,7 +141,7 @@ def run_bench(**options: Any) -> int:
 
     path = options["output"] or _name_result()
     test, launch = _make_test(options)
-    outcome = _run(test, sample=options["sample"])
+    outcome = _run(test, address=None if options["here"] else find_ray(options), sample=options["sample"])
     outcome.result["launch"] = None if launch is None else launch.dump(mask=True)
     result_file.write_result(path, outcome.result, outcome.rows)
     output.say(f"result: {path}")
@@ -154,15 +155,29 @@ def run_bench(**options: Any) -> int:
     return 0 if outcome.result["valid"] or options["force"] else 1
 
 
+def find_ray(options: dict[str, Any]) -> str | None:
+    """The Ray cluster of the service under load, else the one that this machine is in, else None."""
+    from raylaunch import cluster
+    from raylaunch.service import list_services
+
+    if not options["url"]:
+        living = [
+            service for service in list_services() if service.is_alive() and options["port"] in (None, service.port)
+        ]
+        if len(living) == 1 and living[0].ray_address:
+            return living[0].ray_address
+    return cluster.find_address()
+
+
 def _name_result() -> Path:
     import time
 
     return Path(f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json")
 
 
-def _make_test(options: dict[str, Any]) -> "tuple[Test, Any]":
+def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
     from raylaunch.bench import prompts
-    from raylaunch.bench.run import Level, Test
+    from raylaunch.bench.run import Level, LoadTest
     from raylaunch.bench.stats import merge_slo
     from raylaunch.bench.target import find_target, try_request
 
@@ -189,7 +204,8 @@ def _make_test(options: dict[str, Any]) -> "tuple[Test, Any]":
         temperature=options["temperature"],
     )
     if synthetic:
-        most = options["requests"] or max(3 * (level.concurrency or 100) for level in levels)
+        counted = LoadTest(target, asking, (), levels, requests=options["requests"], duration_s=options["duration"])
+        most = sum(counted.count_requests(level) or prompts.MAX_BODIES for level in levels) + options["warmup"]
         asked = prompts.make_synthetic(target, asking, input_tokens=synthetic, count=most, seed=options["seed"])
         source = f"synthetic, {synthetic} tokens"
     elif options["questions"]:
@@ -197,7 +213,7 @@ def _make_test(options: dict[str, Any]) -> "tuple[Test, Any]":
     else:
         asked, source = prompts.list_own_questions(), "raylaunch's own questions"
     try_request(target, asking.path, asking.make_body(target.model, asked[0]))
-    test = Test(
+    test = LoadTest(
         target, asking, asked, levels,
         requests=options["requests"], duration_s=options["duration"], warmup=options["warmup"],
         shards=None if options["shards"] == "auto" else int(options["shards"]), timeout_s=options["timeout"],
@@ -206,22 +222,38 @@ def _make_test(options: dict[str, Any]) -> "tuple[Test, Any]":
     return test, launch
 
 
-def _run(test: "Test", *, sample: bool) -> Any:
+def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
+    """Run the test here, or over the nodes of the Ray cluster at `address`; sample what the same cluster has."""
     import contextlib
+    import signal
+    from dataclasses import replace
 
-    from raylaunch import output
-    from raylaunch.bench.fleet import ProcessFleet
+    from raylaunch import cluster, output
+    from raylaunch.bench.fleet import Fleet, ProcessFleet
     from raylaunch.bench.run import run_test
     from raylaunch.bench.sampling import Sampler
 
+    # A job that is stopped, a container that ends: what was measured is kept then, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         sampler = None
         if sample:
-            from raylaunch.monitor import LocalMonitor
+            from raylaunch.monitor_child import ChildMonitor
 
-            sampler = stack.enter_context(Sampler(test.target, LocalMonitor()))
+            sampler = stack.enter_context(Sampler(test.target, ChildMonitor(address)))
+        fleet: Fleet = ProcessFleet()
+        if address is not None and (test.target.on_all_interfaces or not test.target.is_local):
+            from raylaunch.bench.ray_fleet import RayFleet, find_own_ip
+
+            cluster.join(address, env_vars={})
+            stack.callback(cluster.leave)
+            nodes = cluster.list_nodes()
+            if len(nodes) > 1:
+                target = test.target.seen_from_afar(find_own_ip()) if test.target.is_local else test.target
+                fleet, test = RayFleet(nodes), replace(test, target=target, machines=len(nodes))
+                output.say(f"load comes from {len(nodes)} nodes: {', '.join(node.ip for node in nodes)}")
         show = stack.enter_context(output.live_lines())
-        return run_test(test, ProcessFleet(), sampler, show=show)
+        return run_test(test, fleet, sampler, show=show)
 
 
 def _draw(result: Path, *, html: bool, png: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
 from raylaunch.bench.prompts import Asking
-from raylaunch.bench.run import Level, Test, make_result, summarise_level
+from raylaunch.bench.run import Level, LoadTest, make_result, summarise_level
 from raylaunch.bench.shard import ShardResult
 from raylaunch.bench.streams import Row
 from raylaunch.bench.target import Target
@@ -93,7 +93,7 @@ def write(path: Path, *loads: list[Row], gpus: bool = True) -> Path:
     # Nobody listens at port 1: the server's version stays unknown.
     target = Target("http://127.0.0.1:1", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B")
     concurrencies = [1, 8, 64, 256, 500][: len(loads)] if len(loads) > 1 else [64]
-    test = Test(target, Asking(), ["?"] * 500, (), requests=100, slo=stats.Slo(2.0, 0.05), source="made by a test")
+    test = LoadTest(target, Asking(), ["?"] * 500, (), requests=100, slo=stats.Slo(2.0, 0.05), source="made by a test")
     for number, rows in enumerate(loads):
         watch = Watch(began_s=0.0, ended_s=max(row.end_s for row in rows), cpu_s=1.2, max_loop_lag_s=0.004)
         watch.connects_s, watch.turns, watch.reads = [0.001] * 64, 1000, 40000
