@@ -297,3 +297,17 @@ def test_what_cannot_be_run(arguments: list[str], status: int, words: str) -> No
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == status, err
     assert words in err
+
+
+def test_job_for_ray_submit_leaves_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that `ray submit` sends to the head: bench's own arguments, files in a folder that it tells."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with odd_server.serve() as server:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks/job.py"), "--url", server.url, "-c", "2", "-n", "6", "--force"],
+            capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 at once: 6 requests" in done.stdout
+    folder = Path(done.stdout.rsplit("files: ", 1)[1].strip())
+    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.rows.jsonl.gz", "bench.html"}
