@@ -4,6 +4,7 @@ Each is a process of its own even where there is only one: what the starter does
 costs the load's loop nothing. A shard whose starter dies sees its pipe close, and ends.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -27,7 +28,8 @@ class Fleet(Protocol):
     ) -> list[ShardResult]:
         """Run all plans at once; times in the results are this machine's monotonic clock.
 
-        A KeyboardInterrupt meanwhile ends the shards, and their results come back marked "stopped".
+        A KeyboardInterrupt meanwhile ends the shards, and their results come back marked "stopped"; a second one is
+        raised.
 
         Args:
             report: is told the sum of the shards' progress.
@@ -82,7 +84,7 @@ class ProcessFleet:
     ) -> list[ShardResult]:
         latest = [Progress(0, 0, 0, 0) for _ in pipes]
         results: dict[int, ShardResult] = {}
-        prepared = 0
+        prepared, stopped = 0, False
         while len(results) < len(pipes):
             try:
                 for ready in wait([pipe for number, pipe in enumerate(pipes) if number not in results]):
@@ -96,15 +98,19 @@ class ProcessFleet:
                         report(add_up(latest))
                     else:
                         prepared += 1
-                        if prepared == len(pipes):
+                        if prepared == len(pipes) and not stopped:
                             start = monotonic() + _LEAD_S
                             started(start)
                             for pipe in pipes:
                                 pipe.send(start)
             except KeyboardInterrupt:
+                if stopped:
+                    raise
+                stopped = True
                 for number, pipe in enumerate(pipes):
                     if number not in results:
-                        pipe.send("stop")
+                        with contextlib.suppress(OSError):  # it ended just now: its result is on the way
+                            pipe.send("stop")
         return [results[number] for number in range(len(pipes))]
 
     def _receive(self, pipe: "Connection[Any, Any]", number: int) -> Any:

@@ -159,6 +159,7 @@ class RayFleet:
 
         latest = [Progress(0, 0, 0, 0) for _ in actors]
         results: dict[int, ShardResult] = {}
+        stopped = False
         while len(results) < len(actors):
             try:
                 left = [number for number in range(len(actors)) if number not in results]
@@ -172,6 +173,9 @@ class RayFleet:
                         latest[number] = _try(looked, latest[number])
                 report(add_up(latest))
             except KeyboardInterrupt:
+                if stopped:
+                    raise
+                stopped = True
                 for number, actor in enumerate(actors):
                     if number not in results:
                         actor.stop.remote()

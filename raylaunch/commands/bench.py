@@ -142,7 +142,7 @@ def run_bench(**options: Any) -> int:
     path = options["output"] or _name_result()
     test, launch = _make_test(options)
     outcome = _run(test, address=None if options["here"] else find_ray(options), sample=options["sample"])
-    outcome.result["launch"] = None if launch is None else launch.dump(mask=True)
+    outcome.result["launch"] = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
     result_file.write_result(path, outcome.result, outcome.rows)
     output.say(f"result: {path}")
     _draw(path, html=options["report"], png=options["png"])
