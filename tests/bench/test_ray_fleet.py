@@ -17,6 +17,7 @@ from raylaunch.bench.ray_fleet import RayFleet, measure_offset
 from raylaunch.bench.run import Level, LoadTest
 from raylaunch.bench.target import Target
 from raylaunch.private_ray import PrivateRay
+from raylaunch.processes import wait_until
 from tests.bench import odd_server
 
 
@@ -42,6 +43,7 @@ def nodes() -> Iterator[tuple[cluster.ClusterNode, ...]]:
     private = PrivateRay.start(nodes=2, gpus_per_node=0, env_vars={})
     try:
         cluster.join(private.address, env_vars={})
+        assert wait_until(lambda: len(cluster.list_nodes()) == 2, 60.0)
         yield cluster.list_nodes()
         cluster.leave()
     finally:
