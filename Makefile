@@ -44,6 +44,7 @@ system-packages:
 		sshd:openssh-server \
 		dockerd:docker.io \
 		rsync:rsync \
+		debootstrap:debootstrap \
 		iptables:iptables \
 		prometheus:prometheus
 

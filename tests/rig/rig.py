@@ -36,6 +36,8 @@ class Rig:
     """Folders of this machine that the hosts see as they are, wherever they lie."""
     hosts: list[Host] = field(default_factory=list)
     """Those that were asked for at the start; the first is the head."""
+    docker_folder: Path | None = None
+    """What is in docker's folder on each host before its dockerd starts; nothing, if None."""
     strangers: list[Host] = field(default_factory=list)
     """Those that know nothing of the key."""
 
@@ -100,6 +102,8 @@ class Rig:
         link = f"{self.bridge}h{count + 1}"
         disk = self.folder / name
         disk.mkdir(exist_ok=True)
+        if self.docker_folder is not None:
+            _copy_docker_folder(self.docker_folder, disk / "docker")
         outer = subprocess.Popen(
             # The kernel ends unshare with the thread that started it, and --kill-child the host with unshare.
             ["setpriv", "--pdeathsig", "KILL", "--", "env", "-i", *ENVIRON, "unshare", "--net", "--mount", "--pid",
@@ -171,20 +175,33 @@ def _sweep(number: int) -> None:
         remove_cgroup(f"rl{number}h{index}")
 
 
+def _copy_docker_folder(source: Path, target: Path) -> None:
+    """Copy docker's folder; the layers, which nobody writes to, as hard links: nothing holds them twice."""
+    target.mkdir()
+    for path in source.iterdir():
+        run_here("cp", "-al" if path.name == "overlay2" else "-a", str(path), str(target))
+
+
 @contextmanager
 def start_rig(
-    folder: Path, hosts: int = 2, *, with_docker: bool = True, shared: tuple[Path, ...] = ()
+    folder: Path,
+    hosts: int = 2,
+    *,
+    with_docker: bool = True,
+    shared: tuple[Path, ...] = (),
+    docker_folder: Path | None = None,
 ) -> Iterator[Rig]:
     """Hosts h1, h2, ... with sshd (and dockerd), all of them gone afterwards.
 
     Args:
         folder: is made, filled with the hosts' disks and the key, and removed; on a real disk (not tmpfs, not overlay)
             where dockerd runs, and with room for as many images as there are hosts.
+        docker_folder: docker's own folder of images that every host has from the start, on the same disk.
         shared: folders of this machine that the hosts see as they are, though /home, /root, /tmp and /data are theirs.
     """
     number, lock = _take_number()
     folder.mkdir(parents=True)
-    rig = Rig(number, folder, lock, shared)
+    rig = Rig(number, folder, lock, shared, docker_folder=docker_folder)
     run_here("ip", "link", "add", rig.bridge, "type", "bridge")
     try:
         run_here("ip", "addr", "add", f"{rig.laptop_address}/24", "dev", rig.bridge)
