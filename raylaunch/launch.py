@@ -1,0 +1,239 @@
+"""`raylaunch up`: Ray's launcher brings the hosts up; here it is watched, and its failures are told.
+
+Ray's own `ray up` returns once the head runs, whatever becomes of the workers, and never tries a failed one again
+(Ray 2.60). So the head's view of its nodes is followed until every host is in with every GPU that its driver tells.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raylaunch import clusterkit, launcherlog, output
+from raylaunch.clusterfile import ClusterFile
+from raylaunch.errors import ClusterError
+from raylaunch.headview import HeadView, Hosts
+from raylaunch.hostcheck import HostState, compare_images, examine
+from raylaunch.hostshell import HostShell
+from raylaunch.launcherprocess import start_launcher
+
+LABEL = "raylaunch.cluster"
+"""Docker label of our containers; its value is the cluster's name."""
+_STEP_S = 0.25
+
+
+@dataclass
+class Launch:
+    """One `up` of one cluster."""
+
+    cluster: ClusterFile
+    shell: HostShell
+    wait_s: float
+    archive: Path | None = None
+    began: float = field(default_factory=time.monotonic)
+    gpus: dict[str, int] = field(default_factory=dict)
+    """Host -> GPUs it has to bring in."""
+    retried: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Bring the cluster up, or what is missing of it.
+
+        Raises:
+            ChecksFailedError: hosts are not fit; nothing was changed.
+            ClusterError: less than every host with every GPU is in.
+        """
+        states = self.shell.run_on_all(self.look)
+        self.gpus = {host: state.gpus for host, state in states.items()}
+        with ExitStack() as stack:
+            view = HeadView.open(self.shell) if states[self.cluster.head_ip].container == "ours" else None
+            missing = self.list_missing(view.look()) if view else list(self.cluster.hosts)
+            if view:
+                stack.enter_context(closing(view))
+            if not missing:
+                output.say(f"{self.cluster.cluster_name} is up already: {self.describe()}")
+                return
+            examine(self.cluster, states, with_archive=self.archive is not None)
+            self.provide_image(missing)
+            if view is None:
+                self.clear(states)
+                self.launch_head()
+                view = stack.enter_context(closing(HeadView.start(self.shell)))
+            else:
+                self.add(missing, view)
+            self.wait(view)
+        compare_images(self.shell)
+        output.say(f"{self.cluster.cluster_name} is up: {self.describe()}", style="bold green")
+        folder = clusterkit.folder_of(self.cluster.cluster_name) / "ray"
+        output.say(f"Ray's own commands find it with RAY_TMPDIR={folder}: ray submit {self.cluster.path} DRIVER.py")
+
+    def add(self, missing: Sequence[str], view: HeadView) -> None:
+        """Bring in hosts beside those that are in, which are not touched.
+
+        Raises:
+            ClusterError: the running head has never heard of a host.
+        """
+        if strange := [host for host in missing if host not in view.look().known]:
+            raise ClusterError(
+                f"{', '.join(strange)}: new in {self.cluster.path} since the head was started, and its launcher reads "
+                "its hosts once (Ray 2.60)",
+                fix=f"raylaunch down {self.cluster.path}, then up: that ends what is served",
+            )
+        in_already = [host for host in self.cluster.hosts if host not in missing]
+        output.say(f"{', '.join(in_already)} stay as they are; bringing in {', '.join(missing)}")
+        view.retry(missing)
+
+    def describe(self) -> str:
+        """Hosts and GPUs in words."""
+        each = ", ".join(f"{host} ({count})" for host, count in self.gpus.items())
+        return f"{len(self.gpus)} hosts, {sum(self.gpus.values())} GPUs: {each}"
+
+    def look(self, host: str) -> HostState:
+        """See what a host has, without a change to it."""
+        name, label = self.cluster.container_name, self.cluster.cluster_name
+        tell = f'{{{{index .Config.Labels "{LABEL}"}}}}|{{{{.State.Running}}}}'
+        answer = self.shell.run(
+            host,
+            "nvidia-smi -L 2>/dev/null | grep -c '^GPU '; "
+            f"docker inspect --type container -f '{tell}' {name} 2>/dev/null; true",
+            timeout_s=20,
+        )
+        if answer.unreachable:
+            return HostState(0, "unreachable")
+        count, _, found = answer.stdout.strip().partition("\n")
+        container = {"": "none", f"{label}|true": "ours", f"{label}|false": "ended"}.get(found.strip(), "foreign")
+        return HostState(int(count) if count.isdigit() else 0, container)
+
+    def list_missing(self, hosts: Hosts) -> list[str]:
+        """Hosts that are not in with all their GPUs."""
+        return [host for host in self.cluster.hosts if hosts.gpus.get(host, -1) < self.gpus[host]]
+
+    def provide_image(self, hosts: Sequence[str]) -> None:
+        """Load the image file on hosts that do not have the image.
+
+        Raises:
+            ClusterError: docker there did not take it.
+        """
+        archive = self.archive
+        if archive is None:
+            return
+
+        def load(host: str) -> str:
+            if host not in hosts or self.shell.run(host, f"docker image inspect {self.cluster.image}").status == 0:
+                return ""
+            answer = self.shell.send_file(host, archive, "docker load")
+            return "" if answer.status == 0 else f"{host}: {answer.stderr.strip() or answer.stdout.strip()}"
+
+        output.say(f"loading {archive} where {self.cluster.image} is missing")
+        if failed := [said for said in self.shell.run_on_all(load).values() if said]:
+            raise ClusterError(f"{archive} could not be loaded: {'; '.join(failed)}", fix="free space, or docker's log")
+
+    def clear(self, states: Mapping[str, HostState]) -> None:
+        """Remove what an earlier run left: no Ray head lives, so nothing of ours serves.
+
+        Raises:
+            ClusterError: a container of our name is somebody else's.
+        """
+        name = self.cluster.container_name
+        if foreign := [host for host, state in states.items() if state.container == "foreign"]:
+            raise ClusterError(
+                f"{', '.join(foreign)}: a container named {name} is there, which no `raylaunch up` started",
+                fix=f"on that host: docker rm -f {name}; or another docker.container_name in {self.cluster.path}",
+            )
+        stale = [host for host, state in states.items() if state.container != "none"]
+        if stale:
+            output.say(f"removing the container of an earlier run on {', '.join(stale)}")
+            self.shell.run_on_all(lambda host: self.shell.run(host, f"docker rm -f {name}") if host in stale else None)
+        shutil.rmtree(clusterkit.folder_of(self.cluster.cluster_name) / "ray", ignore_errors=True)
+
+    def launch_head(self) -> None:
+        """Have Ray's launcher set the head up, and follow it.
+
+        Raises:
+            ClusterError: it failed; with what the head's host said.
+        """
+        with start_launcher(self.cluster, "up", with_build=self.archive is None) as launcher:
+            with output.live_lines() as report:
+                while launcher.is_alive():
+                    waited = f"{time.monotonic() - self.began:.0f} s of at most {self.wait_s:.0f} s"
+                    stage = launcherlog.read_stage(launcher.read_log())
+                    report([f"{self.cluster.head_ip}: head: {stage} | {waited}"])
+                    if time.monotonic() - self.began > self.wait_s:
+                        raise ClusterError(
+                            f"{self.cluster.head_ip}: the head was not up within {self.wait_s:.0f} s, at: {stage}",
+                            log=launcher.log,
+                        )
+                    time.sleep(_STEP_S)
+            if launcher.status != 0:
+                failure = launcherlog.read_failure(launcher.read_log())
+                raise ClusterError(
+                    f"{self.cluster.head_ip}: the head could not be set up: {failure.what}",
+                    fix=failure.fix,
+                    excerpt=failure.excerpt,
+                    log=launcher.log,
+                )
+
+    def wait(self, view: HeadView) -> None:
+        """Follow the head's view until every host is in.
+
+        Raises:
+            ClusterError: a host failed twice, is gone, or brought fewer GPUs than it has; or the time is over.
+        """
+        with self.shell.watch_reachability() as lost, output.live_lines() as report:
+            while missing := self.list_missing(hosts := view.look()):
+                waited_s = time.monotonic() - self.began
+                report([self._describe_host(host, hosts, waited_s) for host in self.cluster.hosts])
+                for host in missing:
+                    self._examine(host, hosts, view)
+                    if (said := lost.get(host)) is not None:
+                        raise ClusterError(
+                            f"{host} does not answer any more: {said}",
+                            fix=f"see to that host; `raylaunch up {self.cluster.path}` then adds it to the others",
+                        )
+                if waited_s > self.wait_s:
+                    raise ClusterError(
+                        f"{', '.join(missing)} did not come in within {self.wait_s:.0f} s; "
+                        f"Ray has {sum(hosts.gpus.values())} of {sum(self.gpus.values())} GPUs",
+                        fix="wait longer with --wait-s, or look with `ray monitor`",
+                    )
+            report([self._describe_host(host, hosts, time.monotonic() - self.began) for host in self.cluster.hosts])
+
+    def _describe_host(self, host: str, hosts: Hosts, waited_s: float) -> str:
+        if host in hosts.gpus:
+            stage = f"in, {hosts.gpus[host]} of {self.gpus[host]} GPUs"
+        else:
+            stage = launcherlog.STAGES.get(hosts.launcher.get(host, ""), "waiting for the head to begin with it")
+        role = "head" if host == self.cluster.head_ip else "worker"
+        return f"{host}: {role}: {stage} | {waited_s:.0f} s of at most {self.wait_s:.0f} s"
+
+    def _examine(self, host: str, hosts: Hosts, view: HeadView) -> None:
+        """See whether a missing host still has a way in."""
+        if host in hosts.gpus:
+            raise ClusterError(
+                f"{host} has {self.gpus[host]} GPUs, but Ray in its container found {hosts.gpus[host]}",
+                fix=f"on that host: docker exec {self.cluster.container_name} nvidia-smi -L; "
+                "NVIDIA's container toolkit hands them over (`raylaunch doctor` looks at it)",
+            )
+        if hosts.launcher.get(host) != launcherlog.FAILED:
+            return
+        failure = launcherlog.read_failure(view.read_monitor_log(), host)
+        if host in self.retried:
+            raise ClusterError(f"{host} failed twice: {failure.what}", fix=failure.fix, excerpt=failure.excerpt)
+        output.say(f"{host} failed: {failure.what}; once more")
+        self.retried.add(host)
+        view.retry([host])
+
+
+def up(cluster: ClusterFile, *, archive: Path | None = None, wait_s: float = 1800.0) -> None:
+    """Bring a cluster up, whole; returns when every host is in with every GPU.
+
+    Args:
+        archive: file of `docker save` for hosts that lack the image.
+        wait_s: longest wait in seconds.
+
+    Raises:
+        RaylaunchError: it is not up whole; what failed, where, and what to do.
+    """
+    clusterkit.write_kit(cluster.cluster_name)
+    Launch(cluster, HostShell.of(cluster), wait_s, archive).run()
