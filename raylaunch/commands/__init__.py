@@ -18,6 +18,9 @@ SETS = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a value, as engine.max_model_len=8192."
 )
 PORT = click.option("--port", type=int, help="Which service, where several run here.")
+CLUSTER = click.option(
+    "--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Do it on that cluster, from here."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
 
@@ -33,3 +36,11 @@ def find_service(port: int | None) -> "Service":
     from raylaunch import service
 
     return service.find_service(port)
+
+
+def run_on_cluster(cluster: Path, verb: str, port: int | None, *options: str) -> int:
+    """Run a verb on a cluster's head; its output is this process's, its exit status is returned."""
+    from raylaunch import clusterfile, remote
+
+    words = [verb, *(option for option in options if option), *([f"--port={port}"] if port is not None else [])]
+    return remote.run_verb(clusterfile.load(cluster), words)

@@ -1,21 +1,32 @@
 """serve, config, ask, status, stop: one service on this machine."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import click
 
-from raylaunch.commands import JSON, LAUNCH, PORT, SETS, find_service, load_launch
+from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
 
 
 @click.command()
 @LAUNCH
 @SETS
 @click.option("--rehearse", is_flag=True, help="Run the same layout here on logical GPUs, with a stand-in model.")
-def serve(launch: Path | None, sets: tuple[str, ...], rehearse: bool) -> None:
+@CLUSTER
+@click.option("--detach", is_flag=True, help="With --cluster: return once it is handed over.")
+@click.option("--open-api", is_flag=True, help="With --cluster: no API key is made where the launch names none.")
+def serve(
+    launch: Path | None, sets: tuple[str, ...], rehearse: bool, cluster: Path | None, detach: bool, open_api: bool
+) -> None:
     """Serve a launch until Ctrl-C; without a file, the small demo model."""
     loaded = load_launch(launch, sets)
+    if cluster is not None:
+        from raylaunch import clusterfile, remote
+
+        remote.serve(clusterfile.load(cluster), loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
+        return
     from raylaunch import supervisor
 
     supervisor.serve(loaded, rehearse=rehearse)
@@ -47,8 +58,15 @@ def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
 @click.option("--model", help="Model name; without it, the server's first.")
 @click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
 @PORT
+@CLUSTER
 def ask_question(
-    question: str | None, max_tokens: int | None, url: str | None, model: str | None, timeout_s: float, port: int | None
+    question: str | None,
+    max_tokens: int | None,
+    url: str | None,
+    model: str | None,
+    timeout_s: float,
+    port: int | None,
+    cluster: Path | None,
 ) -> None:
     """Ask a question (or the text on stdin) and stream the answer."""
     if question is None:
@@ -57,18 +75,30 @@ def ask_question(
         raise click.UsageError('there is no question: raylaunch ask "Who are you?", or write it to stdin')
     from raylaunch.ask import ask as ask_server
 
-    where = url or find_service(port).url
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
-    for piece in ask_server(question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s):
-        click.echo(piece, nl=False)
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            from raylaunch import clusterfile, remote
+
+            where, kept = stack.enter_context(remote.reach_service(clusterfile.load(cluster), port))
+            key = key or kept
+        else:
+            where = url or find_service(port).url
+        for piece in ask_server(
+            question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s
+        ):
+            click.echo(piece, nl=False)
     click.echo()
 
 
 @click.command()
 @JSON
 @PORT
-def status(as_json: bool, port: int | None) -> None:
+@CLUSTER
+def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
     """Tell what serves here, since when, on which nodes, and how busy it is."""
+    if cluster is not None:
+        return run_on_cluster(cluster, "status", port, "--json" if as_json else "")
     from raylaunch import output
     from raylaunch.status import look_at
 
@@ -77,13 +107,17 @@ def status(as_json: bool, port: int | None) -> None:
         output.print_json(seen.to_json())
     else:
         output.print_result("\n".join(seen.to_lines()))
+    return None
 
 
 @click.command()
 @PORT
 @click.option("--timeout-s", type=float, default=120.0, show_default=True, help="Longest wait, in seconds.")
-def stop(port: int | None, timeout_s: float) -> None:
+@CLUSTER
+def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None:
     """End what `serve` started here."""
+    if cluster is not None:
+        return run_on_cluster(cluster, "stop", port, f"--timeout-s={timeout_s}")
     from raylaunch import output
     from raylaunch.service import end_leftovers, list_services, stop_service
 
@@ -97,6 +131,7 @@ def stop(port: int | None, timeout_s: float) -> None:
         else:
             left = end_leftovers(service)
             output.say(f"port {service.port}: its supervisor was gone; ended {len(left)} processes it left behind")
+    return None
 
 
 COMMANDS = (serve, config, ask_question, status, stop)
