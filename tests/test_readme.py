@@ -22,6 +22,7 @@ REFERENCE = "configs/deepseek-r1-70b.yaml"
 DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
+LIFE = "tests/rig/test_cluster_life.py"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -157,6 +158,20 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
         "tests/bench/test_compare.py::test_command",
     ),
     "raylaunch bench --concurrency 1,8,64,500 --slo ttft=2s,tpot=50ms": (finds_nothing_serving, BENCH_TEST),
+    "raylaunch init cluster.yaml --hosts 10.0.0.1,10.0.0.2 --user ubuntu": (
+        is_parsed_by_raylaunch,
+        "tests/test_clustertext.py::test_init_writes_file_token_and_layer",
+    ),
+    "raylaunch up cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_up_brings_in_every_gpu"),
+    f"raylaunch serve {REFERENCE} --cluster cluster.yaml": (
+        is_parsed_by_raylaunch,
+        f"{LIFE}::test_a_model_over_two_hosts",
+    ),
+    'raylaunch ask "你是谁" --max-tokens 2048 --cluster cluster.yaml': (
+        is_parsed_by_raylaunch,
+        f"{LIFE}::test_a_model_over_two_hosts",
+    ),
+    "raylaunch down cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_down_leaves_nothing"),
     "pip install '.[vllm]'": (names_an_extra, None),
     "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, None),
     "docker run -d --name raylaunch --gpus all --network host --ipc host --ulimit nofile=1048576:1048576 "
@@ -198,7 +213,7 @@ def test_launch_file_of_the_readme_loads(file: str, tmp_path: Path) -> None:
     assert (launch.cluster.nodes, launch.tensor_parallel_size, launch.pipeline_parallel_size) == (2, 4, 4)
 
 
-@pytest.mark.parametrize("file", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("file", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_links_lead_somewhere(file: str) -> None:
     text = (ROOT / file).read_text()
     headings = {

@@ -1,0 +1,116 @@
+"""The laptop of a rig: a home of its own, with the rig's key and known hosts, and what a user types there."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.clustertext import ClusterPlan, write
+from tests.rig.rig import Rig
+
+BIN = Path(sys.executable).parent
+CONTAINER = "raylaunch"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Where `raylaunch up` is typed."""
+
+    rig: Rig
+    home: Path
+    cluster_file: Path
+
+    @classmethod
+    def of(cls, rig: Rig, folder: Path, name: str = "rig") -> "Owner":
+        """A laptop with a cluster file for the rig's hosts."""
+        home = folder / "home"
+        rig.write_known_hosts(home / ".ssh" / "known_hosts")
+        cluster_file = folder / "cluster.yaml"
+        hosts = [host.address for host in rig.hosts]
+        write(ClusterPlan(hosts=hosts, user="root", key=str(rig.key), name=name), cluster_file)
+        return cls(rig, home, cluster_file)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of every command typed here: raylaunch keeps all of its own in the laptop's home."""
+        return os.environ | {"HOME": str(self.home), "RAYLAUNCH_HOME": str(self.home / ".raylaunch")}
+
+    def start(self, *words: str, output: Path) -> "subprocess.Popen[bytes]":
+        """Start `raylaunch ...`, its output in a file."""
+        with output.open("wb") as printed:
+            return subprocess.Popen(
+                [BIN / "raylaunch", *words], stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT,
+                env=self.environ, start_new_session=True,
+            )  # fmt: skip
+
+    def run(
+        self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end and return it, whatever its status.
+
+        Ray's own commands find the cluster where `raylaunch up` has said: RAY_TMPDIR.
+        """
+        environ = self.environ
+        if program == "ray":
+            folder = self.home / ".raylaunch" / "clusters" / "rig" / "ray"
+            folder.mkdir(parents=True, exist_ok=True)
+            environ |= {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
+        return subprocess.run(
+            [BIN / program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environ,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def must(
+        self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command that has to succeed."""
+        done = self.run(*words, program=program, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{program} {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def up(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return self.must("up", str(self.cluster_file), *words)
+
+    def down(self) -> "subprocess.CompletedProcess[str]":
+        return self.must("down", str(self.cluster_file))
+
+    def in_head(self, code: str) -> str:
+        """Run Python in the head's container, joined to Ray, and return what it prints."""
+        script = f"import ray\nray.init(address='auto', log_to_driver=False, logging_level='ERROR')\n{code}"
+        self.rig.head.write("/tmp/look.py", script)
+        return self.rig.head.run(f"docker exec -i {CONTAINER} python3 - </tmp/look.py", timeout_s=120).stdout
+
+    def count_gpus(self) -> dict[str, int]:
+        """Address -> GPUs of every living node, as Ray on the head says."""
+        said = self.in_head(
+            "print({n['NodeManagerAddress']: int(n['Resources'].get('GPU', 0)) for n in ray.nodes() if n['Alive']})"
+        )
+        return dict(eval(said))
+
+    def list_traces(self) -> list[str]:
+        """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state."""
+        found = []
+        for host in self.rig.hosts:
+            look = (
+                "docker ps -aq | sed 's/^/container /'; ls -d /tmp/ray_tmp_mount/* 2>/dev/null;"
+                "ps ax -o comm= | grep -E '^(raylet|gcs_server|ray::)';"
+                "grep -rl 'PRIVATE KEY' /tmp /root/ray* 2>/dev/null"
+            )
+            found += [f"{host.name}: {line}" for line in host.run(look, check=False).stdout.splitlines()]
+        found += [str(path) for path in self.home.glob(".raylaunch/clusters/*/ray")]
+        return found + [str(path) for path in self.home.glob(".raylaunch/clusters/*/keys")]
+
+
+def wait_for_line(output: Path, process: "subprocess.Popen[bytes]", text: str, deadline_s: float = 120.0) -> None:
+    """Wait until a started command has written `text`.
+
+    Raises:
+        AssertionError: it ended before, or did not in time.
+    """
+    until = time.monotonic() + deadline_s
+    while text not in output.read_text(errors="replace"):
+        assert process.poll() is None, f"ended with {process.returncode}:\n{output.read_text(errors='replace')}"
+        assert time.monotonic() < until, f"no {text!r} within {deadline_s} s:\n{output.read_text(errors='replace')}"
+        time.sleep(0.1)

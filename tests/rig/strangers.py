@@ -1,0 +1,87 @@
+"""What a stranger on the network tries at a cluster's doors: `python strangers.py HEAD`, without the token.
+
+Prints one JSON object: door -> "refused", or what it got. The doors are knocked at by Ray's own protocols: gRPC calls
+that any node or driver makes first, HTTP requests of the dashboard, and `ray start` with a wrong token.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+
+import grpc
+
+from raylaunch import clusterports as ports
+
+GRPC_DOORS = {
+    "GCS": (ports.GCS, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"),
+    "GCS jobs": (ports.GCS, "/ray.rpc.JobInfoGcsService/GetAllJobInfo"),
+    "GCS key-value": (ports.GCS, "/ray.rpc.InternalKVGcsService/InternalKVKeys"),
+    "Ray client": (ports.RAY_CLIENT, "/ray.rpc.RayletDriver/ClusterInfo"),
+    "object manager": (ports.OBJECT_MANAGER, "/ray.rpc.ObjectManagerService/FreeObjects"),
+    "node manager": (ports.NODE_MANAGER, "/ray.rpc.NodeManagerService/GetNodeStats"),
+}
+HTTP_DOORS = {
+    "dashboard": (ports.DASHBOARD, "/api/version"),
+    "jobs API": (ports.DASHBOARD, "/api/jobs/"),
+    "jobs agent": (ports.DASHBOARD_AGENT_HTTP, "/api/job_agent/jobs/"),
+    "logs agent": (ports.DASHBOARD_AGENT_HTTP, "/logs/"),
+}
+
+
+def call(head: str, port: int, method: str) -> str:
+    """Call a gRPC method with an empty request."""
+    with grpc.insecure_channel(f"{head}:{port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=10)
+        except grpc.RpcError as error:
+            code = error.code()
+            return "refused" if code is grpc.StatusCode.UNAUTHENTICATED else f"{code.name}: {error.details()}"
+    return "open"
+
+
+def fetch(head: str, port: int, path: str) -> str:
+    """Fetch an address as anybody's browser would."""
+    try:
+        with urllib.request.urlopen(f"http://{head}:{port}{path}", timeout=10) as response:
+            return f"open: {response.status}"
+    except urllib.error.HTTPError as error:
+        return "refused" if error.code in (401, 403) else f"HTTP {error.code}"
+    except urllib.error.URLError as error:
+        return "refused" if isinstance(error.reason, ConnectionRefusedError) else str(error.reason)
+
+
+def join(head: str, token: str) -> str:
+    """Join the cluster as a node."""
+    environ = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="s-") as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            f"--address={head}:{ports.GCS}",
+            "--num-gpus=1",
+        ]
+        try:
+            done = subprocess.run(
+                command, env=environ | {"RAY_TMPDIR": folder}, capture_output=True, text=True, timeout=90, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "no answer within 90 s"
+    said = done.stdout + done.stderr
+    return "refused" if done.returncode != 0 and "uthenticat" in said else f"status {done.returncode}: {said[-300:]}"
+
+
+def main(head: str) -> None:
+    doors = {name: call(head, *door) for name, door in GRPC_DOORS.items()}
+    doors |= {name: fetch(head, *door) for name, door in HTTP_DOORS.items()}
+    doors["join with a wrong token"] = join(head, "0" * 64)
+    print(json.dumps(doors))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

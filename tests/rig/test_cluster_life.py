@@ -1,0 +1,189 @@
+"""A cluster from nothing to nothing: up, a model over two hosts, strangers at its doors, and down again and again."""
+
+import json
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylaunch import clusterports as ports
+from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.owner import CONTAINER, Owner, wait_for_line
+from tests.rig.rig import start_rig
+
+pytestmark = [pytest.mark.root, pytest.mark.rig]
+
+LAUNCH = """\
+model: {repo: rig/model, path: /data/model}
+cluster: {nodes: 2, gpus_per_node: 2, wait_s: 60}
+engine: {tensor_parallel_size: 2, pipeline_parallel_size: 2, dtype: float32}
+server: {host: 0.0.0.0, port: 8080}
+"""
+DRIVER = """\
+import ray
+ray.init(address="auto")
+print("hosts", len({ray.get(task) for task in [
+    ray.remote(lambda: ray.util.get_node_ip_address()).options(scheduling_strategy="SPREAD", num_gpus=1).remote()
+    for _ in range(4)]}))
+"""
+READY_DEADLINE_S = 300.0
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
+    """Two hosts with two GPUs each and the official image's stand-in, and the laptop that owns them."""
+    docker_folder = find_docker_folder()
+    with (
+        tempfile.TemporaryDirectory(prefix="life-", dir=CACHE) as disks,  # beside the image: its files are hard links
+        start_rig(Path(disks) / "hosts", docker_folder=docker_folder, shared=(ROOT, Path(sys.base_prefix))) as rig,
+    ):
+        for host in rig.hosts:
+            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+        yield Owner.of(rig, tmp_path_factory.mktemp("life"))
+
+
+def test_up_brings_in_every_gpu(laptop: Owner) -> None:
+    """One command; each host is told with its GPUs, reached at its own address, its interface worked out from there."""
+    said = laptop.up().stderr
+    addresses = [host.address for host in laptop.rig.hosts]
+    assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
+    assert f"2 hosts, {2 * LOGICAL_GPUS} GPUs" in said
+    for host in laptop.rig.hosts:
+        told = host.run(f"docker exec {CONTAINER} env").stdout.splitlines()
+        assert f"VLLM_HOST_IP={host.address}" in told
+        assert {"NCCL_SOCKET_IFNAME=eth0", "GLOO_SOCKET_IFNAME=eth0"} <= {*told}
+
+
+def test_token_is_private(laptop: Owner) -> None:
+    """Mode 0600 on the laptop; in no argument of any process, no log of ours, no container's configuration."""
+    [token] = laptop.home.glob(".raylaunch/clusters/*/token/auth_token")
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    secret = token.read_text()
+    assert len(secret) == 64
+    [log] = laptop.home.glob(".raylaunch/clusters/*/up.log")
+    assert secret not in log.read_text()
+    for host in laptop.rig.hosts:
+        seen = host.run(f"cat /proc/[0-9]*/cmdline | tr '\\0' ' '; docker inspect {CONTAINER}").stdout
+        assert secret not in seen
+
+
+def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
+    """TP=2 x PP=2 served as a Ray job: asked, submitted beside, outliving the laptop, undisturbed by a second up."""
+    launch = tmp_path / "launch.yaml"
+    launch.write_text(LAUNCH)
+    on = ("--cluster", str(laptop.cluster_file))
+    output = tmp_path / "serve.txt"
+    serving = laptop.start("serve", str(launch), "--rehearse", *on, output=output)
+    wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
+    serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and says how to stop it
+    assert serving.wait(30) == 0
+    assert "raylaunch stop --cluster" in output.read_text()
+
+    status = json.loads(laptop.must("status", "--json", *on).stdout)
+    assert status["ready"]
+    assert sorted(node["ip"] for node in status["nodes"]) == sorted(host.address for host in laptop.rig.hosts)
+    assert laptop.must("ask", "Who are you?", "--max-tokens", "8", *on).stdout.strip()
+    assert "vllm" in laptop.must("logs", *on).stdout.lower()
+    check_strangers_at_the_api(laptop)
+
+    again = laptop.up().stderr
+    assert "is up already" in again
+    assert json.loads(laptop.must("status", "--json", *on).stdout)["pid"] == status["pid"]
+
+    assert "nothing" not in laptop.must("stop", *on).stderr
+    assert laptop.run("status", *on).returncode == 1
+
+
+def check_strangers_at_the_api(laptop: Owner) -> None:
+    """The API without its key answers 401, with a wrong one too; the key itself is in the laptop's file alone."""
+    [key] = laptop.home.glob(".raylaunch/clusters/*/keys/8080")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    url = f"http://{laptop.rig.head.address}:8080/v1/models"
+    worker = laptop.rig.workers[0]
+    ask = "curl -s -o /dev/null -w '%{http_code}'"
+    assert worker.run(f"{ask} {url}").stdout == "401"
+    assert worker.run(f"{ask} -H 'Authorization: Bearer wrong' {url}").stdout == "401"
+    for host in laptop.rig.hosts:
+        assert key.read_text() not in host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+
+
+def test_ray_submit_runs_beside(laptop: Owner, tmp_path: Path) -> None:
+    """Ray's own commands work on the cluster file: `ray submit` runs a driver on both hosts."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    done = laptop.must("submit", str(laptop.cluster_file), str(driver), program="ray")
+    assert "hosts 2" in done.stdout + done.stderr
+
+
+def test_closed_by_default(laptop: Owner) -> None:
+    """A third host without the token: GCS, client port, dashboard, jobs, agents, object manager let nobody in."""
+    stranger = laptop.rig.add_stranger()
+    head = laptop.rig.head.address
+    # The stranger has this machine's programs, and none of its secrets.
+    script = Path(__file__).with_name("strangers.py")
+    done = stranger.run(f"cd /tmp && PYTHONPATH={ROOT} {sys.executable} {script} {head}", timeout_s=200)
+    doors = json.loads(done.stdout.splitlines()[-1])
+    assert doors == dict.fromkeys(doors, "refused")
+    assert set(doors) >= {"GCS", "Ray client", "dashboard", "jobs API", "object manager", "join with a wrong token"}
+    assert len(laptop.count_gpus()) == 2
+    listening = laptop.rig.head.run("ss -ltn | awk '{print $4}'").stdout.split()
+    assert f"127.0.0.1:{ports.DASHBOARD}" in listening
+
+
+def test_down_leaves_nothing(laptop: Owner) -> None:
+    """No container, process, key, mount folder or state; a second one says so and is fine."""
+    said = laptop.down().stderr
+    assert laptop.list_traces() == []
+    assert "is left on" in said
+    assert "nothing of it" in laptop.down().stderr
+
+
+def test_laptop_killed_in_the_middle(laptop: Owner, tmp_path: Path) -> None:
+    """kill -9 while the head starts: its launcher goes with it, and the same command run again ends well."""
+    output = tmp_path / "up.txt"
+    process = laptop.start("up", str(laptop.cluster_file), output=output)
+    wait_for_line(output, process, "starting Ray")
+    process.kill()
+    process.wait()
+    laptop.up()
+    assert len(laptop.count_gpus()) == 2
+    laptop.down()
+    assert laptop.list_traces() == []
+
+
+def test_plain_ray_up(laptop: Owner) -> None:
+    """`raylaunch init FILE`, then Ray's own command: both hosts come in; `raylaunch up` and `down` know them."""
+    laptop.must("init", str(laptop.cluster_file))
+    laptop.must("up", "-y", str(laptop.cluster_file), program="ray")
+    until = time.monotonic() + 120
+    while len(laptop.count_gpus()) < 2 and time.monotonic() < until:
+        time.sleep(1)
+    assert "is up already" in laptop.up().stderr
+    laptop.down()
+    assert laptop.list_traces() == []
+
+
+def test_worker_lost_in_the_middle(laptop: Owner, tmp_path: Path) -> None:
+    """The worker's cable pulled while it comes in: told within a minute; up again adds it, and only it."""
+    head, worker = laptop.rig.hosts
+    output = tmp_path / "up.txt"
+    process = laptop.start("up", str(laptop.cluster_file), output=output)
+    wait_for_line(output, process, f"{worker.address}: worker: image, container, Ray")
+    with worker.cut_off():
+        began = time.monotonic()
+        assert process.wait(90) == 1
+        assert time.monotonic() - began < 60
+    told = output.read_text()
+    assert f"{worker.address} does not answer any more" in told or f"{worker.address} failed" in told
+    session = head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout
+    laptop.up()
+    assert len(laptop.count_gpus()) == 2
+    assert head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout == session
+    laptop.down()
+    assert laptop.list_traces() == []
