@@ -64,7 +64,10 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything on the screen."""
+    """Everything on the screen.
+
+    `pydantic.TypeAdapter(View).validate_json` reads back what `to_json` told.
+    """
 
     at: float
     nodes: tuple[NodeView, ...]

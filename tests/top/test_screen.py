@@ -1,11 +1,13 @@
 """What stands on the screen, taken off a terminal of the size in question (rich's own, as `raylaunch top` draws)."""
 
 import io
+import json
 import re
 import time
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console, Group
 
 from raylaunch.checks.gpus import GpuProcess
@@ -193,3 +195,12 @@ def test_json_has_every_figure_by_name() -> None:
     assert (gpu["sample"]["power_w"], gpu["sample"]["throttles"]) == (698.7, ["sw_power_cap"])
     assert told["engine"]["running"] == FIGURES.running
     assert told["service"]["state"] == "ready"
+
+
+def test_json_can_be_read_back() -> None:
+    """What one machine tells, another one shows: faults, Xids and all."""
+    seen = change_gpu(make_cluster(), 0, 5, fault=GpuFault.LOST, error="GPU is lost", processes=())
+    seen = change_gpu(seen, 1, 0, xids=(XidEvent(79, "GPU has fallen off the bus", 1.0, True),))
+    service = make_service()
+    view = View(1.0, arrange_nodes(seen, service), describe_service(service), FIGURES, RATES)
+    assert TypeAdapter(View).validate_json(json.dumps(view.to_json())) == view
