@@ -23,6 +23,7 @@ DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_no
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 LIFE = "tests/rig/test_cluster_life.py"
+TOP_TESTS = "tests/e2e/test_top.py"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -151,6 +152,8 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch status": (finds_nothing_serving, DEMO_TEST),
     "raylaunch status --json": (finds_nothing_serving, DEMO_TEST),
     "raylaunch stop": (has_nothing_to_stop, None),
+    "raylaunch top": (is_parsed_by_raylaunch, f"{TOP_TESTS}::test_ctrl_c_leaves_the_view_and_not_the_service"),
+    "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
     "raylaunch bench compare before.json after.json": (
