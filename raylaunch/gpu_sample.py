@@ -11,21 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from raylaunch.checks.gpus import GpuProcess, import_nvml, read_processes, read_text
-
-_REASONS = (
-    (0x001, "gpu_idle"),
-    (0x002, "applications_clocks_setting"),
-    (0x004, "sw_power_cap"),
-    (0x008, "hw_slowdown"),
-    (0x010, "sync_boost"),
-    (0x020, "sw_thermal_slowdown"),
-    (0x040, "hw_thermal_slowdown"),
-    (0x080, "hw_power_brake_slowdown"),
-    (0x100, "display_clock_setting"),
-    (0x200, "board_limit"),
-    (0x400, "reliability"),
-)
-"""Bit of nvmlClocksEventReasons (nvml.h, CUDA 13) -> its name as `nvidia-smi -q -d PERFORMANCE` has it."""
+from raylaunch.gpu_codes import describe_xid, is_of_the_program, name_reasons
 
 THROTTLES = {
     "sw_thermal_slowdown": "thermal",
@@ -40,32 +26,8 @@ THROTTLES = {
 heat or power; alone, it is an external brake (power supply) or a fault. `sw_power_cap` is everyday life of a card at
 full load: it says that the power cap sets the pace."""
 
-_XIDS = {
-    13: "graphics engine exception (the program)",
-    31: "memory page fault (the program)",
-    43: "GPU stopped processing (the program)",
-    45: "preemptive clean-up (the program was ended)",
-    48: "double bit ECC error",
-    61: "internal micro-controller breakpoint",
-    62: "internal micro-controller halt",
-    63: "row remapping recorded",
-    64: "row remapping failed",
-    74: "NVLink error",
-    79: "GPU has fallen off the bus",
-    92: "high rate of single bit ECC errors",
-    94: "contained memory error",
-    95: "uncontained memory error",
-    109: "context switch timeout",
-    119: "GSP does not answer",
-    120: "GSP error",
-    140: "unrecovered ECC error",
-    143: "GPU initialization failed",
-    154: "recovery action changed",
-}
-"""Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
-_OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
-"""Xids that a program's bug or end brings about, or that only take note: no reason to doubt the GPU."""
-
+_SLOW_S = 5.0
+"""How often what seldom changes is asked for: processes (the dearest question), power cap and fan."""
 _XIDS_KEPT = 16
 _REOPEN_S = 10.0
 
@@ -116,6 +78,7 @@ class GpuSample:
     reasons: tuple[str, ...] | None = None
     """Why the clocks are as they are, all names of the driver; see `throttles`."""
     processes: tuple[GpuProcess, ...] = ()
+    """As they were at most 5 s ago, like `power_cap_w` and `fan_percent`."""
     xids: tuple[XidEvent, ...] = ()
     """The last ones since the sampler was opened, oldest first."""
     fault: GpuFault | None = None
@@ -151,6 +114,11 @@ class _OpenGpu:
     fault: GpuFault | None = None
     """Of the attempt to open it."""
     error: str = ""
+    slow_due: float = 0.0
+    """When what seldom changes is to be asked for again (monotonic)."""
+    power_cap_w: float | None = None
+    fan_percent: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
 
 
 class GpuSampler:
@@ -250,10 +218,10 @@ class GpuSampler:
 
     def _read(self, gpu: _OpenGpu) -> GpuSample:
         nvml, handle = self._nvml, gpu.handle
+        self._read_slow(gpu)
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
         use = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         power_mw = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
-        cap_mw = self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         bits = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
         if bits is None:  # the name of drivers before 535
             bits = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
@@ -265,15 +233,25 @@ class GpuSampler:
             memory_used_bytes=None if memory is None else int(memory.used),
             memory_total_bytes=None if memory is None else int(memory.total),
             power_w=None if power_mw is None else power_mw / 1000,
-            power_cap_w=None if cap_mw is None else cap_mw / 1000,
+            power_cap_w=gpu.power_cap_w,
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
-            fan_percent=self._ask(nvml.nvmlDeviceGetFanSpeed, handle),
+            fan_percent=gpu.fan_percent,
             sm_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             memory_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
             reasons=None if bits is None else name_reasons(bits),
-            processes=read_processes(nvml, handle),
+            processes=gpu.processes,
             xids=tuple(gpu.xids),
         )
+
+    def _read_slow(self, gpu: _OpenGpu) -> None:
+        if self._monotonic() < gpu.slow_due:
+            return
+        nvml, handle = self._nvml, gpu.handle
+        cap_mw = self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        gpu.power_cap_w = None if cap_mw is None else cap_mw / 1000
+        gpu.fan_percent = self._ask(nvml.nvmlDeviceGetFanSpeed, handle)
+        gpu.processes = read_processes(nvml, handle)
+        gpu.slow_due = self._monotonic() + _SLOW_S
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What NVML answers, or None where it does not for this GPU; raises NVMLError where the GPU is the trouble."""
@@ -299,7 +277,7 @@ class GpuSampler:
             except self._nvml.NVMLError:
                 return  # a timeout: nothing is waiting; whatever else is wrong shows when the GPU is read
             xid = int(event.eventData)
-            gpu.xids.append(XidEvent(xid, _XIDS.get(xid, ""), self._clock(), xid not in _OF_THE_PROGRAM))
+            gpu.xids.append(XidEvent(xid, describe_xid(xid), self._clock(), not is_of_the_program(xid)))
             del gpu.xids[:-_XIDS_KEPT]
 
 
@@ -309,10 +287,3 @@ def name_fault(nvml: Any, error: Any) -> GpuFault:
     if code in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
         return GpuFault.LOST
     return GpuFault.OUT_OF_REACH if code == nvml.NVML_ERROR_UNKNOWN else GpuFault.REFUSED
-
-
-def name_reasons(bits: int) -> tuple[str, ...]:
-    """The names of clock event reasons; a bit that this table does not know is told as its number."""
-    known = tuple(name for bit, name in _REASONS if bits & bit)
-    rest = bits & ~sum(bit for bit, _ in _REASONS)
-    return (*known, f"unknown_{rest:#x}") if rest else known

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from raylaunch import checks, cluster, gpu_sample, host_sample, node_sample
+from raylaunch import checks, cluster, gpu_codes, gpu_sample, host_sample, node_sample
 from raylaunch.node_sample import NodeSample, NodeSampler
 
-_SHIPPED = (checks, gpu_sample, host_sample, node_sample)
+_SHIPPED = (checks, gpu_codes, gpu_sample, host_sample, node_sample)
 """What a node runs, pickled by value: a node with an older raylaunch, or none, is sampled all the same."""
 _LATE_S = 0.9
 """A node whose sample is later than the others' by so much is told as silent, until it sends the next one."""

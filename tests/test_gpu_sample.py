@@ -7,7 +7,8 @@ import pytest
 from checks.fake_nvml import FakeNvml
 
 from raylaunch.checks.gpus import GpuProcess
-from raylaunch.gpu_sample import THROTTLES, GpuFault, GpuSample, GpuSampler, name_reasons
+from raylaunch.gpu_codes import name_reasons
+from raylaunch.gpu_sample import THROTTLES, GpuFault, GpuSample, GpuSampler
 
 UNSUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 TOLD = {
@@ -79,6 +80,18 @@ def test_what_a_card_does_not_tell_is_none(call: str) -> None:
     for other, fields in TOLD.items():
         for field in fields:
             assert (getattr(gpu, field) is None) == (other == call), field
+
+
+def test_what_seldom_changes_is_asked_for_each_five_seconds() -> None:
+    """A stranger shows after 5 s at most; load and power are of this very sample."""
+    nvml, clock = FakeNvml(gpus=1), Clock()
+    sampler = GpuSampler(lambda: nvml, monotonic=clock)
+    assert len(sampler.sample().gpus[0].processes) == 2
+    nvml.graphics, nvml.broken = [], {"power": UNSUPPORTED}
+    [gpu] = sampler.sample().gpus
+    assert (len(gpu.processes), gpu.power_w) == (2, None)
+    clock.now += 5
+    assert len(sampler.sample().gpus[0].processes) == 1
 
 
 def test_throttling_is_told_by_old_drivers_too() -> None:

@@ -43,14 +43,16 @@ def test_every_node_each_second_until_told_to_stop(two_nodes: PrivateRay) -> Non
     """Three rounds: both nodes in order, rates from the first on, wall clocks that advance; then no actor is left."""
     stop = threading.Event()
     rounds = []
+    deadline = time.monotonic() + 2 * DEADLINE_S
     for seen in monitor.follow(stop, interval_s=0.2):
-        rounds.append(seen)
+        assert time.monotonic() < deadline, seen
+        if not seen.silent:  # a node that is slow to start a process is told as silent meanwhile
+            rounds.append(seen)
         if len(rounds) == 3:
             stop.set()
     for seen in rounds:
         assert [node.node_id for node in seen.nodes] == [node.node_id for node in cluster.list_nodes()]
         assert seen.nodes[1].ip == "127.0.0.2"
-        assert seen.silent == ()
         for node in seen.nodes:
             assert node.host.cpu_percent is not None
             assert node.host.ram_total_bytes > node.host.ram_used_bytes > 0
@@ -66,7 +68,7 @@ def test_a_node_whose_sampler_hangs_is_silent_and_comes_back(two_nodes: PrivateR
     import ray
 
     with monitor.Monitor() as watching:
-        assert len(watching.sample().nodes) == 2
+        assert wait_until(lambda: len(watching.sample().nodes) == 2, DEADLINE_S)
         actors = ray._private.state.state.actor_table(None, None, "ALIVE").values()
         pids = {actor["Address"]["IPAddress"]: actor["Pid"] for actor in actors}
         os.kill(pids["127.0.0.2"], signal.SIGSTOP)
@@ -90,7 +92,7 @@ def test_samplers_end_with_a_watcher_that_is_killed(two_nodes: PrivateRay) -> No
         [sys.executable, "-c", script, two_nodes.address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert watcher.stdout is not None
-    assert watcher.stdout.readline() == b"2\n"
+    assert any(line == b"2\n" for line in watcher.stdout)
     assert count_samplers() == 2
     watcher.kill()
     watcher.wait()
@@ -102,7 +104,7 @@ def test_a_node_that_leaves_is_told(two_nodes: PrivateRay) -> None:
     head, other = cluster.list_nodes()
     living = [head, other]
     with monitor.Monitor(list_nodes=lambda: tuple(living)) as watching:
-        assert len(watching.sample().nodes) == 2
+        assert wait_until(lambda: len(watching.sample().nodes) == 2, DEADLINE_S)
         living.remove(other)
         seen = watching.sample()
         assert [node.node_id for node in seen.nodes] == [head.node_id]
