@@ -125,7 +125,7 @@ def list_others(others: Sequence[GpuProcess], *, long: bool) -> str:
             for one in others
         )
     held = [one.used_bytes for one in others if one.used_bytes is not None]
-    return f" +{len(others)} other{f' {gib(sum(held))}G' if held else ''}"
+    return f" +{len(others)}{f' {gib(sum(held))}G' if held else ''}"
 
 
 def _traffic(interface: InterfaceSample) -> float:

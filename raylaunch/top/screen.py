@@ -21,7 +21,7 @@ from raylaunch.top.view import GpuView, NodeView, View
 
 WIDE = 110
 """Columns from which on names are written out."""
-_REAL_HEAD = "GPU rank   use  memory GiB power W temp  fan SM/mem MHz"
+_REAL_HEAD = "GPU rank   use  memory GiB power W temp  fan SM/mem MHz + others, slowed by"
 _LOGICAL_HEAD = "GPU rank    CPU       memory"
 _FOOT = "Ctrl-C leaves; the service goes on"
 
@@ -105,8 +105,10 @@ def _render_gpu(gpu: GpuView, width: int) -> Text:
     line.append(f" {percent(sample.fan_percent)} {clocks:>10}")
     long = width >= WIDE
     line.append("".join(f" {xid}" for xid in list_xids(sample, long=long)), style="bold red")
-    line.append(list_others(gpu.others, long=long), style="magenta")
-    return line.append("".join(f" {reason}" for reason in list_reasons(sample, long=long)), style="yellow")
+    others = Text(list_others(gpu.others, long=long), style="magenta")
+    reasons = Text("".join(f" {reason}" for reason in list_reasons(sample, long=long)), style="yellow")
+    # What comes last is cut where there is little room: rather the reasons than the strangers.
+    return line.append(reasons).append(others) if long else line.append(others).append(reasons)
 
 
 def _is_hot(gpu: GpuView) -> bool:
