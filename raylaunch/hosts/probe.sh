@@ -21,7 +21,7 @@ look docker 10 'command -v docker >/dev/null || exit 127
     if info=$(docker info --format "{{json .}}" 2>&1); then
         echo "$info"
         root=$(sed -n "s/.*\"DockerRootDir\":\"\([^\"]*\)\".*/\1/p" <<<"$info")
-        echo "disk $root $(df -Pk "$root" | tail -n 1)"
+        [ -z "$root" ] || echo "disk $root $(df -Pk "$root" | tail -n 1)"
         exit 0
     fi
     echo "$info"
