@@ -9,15 +9,16 @@ if [ -z "$COUNT" ]; then
     echo
     exit 9
 fi
-uuid() { printf 'GPU-%08x-0000-4000-8000-%012x' "$(cksum <<<"$(hostname)" | cut -d' ' -f1)" "$1"; }
+host=$(cksum </proc/sys/kernel/hostname)
+uuid() { printf -v uuid 'GPU-%08x-0000-4000-8000-%012x' "${host%% *}" "$1"; }
 case "$*" in
 -L)
-    for ((i = 0; i < COUNT; i++)); do echo "GPU $i: $NAME (UUID: $(uuid $i))"; done ;;
+    for ((i = 0; i < COUNT; i++)); do uuid $i; echo "GPU $i: $NAME (UUID: $uuid)"; done ;;
 --query-gpu=index,uuid,name,memory.total,memory.used,driver_version\ --format=csv,noheader,nounits)
-    for ((i = 0; i < COUNT; i++)); do echo "$i, $(uuid $i), $NAME, $MEMORY_MIB, $USED_MIB, $DRIVER"; done ;;
+    for ((i = 0; i < COUNT; i++)); do uuid $i; echo "$i, $uuid, $NAME, $MEMORY_MIB, $USED_MIB, $DRIVER"; done ;;
 --query-compute-apps=gpu_uuid,pid,used_memory,process_name\ --format=csv,noheader,nounits)
     if [ -n "$HOLDER" ]; then
-        for ((i = 0; i < COUNT; i++)); do echo "$(uuid $i), $HOLDER, $USED_MIB, python3"; done
+        for ((i = 0; i < COUNT; i++)); do uuid $i; echo "$uuid, $HOLDER, $USED_MIB, python3"; done
     fi ;;
 "")
     echo "+-----------------------------------------------------------------------------------------+"
