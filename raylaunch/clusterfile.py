@@ -90,6 +90,12 @@ class ClusterFile:
         """All of them, the head first."""
         return (self.head_ip, *self.worker_ips)
 
+    @property
+    def model_folder(self) -> str:
+        """The hosts' folder of models: what run_options mount first, else /data."""
+        found = re.search(r"(?:-v|--volume)[=\s]+(/[^:\s]*):", " ".join(self.run_options))
+        return found[1] if found else "/data"
+
     def find_option(self, name: str) -> str | None:
         """The value of an option of `docker run` ("--shm-size=1g", "--shm-size 1g", "-e NAME=value"), or None.
 

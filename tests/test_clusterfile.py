@@ -76,6 +76,8 @@ def test_run_options_are_found(tmp_path: Path) -> None:
     assert cluster.find_variable("GLOO_SOCKET_IFNAME") is None
     assert cluster.find_mount("/data") == "/srv/models"
     assert cluster.find_mount("/dat") is None
+    assert cluster.model_folder == "/srv/models"
+    assert load(tmp_path, WHOLE.replace("    - -v /srv/models:/data\n", "")).model_folder == "/data"
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,10 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
         is_parsed_by_raylaunch,
         "tests/test_clustertext.py::test_init_writes_file_token_and_layer",
     ),
+    "raylaunch doctor cluster.yaml": (
+        is_parsed_by_raylaunch,
+        "tests/rig/test_doctor.py::test_sound_hosts_are_fit",
+    ),
     "raylaunch up cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_up_brings_in_every_gpu"),
     f"raylaunch serve {REFERENCE} --cluster cluster.yaml": (
         is_parsed_by_raylaunch,

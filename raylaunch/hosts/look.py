@@ -78,31 +78,30 @@ class Look:
     seconds: float
 
 
-def look(cluster: ClusterFile, *, models: str = "/data") -> Look:
-    """Look at every host; nothing is changed on any, and no connection is left open.
-
-    Args:
-        models: the hosts' folder of models.
-    """
+def look(cluster: ClusterFile) -> Look:
+    """Look at every host; nothing is changed on any, and no connection is left open."""
     began = time.monotonic()
     key_problem = check_key(cluster.ssh_private_key) if cluster.ssh_private_key else ""
     if key_problem in ("missing", "broken"):
         return Look(key_problem, (), {}, {}, time.monotonic() - began)
     sockets = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
     try:
-        return asyncio.run(_look(cluster, Ssh.of(cluster, sockets), models, key_problem, began))
+        return asyncio.run(_look(cluster, Ssh.of(cluster, sockets), key_problem, began))
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-async def _look(cluster: ClusterFile, ssh: Ssh, models: str, key_problem: str, began: float) -> Look:
+async def _look(cluster: ClusterFile, ssh: Ssh, key_problem: str, began: float) -> Look:
     first_worker = cluster.worker_ips[0] if cluster.worker_ips else cluster.head_ip
 
     def peer(host: str) -> str:
         return first_worker if host == cluster.head_ip else cluster.head_ip
 
     answers = await asyncio.gather(
-        *(connect(ssh, host, [cluster.container_name, cluster.image, peer(host), models]) for host in cluster.hosts)
+        *(
+            connect(ssh, host, [cluster.container_name, cluster.image, peer(host), cluster.model_folder])
+            for host in cluster.hosts
+        )
     )
     sessions = [answer for answer in answers if isinstance(answer, Session)]
     failures = {
