@@ -21,7 +21,7 @@ def doctor(cluster: Path, fix: bool, yes: bool, model_gb: float | None, as_json:
     from raylaunch.hosts import doctor as hosts_doctor
 
     loaded = clusterfile.load(cluster)
-    output.say(f"looking at {len(loaded.hosts)} hosts over ssh, up to 30 s")
+    output.say(f"looking at {', '.join(loaded.hosts)} over ssh, up to 30 s")
     found = hosts_doctor.diagnose(loaded, model_gb=model_gb)
     if fix and found.mends:
         for verdict in found.mends:

@@ -228,7 +228,7 @@ def parse_gpus(section: Section, holders: Section) -> Gpus:
     if section.status == MISSING:
         return Gpus("missing")
     if section.status != 0:
-        return Gpus("no answer within 15 s" if section.timed_out else section.text.strip() or "it failed")
+        return Gpus("no answer within 10 s" if section.timed_out else section.text.strip() or "it failed")
     gpus = []
     for line in section.text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raylaunch import clusterports
 from raylaunch.clusterfile import ClusterFile
+from raylaunch.errors import ClusterError
 from raylaunch.hosts import facts
 from raylaunch.hosts.session import Session, connect
 from raylaunch.hosts.ssh import Ssh, SshFailure, check_key, read_failure
@@ -21,7 +22,7 @@ WORKER_PORTS = (clusterports.MIN_WORKER, clusterports.MAX_WORKER)
 """First and last stand for all of the range."""
 _KNOCK_S = 3.0
 """A port that does not answer for so long inside one network does not answer."""
-_HEAD_TO_WORKER_S = 12.0
+_HEAD_TO_WORKER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,13 @@ class Look:
 
 
 def look(cluster: ClusterFile) -> Look:
-    """Look at every host; nothing is changed on any, and no connection is left open."""
+    """Look at every host; nothing is changed on any, and no connection is left open.
+
+    Raises:
+        ClusterError: there is no ssh on this machine.
+    """
+    if shutil.which("ssh") is None:
+        raise ClusterError("there is no ssh on this machine", fix="sudo apt-get install -y openssh-client")
     began = time.monotonic()
     key_problem = check_key(cluster.ssh_private_key) if cluster.ssh_private_key else ""
     if key_problem in ("missing", "broken"):

@@ -14,7 +14,7 @@ look() { # NAME SECONDS SCRIPT: beside the others, and never longer than that
 
 # Exactly as Ray's launcher runs its commands: a missing, noisy or endless start-up file shows here as it would there.
 { timeout -k 1 8 bash --login -c -i 'true && source ~/.bashrc && echo RAN' </dev/null >"$box/shell" 2>/dev/null; echo $? >"$box/shell.rc"; } &
-look name 12 'began=$(date +%s%N); getent ahosts "$(hostname)"; status=$?
+look name 9 'began=$(date +%s%N); getent ahosts "$(hostname)"; status=$?
     echo "ms=$((($(date +%s%N) - began) / 1000000))"; exit $status'
 look sudo 5 '[ "$(id -u)" = 0 ] || sudo -n true'
 look docker 10 'command -v docker >/dev/null || exit 127
@@ -30,9 +30,9 @@ look docker 10 'command -v docker >/dev/null || exit 127
 look objects 10 'command -v docker >/dev/null || exit 127
     found=$(docker inspect "$2" "$1" 2>&1); status=$?; echo "$found"
     if grep -q "\"Running\": true" <<<"$found"; then echo programs; docker top "$1" -eo comm; fi; exit $status'
-look gpus 15 'command -v nvidia-smi >/dev/null || exit 127
+look gpus 10 'command -v nvidia-smi >/dev/null || exit 127
     nvidia-smi --query-gpu=index,uuid,name,memory.total,memory.used,driver_version --format=csv,noheader,nounits'
-look holders 15 'command -v nvidia-smi >/dev/null || exit 127
+look holders 10 'command -v nvidia-smi >/dev/null || exit 127
     nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory,process_name --format=csv,noheader,nounits'
 look disk 5 'for place in /tmp "$3" /dev/shm; do
         while [ ! -e "$place" ]; do place=$(dirname "$place"); done

@@ -15,8 +15,9 @@ from typing import IO, Any
 from raylaunch.hosts.facts import Probe, split
 from raylaunch.hosts.ssh import Ssh, SshFailure, read_failure
 
-_FACTS_DEADLINE_S = 20.0
-_ORDER_DEADLINE_S = 8.0
+_FACTS_DEADLINE_S = 17.0
+"""Connecting, and the longest of the probe's parts."""
+_ORDER_DEADLINE_S = 5.0
 _LONGEST_LINE = 1 << 22
 
 
@@ -123,7 +124,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         process.stdin.close()
     for end in (process.terminate, process.kill):
         try:
-            await asyncio.wait_for(process.wait(), 3.0)
+            await asyncio.wait_for(process.wait(), 1.0)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 end()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raylaunch.clusterfile import ClusterFile
 
-CONNECT_TIMEOUT_S = 8
+CONNECT_TIMEOUT_S = 6
 
 
 @dataclass(frozen=True, slots=True)

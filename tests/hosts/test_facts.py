@@ -112,7 +112,7 @@ def test_nvidia_smi_of_a_real_machine() -> None:
     )
     assert gpus.gpus == (facts.Gpu(0, "GPU-1", "NVIDIA GeForce RTX 4090", 24564, 0, "550.144.03"),)
     assert gpus.holders == (("GPU-1", "pid 99 (/usr/bin/python3, with a comma) holds 512 MiB"),)
-    assert facts.parse_gpus(Section("", 124), Section("", 124)).problem == "no answer within 15 s"
+    assert facts.parse_gpus(Section("", 124), Section("", 124)).problem == "no answer within 10 s"
 
 
 def test_virtual_links_tell_no_speed() -> None:

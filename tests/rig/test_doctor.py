@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.doctor_faults import FAULTS, Fault, mended
+from tests.rig import command_faults, host_faults  # noqa: F401 (they fill FAULTS)
+from tests.rig.fault import FAULTS, Fault, mended
 from tests.rig.laptop import IMAGE, Laptop
 from tests.rig.rig import Rig
 
