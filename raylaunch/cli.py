@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from raylaunch.commands import bench, cluster, hosts, serving, watching, weights
+from raylaunch.commands import bench, cluster, hosts, keeping, serving, watching, weights
 from raylaunch.errors import ExitCode, RaylaunchError
 
-_FAMILIES = (serving, cluster, hosts, bench, watching, weights)
+_FAMILIES = (serving, keeping, cluster, hosts, bench, watching, weights)
 """Modules of commands/; each names its verbs in COMMANDS."""
 
 

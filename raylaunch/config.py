@@ -20,6 +20,7 @@ from raylaunch.said import BLOCKS, Said, Source, describe_path, flatten, place_p
 
 __all__ = [
     "ClusterBlock",
+    "KeepBlock",
     "LaunchConfig",
     "ModelBlock",
     "Source",
@@ -65,6 +66,21 @@ class ClusterBlock(BaseModel):
     """Allow a tensor-parallel group to span nodes: every layer then waits for the network."""
 
 
+class KeepBlock(BaseModel):
+    """`keep:` how the service is kept up (docs/keep-serving.md derives the defaults)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    progress_limit_s: float = Field(default=60.0, ge=2, le=86400)
+    """Requests run and no token has moved for so many seconds: the engine is wedged, and started again."""
+    canary_s: float = Field(default=60.0, ge=0, le=86400)
+    """After so many idle seconds it is asked for one token; 0 never asks."""
+    drain_s: float = Field(default=30.0, ge=0, le=86400)
+    """How long running requests may take to finish when the service is stopped."""
+    same_cause_limit: int = Field(default=5, ge=1, le=1000)
+    """So many starts in a row that fail for one cause end the service."""
+
+
 @dataclass(frozen=True)
 class LaunchConfig:
     """A launch, whole and checked."""
@@ -75,6 +91,7 @@ class LaunchConfig:
     """AsyncEngineArgs by field name; only what was said or what raylaunch itself defaults."""
     server: Mapping[str, Any]
     """vLLM's API server options by field name; likewise."""
+    keep: KeepBlock
     sources: Mapping[str, Source]
     """Dotted key -> where its value came from; what is not in it is a default."""
     path: Path | None
@@ -135,6 +152,7 @@ class LaunchConfig:
             "cluster": self.cluster.model_dump(),
             "engine": copy.deepcopy(dict(self.engine)),
             "server": copy.deepcopy(dict(self.server)),
+            "keep": self.keep.model_dump(),
         }
         return {block: words.mask(fields) for block, fields in values.items()} if mask else values
 
@@ -232,7 +250,9 @@ def format_value(value: Any) -> str:
 
 
 def _make_schema() -> launchcheck.Schema:
-    return launchcheck.Schema.build(options.find_table(), {"model": ModelBlock, "cluster": ClusterBlock})
+    return launchcheck.Schema.build(
+        options.find_table(), {"model": ModelBlock, "cluster": ClusterBlock, "keep": KeepBlock}
+    )
 
 
 def _finish(said: Said, path: Path | None, schema: launchcheck.Schema) -> LaunchConfig:
@@ -257,6 +277,7 @@ def _freeze(values: dict[str, Any], sources: dict[str, Source], path: Path | Non
         cluster=ClusterBlock(**values["cluster"]),
         engine=MappingProxyType(values["engine"]),
         server=MappingProxyType(values["server"]),
+        keep=KeepBlock(**values["keep"]),
         sources=MappingProxyType(sources),
         path=path,
     )

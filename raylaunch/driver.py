@@ -5,7 +5,7 @@ the serving child beside it, so that imports run meanwhile.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylaunch import cluster, output, placement
@@ -30,6 +30,8 @@ class Driver:
     reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
+    on_wait: Callable[[Sequence[str]], None] = lambda _lines: None
+    """Is given what is here and what is missing, at each look for the GPUs."""
 
     def join(self) -> None:
         """Join the Ray cluster, or start a private one where the launch may.
@@ -73,7 +75,12 @@ class Driver:
         """
         began = time.monotonic()
         block = self.config.cluster
-        with output.live_lines() as report:
+        with output.live_lines() as show:
+
+            def report(lines: Sequence[str]) -> None:
+                show(lines)
+                self.on_wait(lines)
+
             found = cluster.wait_for_gpus(
                 nodes=block.nodes,
                 gpus_per_node=block.gpus_per_node,

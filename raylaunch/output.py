@@ -21,8 +21,9 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Write a line of progress to stderr."""
-    console.print(Text(text), style=style)
+    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) ends nothing."""
+    with contextlib.suppress(OSError):
+        console.print(Text(text), style=style)
 
 
 def print_result(text: str) -> None:
@@ -64,7 +65,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
 
 def show(renderable: RenderableType) -> None:
     """Write a table or other rich object to stderr."""
-    console.print(renderable)
+    with contextlib.suppress(OSError):
+        console.print(renderable)
 
 
 def print_error(error: RaylaunchError) -> None:

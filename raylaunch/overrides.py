@@ -10,7 +10,7 @@ from raylaunch.said import BLOCKS, Key, Said, Source
 from raylaunch.words import find_nearest, is_encodable, printable
 
 PREFIX = "RAYLAUNCH_"
-RESERVED = ("RAYLAUNCH_HOME", "RAYLAUNCH_STANDIN")
+RESERVED = ("RAYLAUNCH_HOME", "RAYLAUNCH_STANDIN", "RAYLAUNCH_MARK")
 """Variables of raylaunch that are no launch values."""
 
 

@@ -73,13 +73,17 @@ class Child:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
 
-    def wait_or_kill(self, patience_s: float) -> bool:
+    def wait_or_kill(self, patience_s: float, hurried: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the child's whole group to end; kill what is left after `patience_s` seconds.
+
+        Args:
+            hurried: whether patience is over before that.
 
         Returns:
             Whether it went by itself.
         """
-        gone = wait_until(lambda: self.popen.poll() is not None, patience_s)
+        wait_until(lambda: self.popen.poll() is not None or hurried(), patience_s)
+        gone = self.popen.poll() is not None
         if gone:  # its resource tracker now unlinks shared memory, and goes
             wait_until(lambda: not group_exists(self.popen.pid), _GROUP_PATIENCE_S)
         kill_group(self.popen.pid)
@@ -110,6 +114,45 @@ def kill_group(leader_pid: int) -> None:
         os.killpg(leader_pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def list_marked(variable: str, value: str, title: str = "") -> list[int]:
+    """Pids of this machine's processes whose environment has `variable` at `value` (this process is not among them).
+
+    Args:
+        title: what their command line has to hold.
+    """
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:  # gone meanwhile, or another user's
+                continue
+            is_ours = wanted in environment.split(b"\0") and title.encode() in command
+            if is_ours and ProcessId.of(int(entry.name)) is not None:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def kill_marked(variable: str, value: str, patience_s: float = 0.0, title: str = "") -> list[int]:
+    """Kill what `list_marked` finds, once `patience_s` seconds have passed; the pids that did not go by themselves."""
+    wait_until(lambda: not list_marked(variable, value, title), patience_s)
+    left = list_marked(variable, value, title)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    wait_until(lambda: not list_marked(variable, value, title), _GROUP_PATIENCE_S)
+    return left
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of ours with all that is in it; one that is gone is fine."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -58,7 +58,10 @@ class StartupTimes:
 
 def read_engine_times(log: Path) -> tuple[float | None, float | None]:
     """Seconds of weight loading (slowest rank) and of profile, KV cache and warm-up, as vLLM's log tells them."""
-    text = log.read_text(errors="replace")
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:  # none could be kept
+        text = ""
     loads = [float(found) for found in _LOAD_PATTERN.findall(text)]
     inits = [float(found) for found in _INIT_PATTERN.findall(text)]
     return (max(loads) if loads else None, inits[-1] if inits else None)

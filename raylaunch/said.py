@@ -7,7 +7,7 @@ from typing import Any
 
 from raylaunch.words import printable
 
-BLOCKS = ("model", "cluster", "engine", "server")
+BLOCKS = ("model", "cluster", "engine", "server", "keep")
 
 Key = tuple[str, ...]
 """Path of a value: ("engine", "compilation_config", "mode")."""

@@ -2,9 +2,14 @@
 
 The supervisor starts it (`python -m raylaunch.server`) before it knows the cluster: the imports, which take most of a
 short start-up, run while the nodes are awaited and checked. Then one JSON line on stdin says what to serve; events go
-back as JSON lines on the descriptor `--events`.
+back as JSON lines on the descriptor `--events`, pulses of the engine among them. While it serves, stdin brings orders:
+
+    {"do": "drain"}               accept nothing new, let running requests finish, end
+    {"do": "fail", "why": TEXT}   every waiting client has an error now, streams as an error event; then end
+    {"do": "figures", "samples": [[name, labels, value], ...]}    the supervisor's own figures, for /metrics
 """
 
+import asyncio
 import dataclasses
 import json
 import multiprocessing
@@ -17,6 +22,8 @@ from argparse import Namespace
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from raylaunch.keep.orders import OrderReader
 
 if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
@@ -144,9 +151,10 @@ def _describe_engine(client: Any) -> dict[str, Any]:
     return {"kv_cache_tokens": blocks * block_size, "max_model_len": config.model_config.max_model_len}
 
 
-async def serve(vllm_server: Namespace, order: Order, events: Events) -> None:
-    """Start the engine and serve until a signal or the engine's death ends it."""
+async def serve(vllm_server: Namespace, order: Order, events: Events, orders: OrderReader) -> None:
+    """Start the engine and serve until an order, a signal or the engine's death ends it."""
     from raylaunch import engine
+    from raylaunch.engine_hand import EngineHand
 
     options = dict(order.launch.server)
     if isinstance(options.get("api_key"), str):
@@ -158,8 +166,10 @@ async def serve(vllm_server: Namespace, order: Order, events: Events) -> None:
     events.tell("starting")
     async with vllm_server.build_async_engine_client_from_engine_args(engine_args) as client:
         events.tell("engine", **_describe_engine(client))
+        following = asyncio.create_task(EngineHand(client, events.tell, orders).follow())
         address = f"http://{args.host or '0.0.0.0'}:{args.port}"
         shutdown = await vllm_server.build_and_serve(client, address, listening, args)
+        following.cancel()
     await shutdown  # only after the engine's context is left
 
 
@@ -178,12 +188,13 @@ def main() -> None:
     from raylaunch import engine
 
     events.tell("imported")
-    order = Order.from_line(sys.stdin.readline())
+    orders = OrderReader()
+    order = Order.from_line(orders.read_first())
     # The engine's process is a Ray driver of its own and reads the address from here.
     os.environ.update(order.env_vars)
     os.environ["RAY_ADDRESS"] = order.ray_address
     os.environ["VLLM_RAY_BUNDLE_INDICES"] = engine.find_rank_order(order.launch.world_size)
-    uvloop.run(serve(vllm_server, order, events))
+    uvloop.run(serve(vllm_server, order, events, orders))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from typing import Any, Self
 
 from raylaunch import paths
 from raylaunch.errors import ServiceError
-from raylaunch.processes import ProcessId, kill_group, wait_until
+from raylaunch.files import write_quietly
+from raylaunch.keep import MARK_VARIABLE
+from raylaunch.processes import ProcessId, kill_group, kill_marked, wait_until
 
 _RECORD = "service.json"
 
@@ -38,14 +40,23 @@ class Service:
     rehearsal: str | None = None
     """Which stand-in, if any."""
     state: str = "starting"
-    """"starting", "ready" or "stopping"."""
+    """One of keep.figures.STATES."""
+    note: str = ""
+    """What is happening, where it is not ready."""
+    restarts: int = 0
+    last_incident: str | None = None
+    """Its id (keep.incident)."""
+    warnings: tuple[str, ...] = ()
+    """What is not well with the nodes, though it serves: memory, heat."""
+    mark: str = ""
+    """RAYLAUNCH_MARK in the environment of its processes."""
     ready_at: float | None = None
     ray_address: str | None = None
     private_ray_folder: str | None = None
     group_leaders: tuple[ProcessId, ...] = ()
     """Processes that lead a process group of ours: the serving child and a private Ray's nodes."""
     ranks: tuple[dict[str, Any], ...] = ()
-    """rank, tp_rank, pp_rank, node, ip, gpu of each rank."""
+    """rank, tp_rank, pp_rank, node, ip, gpu of each rank, and its pid there once it is ready."""
     needs_api_key: bool = False
     tls: bool = False
     """Whether it speaks HTTPS."""
@@ -67,12 +78,8 @@ class Service:
         return self.supervisor.is_alive()
 
     def save(self) -> Self:
-        """Write the record whole or not at all, readable by its owner only."""
-        path = paths.make_private(self.folder) / _RECORD
-        aside = path.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(asdict(self), file, ensure_ascii=False, indent=1)
-        aside.replace(path)
+        """Write the record whole or not at all, readable by its owner only; a full disk does not end the service."""
+        write_quietly(self.folder / _RECORD, json.dumps(asdict(self), ensure_ascii=False, indent=1))
         return self
 
     def update(self, **changes: Any) -> Self:
@@ -91,6 +98,7 @@ class Service:
             "group_leaders": tuple(ProcessId(**leader) for leader in fields["group_leaders"]),
             "models": tuple(fields["models"]),
             "ranks": tuple(fields["ranks"]),
+            "warnings": tuple(fields["warnings"]),
         }
         return cls(**fields)
 
@@ -150,6 +158,8 @@ def end_leftovers(service: Service) -> list[int]:
     wait_until(lambda: not any(leader.is_alive() for leader in service.group_leaders), 10.0)
     for pid in left:
         kill_group(pid)
+    if service.mark:
+        left += kill_marked(MARK_VARIABLE, service.mark)
     if service.private_ray_folder:
         shutil.rmtree(service.private_ray_folder, ignore_errors=True)
     service.forget()

@@ -34,6 +34,10 @@ class Status:
             "pid": service.supervisor.pid,
             "rehearsal": service.rehearsal,
             "launch_file": service.launch_file,
+            "note": service.note,
+            "restarts": service.restarts,
+            "last_incident": service.last_incident,
+            "warnings": list(service.warnings),
             "ray_address": service.ray_address,
             "requests_running": self.figures.running if self.figures else None,
             "requests_waiting": self.figures.waiting if self.figures else None,
@@ -52,6 +56,11 @@ class Status:
             told = "not answering"
         since = describe_age(service.ready_at or service.started_at)
         lines = [f"{service.models[0]} at {service.url}/v1: {told} for {since}"]
+        if service.note:
+            lines.append(service.note)
+        lines += [f"warning: {warning}" for warning in service.warnings]
+        if service.restarts:
+            lines.append(f"started again {service.restarts} time(s); `raylaunch incidents {service.last_incident}`")
         if service.rehearsal:
             lines.append(f"a rehearsal: stand-in model on {service.rehearsal}")
         if self.figures:

@@ -1,28 +1,39 @@
-"""`raylaunch serve`: the light process that owns the port, the reservation and the serving child.
+"""`raylaunch serve`: the light process that owns the port and keeps an engine behind it (keep/ draws the whole tree).
 
-It imports no PyTorch and no vLLM, starts in well under a second, and ends everything it started however it ends itself.
+It imports no Ray, no PyTorch and no vLLM, starts in well under a second, and ends everything it started however it ends
+itself. One start of an engine is an Attempt; after each death or wedge another one is made.
 """
 
 import os
+import selectors
 import signal
-import socket
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
-from raylaunch import config, output, paths, placement, readiness
-from raylaunch.child import EngineChild
+from raylaunch import output
 from raylaunch.config import LaunchConfig
-from raylaunch.driver import Driver
-from raylaunch.errors import EngineError, PortTakenError
-from raylaunch.processes import ProcessId
+from raylaunch.errors import EngineError, RaylaunchError
+from raylaunch.keep import incident as incidents
+from raylaunch.keep import watch
+from raylaunch.keep.announce import announce
+from raylaunch.keep.attempt import Attempt, rotate_log
+from raylaunch.keep.board import Board
+from raylaunch.keep.canary import Canary, Question
+from raylaunch.keep.control import Control
+from raylaunch.keep.door import Door, listen, make_tls
+from raylaunch.keep.recovery import Recovery
+from raylaunch.keep.swap import Swap
+from raylaunch.keep.watch import EngineTroubled, Progress, Trouble
 from raylaunch.rehearsal import plan
-from raylaunch.service import Service, end_leftovers, folder_of, list_services
-from raylaunch.weights.fetch import fetch_model
+from raylaunch.service import Service, end_leftovers, list_services
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
+_TURN_S = 0.2
+_FOREVER_S = 86400.0
+"""A restart waits for GPUs that went away; after a day it looks anew."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequested(BaseException):
@@ -36,19 +47,20 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         rehearse: run the same layout on this machine with a stand-in model on logical GPUs.
 
     Raises:
-        RaylaunchError: it did not come up, or died; nothing of it is left.
+        RaylaunchError: it did not come up, or failed again and again for one cause; nothing of it is left.
     """
     if (running := _find_same(launch, rehearse=rehearse)) is not None:
         output.say(
             f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
         )
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to end what was begun
     supervisor = Supervisor(launch, rehearse=rehearse)
-    supervisor.take_signals()
     try:
-        supervisor.start()
-        supervisor.watch()
-    except (StopRequested, SystemExit):  # the latter from Ray's own handler, for the moment that it has SIGTERM
+        supervisor.take_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        supervisor.run()
+    except StopRequested:
         output.say("asked to stop")
     finally:
         supervisor.stop()
@@ -59,10 +71,11 @@ def _find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
     for service in list_services():
         if not service.is_alive():
             left = end_leftovers(service)
-            output.say(
-                f"ended what a killed supervisor (pid {service.supervisor.pid}) left on port {service.port}: "
-                + (f"processes {', '.join(map(str, left))}" if left else "its record")
-            )
+            told = f"processes {', '.join(map(str, left))}" if left else "its record"
+            what = f"the supervisor (pid {service.supervisor.pid}) of port {service.port} was killed"
+            output.say(f"{what}; ended what it left: {told}")
+            incident = incidents.begin(service.port, service.models[0], Trouble("supervisor", what), 0)
+            incident.note(f"a new serve ended what it left: {told}").close("stopped")
         elif service.fingerprint == launch.fingerprint() and bool(service.rehearsal) == rehearse:
             return service
     return None
@@ -72,196 +85,214 @@ class Supervisor:
     """One service, from its port to its end."""
 
     def __init__(self, launch: LaunchConfig, *, rehearse: bool) -> None:
-        self.fingerprint = launch.fingerprint()
-        self.rehearse = rehearse
+        self.launch, self.rehearse = launch, rehearse
         self.standin = plan.choose_standin(launch, rehearse=rehearse)
-        self.launch, self.real_shape = launch, True
-        self.env_vars = plan.make_environment(self.standin, launch.world_size)
-        self.driver: Driver | None = None
-        self.child: EngineChild | None = None
-        self.service: Service | None = None
-        self.listening: socket.socket | None = None
-        self.stopping = False
-        self.began = time.monotonic()
-        self.fetch_s = 0.0
+        tls = make_tls(launch.server)
+        self.listening = listen(launch.host, launch.port)
+        self.board = Board(launch, rehearsal=self.standin if rehearse else None)
+        self.door = Door(self.listening, self.board.look, tls=tls, api_keys=launch.api_keys)
+        self.door.open()
+        self.control = Control(self.board.service.folder)
+        self.attempts: list[Attempt] = []
+        """Not yet ended; the last one is the one that counts."""
+        self.marks: list[str] = []
+        self.progress = Progress(time.monotonic())
+        self.canary: Canary | None = None
+        """Asks while an engine is ready; None while none is."""
+        self.recovery = Recovery(launch.keep.same_cause_limit)
+        self.swap: Swap | None = None
+        self.stopping = self.hurried = self.was_ready = False
 
     def take_signals(self) -> None:
         """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal (unless nohup has it ignored)."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.on_signal)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """First signal: stop whatever is going on. Another one while stopping: kill what is left, at once."""
-        if not self.stopping:
-            self.stopping = True
-            raise StopRequested(signal.Signals(number).name)
-        if self.child is not None:
-            self.child.process.wait_or_kill(0.0)
+        """First signal: stop whatever is going on. Another one while stopping: be patient no longer."""
+        if self.stopping:
+            self.hurried = True
+            return
+        self.stopping = True
+        raise StopRequested(signal.Signals(number).name)
 
-    def start(self) -> None:
-        """Bring the service up to its first completion."""
-        self.listening = bind(self.launch.host, self.launch.port)
-        self.service = self._register()
-        self.child = EngineChild.start(self.service.folder / "engine.log", os.environ | self.env_vars, self.listening)
-        self._save_processes()
-        began = time.monotonic()
-        self.launch = self._find_weights()
-        self.fetch_s = time.monotonic() - began
-        threads = plan.bind_threads(self.standin, self.launch.world_size)
-        self.driver = Driver(self.launch, self.standin, {**self.env_vars, **threads})
-        self.driver.join()
-        self.take_signals()  # again: ray.init puts handlers of its own in their place (Ray 2.60)
-        self._save_processes()
-        found = self.driver.confirm_gpus()
-        self.driver.check(found)
-        reservation = self.driver.place(found)
-        self._order_engine(self.driver, reservation)
-        self._become_ready()
+    def run(self) -> None:
+        """Start engines and watch them, until a signal or a cause that does not go away."""
+        while True:
+            try:
+                self._start()
+                self._wait(lambda: self.swap is not None and self.swap.accepted)
+                self._make_room()
+            except EngineTroubled as error:
+                self._recover(error.trouble, None)
+            except RaylaunchError as error:
+                self._recover(Trouble.of_error(error), error)
 
-    def _register(self) -> Service:
-        folder = paths.make_private(folder_of(self.launch.port))
-        (folder / "engine.log").unlink(missing_ok=True)
-        identity = ProcessId.of(os.getpid())
-        assert identity is not None
-        return Service(
-            port=self.launch.port,
-            host=self.launch.host,
-            models=self.launch.served_model_names,
-            fingerprint=self.fingerprint,
-            supervisor=identity,
-            started_at=time.time(),
-            launch_file=str(self.launch.path) if self.launch.path else None,
-            rehearsal=self.standin if self.rehearse else None,
-            needs_api_key=bool(self.launch.api_keys),
-            tls=bool(self.launch.server.get("ssl_certfile")),
-        ).save()
+    def _begin(self) -> Attempt:
+        """Start the next serving child importing."""
+        self.marks.append(f"{self.launch.port}-{os.getpid()}-{len(self.marks) + 1}")
+        log = self.board.service.folder / "engine.log"
+        rotate_log(log, self.attempts)
+        env_vars = plan.make_environment(self.standin, self.launch.world_size)
+        self.attempts.append(Attempt.begin(self.marks[-1], log, env_vars, self.listening))
+        self.board.note_processes(self.attempts, self.marks[-1])
+        return self.attempts[-1]
 
-    def _save_processes(self) -> None:
-        """Write down what would have to be ended, should this process be killed."""
-        assert self.service is not None
-        private = self.driver.private if self.driver else None
-        leaders = [self.child.process.identity] if self.child else []
-        leaders += [node.identity for node in private.nodes] if private else []
-        self.service = self.service.update(
-            group_leaders=tuple(leaders),
-            ray_address=self.driver.address if self.driver else None,
-            private_ray_folder=str(private.folder) if private else None,
+    def _start(self) -> None:
+        """Bring an engine up to its first completion."""
+        attempt = self.attempts[-1] if self.attempts else self._begin()
+        attempt.place(
+            self.launch,
+            rehearse=self.rehearse,
+            standin=self.standin,
+            env_vars=plan.make_environment(self.standin, self.launch.world_size),
+            wait_s=_FOREVER_S if self.was_ready else None,
         )
+        self._wait(lambda: attempt.is_placed)
+        launch = attempt.served
+        attempt.order_engine(self.listening.fileno())
+        self.board.note_processes(self.attempts, self.marks[-1])
+        self.board.set_note(f"starting {launch.world_size} vLLM worker(s)")
+        output.say(f"starting {launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
+        self._wait(lambda: "accepting" in attempt.engine.events)
+        self.door.shut()
+        first = Question(self.board.service.url, launch, attempt.engine.is_alive)
+        self._wait(lambda: first.is_done)
+        times = attempt.read_times(first.read_s())
+        self.board.set_ready(attempt, times)
+        announce(self, attempt, times)
+        self.was_ready = True
+        self.progress = Progress(time.monotonic())
+        self.canary = Canary(self.board.service.url, launch)
+        self.recovery.note_ready()
+        if self.swap is not None:
+            self.swap.succeed(self.board.service.url)
+            self.swap = None
 
-    def _find_weights(self) -> LaunchConfig:
-        """See to the model's folder where that is ours to do, and check its shape."""
-        if self.rehearse:
-            assert self.standin is not None
-            launch, self.real_shape = plan.make_rehearsal(self.launch, self.standin)
-            return launch
-        if self.launch.model.path is None:
-            fetch_model(self.launch.model.repo, self.launch.model.revision, self.launch.model_folder, report=output.say)
-            config.check_model_at_hand(self.launch)
-        return self.launch
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Take turns until `condition()` holds.
 
-    def _order_engine(self, driver: Driver, reservation: placement.Reservation) -> None:
-        assert self.child is not None
-        assert self.service is not None
-        assert self.listening is not None
-        self.service = self.service.update(
-            ranks=tuple(
-                {"rank": p.rank, "tp_rank": p.tp_rank, "pp_rank": p.pp_rank, "ip": p.node.ip, "gpu": p.gpu}
-                | {"node": p.node.node_id}
-                for p in reservation.places
-            )
-        )
-        order = {
-            "launch": self.launch.to_json(),
-            "reservation": reservation.group_id,
-            "ray_address": driver.address,
-            "env_vars": dict(driver.env_vars),
-            "socket_fd": self.listening.fileno(),
-        }
-        self.child.give_order(order)
-        output.say(f"starting {self.launch.world_size} vLLM worker(s); log: {self.child.log}")
-        if not self.child.wait_for("engine", _STAGE_TIMEOUT_S):
-            raise EngineError(f"the engine did not come up within {_STAGE_TIMEOUT_S:.0f} s", log=self.child.log)
+        Raises:
+            EngineError: nothing was ready after two hours.
+            RaylaunchError, EngineTroubled: something died, or is wedged.
+        """
+        deadline = time.monotonic() + _STAGE_TIMEOUT_S
+        while not condition():
+            self._turn()
+            if self.canary is None and not self.was_ready and time.monotonic() > deadline:
+                log = self.attempts[-1].engine.log
+                raise EngineError(f"the engine did not come up within {_STAGE_TIMEOUT_S:.0f} s", log=log)
 
-    def _become_ready(self) -> None:
-        assert self.child is not None
-        assert self.service is not None
-        assert self.driver is not None
-        launch, events = self.launch, self.child.events
-        key = launch.api_keys[0] if launch.api_keys else None
-        url = self.service.url
-        try:
-            first_s = readiness.complete_once(url, launch.served_model_names[0], key, self.child.is_alive)
-        except EngineError as error:
-            raise error if self.child.is_alive() else self.child.explain_death() from error
-        load_s, profile_s = readiness.read_engine_times(self.child.log)
-        times = readiness.StartupTimes(
-            join_s=self.driver.seconds["join"] + self.driver.seconds["wait"],
-            check_s=self.driver.seconds["check"],
-            import_s=events["imported"]["at"] - self.child.started_at,
-            fetch_s=self.fetch_s,
-            workers_s=events["engine"]["at"] - events["starting"]["at"] - (load_s or 0.0) - (profile_s or 0.0),
-            load_s=load_s,
-            profile_s=profile_s,
-            first_completion_s=first_s,
-            total_s=time.monotonic() - self.began,
-        )
-        facts = {key: value for key, value in events["engine"].items() if key != "at"} | {"startup": asdict(times)}
-        self.service = self.service.update(state="ready", ready_at=time.time(), facts=facts)
-        self._announce(url, times)
+    def _turn(self) -> None:
+        """Look once at everything; returns after a fifth of a second at most.
 
-    def _announce(self, url: str, times: readiness.StartupTimes) -> None:
-        assert self.service is not None
-        model = self.launch.served_model_names[0]
-        output.say(times.to_line())
-        output.say(readiness.describe_kv_cache(self.service.facts))
-        output.say(f"serving {model} at {url}/v1", style="bold green")
-        if self.rehearse and self.standin:
-            proved, not_proved = plan.describe_proof(self.launch, self.standin, real_shape=self.real_shape)
-            output.say("this rehearsal proved: " + "; ".join(proved))
-            output.say("it did not prove: " + "; ".join(not_proved))
-        output.say("try it:")
-        output.say("  " + readiness.make_curl(url, model, needs_key=bool(self.launch.api_keys)))
-        output.say("Ctrl-C or `raylaunch stop` ends it")
+        Raises:
+            RaylaunchError, EngineTroubled: something died, or is wedged.
+        """
+        attempt = self.attempts[-1]
+        self._read(attempt)
+        if waiting := attempt.describe_wait(self.board.service.ranks):
+            self.board.set_note(waiting)
+        if self.canary is not None:
+            watch.raise_on_trouble(attempt, self.progress, self.launch.keep.progress_limit_s)
+            self.canary.turn(self.progress, self.launch.keep.canary_s)
+        else:
+            watch.raise_on_failed_start(attempt)
+        self.board.tell_engine(attempt, self.progress)
+        if self.swap is None and not self.control.requests.empty():
+            request, ready = self.control.requests.get(), self.canary is not None
+            self.swap = Swap.take(request, self.launch, rehearse=self.rehearse, ready=ready)
+        if self.swap is not None and not self.swap.accepted and attempt.driver and self.swap.settle(attempt.driver):
+            self.swap = None
 
-    def watch(self) -> NoReturn:
-        """Follow the child until it dies (EngineError) or a signal comes (StopRequested)."""
-        assert self.child is not None
-        while self.child.is_alive():
-            time.sleep(0.5)
-        raise self.child.explain_death()
+    def _read(self, attempt: Attempt) -> None:
+        """Wait for events of both children, and take them in."""
+        with selectors.DefaultSelector() as selector:
+            for child in attempt.children:
+                if child.is_alive():
+                    selector.register(child.pipe, selectors.EVENT_READ)
+            selector.select(_TURN_S)
+        for child in attempt.children:
+            child.read_events()
+        self.progress.take(attempt.engine.pulse, time.monotonic())
+
+    def _recover(self, trouble: Trouble, error: RaylaunchError | None) -> None:
+        """End what is left of a failed engine, keep what was seen, and get ready for the next one.
+
+        Raises:
+            RaylaunchError: the first start failed, or too many did for one cause.
+        """
+        if error is not None and not self.was_ready:
+            raise error
+        was_serving = self.canary is not None
+        self.canary = None
+        attempt = self.attempts[-1]
+        self.door.open()
+        self.board.set_state("restarting", trouble.what)
+        output.say(f"{trouble.what}; ending it, then starting again", style="yellow")
+        telling = attempt.engine.fail(f"the engine failed and is being started again: {trouble.what}")
+        trouble = watch.settle(attempt, trouble)
+        incident = incidents.begin(self.board.service.port, self.launch.served_model_names[0], trouble,
+                                   attempt.engine.requests_running if was_serving else 0)  # fmt: skip
+        self.board.note_incident(incident.id, trouble)
+        if was_serving:
+            self._begin()  # its imports run while the old one ends
+        left = self._end_old(attempt, failing=telling)
+        incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
+        incidents.add_evidence(incident, attempt, self.launch)
+        going_on = self.recovery.note_failure(incident, trouble, was_serving=was_serving)
+        if self.swap is not None:
+            self._take_launch(self.swap.fall_back(trouble))
+            self.swap = None
+        elif not going_on:
+            raise self.recovery.give_up()
+        self.board.note_restart()
+        self._pause(self.recovery.wait_s())
+
+    def _end_old(self, attempt: Attempt, *, failing: bool) -> list[int]:
+        left = attempt.end(failing=failing, hurried=lambda: self.hurried)
+        self.attempts.remove(attempt)
+        return left
+
+    def _pause(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            time.sleep(min(_TURN_S, wait_s))
+
+    def _make_room(self) -> None:
+        """Another launch was accepted: let the running requests finish, and end the engine."""
+        assert self.swap is not None
+        self.canary = None
+        self.door.open()
+        self.board.set_state("restarting", "another launch is swapped in")
+        attempt = self.attempts[-1]
+        attempt.engine.drain(self.launch.keep.drain_s, lambda: self.hurried, "the service is being restarted")
+        self._end_old(attempt, failing=False)
+        self._take_launch(self.swap.launch)
+
+    def _take_launch(self, launch: LaunchConfig) -> None:
+        self.launch = launch
+        self.standin = plan.choose_standin(launch, rehearse=self.rehearse)
+        self.door.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
+        self.board.take_launch(launch)
 
     def stop(self) -> None:
-        """End everything this supervisor started; safe to call at any point of a start-up."""
+        """Drain, and end everything this supervisor started; safe to call at any point of a start-up."""
         self.stopping = True
-        if self.service is not None:
-            self.service = self.service.update(state="stopping")
-        if self.child is not None:
-            self.child.stop()
-        if self.driver is not None:
-            self.driver.release()
-        if self.listening is not None:
-            self.listening.close()
-        if self.service is not None:
-            self.service.forget()
-            output.say("stopped: engine, workers and port are gone")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind the address to serve on, so that nobody else takes it during the start-up.
-
-    Raises:
-        PortTakenError: somebody has it, or it is no address of this machine.
-    """
-    config.check_port_free(host, port)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise PortTakenError(
-            f"{host}:{port}: {error.strerror}", fix="choose another with --set server.port=8081"
-        ) from error
-    return listening
+        self.door.open()
+        if self.canary is not None and not self.hurried:
+            self.board.set_state("draining", "stopping: running requests finish, new ones are refused")
+            attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
+            if running := attempt.engine.requests_running:
+                output.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
+            attempt.engine.drain(drain_s, lambda: self.hurried, "the service was stopped")
+        self.board.set_state("stopping", "stopping")
+        for attempt in [*self.attempts]:
+            self._end_old(attempt, failing=False)
+        self.control.close()
+        self.door.close()
+        self.listening.close()
+        self.board.service.forget()
+        self.recovery.close()
+        output.say("stopped: engine, workers and port are gone")

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from raylaunch.processes import Child, ProcessId, group_exists, wait_until
+from raylaunch.processes import Child, ProcessId, group_exists, kill_marked, list_marked, wait_until
 
 
 def start(script: str, log: Path) -> Child:
@@ -67,3 +67,22 @@ def test_child_hears_of_its_parents_death(tmp_path: Path) -> None:
     while not mark.exists() and time.monotonic() < until:
         time.sleep(0.05)
     assert mark.read_text() == "told"
+
+
+def test_marked_processes_are_ended_and_no_others() -> None:
+    """Of two sleeping processes the one that carries the mark goes, a stopped one too; the other stays."""
+    ours, theirs = (
+        subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "RAYLAUNCH_MARK": mark})
+        for mark in ("8080-1-1", "8080-1-2")
+    )
+    try:
+        os.kill(ours.pid, signal.SIGSTOP)
+        assert wait_until(lambda: list_marked("RAYLAUNCH_MARK", "8080-1-1") == [ours.pid], 10)
+        assert list_marked("RAYLAUNCH_MARK", "8080-1-1", "Worker") == []
+        assert kill_marked("RAYLAUNCH_MARK", "8080-1-1") == [ours.pid]
+        assert ours.wait(timeout=10) == -signal.SIGKILL
+        assert theirs.poll() is None
+        assert kill_marked("RAYLAUNCH_MARK", "8080-1-1") == []
+    finally:
+        theirs.kill()
+        theirs.wait()

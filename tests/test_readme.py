@@ -24,6 +24,8 @@ BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 LIFE = "tests/rig/test_cluster_life.py"
 TOP_TESTS = "tests/e2e/test_top.py"
+FAULTS_TEST = "tests/e2e/faults/test_faults.py::test_main_faults"
+SWAP_TEST = "tests/e2e/faults/test_swap.py::test_restart_swaps_and_refuses"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -64,6 +66,12 @@ def has_nothing_to_stop(command: str) -> None:
     done = run(command)
     assert done.returncode == 0
     assert "nothing" in done.stderr
+
+
+def has_no_incidents(command: str) -> None:
+    done = run(command)
+    assert done.returncode == 0
+    assert "no incidents" in done.stderr
 
 
 def activates(command: str) -> None:
@@ -151,6 +159,9 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     f"RAYLAUNCH_ENGINE__MAX_MODEL_LEN=4096 raylaunch config {REFERENCE} --json": (runs, None),
     "raylaunch status": (finds_nothing_serving, DEMO_TEST),
     "raylaunch status --json": (finds_nothing_serving, DEMO_TEST),
+    "raylaunch incidents": (has_no_incidents, FAULTS_TEST),
+    f"raylaunch restart {REFERENCE}": (is_parsed_by_raylaunch, SWAP_TEST),
+    f"raylaunch serve {REFERENCE} --systemd": (runs, None),
     "raylaunch stop": (has_nothing_to_stop, None),
     "raylaunch top": (is_parsed_by_raylaunch, f"{TOP_TESTS}::test_ctrl_c_leaves_the_view_and_not_the_service"),
     "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
+from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, keeping, load_launch, run_on_cluster
 
 
 @click.command()
@@ -17,10 +17,20 @@ from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, 
 @CLUSTER
 @click.option("--detach", is_flag=True, help="With --cluster: return once it is handed over.")
 @click.option("--open-api", is_flag=True, help="With --cluster: no API key is made where the launch names none.")
+@click.option("--systemd", is_flag=True, help="Print a systemd unit that keeps it served, and end.")
 def serve(
-    launch: Path | None, sets: tuple[str, ...], rehearse: bool, cluster: Path | None, detach: bool, open_api: bool
+    launch: Path | None,
+    sets: tuple[str, ...],
+    rehearse: bool,
+    cluster: Path | None,
+    detach: bool,
+    open_api: bool,
+    systemd: bool,
 ) -> None:
     """Serve a launch until Ctrl-C; without a file, the small demo model."""
+    if systemd:
+        keeping.print_unit(launch, sets, rehearse=rehearse)
+        return
     loaded = load_launch(launch, sets)
     if cluster is not None:
         from raylaunch import clusterfile, remote

@@ -1,0 +1,68 @@
+"""incidents, restart: what became of a service, and another launch in its place."""
+
+import os
+from pathlib import Path
+
+import click
+
+from raylaunch.commands import JSON, LAUNCH, PORT, SETS, find_service, load_launch
+
+
+@click.command()
+@click.argument("incident", required=False, metavar="[ID|last]")
+@JSON
+def incidents(incident: str | None, as_json: bool) -> None:
+    """List the deaths and wedges of engines on this machine, or tell one of them."""
+    from dataclasses import asdict
+
+    from raylaunch import output
+    from raylaunch.keep import incident as kept
+
+    if incident is not None:
+        found = kept.find_incident(incident)
+        if as_json:
+            output.print_json(asdict(found) | {"folder": str(found.folder)})
+        else:
+            output.print_result("\n".join(found.to_lines()))
+        return
+    known = kept.list_incidents()
+    if as_json:
+        output.print_json([asdict(entry) | {"folder": str(entry.folder)} for entry in known])
+    elif known:
+        output.print_result("\n".join(f"{entry.id}  {entry.outcome:<13}  {entry.what}" for entry in known))
+    else:
+        output.say("no incidents on this machine")
+
+
+@click.command()
+@LAUNCH
+@SETS
+@PORT
+@click.option("--timeout-s", type=float, default=7200.0, show_default=True, help="Longest wait, in seconds.")
+def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeout_s: float) -> None:
+    """Swap a changed launch file into the running service; checked first, and the old engine stays if it is wrong.
+
+    Without a file: the one that the service was started with, read anew (a --set has to be given again).
+    """
+    from raylaunch import config, output
+    from raylaunch.keep import control
+
+    service = find_service(port)
+    path = launch or (Path(service.launch_file) if service.launch_file else None)
+    if not any(said.startswith("server.port=") for said in sets):
+        sets = (*sets, f"server.port={service.port}")  # where `serve` had it from --set
+    loaded = load_launch(path, sets)
+    config.check_model_at_hand(loaded)
+    output.print_result(control.ask(service.folder, loaded.to_json(), report=output.say, timeout_s=timeout_s))
+
+
+def print_unit(launch: Path | None, sets: tuple[str, ...], *, rehearse: bool) -> None:
+    """Print a systemd unit that keeps `serve` running over crashes and reboots (docs/keep-serving.md)."""
+    from raylaunch import output, paths
+    from raylaunch.keep.unit import make_unit
+
+    loaded = load_launch(launch, sets)
+    output.print_result(make_unit(loaded, sets=sets, rehearse=rehearse, home=paths.home(), environ=os.environ))
+
+
+COMMANDS = (incidents, restart)

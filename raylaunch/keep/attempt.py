@@ -1,0 +1,151 @@
+"""One start of an engine, from two fresh processes to their end."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raylaunch import processes, readiness
+from raylaunch.child import EngineChild
+from raylaunch.config import LaunchConfig
+from raylaunch.keep import MARK_VARIABLE
+from raylaunch.keep.driver_child import DriverChild
+from raylaunch.keep.talking import PULSE, TalkingChild
+from raylaunch.processes import ProcessId
+
+_SWEEP_PATIENCE_S = 2.0
+
+
+@dataclass
+class Attempt:
+    """The serving child and the driver process of one start; the child's imports run while the cluster is seen to."""
+
+    mark: str
+    """RAYLAUNCH_MARK of everything it starts, on every node."""
+    engine: EngineChild
+    driver: DriverChild | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: Any) -> "Attempt":
+        """Start the serving child importing."""
+        environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark}
+        return cls(mark, EngineChild.start(log, environment, listening))
+
+    def place(self, launch: LaunchConfig, *, rehearse: bool, standin: str | None, env_vars: Mapping[str, str],
+              wait_s: float | None) -> None:  # fmt: skip
+        """Start the driver process: weights, Ray, GPUs, checks, places."""
+        sys.stderr.flush()
+        order = {
+            "launch": launch.to_json(),
+            "rehearse": rehearse,
+            "standin": standin,
+            "wait_s": wait_s,
+            "env_vars": {**env_vars, MARK_VARIABLE: self.mark},
+        }
+        self.driver = DriverChild.start(order, os.environ | {MARK_VARIABLE: self.mark})
+
+    def order_engine(self, socket_fd: int) -> None:
+        """Tell the serving child what to serve, once the places are there."""
+        assert self.driver is not None
+        placed = self.driver.events["placed"]
+        order = {
+            "launch": placed["launch"],
+            "reservation": placed["reservation"],
+            "ray_address": self.driver.address,
+            "env_vars": placed["env_vars"],
+            "socket_fd": socket_fd,
+        }
+        if not self.engine.tell(order, patient=True):
+            raise self.engine.explain_death()
+
+    @property
+    def children(self) -> tuple[TalkingChild, ...]:
+        """Those that were started."""
+        return (self.engine, self.driver) if self.driver else (self.engine,)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether every rank has its GPU."""
+        return self.driver is not None and "placed" in self.driver.events
+
+    @property
+    def served(self) -> LaunchConfig:
+        """The launch with its weights found, or its stand-in."""
+        assert self.driver is not None
+        return LaunchConfig.from_json(self.driver.events["placed"]["launch"])
+
+    def describe_wait(self, ranks: Sequence[Mapping[str, Any]]) -> str:
+        """What is waited for before the ranks are placed; "" where nothing is missing.
+
+        Args:
+            ranks: of the engine before this one (service.Service.ranks): nodes that carried them are named.
+        """
+        if self.driver is None or self.is_placed or (waiting := self.driver.events.get("waiting")) is None:
+            return ""
+        missing = next((line for line in waiting["lines"] if line.startswith("missing:")), "")
+        if not missing:
+            return ""
+        here = {line.partition(":")[0] for line in waiting["lines"]}
+        gone = [ip for ip in dict.fromkeys(rank["ip"] for rank in ranks) if ip not in here]
+        since_s = int(time.monotonic() - self.began)
+        named = "".join(f", node {ip} gone since {since_s} s" for ip in gone)
+        return f"waiting for GPUs: {missing.removeprefix('missing: ').partition(' | ')[0]}{named}"
+
+    @property
+    def leaders(self) -> tuple[ProcessId, ...]:
+        """Processes that lead a process group of this attempt."""
+        private = self.driver.private_leaders if self.driver else ()
+        return (self.engine.process.identity, *([self.driver.process.identity] if self.driver else []), *private)
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What Ray's side told last."""
+        return dict(self.driver.events.get(PULSE, {})) if self.driver else {}
+
+    def read_times(self, first_s: float) -> readiness.StartupTimes:
+        """Where the start-up time went."""
+        assert self.driver is not None
+        seconds, events = self.driver.events["placed"]["seconds"], self.engine.events
+        load_s, profile_s = readiness.read_engine_times(self.engine.log)
+        return readiness.StartupTimes(
+            join_s=seconds["join"] + seconds["wait"],
+            check_s=seconds["check"],
+            import_s=events["imported"]["at"] - self.engine.started_at,
+            fetch_s=seconds["fetch"],
+            workers_s=events["engine"]["at"] - events["starting"]["at"] - (load_s or 0.0) - (profile_s or 0.0),
+            load_s=load_s,
+            profile_s=profile_s,
+            first_completion_s=first_s,
+            total_s=time.monotonic() - self.began,
+        )
+
+    def end(self, *, failing: bool = False, hurried: Callable[[], bool] = lambda: False) -> list[int]:
+        """End everything of this attempt; safe to repeat.
+
+        Args:
+            failing: the serving child was told to fail its clients.
+            hurried: whether patience is over.
+
+        Returns:
+            Pids of this machine that did not go by themselves.
+        """
+        if self.driver is not None:
+            self.driver.ask_to_end()
+        self.engine.stop(failing=failing, hurried=hurried)
+        if self.driver is not None:
+            self.driver.stop(hurried=hurried)
+        return processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
+
+
+def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:
+    """Give the next attempt an empty log; the one before it keeps its own as engine.1.log."""
+    aside = log.with_suffix(".1.log")
+    with contextlib.suppress(OSError):  # a full disk, or none yet
+        log.replace(aside)
+    for attempt in attempts:
+        attempt.engine.log = aside

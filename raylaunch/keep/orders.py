@@ -1,0 +1,40 @@
+"""Orders on stdin, as a child reads them: the first one whole, then whatever comes, without a buffer in between."""
+
+import os
+import select
+
+
+class OrderReader:
+    """Lines of stdin."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+        self.closed = False
+        """Whether the supervisor has gone."""
+
+    def read_first(self) -> str:
+        """Wait for one line; "" where the supervisor went without a word."""
+        while not self.closed and b"\n" not in self._rest:
+            self._take()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def read_lines(self) -> list[str]:
+        """The whole lines that have come, waiting for at most one read."""
+        self._take()
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line.decode() for line in lines]
+
+    def wait(self, timeout_s: float) -> list[str]:
+        """Lines that come within `timeout_s` seconds; at once when one is there."""
+        if self.closed:
+            raise BrokenPipeError("the supervisor is gone")
+        if select.select([self._descriptor], [], [], timeout_s)[0]:
+            return self.read_lines()
+        return []
+
+    def _take(self) -> None:
+        chunk = os.read(self._descriptor, 65536)
+        self.closed = not chunk
+        self._rest += chunk

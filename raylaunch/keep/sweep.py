@@ -1,0 +1,46 @@
+"""The end of the workers on every node of a cluster that others use, too: asked for through Ray, then by their mark."""
+
+from typing import Any
+
+from raylaunch import cluster, output, processes
+from raylaunch.driver import Driver
+from raylaunch.keep import MARK_VARIABLE
+
+_PATIENCE_S = 6.0
+"""Ray kills a worker that does not go, a stopped one too, five seconds after its placement group is gone (2.60)."""
+_ANSWER_S = 10.0
+_TITLE = "Worker"
+"""In the title of a process that carries a rank ("ray::RayWorkerProc.run"), and not in that of Ray's idle ones."""
+
+
+def end_workers(driver: Driver, mark: str) -> None:
+    """Give the reservation back and see the workers of this start gone from every living node; kill those left.
+
+    A node that does not answer is left to Ray: it ends its workers when it finds their job gone.
+    """
+    import ray
+    from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if driver.reservation is None or not ray.is_initialized():
+        return
+    placed = {place.node.node_id for place in driver.reservation.places}
+    cloudpickle.register_pickle_by_value(processes)
+    try:
+        driver.reservation.release()
+        kill = ray.remote(num_cpus=0, max_retries=0)(processes.kill_marked)
+        asked: dict[Any, str] = {
+            kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
+                MARK_VARIABLE, mark, _PATIENCE_S, _TITLE
+            ): node.ip
+            for node in cluster.list_nodes()
+            if node.node_id in placed
+        }
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+        for answer in done:
+            if pids := ray.get(answer):
+                output.say(f"node {asked[answer]}: had to kill workers {', '.join(map(str, pids))}")
+    except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:
+        output.say(f"Ray did not help to end the workers ({type(error).__name__}); it ends them by itself")
+    finally:
+        cloudpickle.unregister_pickle_by_value(processes)

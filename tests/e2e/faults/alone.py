@@ -1,0 +1,130 @@
+"""The same faults under vLLM's own server: started anew for each, since it does not come back by itself."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.private_ray import PrivateRay
+from raylaunch.rehearsal import plan
+from raylaunch.rehearsal.standin import Shape, write_standin
+
+from .. import harness
+from .clients import Clients
+from .table import Alone
+
+PATIENCE_S = 45.0
+"""vLLM's own limit is 300 s (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): nobody waits that long here."""
+
+
+@dataclass
+class Bare:
+    """A running vLLM server on two Ray nodes."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    home: Path
+    model: str
+    log: Path
+    environ: dict[str, str]
+
+    def find(self, *words: str) -> int:
+        """The pid of the first process whose command line or log prefix has all these words."""
+        for pid in sorted(harness.list_processes(self.home)):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+                if all(word in command for word in words):
+                    return pid
+        raise AssertionError((words, harness.list_processes(self.home)))
+
+    def find_rank(self, rank: int) -> int:
+        """The pid of a rank, as Ray's head knows it."""
+        script = (
+            "import os, ray; from ray._private.state import state;"
+            "ray.init(address=os.environ['RAY_ADDRESS'], log_to_driver=False, configure_logging=False);"
+            f"print(next(a['Pid'] for a in state.actor_table(None).values() if a['Name'].endswith('_TP{rank % 2}"
+            f"_PP{rank // 2}') and a['State'] == 'ALIVE'))"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ | self.environ
+        )
+        return int(found.stdout.split()[-1])
+
+
+@contextlib.contextmanager
+def bare_vllm(folder: Path) -> Iterator[Bare]:
+    """vLLM's own server, ready; nothing of it is left afterwards."""
+    model = str(write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4)))
+    home = folder / "bare"
+    home.mkdir(exist_ok=True)
+    env_vars = {**plan.make_environment("cpu", 4), **plan.stay_on_loopback("cpu"), harness.MARK: str(home)}
+    ray = PrivateRay.start(nodes=2, gpus_per_node=2, env_vars=env_vars)
+    port = harness.find_free_port()
+    environ = {**env_vars, "RAY_ADDRESS": ray.address, "VLLM_RPC_BASE_PATH": str(ray.folder)}
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", model, "--tensor-parallel-size", "2", "--pipeline-parallel-size", "2", "--dtype", "float32",
+        "--distributed-executor-backend", "ray", "--enforce-eager", "--max-model-len", "1024",
+        "--kv-cache-memory-bytes", "33554432",
+    ]  # fmt: skip
+    log = folder / "bare.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    bare = Bare(process, f"http://127.0.0.1:{port}", home, model, log, environ)
+    try:
+        until = time.monotonic() + harness.READY_DEADLINE_S
+        while True:
+            clients = Clients(bare.url, model)
+            clients.start(streaming=0, whole=1, max_tokens=2)
+            clients.wait()
+            if clients.sent[0].tokens == 2:
+                break
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        yield bare
+    finally:
+        for pid in harness.list_processes(home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        ray.stop()
+
+
+def strike(bare: Bare, number: signal.Signals, pid: int) -> Alone:
+    """Put requests in flight, strike, and look what becomes of clients and server within our patience."""
+    clients = Clients(bare.url, bare.model, deadline_s=PATIENCE_S)
+    clients.start(streaming=2, whole=1)
+    struck = time.monotonic()
+    os.kill(pid, number)
+    last = clients.wait(PATIENCE_S + 10) - struck
+    hung = any(sent.error == "TIMED OUT" for sent in clients.sent)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        bare.process.wait(timeout=10)
+    status = bare.process.poll()
+    if status is None:
+        became = f"/health {read_health(bare.url)}, never serves again"
+    else:
+        became = f"ended with exit code {status}"
+    return Alone(None if hung else last, became)
+
+
+def read_health(url: str) -> str:
+    host, _, port = url.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return str(connection.getresponse().status)
+    except OSError as error:
+        return type(error).__name__
+    finally:
+        connection.close()

@@ -1,0 +1,153 @@
+"""The stage of the fault suite: TP=2 x PP=2 of a tiny model over two private Ray nodes, served, struck, measured."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raylaunch.rehearsal.standin import Shape, write_standin
+
+from .. import harness
+from .clients import Clients, Hammer
+
+MODEL = "example/stand-in"
+PROGRESS_LIMIT_S = 8.0
+_EVERYTHING_S = 300.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault, measured."""
+
+    fault: str
+    kind: str
+    """"death", "wedge" or "none" (nothing may happen to clients)."""
+    last_client_s: float
+    """From the strike until the last waiting client had its answer or error."""
+    told: str
+    """How the clients ended, counted."""
+    ready_s: float
+    """From the strike until a completion came back again."""
+    first_ready_s: float
+    left: tuple[str, ...]
+    """Processes of the engine before that are still there."""
+
+    @property
+    def ratio(self) -> float:
+        """Ready again against the first start."""
+        return self.ready_s / self.first_ready_s
+
+
+def write_launch(folder: Path, **keep: float) -> Path:
+    """The launch of the suite; its model lies beside it."""
+    write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4))
+    block = {"progress_limit_s": PROGRESS_LIMIT_S, "canary_s": 5, "drain_s": 20} | keep
+    launch = folder / "launch.yaml"
+    launch.write_text(f"""\
+model: {{repo: {MODEL}, path: {folder / "model"}}}
+cluster: {{nodes: 2, gpus_per_node: 2, local: true}}
+engine:
+  tensor_parallel_size: 2
+  pipeline_parallel_size: 2
+  dtype: float32
+  enforce_eager: true
+  max_model_len: 1024
+  kv_cache_memory_bytes: 33554432
+keep: {json.dumps(block)}
+""")
+    return launch
+
+
+class Stage:
+    """A service under fault."""
+
+    def __init__(self, served: harness.Serving, hammer: Hammer, launch: Path) -> None:
+        self.served, self.hammer, self.launch = served, hammer, launch
+        self.first_ready_s = 0.0
+        self._ready_count = 0
+
+    def wait_first(self, began: float) -> None:
+        """Wait for the first start."""
+        self.served.wait_ready()
+        self.first_ready_s = time.monotonic() - began
+
+    def record(self) -> dict[str, Any]:
+        """The service's own record."""
+        (path,) = self.served.home.glob("services/*/service.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def find_rank(self, rank: int) -> int:
+        """The pid of a rank."""
+        return next(int(entry["pid"]) for entry in self.record()["ranks"] if entry["rank"] == rank)
+
+    def find(self, *words: str) -> int:
+        """The pid of the one process of this service whose command line has all these words."""
+        found = []
+        for pid in harness.list_processes(self.served.home):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+                found += [pid] if all(word in command for word in words) else []
+        assert len(found) == 1, (words, harness.list_processes(self.served.home))
+        return found[0]
+
+    def strike(self, fault: str, kind: str, hit: Callable[["Stage"], None]) -> Row:
+        """Put requests in flight, strike, and measure until it serves again."""
+        clients = Clients(self.served.url, MODEL)
+        clients.start(streaming=2, whole=1)
+        before = {pid for pid in harness.list_processes(self.served.home) if pid != self.served.process.pid}
+        again = self.served.text().count("again at http")
+        struck = time.monotonic()
+        hit(self)
+        last = clients.wait()
+        until = time.monotonic() + _EVERYTHING_S
+        while kind != "none" and self.served.text().count("again at http") == again:
+            assert self.served.process.poll() is None, self.served.text()
+            assert time.monotonic() < until, self.served.text()
+            time.sleep(0.1)
+        ready_s = time.monotonic() - struck
+        self.ask()
+        left = {} if kind == "none" else {
+            pid: command for pid, command in harness.list_processes(self.served.home).items() if pid in before
+        }  # fmt: skip
+        row = Row(
+            fault, kind, last - struck, clients.describe(), ready_s, self.first_ready_s, tuple(map(str, left.items()))
+        )
+        print(row)
+        return row
+
+    def ask(self) -> None:
+        """One completion has to come back."""
+        clients = Clients(self.served.url, MODEL)
+        clients.start(streaming=0, whole=1, max_tokens=2)
+        clients.wait()
+        assert clients.sent[0].tokens == 2, clients.describe()
+
+
+@contextlib.contextmanager
+def stage(folder: Path, **keep: float) -> Iterator[Stage]:
+    """Serve, with a hammer on the port from the first second to the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    launch = write_launch(folder, **keep)
+    began = time.monotonic()
+    with harness.serving(folder / "home", str(launch)) as served, Hammer(served.url) as hammer:
+        one = Stage(served, hammer, launch)
+        one.wait_first(began)
+        yield one
+
+
+def kill_rank(rank: int) -> Callable[[Stage], None]:
+    return lambda stage: os.kill(stage.find_rank(rank), signal.SIGKILL)
+
+
+def stop_rank(rank: int) -> Callable[[Stage], None]:
+    return lambda stage: os.kill(stage.find_rank(rank), signal.SIGSTOP)
+
+
+def send(number: signal.Signals, *words: str) -> Callable[[Stage], None]:
+    return lambda stage: os.kill(stage.find(*words), number)

@@ -1,0 +1,76 @@
+"""A node's network is cut, for ten seconds and for good: two hosts in namespaces, struck by their cable."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rig.host import wait_until
+from tests.rig.rig import Rig, start_rig
+from tests.rig.test_by_hand import SERVE, type_on
+
+from .clients import Clients
+from .stage import PROGRESS_LIMIT_S
+from .test_faults import SLACK_S
+
+pytestmark = [pytest.mark.engine, pytest.mark.rig, pytest.mark.root, pytest.mark.faults, pytest.mark.whole]
+ROOT = Path(__file__).parents[3]
+MODEL = "unsloth/DeepSeek-R1-Distill-Llama-70B"
+KEEP = f"--set keep.progress_limit_s={PROGRESS_LIMIT_S} --set keep.canary_s=5"
+
+
+@pytest.fixture
+def bare_hosts(tmp_path: Path) -> Iterator[Rig]:
+    with start_rig(tmp_path / "hosts", with_docker=False, shared=(ROOT, Path(sys.base_prefix))) as rig:
+        yield rig
+
+
+@pytest.mark.timeout(1200)
+def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
+    """Clients are told within the progress limit; a node that comes back is used, one that stays away is named."""
+    head, worker = bare_hosts.head, bare_hosts.workers[0]
+    join = f"ray start --address={head.address}:6379 --num-gpus=2"
+    type_on(head, "ray start --head --port=6379 --num-gpus=2")
+    type_on(worker, join)
+    type_on(head, f"({SERVE} {KEEP}; echo exit $?) </dev/null >/tmp/serve.txt 2>&1 & sleep 0.1")
+
+    def count(words: str) -> int:
+        text = head.run("cat /tmp/serve.txt").stdout
+        assert "exit" not in text, text
+        return text.count(words)
+
+    def in_flight() -> Clients:
+        clients = Clients(f"http://{head.address}:8080", MODEL)
+        clients.start(streaming=2, whole=1)
+        return clients
+
+    def read_status() -> dict[str, object]:
+        found: dict[str, object] = json.loads(type_on(head, "raylaunch status --json 2>/dev/null"))
+        return found
+
+    wait_until(lambda: count("ends it") == 1, "the service", 400)
+    clients = in_flight()
+    cut = time.monotonic()
+    with worker.cut_off():
+        last_s = clients.wait() - cut
+        time.sleep(max(0.0, 10.0 - (time.monotonic() - cut)))
+    print(f"cable out for 10 s: last client after {last_s:.1f} s; {clients.describe()}")
+    assert last_s < PROGRESS_LIMIT_S + 5.0 + SLACK_S
+    wait_until(lambda: count("again at http") == 1, "serving again", 400)
+    print(f"cable out for 10 s: ready again after {time.monotonic() - cut:.1f} s")
+
+    clients = in_flight()
+    cut = time.monotonic()
+    with worker.cut_off():
+        last_s = clients.wait() - cut
+        print(f"cable out for good: last client after {last_s:.1f} s; {clients.describe()}")
+        assert last_s < PROGRESS_LIMIT_S + 5.0 + SLACK_S
+        wait_until(lambda: f"node {worker.address} gone since" in str(read_status()["note"]), "the node's name", 300)
+    type_on(worker, f"ray stop --force; {join}")  # what systemd does for it
+    wait_until(lambda: count("again at http") == 2, "serving again", 400)
+    print(f"cable out for good: ready again after {time.monotonic() - cut:.1f} s")
+    assert "stopped" in type_on(head, "raylaunch stop")
+    assert "RayWorkerProc" not in worker.run("ps ax").stdout

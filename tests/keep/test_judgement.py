@@ -1,0 +1,138 @@
+"""What is seen becomes a verdict: progress, back-off, causes; and nothing secret is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import launches
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from raylaunch.errors import LaunchFileError
+from raylaunch.keep import incident as incidents
+from raylaunch.keep import watch
+from raylaunch.keep.figures import Figures, to_text
+from raylaunch.keep.incident import find_secrets, hide
+from raylaunch.keep.recovery import Recovery
+from raylaunch.keep.unit import make_unit
+from raylaunch.keep.watch import Progress, Trouble
+
+
+def pulse(running: int, moves: int) -> dict[str, Any]:
+    return {"running": running, "moves": moves, "dead": False}
+
+
+def test_progress_counts_only_while_requests_run() -> None:
+    progress = Progress(0.0)
+    progress.take(pulse(0, 0), 100.0)
+    assert progress.age_s(100.0) == 0
+    progress.take(pulse(3, 0), 101.0)
+    assert progress.age_s(105.0) == pytest.approx(4.0)
+    progress.take(pulse(3, 5), 106.0)
+    assert progress.age_s(106.5) == pytest.approx(0.5)
+    progress.take(pulse(3, 5), 150.0)
+    assert progress.age_s(150.0) == pytest.approx(44.0)
+    progress.take(pulse(0, 5), 151.0)
+    assert progress.age_s(200.0) == 0
+
+
+def begin_incident(what: str) -> incidents.Incident:
+    return incidents.begin(8080, "a/b", Trouble("start", what, "mend it"), 2)
+
+
+def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
+    recovery = Recovery(5)
+    waits = []
+    for pid in range(4):
+        what = f"rank died (pid {pid})"
+        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+        waits.append(recovery.wait_s())
+    assert waits == [1, 2, 4, 8]
+    assert not recovery.note_failure(begin_incident("x"), Trouble("start", "rank died (pid 77)"), was_serving=False)
+    assert "5 starts in a row failed for one cause: rank died" in recovery.give_up().what
+    assert {entry.outcome for entry in incidents.list_incidents()} == {"gave up"}
+
+
+def test_another_cause_or_a_ready_engine_begins_anew() -> None:
+    recovery = Recovery(2)
+    for what in ("a", "b", "a", "b"):
+        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+    recovery.note_ready()
+    assert recovery.wait_s() == 0
+    assert recovery.note_failure(begin_incident("b"), Trouble("start", "b"), was_serving=False)
+    assert recovery.note_failure(begin_incident("c"), Trouble("worker", "c"), was_serving=True)
+    assert recovery.wait_s() == 0
+
+
+def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
+    """As Ray 2.60 told it after kill -9 of one rank: EngineCore then ended the others."""
+    killed = "The actor is dead because it was killed by `ray.kill`."
+    unexpected = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the "
+        "process was killed by the OOM killer due to high memory usage"
+    )
+    dead = [
+        {"rank": 0, "ip": "10.0.0.1", "pid": 10, "why": killed, "ended_at": 100},
+        {"rank": 2, "ip": "10.0.0.2", "pid": 12, "why": unexpected, "ended_at": 101},
+    ]
+    found = watch.judge_ray({"gone": [], "dead": dead})
+    assert found is not None
+    assert found.cause == "worker"
+    assert found.what.startswith("worker rank 2 on node 10.0.0.2 (pid 12) died: killed (most likely signal 9")
+    found = watch.judge_ray({"gone": ["10.0.0.2"], "dead": dead})
+    assert found is not None
+    assert (found.cause, "10.0.0.2" in found.what) == ("node", True)
+    found = watch.judge_ray({"gone": [], "dead": dead[:1]})
+    assert found is not None
+    assert found.cause == "engine"
+    assert watch.judge_ray({}) is None
+
+
+def test_figures_are_prometheus_text() -> None:
+    figures = Figures(state="restarting", restarts=2, gpus_expected=16, throttled=[("10.0.0.1", 3, "thermal")])
+    figures.incidents["worker"] += 1
+    families = {family.name: family for family in text_string_to_metric_families(to_text(figures.to_samples()))}
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert values["raylaunch_up",] == 0
+    assert values["raylaunch_state", "restarting"] == 1
+    assert values["raylaunch_restarts_total",] == 2
+    assert values["raylaunch_incidents_total", "worker"] == 1
+    assert values["raylaunch_gpu_throttled", "10.0.0.1", "3", "thermal"] == 1
+
+
+def test_secrets_are_found_and_hidden() -> None:
+    values = {"server": {"api_key": ["sk-one", "sk-two"], "port": 8080}, "engine": {"hf_token": "hf_abc"}}
+    secrets = find_secrets(values, {"HF_TOKEN": "hf_environ", "PATH": "/bin", "SOME_PASSWORD": "pw"})
+    assert set(secrets) == {"sk-one", "sk-two", "hf_abc", "hf_environ"}
+    assert hide("Bearer sk-one, hf_environ; port 8080", secrets) == "Bearer ********, ********; port 8080"
+
+
+def test_an_incident_is_read_back(tmp_path: Path) -> None:
+    incident = begin_incident("it died").note("ended").close("serving again")
+    assert incidents.find_incident("last") == incident
+    assert incidents.find_incident(incident.id).to_lines()[0].endswith("it died")
+    assert (incident.folder / "incident.json").stat().st_mode & 0o077 == 0
+    assert json.loads((incident.folder / "incident.json").read_text())["requests"] == 2
+
+
+def test_a_folder_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file can be made under a file: told, and the incident goes on in memory."""
+    home = Path("/dev/null")
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(home))
+    assert begin_incident("no room").close("stopped").outcome == "stopped"
+
+
+def test_a_unit_holds_no_secret(tmp_path: Path) -> None:
+    launch = launches.load(launches.write(tmp_path, launches.BASE + "keep: {drain_s: 45}\n"))
+    unit = make_unit(launch, sets=["server.port=8090"], rehearse=False, home=tmp_path, environ={"HF_TOKEN": "hf_x"})
+    assert "Restart=always" in unit
+    assert "--set server.port=8090" in unit
+    assert "TimeoutStopSec=105" in unit
+    assert "hf_x" not in unit
+    with pytest.raises(LaunchFileError, match="secret"):
+        make_unit(launch, sets=["server.api_key=sk-1"], rehearse=False, home=tmp_path, environ={})
