@@ -13,7 +13,7 @@ import fcntl
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,10 +144,10 @@ class Rig:
         self.lock.close()
 
 
-def _take_number() -> tuple[int, IO[str]]:
+def _take_number(numbers: Iterable[int]) -> tuple[int, IO[str]]:
     """A number that no other rig of this machine has, nor anybody's network, and the lock that holds it."""
     _LOCKS.mkdir(exist_ok=True)
-    for number in range(1, 250):
+    for number in numbers:
         lock = (_LOCKS / f"{number}.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,6 +190,7 @@ def start_rig(
     with_docker: bool = True,
     shared: tuple[Path, ...] = (),
     docker_folder: Path | None = None,
+    numbers: Iterable[int] = range(1, 250),
 ) -> Iterator[Rig]:
     """Hosts h1, h2, ... with sshd (and dockerd), all of them gone afterwards.
 
@@ -197,9 +198,10 @@ def start_rig(
         folder: is made, filled with the hosts' disks and the key, and removed; on a real disk (not tmpfs, not overlay)
             where dockerd runs, and with room for as many images as there are hosts.
         docker_folder: docker's own folder of images that every host has from the start, on the same disk.
+        numbers: of which the first free one is taken.
         shared: folders of this machine that the hosts see as they are, though /home, /root, /tmp and /data are theirs.
     """
-    number, lock = _take_number()
+    number, lock = _take_number(numbers)
     folder.mkdir(parents=True)
     rig = Rig(number, folder, lock, shared, docker_folder=docker_folder)
     run_here("ip", "link", "add", rig.bridge, "type", "bridge")

@@ -110,6 +110,6 @@ def test_killed_rig_takes_its_hosts_with_it(tmp_path: Path) -> None:
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate(timeout=60)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the host's end")
-    with start_rig(tmp_path / "next", 1, with_docker=False) as rig:
-        assert rig.number == int(number)
-    assert list_traces(rig.number) == []
+    with start_rig(tmp_path / "next", 1, with_docker=False, numbers=[int(number)]) as rig:
+        assert rig.head.run("hostname").stdout == "h1\n"
+    assert list_traces(int(number)) == []
