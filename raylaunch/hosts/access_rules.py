@@ -1,11 +1,10 @@
 """Can Ray's launcher get in everywhere: key, ssh, login shell, names, sudo, and from the head to the workers."""
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 from raylaunch.clusterfile import ClusterFile
-from raylaunch.hosts.look import SSH_PORT, HostFacts, Look
+from raylaunch.hosts.look import SSH_PORT, HostFacts, Look, is_address
 from raylaunch.hosts.ssh import SshFailure
 from raylaunch.hosts.verdicts import HERE, Verdict, ok, red, unknown, warn
 from raylaunch.words import printable
@@ -19,6 +18,8 @@ def judge_access(seen: Look, cluster: ClusterFile) -> Iterator[Verdict]:
     for host, failure in seen.failures.items():
         yield _judge_failure(host, failure, cluster)
         yield unknown("all other checks", host, "it could not be reached by ssh")
+    for host in sorted({*cluster.hosts} - {*seen.failures} - {facts.address for facts in seen.hosts}):
+        yield unknown("all other checks", host, "there is no key to reach it with")
     for facts in seen.hosts:
         yield ok("ssh", facts.address, f"{facts.system.user} is in ({facts.system.distribution})")
         yield _judge_shell(facts)
@@ -148,7 +149,7 @@ def _judge_name(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     host, name, section = facts.address, facts.system.hostname, facts.name
     words = section.text.split()
     took = next((word.removeprefix("ms=") for word in words if word.startswith("ms=")), "")
-    line = f"{host if _is_address(host) else 'ADDRESS'} {name}"
+    line = f"{host if is_address(host) else 'ADDRESS'} {name}"
     command = f'echo "{line}" | {facts.system.sudo}tee -a /etc/hosts'
     if section.status != 0:
         return red(
@@ -156,7 +157,7 @@ def _judge_name(facts: HostFacts, cluster: ClusterFile) -> Verdict:
             host,
             f"its own name {name} does not resolve there: Ray waits 10 s at each look-up",
             command,
-            mend=command if _is_address(host) else "",
+            mend=command if is_address(host) else "",
         )
     if took.isdigit() and int(took) > _SLOW_NAME_MS:
         return warn("hostname", host, f"its own name {name} takes {int(took) / 1000:.0f} s to resolve there", command)
@@ -169,14 +170,6 @@ def _judge_name(facts: HostFacts, cluster: ClusterFile) -> Verdict:
             "add `-e GLOO_SOCKET_IFNAME=...` to docker.run_options (configs/two-node.yaml works it out on each host)",
         )
     return ok("hostname", host, "resolves")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _judge_sudo(facts: HostFacts) -> Verdict:
@@ -195,8 +188,9 @@ def _judge_sudo(facts: HostFacts) -> Verdict:
 
 def _judge_from_head(seen: Look, cluster: ClusterFile) -> Iterator[Verdict]:
     head = next((facts for facts in seen.hosts if facts.address == cluster.head_ip), None)
+    reached = {facts.address for facts in seen.hosts}
     for worker in cluster.worker_ips:
-        if worker in seen.failures:
+        if worker not in reached:
             continue
         if head is None or worker not in seen.from_head:
             yield unknown("head to worker", worker, "the head could not be reached, or there is no key to hand to it")

@@ -6,7 +6,9 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from raylaunch import clusterports
 from raylaunch.clusterfile import ClusterFile
@@ -149,6 +151,15 @@ def make_facts(address: str, probe: facts.Probe, network: Network | None) -> Hos
     )
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is named by a number, and not by a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def list_ports(cluster: ClusterFile, host: str) -> tuple[int, ...]:
     """Ports of a host that the other hosts have to reach."""
     own = clusterports.HEAD if host == cluster.head_ip else ()
@@ -157,9 +168,12 @@ def list_ports(cluster: ClusterFile, host: str) -> tuple[int, ...]:
 
 async def _look_at_network(cluster: ClusterFile, sessions: Sequence[Session]) -> list[Network | None]:
     """Have all hosts listen, and when all do, have each try all the others."""
-    listening = await asyncio.gather(
-        *(session.order({"address": session.host, "ports": list_ports(cluster, session.host)}) for session in sessions)
-    )
+
+    def listen(host: str) -> dict[str, Any]:
+        # A name may be loopback on its own host: there every address is listened on.
+        return {"address": host if is_address(host) else "", "ports": list_ports(cluster, host)}
+
+    listening = await asyncio.gather(*(session.order(listen(session.host)) for session in sessions))
     there = {session.host for session, answer in zip(sessions, listening, strict=True) if answer}
 
     async def knock(session: Session, mine: dict[str, list[int]] | None) -> Network | None:

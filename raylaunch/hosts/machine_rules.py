@@ -12,8 +12,8 @@ _IMAGE_GIB = 40
 """vLLM's image unpacked (about 30 GB), while its compressed layers still lie beside it."""
 _SPARE_GIB = 2
 """For logs and what containers write, where the image is there."""
-_RAM_RED_GIB, _RAM_PER_GPU_GIB = 8, 2
-"""A raylet and one engine worker; then each further worker."""
+_RAM_RED_GIB, _RAM_PER_GPU_GIB = 4, 1
+"""Ray and one engine worker; then each further worker. What lies below is told, not what is comfortable."""
 _SHM_GIB = 1
 """Below this, NCCL and vLLM's message queues fail as with docker's own 64 MB."""
 _CLOCK_WARN_S, _CLOCK_RED_S = 2.0, 30.0

@@ -95,4 +95,5 @@ def main() -> None:
             answer({"clock": clock, "results": knock(order["targets"], order["wait_s"])})
 
 
-main()
+if __name__ == "__main__":
+    main()

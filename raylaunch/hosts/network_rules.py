@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from raylaunch import clusterports
 from raylaunch.clusterfile import ClusterFile
-from raylaunch.hosts.look import HostFacts, list_ports
+from raylaunch.hosts.look import HostFacts, is_address, list_ports
 from raylaunch.hosts.verdicts import Verdict, ok, red, unknown, warn
 
 _SLOW_MBIT_S = 10_000
@@ -111,7 +111,7 @@ def _judge_links(hosts: Sequence[HostFacts]) -> Iterator[Verdict]:
             continue
         link = f"{route.link}, MTU {route.mtu}"
         usual = mtus.most_common(1)[0][0] if mtus else None
-        if _is_number(host) and route.source not in (None, host):
+        if is_address(host) and route.source not in (None, host):
             yield warn(
                 "network",
                 host,
@@ -138,7 +138,3 @@ def _judge_links(hosts: Sequence[HostFacts]) -> Iterator[Verdict]:
             )
         else:
             yield ok("network", host, f"{link}, {route.speed_mbit_s / 1000:g} Gbit/s")
-
-
-def _is_number(host: str) -> bool:
-    return host.replace(".", "").isdigit() or ":" in host

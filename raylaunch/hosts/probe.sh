@@ -47,7 +47,8 @@ say system "$(. /etc/os-release; echo "id=$ID"; echo "like=$ID_LIKE"; echo "name
     echo "hook=$(command -v nvidia-container-runtime-hook || command -v nvidia-ctk)")"
 say memory "$(cat /proc/meminfo)"
 say sockets "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
-route=$(ip -o route get "$peer" 2>&1); status=$?
+set -- $(getent ahosts "$peer") # a name, or an address that stays what it is
+route=$(ip -o route get "${1:-$peer}" 2>&1); status=$?
 link=$(sed -n 's/.* dev \([^ ]*\).*/\1/p' <<<"$route")
 printf '\n%s route\n%s\nlink=%s\nmtu=%s\nspeed=%s\n%s = %s\n' "$mark" "$route" "$link" \
     "$(cat "/sys/class/net/$link/mtu" 2>/dev/null)" "$(cat "/sys/class/net/$link/speed" 2>/dev/null)" "$mark" "$status"

@@ -107,6 +107,8 @@ async def _probe(
         status = await process.wait()
         stderr.seek(0)
         return _explain(text, stderr.read().decode(errors="replace"), status)
+    if not lines[-1].startswith(last):
+        return SshFailure("slow", "the session broke off in the middle of the probe")
     end = lines[-1].decode(errors="replace").strip()
     return Session(host, split(text, mark), end.removeprefix(last.decode()).strip(), process)
 
