@@ -65,6 +65,7 @@ def run_vllm(
         "requests_ok": told["completed"],
         "duration_s": told["duration"],
         "input_tokens": told["total_input_tokens"],
+        "ttft_mean_ms": told["mean_ttft_ms"],
         "ttft_p50_ms": told["median_ttft_ms"],
         "ttft_p99_ms": told["p99_ttft_ms"],
         "tpot_p50_ms": told["median_tpot_ms"],
