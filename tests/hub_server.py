@@ -1,5 +1,6 @@
 """A model hub on loopback: real HTTP, as much of the Hugging Face Hub's API as its client asks for."""
 
+import functools
 import hashlib
 import json
 import re
@@ -125,14 +126,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _describe(self, name: str) -> dict[str, Any]:
         body = self.hub.files[name]
+        sha256, git_id = _hash(body)
         entry: dict[str, Any] = {
             "type": "file",
             "path": name,
             "size": self.hub.claimed_size or len(body),
-            "oid": _git_id(body),
+            "oid": git_id,
         }
         if name.endswith(".safetensors"):
-            entry["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}
+            entry["lfs"] = {"oid": sha256, "size": len(body), "pointerSize": 134}
         return entry
 
     def _send_file(self, name: str, *, with_body: bool) -> None:
@@ -154,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_content(name, with_body=with_body)
 
     def _send_content(self, name: str, *, with_body: bool) -> None:
-        body = self.hub.sends_instead.get(name, self.hub.files[name])
-        tag = hashlib.sha256(body).hexdigest() if name.endswith(".safetensors") else _git_id(body)
+        body = memoryview(self.hub.sends_instead.get(name, self.hub.files[name]))
+        tag = hashlib.sha256(name.encode()).hexdigest()
         ranged = self.asked.range is not None and self.hub.knows_ranges
         start = self.asked.start if ranged else 0
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
@@ -164,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body[start:], with_body=with_body, status=206 if ranged else 200, headers=headers, is_file=True)
 
     def _send(
-        self, body: bytes, *, with_body: bool, status: int = 200, headers: dict[str, str] | None = None,
+        self, body: bytes | memoryview, *, with_body: bool, status: int = 200, headers: dict[str, str] | None = None,
         is_file: bool = False,
     ) -> None:  # fmt: skip
         self.send_response(status)
@@ -189,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client is gone: a test of interruptions wants that
 
-    def _write(self, body: bytes, pace_bytes_s: float | None = None) -> None:
+    def _write(self, body: bytes | memoryview, pace_bytes_s: float | None = None) -> None:
         view = memoryview(body)
         while view:
             piece, view = view[:_WRITE_BYTES], view[_WRITE_BYTES:]
@@ -203,5 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"{}", with_body=self.command == "GET", status=status, headers=headers)
 
 
-def _git_id(body: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+@functools.lru_cache
+def _hash(body: bytes) -> tuple[str, str]:
+    """SHA-256 of a file, and git's id of it."""
+    return hashlib.sha256(body).hexdigest(), hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()

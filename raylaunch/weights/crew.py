@@ -121,6 +121,10 @@ class RayCrew:
         """The porter's actor handle."""
         return self._handles[node][lane]
 
+    def find_folder(self, node: ClusterNode) -> Path:  # noqa: ARG002 (a benchmark's nodes share one file system)
+        """The model's path on a node: the same everywhere."""
+        return self.folder
+
     def _list(self) -> dict[str, ClusterNode]:
         from raylaunch import cluster
 
@@ -140,7 +144,7 @@ class RayCrew:
                 max_restarts=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
             )
-            .remote(str(self.folder))
+            .remote(str(self.find_folder(node)))
         )
 
     def _end(self, handle: Any) -> None:

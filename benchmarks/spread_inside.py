@@ -1,0 +1,138 @@
+"""What `benchmarks.spread` runs on the head's host: pulls one after the other, a line of JSON for each."""
+
+import argparse
+import asyncio
+import json
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raylaunch import cluster
+from raylaunch.cluster import ClusterNode
+from raylaunch.weights.crew import RayCrew
+from raylaunch.weights.hub import HubAccess
+from raylaunch.weights.pull import pull
+from raylaunch.weights.survey import Order
+
+REPO = "bench/model"
+
+
+class Silent:
+    """Reports to nobody."""
+
+    def say(self, line: str) -> None: ...
+
+    def show(self, lines: Sequence[str]) -> None: ...
+
+
+class FolderCrew(RayCrew):
+    """Porters whose folders differ: for two nodes that see one file system."""
+
+    def __init__(self, folder: Path, *, lanes: int | None, folders: Sequence[Path]) -> None:
+        super().__init__(folder, lanes=lanes)
+        self._left = list(folders)
+        self._chosen: dict[str, Path] = {}
+
+    def find_folder(self, node: ClusterNode) -> Path:
+        if not self._left and not self._chosen:
+            return self.folder
+        if node.node_id not in self._chosen:
+            self._chosen[node.node_id] = self._left.pop(0)
+        return self._chosen[node.node_id]
+
+
+@dataclass
+class StorePeak:
+    """Largest use of any node's object store while the block runs, in bytes."""
+
+    peak: int = 0
+
+    def __enter__(self) -> "StorePeak":
+        from ray._private import internal_api
+
+        nodes = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
+        self._over = threading.Event()
+
+        def look() -> None:
+            while not self._over.wait(0.3):
+                for address, port in nodes:
+                    stats = internal_api.node_stats(address, port, include_memory_info=False)
+                    self.peak = max(self.peak, stats.store_stats.object_store_bytes_used)
+
+        self._thread = threading.Thread(target=look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def read_busy_s() -> float:
+    """CPU seconds that this machine's cores were busy."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _wait, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / 100
+
+
+async def pull_once(order: Order, crew: RayCrew, *, keep: str | None) -> dict[str, Any]:
+    """One pull by fresh porters, and the folders removed again, but on the node `keep`."""
+    began = time.monotonic()
+    nodes = crew.refresh()
+    every = [(node, lane) for node in nodes for lane in range(crew.lanes)]
+    await asyncio.gather(*(crew.call(node, "look", lane=lane) for node, lane in every))
+    started_s = time.monotonic() - began
+    busy = read_busy_s()
+    with StorePeak() as store:
+        result = await pull(order, crew, Silent())
+    busy = read_busy_s() - busy
+    received = result.from_hub_bytes + result.from_peers_bytes
+    used = {at: await crew.call(at[0], "measure", lane=at[1]) for at in every}
+    heaps = {node: sum(rss for (name, _), (_, rss) in used.items() if name == node) for node in nodes}
+    for node in nodes:
+        if node != keep:
+            await crew.call(node, "remove")
+    return {
+        "seconds": result.seconds,
+        "porters_up_s": started_s,
+        "bytes": result.total_bytes,
+        "from_hub_bytes": result.from_hub_bytes,
+        "cpu_s_per_gb": busy / (received / 1e9),
+        "peak_store_bytes": store.peak,
+        "peak_memory_bytes": store.peak + max(heaps.values()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--folders", nargs="*", type=Path, default=[], help="a folder for each node, the head first")
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--lanes", type=int, nargs="+", default=[1])
+    parser.add_argument("--hub", default="http://127.0.0.1:9")
+    parser.add_argument("--nobody-has-it", action="store_true")
+    options = parser.parse_args()
+    cluster.join(options.address, env_vars={})
+    order = Order(REPO, None, options.folder, HubAccess(options.hub))
+    nodes = cluster.wait_for_gpus(nodes=options.nodes, gpus_per_node=1, wait_s=60, report=lambda _: None)
+    keep = None if options.nobody_has_it else nodes[0].ip
+    for lanes in options.lanes:
+        runs = []
+        for _ in range(options.repeat):
+            crew = FolderCrew(options.folder, lanes=lanes, folders=options.folders)
+            runs.append(asyncio.run(pull_once(order, crew, keep=keep)))
+            time.sleep(1)
+        median = statistics.median(run["seconds"] for run in runs)
+        print(json.dumps({"lanes": lanes, "median_s": median, "runs": runs}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
