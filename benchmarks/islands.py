@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from raylaunch import processes, raysettings
 
 HEAD_PORT = 6391
 _NETWORK = "10.91.7"
+GATEWAY = f"{_NETWORK}.254"
 _START_S = 90.0
 _STOP_S = 15.0
 _QUIET = {
@@ -42,6 +43,14 @@ class Island:
         """Its address on the bridge."""
         return f"{_NETWORK}.{self.number}"
 
+    def find(self, path: Path) -> Path:
+        """A path of this island as this machine reaches it."""
+        return Path(f"/proc/{self.keeper.popen.pid}/root", *path.parts[1:])
+
+    def list_pids(self) -> list[int]:
+        """All processes in it but the one that holds it."""
+        return [pid for pid in _list_pids(self.namespace) if pid != self.keeper.popen.pid]
+
     def command(self, arguments: Sequence[str]) -> list[str]:
         """`arguments` as a command that runs in this island."""
         target = f"--target={self.keeper.popen.pid}"
@@ -55,8 +64,6 @@ class Islands:
     data: Path
     """The folder that is a file system of its own in each."""
     scratch: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Of the raylets, over this process's own."""
     islands: list[Island] = field(default_factory=list)
 
     @property
@@ -77,11 +84,22 @@ class Islands:
         with log.open("wb") as output:
             island.ray = processes.Child.start(
                 island.command(command),
-                environment={**os.environ, **_QUIET, **raysettings.SPREAD, **self.environment},
+                environment={**os.environ, **_QUIET, **raysettings.SPREAD},
                 output=output,
             )
         if not processes.wait_until(lambda: "Ray runtime started" in log.read_text(errors="replace"), _START_S):
             raise RuntimeError(f"no Ray on {island.ip}:\n{log.read_text(errors='replace')[-2000:]}")
+
+    def wait_alive(self, count: int) -> None:
+        """Wait until the head counts so many living nodes: of one that was killed it learns a little later."""
+        code = (
+            "import ray, sys, time; ray.init(address=sys.argv[1], log_to_driver=False)\n"
+            "while sum(node['Alive'] for node in ray.nodes()) != int(sys.argv[2]): time.sleep(0.1)"
+        )
+        waiting = self.run(self.islands[0], [sys.executable, "-c", code, self.address, str(count)])
+        text, _ = waiting.communicate(timeout=_START_S)
+        if waiting.returncode:
+            raise RuntimeError(text)
 
     def run(self, island: Island, arguments: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
         """Start a command in an island, its output piped."""
@@ -97,10 +115,9 @@ class Islands:
     def kill_ray(self, island: Island) -> None:
         """Kill the island's Ray node with all it started, as a power cut would."""
         assert island.ray is not None
-        for pid in _list_pids(island.namespace):
-            if pid != island.keeper.popen.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
+        for pid in island.list_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
         island.ray.popen.wait()
         island.ray = None
 
@@ -112,7 +129,8 @@ def islands(
     *,
     link_mbit: float | None = None,
     bare: int = 0,
-    environment: Mapping[str, str] | None = None,
+    data_mib: int = 8192,
+    is_reachable: bool = False,
 ) -> Iterator[Islands]:
     """Hosts with Ray, all gone at the end of the block.
 
@@ -121,16 +139,17 @@ def islands(
         data: folder that is a file system of its own in each; made if it is not there.
         link_mbit: rate of each host's link in either direction; None leaves it free.
         bare: hosts behind them without Ray.
-        environment: of the raylets.
+        data_mib: size of each file system.
+        is_reachable: give this machine the address GATEWAY on their bridge.
     """
     prefix = f"isle{os.getpid() % 10000}"
     data.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="isles-"))  # short: Ray's sockets live under it (107 bytes at most)
-    made = Islands(data, scratch, environment or {})
+    made = Islands(data, scratch)
     try:
-        _make_bridge(prefix)
+        _make_bridge(prefix, is_reachable=is_reachable)
         for number in range(1, count + bare + 1):
-            made.islands.append(_make_island(prefix, number, data, link_mbit))
+            made.islands.append(_make_island(prefix, number, data, data_mib, link_mbit))
         for island in made.islands[:count]:
             made.start_ray(island)
         yield made
@@ -156,14 +175,19 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-def _make_bridge(prefix: str) -> None:
+def _make_bridge(prefix: str, *, is_reachable: bool) -> None:
     middle = f"{prefix}-0"
     _ip("netns", "add", middle)
     for step in (["link", "set", "lo", "up"], ["link", "add", "br0", "type", "bridge"], ["link", "set", "br0", "up"]):
         _ip("-n", middle, *step)
+    if is_reachable:
+        _ip("link", "add", prefix, "type", "veth", "peer", "name", "out", "netns", middle)
+        _ip("-n", middle, "link", "set", "out", "master", "br0", "up")
+        _ip("addr", "add", f"{GATEWAY}/24", "dev", prefix)
+        _ip("link", "set", prefix, "up")
 
 
-def _make_island(prefix: str, number: int, data: Path, link_mbit: float | None) -> Island:
+def _make_island(prefix: str, number: int, data: Path, data_mib: int, link_mbit: float | None) -> Island:
     own, middle, port = f"{prefix}-{number}", f"{prefix}-0", f"e{number}"
     _ip("netns", "add", own)
     _ip("link", "add", port, "netns", middle, "type", "veth", "peer", "name", "eth0", "netns", own)
@@ -178,10 +202,10 @@ def _make_island(prefix: str, number: int, data: Path, link_mbit: float | None) 
                 ["tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf", *held],
                 check=True,
             )
-    script = 'mount -t tmpfs tmpfs "$1" && echo up && exec sleep infinity'
+    script = 'mount -t tmpfs -o size="$2"m tmpfs "$1" && echo up && exec sleep infinity'
     with tempfile.TemporaryFile() as output:
         keeper = processes.Child.start(
-            ["ip", "netns", "exec", own, "unshare", "--mount", "sh", "-c", script, "sh", str(data)],
+            ["ip", "netns", "exec", own, "unshare", "--mount", "sh", "-c", script, "sh", str(data), str(data_mib)],
             environment=os.environ,
             output=output,
         )

@@ -94,6 +94,7 @@ def spread_over_links(options: argparse.Namespace) -> dict[str, Any]:
         "ratios": sorted(run["seconds"] / one_copy_s for run in runs),
         "from_hub_over_size": max(run["from_hub_bytes"] / run["bytes"] for run in runs),
         "cpu_s_per_gb": statistics.median(run["cpu_s_per_gb"] for run in runs),
+        "porters_cpu_s_per_gb": statistics.median(run["porters_cpu_s_per_gb"] for run in runs),
         "peak_memory_bytes_per_node": max(run["peak_memory_bytes"] for run in runs),
         "peak_store_bytes_per_node": max(run["peak_store_bytes"] for run in runs),
         "porters_up_s": statistics.median(run["porters_up_s"] for run in runs),
@@ -151,6 +152,7 @@ def spread_on_loopback(options: argparse.Namespace) -> dict[str, Any]:
                 "lanes": entry["lanes"],
                 "gb_s": size / 1e9 / entry["median_s"],
                 "cpu_s_per_gb": statistics.median(run["cpu_s_per_gb"] for run in entry["runs"]),
+                "porters_cpu_s_per_gb": statistics.median(run["porters_cpu_s_per_gb"] for run in entry["runs"]),
                 "peak_memory_bytes_per_node": max(run["peak_memory_bytes"] for run in entry["runs"]),
                 "porters_up_s": statistics.median(run["porters_up_s"] for run in entry["runs"]),
             }

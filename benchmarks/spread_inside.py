@@ -88,13 +88,18 @@ async def pull_once(order: Order, crew: RayCrew, *, keep: str | None) -> dict[st
     every = [(node, lane) for node in nodes for lane in range(crew.lanes)]
     await asyncio.gather(*(crew.call(node, "look", lane=lane) for node, lane in every))
     started_s = time.monotonic() - began
+    used = [await crew.call(node, "measure", lane=lane) for node, lane in every]
+    porters_s = -sum(cpu_s for cpu_s, _ in used)
     busy = read_busy_s()
     with StorePeak() as store:
         result = await pull(order, crew, Silent())
     busy = read_busy_s() - busy
     received = result.from_hub_bytes + result.from_peers_bytes
-    used = {at: await crew.call(at[0], "measure", lane=at[1]) for at in every}
-    heaps = {node: sum(rss for (name, _), (_, rss) in used.items() if name == node) for node in nodes}
+    used = [await crew.call(node, "measure", lane=lane) for node, lane in every]
+    porters_s += sum(cpu_s for cpu_s, _ in used)
+    heaps = dict.fromkeys(nodes, 0)
+    for (node, _), (_, rss) in zip(every, used, strict=True):
+        heaps[node] += rss
     for node in nodes:
         if node != keep:
             await crew.call(node, "remove")
@@ -104,6 +109,7 @@ async def pull_once(order: Order, crew: RayCrew, *, keep: str | None) -> dict[st
         "bytes": result.total_bytes,
         "from_hub_bytes": result.from_hub_bytes,
         "cpu_s_per_gb": busy / (received / 1e9),
+        "porters_cpu_s_per_gb": porters_s / (received / 1e9),
         "peak_store_bytes": store.peak,
         "peak_memory_bytes": store.peak + max(heaps.values()),
     }

@@ -51,7 +51,7 @@ class Hub:
     cut_after_bytes: list[int] = field(default_factory=list)
     """Hang up after so many bytes of the next answers with a file of more than 1 kB, one each."""
     pace_bytes_s: float | None = None
-    """Rate of each answer with a file."""
+    """Rate of each answer with a file; may be changed meanwhile."""
     claimed_size: int | None = None
     """Size that the listing claims for every file."""
     sends_instead: dict[str, bytes] = field(default_factory=dict)
@@ -187,18 +187,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(body[: self.hub.cut_after_bytes.pop(0)])
                 self.close_connection = True
                 return
-            self._write(body, self.hub.pace_bytes_s if is_file else None)
+            self._write(body, is_paced=is_file)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client is gone: a test of interruptions wants that
 
-    def _write(self, body: bytes | memoryview, pace_bytes_s: float | None = None) -> None:
+    def _write(self, body: bytes | memoryview, *, is_paced: bool = False) -> None:
         view = memoryview(body)
         while view:
             piece, view = view[:_WRITE_BYTES], view[_WRITE_BYTES:]
             self.wfile.write(piece)
             self.asked.sent += len(piece)
-            if pace_bytes_s:
-                time.sleep(len(piece) / pace_bytes_s)
+            if is_paced and self.hub.pace_bytes_s:
+                time.sleep(len(piece) / self.hub.pace_bytes_s)
 
     def _refuse(self, status: int, code: str) -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": code} if code else {}

@@ -3,11 +3,15 @@
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from raylaunch.cluster import ClusterNode
 from raylaunch.errors import RaylaunchError, WeightsError
 from raylaunch.weights.porter import Porter
+
+_ALLOCATOR = MappingProxyType({"MALLOC_ARENA_MAX": "2"})
+"""Environment of the porters: else each of Ray's threads keeps chunks in an arena of its own (glibc)."""
 
 
 class NodeLostError(WeightsError):
@@ -142,6 +146,7 @@ class RayCrew:
             .options(
                 num_cpus=0,
                 max_restarts=0,
+                runtime_env={"env_vars": dict(_ALLOCATOR)},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
             )
             .remote(str(self.find_folder(node)))

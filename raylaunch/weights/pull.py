@@ -182,7 +182,11 @@ class _Pull:
                 haves[node] = await call(node, "open", name, wanted, writes=writes)
                 opened.append(node)
             chain = order_chain(
-                move.head, move.chain, list(holdings), {n: Holding(parts={name: haves[n]}) for n in holdings}, name
+                move.head,
+                move.chain,
+                list(holdings),
+                {n: Holding(parts={name: haves.get(n, 0)}) for n in holdings},
+                name,
             )
             nodes = (move.head, *chain)
             start = min(haves.values()) if chain else haves[move.head]
