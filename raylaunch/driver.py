@@ -14,6 +14,7 @@ from raylaunch.config import LaunchConfig
 from raylaunch.errors import ClusterError
 from raylaunch.private_ray import PrivateRay
 from raylaunch.rehearsal import plan, standin
+from raylaunch.weights.offer import offer_pull
 
 
 @dataclass
@@ -113,6 +114,8 @@ class Driver:
         _, findings = node_checks.check_nodes(found, request)
         if findings:
             output.show(output.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))
+        if not standin.is_standin(self.config.model_folder) and offer_pull(self.config, findings):
+            _, findings = node_checks.check_nodes(found, request)
         node_checks.raise_on_errors(findings)
         output.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
         self.seconds["check"] = time.monotonic() - began

@@ -26,6 +26,7 @@ LIFE = "tests/rig/test_cluster_life.py"
 TOP_TESTS = "tests/e2e/test_top.py"
 FAULTS_TEST = "tests/e2e/faults/test_faults.py::test_main_faults"
 SWAP_TEST = "tests/e2e/faults/test_swap.py::test_restart_swaps_and_refuses"
+WEIGHTS_TEST = "tests/weights/test_cluster.py::test_each_byte_comes_from_the_hub_once"
 REHEARSAL_TEST = "tests/e2e/test_rehearsal.py::test_reference_case_rehearses"
 
 
@@ -86,6 +87,15 @@ def is_parsed_by_raylaunch(command: str) -> None:
     context = cli.cli.commands[verb].make_context(verb, arguments)
     if context.params.get("launch"):
         load(ROOT / context.params["launch"], environ={})
+
+
+def is_parsed_by_weights(command: str) -> None:
+    """A verb of `raylaunch weights` takes these arguments, and the launch file loads."""
+    _, _, verb, *arguments = shlex.split(command)
+    group = cli.cli.commands["weights"]
+    assert isinstance(group, click.Group)
+    context = group.commands[verb].make_context(verb, arguments)
+    load(ROOT / context.params["launch"], environ={})
 
 
 def is_parsed_by_ray(command: str) -> None:
@@ -157,6 +167,9 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     f"raylaunch config {REFERENCE}": (runs, None),
     f"raylaunch config {REFERENCE} --set engine.max_model_len=4096": (runs, None),
     f"RAYLAUNCH_ENGINE__MAX_MODEL_LEN=4096 raylaunch config {REFERENCE} --json": (runs, None),
+    f"raylaunch weights pull {REFERENCE}": (is_parsed_by_weights, WEIGHTS_TEST),
+    f"raylaunch weights check {REFERENCE}": (is_parsed_by_weights, WEIGHTS_TEST),
+    f"raylaunch weights rm {REFERENCE}": (is_parsed_by_weights, WEIGHTS_TEST),
     "raylaunch status": (finds_nothing_serving, DEMO_TEST),
     "raylaunch status --json": (finds_nothing_serving, DEMO_TEST),
     "raylaunch incidents": (has_no_incidents, FAULTS_TEST),

@@ -1,8 +1,7 @@
 """weights pull, check, rm: a launch's model on all nodes of the cluster, or on this machine where there is none."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from raylaunch.commands import JSON, LAUNCH, SETS, load_launch
 if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
     from raylaunch.weights.crew import Crew
-
-_PLAIN_EVERY_POLLS = 10
 
 
 @click.group()
@@ -33,6 +30,7 @@ def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool
     loaded = load_launch(launch, sets)
     from raylaunch import output
     from raylaunch.weights import pull as pulling
+    from raylaunch.weights.console import ConsoleReporter
     from raylaunch.weights.hub import HubAccess
     from raylaunch.weights.result import describe
     from raylaunch.weights.survey import Order
@@ -41,7 +39,7 @@ def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool
     model = loaded.model
     order = Order(model.repo, model.revision, loaded.model_folder, HubAccess.of_this_process(), verify)
     with output.live_lines() as show:
-        result = asyncio.run(pulling.pull(order, crew, _Reporter(show)))
+        result = asyncio.run(pulling.pull(order, crew, ConsoleReporter(show)))
     output.say(describe(result), style="bold green")
     if as_json:
         output.print_json(asdict(result))
@@ -129,26 +127,6 @@ def _gather_crew(loaded: "LaunchConfig", *, lanes: int | None = None, waits: boo
                 nodes=block.nodes, gpus_per_node=block.gpus_per_node, wait_s=block.wait_s, report=report
             )
     return RayCrew(loaded.model_folder, lanes=lanes)
-
-
-@dataclass
-class _Reporter:
-    """Live lines on a terminal; elsewhere plain ones, now and then."""
-
-    lines: Callable[[Sequence[str]], None]
-    _polls: int = field(default=0)
-
-    def say(self, line: str) -> None:
-        from raylaunch import output
-
-        output.say(line)
-
-    def show(self, lines: Sequence[str]) -> None:
-        from raylaunch import output
-
-        self._polls += 1
-        if output.console.is_terminal or self._polls % _PLAIN_EVERY_POLLS == 1:
-            self.lines(lines)
 
 
 COMMANDS = (weights,)
