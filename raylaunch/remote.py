@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,15 @@ from raylaunch.hostshell import Answer, HostShell
 _LAUNCHES = ".raylaunch/launches"
 """In the container's home."""
 _WRITE_PRIVATE = 'umask 077; mkdir -p "$HOME/$0" && cat >"$HOME/$0/$1"'
-_UNTIL_STDIN_ENDS = '"$@" & child=$!; (cat >/dev/null; kill $child) & wait $child'
+_UNTIL_STDIN_ENDS = """\
+exec 3<&0
+"$@" 3<&- & child=$!
+(while read -r _; do :; done; kill $child) <&3 >/dev/null 2>&1 & watch=$!
+exec 3<&-
+wait $child; status=$?
+kill $watch 2>/dev/null
+exit $status"""
+"""Runs a command until it ends or our stdin does; by descriptor 3, as a shell's background jobs have no stdin."""
 _STOP_TIMEOUT_S = 180.0
 
 
@@ -135,20 +144,47 @@ def run_verb(cluster: ClusterFile, words: Sequence[str]) -> int:
 
 def follow_verb(cluster: ClusterFile, words: Sequence[str]) -> int:
     """Like run_verb, for one that goes on: its stdout as it comes, until it ends or Ctrl-C."""
-    shell = HostShell.of(cluster)
-    process = shell.follow_in_head(["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "raylaunch", *words])
-    assert process.stdout is not None
-    assert process.stdin is not None
+    shell, process = _open_verb(cluster, words)
     with contextlib.suppress(KeyboardInterrupt):
-        for line in process.stdout:
+        for line in process.stdout or ():
             sys.stdout.write(line)
             sys.stdout.flush()
-    process.stdin.close()
-    process.stdin = None
-    _, said = process.communicate()
+    said = _close_verb(process)
     shell.raise_for(Answer(process.returncode, "", said))
     sys.stderr.write(said)
     return 0 if process.returncode in (0, 143) else process.returncode
+
+
+def read_lines(cluster: ClusterFile, words: Sequence[str]) -> Iterator[str]:
+    """The lines of a verb that goes on in the head's container, as they come; it ends with this iterator.
+
+    Raises:
+        ClusterError: the cluster is not up.
+        ServiceError: the verb ended with an error, in its own words.
+    """
+    shell, process = _open_verb(cluster, words)
+    said = ""
+    try:
+        yield from process.stdout or ()
+    finally:
+        said = _close_verb(process)
+    shell.raise_for(Answer(process.returncode, "", said))
+    if process.returncode != 0:
+        first = said.strip().removeprefix("error: ").splitlines()
+        raise ServiceError(f"{cluster.cluster_name}: {first[0] if first else f'`raylaunch {words[0]}` ended there'}")
+
+
+def _open_verb(cluster: ClusterFile, words: Sequence[str]) -> "tuple[HostShell, subprocess.Popen[str]]":
+    shell = HostShell.of(cluster)
+    return shell, shell.follow_in_head(["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "raylaunch", *words])
+
+
+def _close_verb(process: "subprocess.Popen[str]") -> str:
+    """End a verb by closing its stdin; what it wrote to stderr."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.stdin = None
+    return process.communicate()[1]
 
 
 def hold_dashboard(cluster: ClusterFile, port: int) -> None:
