@@ -177,6 +177,7 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     f"raylaunch serve {REFERENCE} --systemd": (runs, None),
     "raylaunch stop": (has_nothing_to_stop, None),
     "raylaunch top": (is_parsed_by_raylaunch, f"{TOP_TESTS}::test_ctrl_c_leaves_the_view_and_not_the_service"),
+    "raylaunch top --cluster cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_a_model_over_two_hosts"),
     "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),

@@ -1,0 +1,39 @@
+"""Views of a cluster, from the laptop: `raylaunch top --json` on its head, a line a second over ssh."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from raylaunch import clusterfile
+from raylaunch.remote import read_lines
+from raylaunch.top.view import View
+
+_VIEW = TypeAdapter(View)
+
+
+def watch(cluster: Path, port: int | None) -> Iterator[View]:
+    """A view each second; what looks on the head ends with this iterator.
+
+    Raises:
+        ClusterError: the cluster is not up, or cannot be reached.
+        ServiceError: nothing is to be seen there, in the head's words.
+    """
+    told = clusterfile.load(cluster)
+    for line in read_lines(told, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
+        yield take_in(_VIEW.validate_json(line), told.head_ip, time.time())
+
+
+def take_in(view: View, head_ip: str, now: float) -> View:
+    """A view of the head's as one of here: moments by this machine's clock, the service by the head's address."""
+    service = view.service
+    if service is None:
+        return replace(view, at=now)
+    ahead_s = now - view.at
+    incident_at = None if service.incident_at is None else service.incident_at + ahead_s
+    port = service.url.rpartition(":")[2]
+    scheme = service.url.partition(":")[0]
+    here = replace(service, since=service.since + ahead_s, incident_at=incident_at, url=f"{scheme}://{head_ip}:{port}")
+    return replace(view, at=now, service=here)
