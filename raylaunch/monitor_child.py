@@ -61,8 +61,8 @@ class ChildMonitor:
                     break
                 if isinstance(told, str):
                     why = told
-                else:
-                    self.newest = told
+                    continue
+                self.newest = told
                 self.arrived.set()
         self.newest = None
         self.ended = why or self._read_last_words() or "the sampling process ended"

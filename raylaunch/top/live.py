@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from raylaunch import cluster
 from raylaunch.engine_metrics import EngineFigures, EngineHistory, EngineRates, fetch_text, parse_metrics
 from raylaunch.errors import ServiceError
+from raylaunch.monitor import ClusterSample
 from raylaunch.monitor_child import ChildMonitor
 from raylaunch.service import Service, find_service, list_services
 from raylaunch.top.view import View, arrange_nodes, describe_service
@@ -48,27 +49,32 @@ class Looker:
         patience_s = _STALE_S if monitor.newest is not None else _FIRST_SAMPLE_S
         if monitor.arrived.wait(patience_s) and not monitor.ended:
             monitor.arrived.clear()
-        seen = monitor.newest
-        figures, rates = self._look_at_engine()
-        note = monitor.ended and f"nodes are not sampled: {monitor.ended}"
         if monitor.ended:
             time.sleep(1.0)  # the pace that samples would set
-        elif seen is None:
-            note = f"no sample after {patience_s:.0f} s"
-        elif time.time() - seen.at > _STALE_S:
-            note = f"the last sample is {time.time() - seen.at:.0f} s old"
-        elif monitor.address is None:
-            note = "no Ray cluster runs here: this machine alone"
-        elif self._service is None:
-            note = f"nothing serves on this machine; Ray at {monitor.address}"
+        seen = monitor.newest
+        figures, rates = self._look_at_engine()
         return View(
             at=time.time(),
             nodes=arrange_nodes(seen, self._service) if seen else (),
             service=describe_service(self._service) if self._service else None,
             engine=figures,
             rates=rates,
-            note=note or "",
+            note=self._find_note(monitor, seen),
         )
+
+    def _find_note(self, monitor: ChildMonitor, seen: ClusterSample | None) -> str:
+        """Why there is less to see than there should be; "" where all is there."""
+        if monitor.ended:
+            return f"nodes are not sampled: {monitor.ended}"
+        if seen is None:
+            return f"no sample after {_FIRST_SAMPLE_S:.0f} s"
+        if (age_s := time.time() - seen.at) > _STALE_S:
+            return f"the last sample is {age_s:.0f} s old"
+        if monitor.address is None:
+            return (
+                f"{'the service has not joined Ray yet' if self._service else 'no Ray runs here'}: this machine alone"
+            )
+        return "" if self._service else f"nothing serves on this machine; Ray at {monitor.address}"
 
     def _follow_service(self) -> ChildMonitor:
         """The sampling child of the cluster that the service is on now: an engine's restart may bring another one."""

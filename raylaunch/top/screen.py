@@ -58,6 +58,8 @@ def _render_top(view: View, width: int) -> list[Text]:
         lines.append(describe_engine(view.engine, view.rates, width))
         if view.service.incident:
             lines.append(describe_incident(view.service))
+        if view.service.warnings:
+            lines.append(Text("; ".join(view.service.warnings), style="yellow"))
     if view.note:
         lines.append(Text(view.note, style="yellow"))
     return lines
@@ -68,6 +70,8 @@ def _render_nodes(nodes: Sequence[NodeView], width: int) -> list[Text]:
     headed = ""
     for node in nodes:
         lines.append(_render_node(node, width))
+        if node.host is not None and not node.gpus:
+            lines.append(Text(f"    no GPUs: {node.nvml_error or 'NVML counts none'}", style="dim"))
         for gpu in node.gpus:
             head = _REAL_HEAD if gpu.sample is not None else f"{_LOGICAL_HEAD}    {node.logical}"
             if head != headed:
@@ -86,8 +90,7 @@ def _render_node(node: NodeView, width: int) -> Text:
     host = node.host
     ram = f"{gib(host.ram_used_bytes, 0)}/{gib(host.ram_total_bytes, 0)}"
     network = describe_network(host, every=width >= WIDE)
-    line.append(f"  CPU {percent(host.cpu_percent)} of {host.cores}  RAM {ram} GiB  {network}", style="not bold")
-    return line if node.gpus else line.append("  no GPUs")
+    return line.append(f"  CPU {percent(host.cpu_percent)} of {host.cores}  RAM {ram} GiB  {network}", style="not bold")
 
 
 def _render_gpu(gpu: GpuView, width: int) -> Text:

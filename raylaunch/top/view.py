@@ -1,6 +1,5 @@
 """What `raylaunch top` shows at one moment, arranged for reading: which rank is on which GPU, who else is there."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from raylaunch.checks.gpus import GpuProcess
 from raylaunch.engine_metrics import EngineFigures, EngineRates
 from raylaunch.gpu_sample import GpuSample
 from raylaunch.host_sample import HostSample, ProcessSample
+from raylaunch.keep.incident import Incident
 from raylaunch.monitor import ClusterSample, Worker
 from raylaunch.node_sample import NodeSample
 from raylaunch.service import Service
@@ -41,6 +41,8 @@ class NodeView:
     """Why its GPUs are logical ones; "" where they are real."""
     silent: str = ""
     """Why there is no sample, and since when."""
+    nvml_error: str = ""
+    """Why NVML does not answer there, in its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class ServiceView:
     state: str
     note: str
     """What is happening, where it is not ready."""
+    warnings: tuple[str, ...]
+    """What the supervisor sees coming: heat, memory."""
     since: float
     """Wall clock of being ready, or of the start."""
     rehearsal: str | None
@@ -89,28 +93,27 @@ class View:
 
 def describe_service(service: Service) -> ServiceView:
     """The service, with its last incident where there is one."""
-    last = getattr(service, "last_incident", None)
-    incident = _read_incident(last) if last else {}
+    incident = _read_incident(service.last_incident) if service.last_incident else None
     return ServiceView(
         model=service.models[0],
         url=service.url,
         state=service.state,
-        note=getattr(service, "note", ""),
+        note=service.note,
+        warnings=service.warnings,
         since=service.ready_at or service.started_at,
         rehearsal=service.rehearsal,
-        restarts=getattr(service, "restarts", 0),
-        incident=str(incident.get("what", "")),
-        incident_at=incident.get("began_at"),
-        incident_outcome=str(incident.get("outcome", "")),
+        restarts=service.restarts,
+        incident=incident.what if incident else service.last_incident or "",
+        incident_at=incident.began_at if incident else None,
+        incident_outcome=incident.outcome if incident else "",
     )
 
 
-def _read_incident(incident_id: str) -> dict[str, Any]:
+def _read_incident(incident_id: str) -> Incident | None:
     try:
-        told = json.loads((paths.home() / "incidents" / incident_id / "incident.json").read_text())
-    except (OSError, ValueError):
-        return {"what": incident_id}
-    return told if isinstance(told, dict) else {"what": incident_id}
+        return Incident.from_file(paths.home() / "incidents" / incident_id / "incident.json")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def arrange_nodes(seen: ClusterSample, service: Service | None) -> tuple[NodeView, ...]:
@@ -148,7 +151,7 @@ def _arrange_node(
             GpuView(int(rank["gpu"] or 0), (rank["rank"],), worker=processes.get(pids.get(rank["rank"], -1)))
             for rank in ranks
         )
-    return NodeView(node.ip, node.hostname, node.host, real, logical)
+    return NodeView(node.ip, node.hostname, node.host, real, logical, nvml_error=node.gpus.error)
 
 
 def _arrange_gpus(

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -13,6 +14,7 @@ from rich.console import Console, Group
 from raylaunch.checks.gpus import GpuProcess
 from raylaunch.gpu_sample import GpuFault, GpusSample, XidEvent
 from raylaunch.host_sample import ProcessSample
+from raylaunch.keep.incident import Incident
 from raylaunch.monitor import ClusterSample, SilentNode
 from raylaunch.service import Service
 from raylaunch.top.screen import render
@@ -124,6 +126,29 @@ def test_a_lost_gpu_is_told_in_words() -> None:
     seen = change_gpu(make_cluster(), 0, 5, fault=GpuFault.LOST, error="GPU is lost", processes=())
     [row] = [line for line in draw(seen, make_service(), 80, 24) if "lost" in line]
     assert row.split() == ["5", "r5", "lost:", "GPU", "is", "lost"]
+
+
+def test_a_driver_that_does_not_answer_is_told() -> None:
+    """No GPUs on a node that should have them: NVML's own words."""
+    seen = make_cluster()
+    mute = replace(seen.nodes[1], gpus=GpusSample(error="Driver/library version mismatch"))
+    text = "\n".join(draw(replace(seen, nodes=(seen.nodes[0], mute)), None, 120, 40))
+    assert "no GPUs: Driver/library version mismatch" in text
+
+
+def test_the_supervisors_words_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it waits for, what it warns of, the last incident as its folder tells it; one that is gone, by its id."""
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
+    Incident("i1", 8080, "m", "died", "rank 3 died", began_at=time.time() - 300, outcome="serving again").save()
+    service = make_service(
+        state="restarting", note="waiting for GPUs, 8 of 16", warnings=("memory of 10.0.0.2: 93 %",), last_incident="i1"
+    )
+    lines = draw(make_cluster(), service, 80, 24)
+    assert len(lines) <= 24
+    for told in ("restarting for", "waiting for GPUs, 8 of 16", "memory of 10.0.0.2: 93 %"):
+        assert told in "\n".join(lines)
+    assert "last incident 5 min ago (serving again): rank 3 died" in lines
+    assert "last incident: i0" in draw(make_cluster(), replace(service, last_incident="i0"), 80, 24)
 
 
 def test_silent_and_missing_nodes_are_told() -> None:

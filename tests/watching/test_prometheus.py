@@ -3,17 +3,26 @@
 import re
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from raylaunch.keep.figures import Figures, to_text
+
 from . import prometheus
 from .prometheus import Prometheus
 
 DATA = Path(__file__).parent / "data"
-VLLM, OURS = (DATA / "vllm.metrics").read_text(), (DATA / "raylaunch.metrics").read_text()
+VLLM = (DATA / "vllm.metrics").read_text()
+HEALTHY = Figures(
+    state="ready", restarts=2, incidents=Counter(died=2), last_incident_at=1_795_500_000.0, ready_at=1_795_500_060.0,
+    gpus_expected=16, gpus_present=16, progress_age_s=0.2,
+)  # fmt: skip
+HOT = [("10.0.0.2", 3, "hw_thermal_slowdown")]
 
 
 class Recorded(ThreadingHTTPServer):
@@ -21,7 +30,7 @@ class Recorded(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.ours = OURS
+        self.figures = replace(HEALTHY, throttled=HOT)
         self.scrapes = 0
 
     def make_text(self) -> str:
@@ -32,7 +41,7 @@ class Recorded(ThreadingHTTPServer):
             return f"{line[1]}{float(line[2]) * grown}"
 
         vllm = re.sub(r"^(vllm:\w+_(?:total|bucket|count|sum)\{.*\} )(\S+)$", grow, VLLM, flags=re.MULTILINE)
-        return vllm + self.ours
+        return vllm + to_text(self.figures.to_samples())
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -87,7 +96,8 @@ def test_every_name_exists() -> None:
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     named = prometheus.find_names("\n".join([*prometheus.list_queries(), prometheus.RULES.read_text()]))
-    known = prometheus.find_names(VLLM + OURS) | {f"ray_{name}" for name in METRICS_GAUGES}
+    ours = to_text(replace(HEALTHY, throttled=HOT).to_samples())
+    known = prometheus.find_names(VLLM + ours) | {f"ray_{name}" for name in METRICS_GAUGES}
     assert len(named) > 25
     assert named - known == set()
 
@@ -123,16 +133,10 @@ def test_every_query_of_the_dashboard_has_an_answer(watching: Prometheus, record
 def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
     """A healthy service raises none; a restart is told at once; what waits for minutes is pending meanwhile."""
     watching.wait_for(lambda: watching.query("raylaunch_up") != [], "nothing scraped")
-    recorded.ours = OURS.replace('reason="hw_thermal_slowdown"} 1', 'reason="hw_thermal_slowdown"} 0')
+    recorded.figures = HEALTHY
     watching.wait_for(lambda: not watching.query("raylaunch_gpu_throttled == 1"), "still throttled")
     assert watching.list_alerts("firing") == set()
-    recorded.ours = (
-        OURS.replace('state="ready"} 1', 'state="ready"} 0')
-        .replace('state="restarting"} 0', 'state="restarting"} 1')
-        .replace("raylaunch_up 1", "raylaunch_up 0")
-        .replace("raylaunch_gpus_present 16", "raylaunch_gpus_present 8")
-        .replace("age_seconds 0.2", "age_seconds 75")
-    )
+    recorded.figures = replace(HEALTHY, state="restarting", gpus_present=8, progress_age_s=75.0, throttled=HOT)
     expected = {"RaylaunchRestarting", "RaylaunchStalled"}
     watching.wait_for(lambda: watching.list_alerts("firing") == expected, "restarting, stalled")
     waiting = {"RaylaunchNotBack", "RaylaunchGpusMissing", "RaylaunchGpuThrottled"}
