@@ -41,8 +41,12 @@ def judge_docker(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[V
             continue
         if wants_gpus(cluster):
             yield _judge_runtime(facts)
-        yield _judge_container(facts, cluster)
-    yield from _judge_images([facts for facts in hosts if not facts.docker.problem], cluster)
+        if facts.objects.asked:
+            yield _judge_container(facts, cluster)
+        else:
+            silent = "docker told its version, but nothing of images and containers within 10 s"
+            yield from (unknown(name, facts.address, silent) for name in ("image", "container"))
+    yield from _judge_images([facts for facts in hosts if not facts.docker.problem and facts.objects.asked], cluster)
 
 
 def _judge_engine(facts: HostFacts) -> Verdict:

@@ -102,10 +102,12 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What docker holds of this cluster; None where it could not be asked."""
+    """What docker holds of this cluster."""
 
     image: Image | None
     container: Container | None
+    asked: bool = True
+    """Whether docker answered; without that, None says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,10 @@ def parse_objects(section: Section) -> Objects:
     """Section `objects`: `docker inspect` of image and container, and the container's programs."""
     text, _, programs = section.text.partition("\nprograms\n")
     image = container = None
-    for found in _read_json(text) or ():
+    answer = None if section.timed_out else _read_json(text)
+    if not isinstance(answer, list):
+        return Objects(None, None, asked=False)
+    for found in answer:
         if "State" in found:
             names = set(programs.split())
             container = Container(

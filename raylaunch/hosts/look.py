@@ -1,6 +1,7 @@
 """Look at all hosts of a cluster at once: facts of each, and what each reaches of the others."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import time
@@ -220,7 +221,8 @@ async def _try_from_head(cluster: ClusterFile, ssh: Ssh, there: Sequence[str]) -
         try:
             _, stderr = await asyncio.wait_for(process.communicate(), _HEAD_TO_WORKER_S)
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
             return SshFailure("slow", f"no answer within {_HEAD_TO_WORKER_S:.0f} s")
         return None if process.returncode != 255 else read_failure(stderr.decode(errors="replace"))

@@ -5,7 +5,7 @@
 mark=$1 container=$2 image=$3 peer=$4 models=$5
 export LC_ALL=C PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 printf '\n%s begin\n' "$mark"
-box=$(mktemp -d) || exit 1
+box=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || exit 1 # in memory: a full disk must not hide itself
 trap 'rm -rf "$box"' EXIT
 
 look() { # NAME SECONDS SCRIPT: beside the others, and never longer than that

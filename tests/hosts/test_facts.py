@@ -71,6 +71,7 @@ def test_what_never_came_counts_as_cut_off() -> None:
     assert probe.noise.strip() == "hello"
     assert probe.find("docker").timed_out
     assert facts.parse_docker(probe.find("docker")).problem == "slow"
+    assert not facts.parse_objects(probe.find("objects")).asked
 
 
 @pytest.mark.parametrize(

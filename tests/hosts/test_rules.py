@@ -109,6 +109,13 @@ def test_what_runs_already_is_no_fault(judge_worker: Callable[..., list[Verdict]
     assert pick(judge_worker(objects=replace(sound.objects, container=other)), "container").state is State.WARNING
 
 
+def test_docker_that_tells_half_is_not_green(judge_worker: Callable[..., list[Verdict]]) -> None:
+    """`docker info` answered, `docker inspect` did not."""
+    verdicts = judge_worker(objects=facts.Objects(None, None, asked=False))
+    for check in ("image", "container"):
+        assert pick(verdicts, check).state is State.UNKNOWN
+
+
 def test_images_of_one_making_are_the_same(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
     """By id, by registry digest, or by the label of what they were built from."""
     image = make_host(WORKER).objects.image

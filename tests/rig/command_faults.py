@@ -110,6 +110,14 @@ worker_fault(
     undo="docker rm -f raylaunch",
 )
 worker_fault(
+    "/tmp full",
+    "disk",
+    "/tmp is over 95 % full",
+    "du -xh --max-depth=1 /tmp",
+    make="mount -t tmpfs -o size=16m tmpfs /tmp; ! cat /dev/zero >/tmp/full 2>/dev/null",
+    undo="umount /tmp",
+)
+worker_fault(
     "one host with fewer GPUs",
     "GPUs",
     "7 x NVIDIA L4 22 GiB: 1 fewer than the other hosts' 8",
