@@ -1,5 +1,6 @@
 """Views on a terminal: once, or over and over on a screen of their own."""
 
+import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console, Group
@@ -22,14 +23,12 @@ def print_once(view: View) -> None:
 def run(views: Iterator[View]) -> None:
     """Show views until Ctrl-C. Where stdout is no terminal, each is written once, below the last."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        for view in views:
-            print_once(view)
-        return
-    with Live(console=console, screen=True, auto_refresh=False) as screen:
-        screen.update(Group("looking at the nodes; Ctrl-C leaves, the service goes on"), refresh=True)
-        try:
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            for view in views:
+                print_once(view)
+            return
+        with Live(console=console, screen=True, auto_refresh=False) as screen:
+            screen.update(Group("looking at the nodes; Ctrl-C leaves, the service goes on"), refresh=True)
             for view in views:
                 screen.update(Group(*render(view, console.width, console.height)), refresh=True)
-        except KeyboardInterrupt:
-            return

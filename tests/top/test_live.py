@@ -1,11 +1,17 @@
 """A view whose Ray goes away and comes back: real Ray, of the test's own."""
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from e2e.harness import RAYLAUNCH
 
 from raylaunch.private_ray import PrivateRay
+from raylaunch.processes import wait_until
 from raylaunch.top.live import Looker
 from raylaunch.top.view import View
 
@@ -53,3 +59,13 @@ def test_an_address_that_nobody_answers_is_told(monkeypatch: pytest.MonkeyPatch)
         assert "Ray at 127.0.0.1:9: nothing accepts connections there" in view.note
     finally:
         looker.close()
+
+
+def test_ctrl_c_ends_a_view_that_is_written_to_a_file(tmp_path: Path) -> None:
+    """Where stdout is no terminal, views are written one below the other; Ctrl-C ends it with 0 all the same."""
+    output = tmp_path / "top.txt"
+    with output.open("w") as stream:
+        looking = subprocess.Popen([RAYLAUNCH, "top"], stdout=stream, env=os.environ | {"RAY_ADDRESS": ""})
+    assert wait_until(lambda: output.read_text().count(" CPU ") >= 2, DEADLINE_S)
+    looking.send_signal(signal.SIGINT)
+    assert looking.wait(DEADLINE_S) == 0
