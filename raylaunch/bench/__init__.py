@@ -6,12 +6,14 @@
     prompts.py   questions, files, synthetic prompts -> request bodies
     wire.py      one HTTP/1.1 answer, byte by byte: framing, events, usage    no sockets
     streams.py   a connection that carries one request after another          wire
+    plan.py      what a shard is told, and what it brings back
     shard.py     the loop that drives many streams, and watches itself        streams watch
-    fleet.py     shards as processes here or as Ray actors on every node      shard
+    fleet.py     shards as processes here; ray_fleet.py: as Ray actors        shard
     sampling.py  GPUs, network and engine meanwhile                           -
     stats.py     from rows to figures                                         -
     result.py    the result file and its rows file                            stats
-    report.py    HTML and PNG                                                 result charts
+    charts.py    lines, bars, histograms as SVG text; panels.py: those over time
+    report.py    HTML; card.py: PNG                                           result charts
     compare.py   two results, and whether they differ                         result
     run.py       a whole run: levels, warm-up, sampling, ending               all above
 """

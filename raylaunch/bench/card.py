@@ -11,7 +11,8 @@ from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.report import describe_machines, list_gpu_series, list_tiles
+from raylaunch.bench.panels import list_gpu_series
+from raylaunch.bench.report import describe_machines, list_tiles
 from raylaunch.bench.result import read_result, read_rows
 from raylaunch.bench.run import describe_load
 from raylaunch.bench.streams import Row

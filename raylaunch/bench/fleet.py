@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from time import monotonic
 from typing import Any, Protocol
 
-from raylaunch.bench.shard import Plan, Progress, Shard, ShardResult
+from raylaunch.bench.plan import Plan, Progress, ShardResult
+from raylaunch.bench.shard import Shard
 from raylaunch.errors import BenchError
 
 _LEAD_S = 0.05

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from raylaunch.bench.fleet import add_up
-from raylaunch.bench.shard import Plan, Progress, Shard, ShardResult
+from raylaunch.bench.plan import Plan, Progress, ShardResult
+from raylaunch.bench.shard import Shard
 from raylaunch.bench.watch import Watch
 from raylaunch.cluster import ClusterNode
 from raylaunch.errors import BenchError

@@ -13,9 +13,9 @@ from typing import Any
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
 from raylaunch.bench.fleet import Fleet
+from raylaunch.bench.plan import Plan, Progress, ShardResult
 from raylaunch.bench.prompts import Asking, Prompt
 from raylaunch.bench.sampling import Sampler, cut_moments
-from raylaunch.bench.shard import Plan, Progress, ShardResult
 from raylaunch.bench.target import Target
 from raylaunch.bench.watch import MAX_FAILED_SHARE, Watch, find_client_limits
 from raylaunch.errors import BenchError
