@@ -1,7 +1,7 @@
 """What options of the command line may hold: times, lists of numbers, limits for latencies."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
@@ -67,3 +67,31 @@ class SloType(click.ParamType[Any]):
                 self.fail(f"{part!r} is not one of ttft=TIME, tpot=TIME, e2e=TIME", param, context)
             kept[key] = seconds
         return kept
+
+
+def write_words(context: click.Context, *, without: Collection[str]) -> list[str]:
+    """The options that were said on this command line, as arguments for the same command elsewhere.
+
+    Args:
+        without: names of parameters that are left out.
+    """
+    words: list[str] = []
+    for param in context.command.params:
+        name = param.name or ""
+        said = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not isinstance(param, click.Option) or not said or name in without:
+            continue
+        value = context.params[name]
+        if param.is_flag:
+            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+        else:
+            words += [param.opts[-1], _write_value(value)]
+    return words
+
+
+def _write_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={seconds:g}s" for key, seconds in value.items())
+    if isinstance(value, tuple):
+        return ",".join(f"{number:g}" for number in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,38 @@
+"""Options of the command line: what they take, and that they can be said again elsewhere."""
+
+import math
+
+import click
+import pytest
+
+from raylaunch.commands import bench
+from raylaunch.commands.values import parse_seconds, write_words
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2s", 2.0), ("50ms", 0.05), ("1m", 60.0), ("2.5", 2.5), ("90 s", 90.0)])
+def test_times(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "2h", "1.2.3s", "-1s"])
+def test_no_times(text: str) -> None:
+    assert math.isnan(parse_seconds(text))
+
+
+def parse(*arguments: str) -> click.Context:
+    return bench.run_bench.make_context("run", list(arguments))
+
+
+def test_options_are_said_again() -> None:
+    """Parsed, written and parsed again, they mean the same; defaults and files of this machine are left out."""
+    context = parse(
+        "-c", "1,8", "--slo", "ttft=2s,tpot=50ms", "--duration", "1m", "--no-sample", "--temperature", "0.5", "--api",
+        "chat", "--seed", "7", "--force", "-o", "here.json", "--json",
+    )  # fmt: skip
+    words = write_words(context, without={"output", "as_json"})
+    again = parse(*words).params
+    for name, value in context.params.items():
+        if name not in ("output", "as_json"):
+            assert again[name] == value, name
+    assert "--timeout" not in words
+    assert "here.json" not in words
