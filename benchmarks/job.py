@@ -2,8 +2,8 @@
 
     ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500
 
-Arguments are those of `raylaunch bench`. What it measured is printed; its files stay on the head, in the folder that is
-told last (`ray rsync-down configs/two-node.yaml FOLDER .` fetches it; `raylaunch bench --cluster` does all in one).
+Arguments are those of `raylaunch bench`, in their long form (-n is `ray submit`'s own). What it measured is printed;
+its files stay on the head, in the folder that is told last (`raylaunch bench --cluster` brings them home).
 """
 
 import sys

@@ -57,7 +57,7 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         raise ClusterError(f"{cluster.head_ip}: the launch could not be written there: {answer.stderr.strip()}")
     entrypoint = f"raylaunch serve ~/{_LAUNCHES}/{name}" + (" --rehearse" if rehearse else "")
     with shell.tunnel(clusterports.DASHBOARD) as port:
-        client = _connect(cluster, port)
+        client = connect(cluster, port)
         job = f"serve-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         client.submit_job(entrypoint=entrypoint, submission_id=job)
         output.say(f"Ray job {job} on {cluster.head_ip} serves {launch.served_model_names[0]}")
@@ -65,7 +65,7 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
             output.say(_describe_ways(cluster))
             return
         try:
-            _follow(client, job)
+            follow(client, job)
         except KeyboardInterrupt:
             output.say(f"left it alone: it goes on. {_describe_ways(cluster)}")
             return
@@ -97,7 +97,7 @@ def find_key(cluster: ClusterFile, port: int) -> str | None:
         return None
 
 
-def _connect(cluster: ClusterFile, port: int) -> Any:
+def connect(cluster: ClusterFile, port: int) -> Any:
     """A client of the head's jobs API, through the way at `port`."""
     from ray.job_submission import JobSubmissionClient
 
@@ -111,7 +111,7 @@ def _connect(cluster: ClusterFile, port: int) -> Any:
         ) from error
 
 
-def _follow(client: Any, job: str) -> None:
+def follow(client: Any, job: str) -> None:
     """Write the job's log to stderr as it comes, until the job ends."""
 
     async def copy() -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 import click
 import pytest
 
-from raylaunch import cli
+from raylaunch import cli, clusterfile
+from raylaunch.commands import bench
 from raylaunch.config import load
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 REFERENCE = "configs/deepseek-r1-70b.yaml"
 DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
+LOAD_TEST = "tests/rig/test_cluster_life.py::test_a_model_over_two_hosts"
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 LIFE = "tests/rig/test_cluster_life.py"
@@ -55,6 +57,12 @@ def finds_nothing_serving(command: str) -> None:
     done = run(command)
     assert done.returncode == 1
     assert "raylaunch serve" in done.stderr
+
+
+def is_parsed_by_bench(command: str) -> None:
+    """`bench` takes these arguments, and the cluster file loads."""
+    context = bench.run_bench.make_context("run", shlex.split(command)[2:])
+    clusterfile.load(ROOT / context.params["cluster"])
 
 
 def wants_results(command: str) -> None:
@@ -181,6 +189,8 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
+    "raylaunch bench --concurrency 500 --cluster configs/two-node.yaml": (is_parsed_by_bench, LOAD_TEST),
+    "ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500": (is_parsed_by_ray, LOAD_TEST),
     "raylaunch bench compare before.json after.json": (
         wants_results,
         "tests/bench/test_compare.py::test_command",

@@ -15,5 +15,6 @@
     charts.py    lines, bars, histograms as SVG text; panels.py: those over time
     report.py    HTML; card.py: PNG                                           result charts
     compare.py   two results, and whether they differ                         result
+    remote_bench.py   on a cluster's head as a Ray job, its files brought home
     run.py       a whole run: levels, warm-up, sampling, ending               all above
 """

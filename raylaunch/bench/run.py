@@ -85,8 +85,6 @@ class Outcome:
 
     result: dict[str, Any]
     rows: list[list[Any]]
-    stopped: bool = False
-    """Whether somebody pressed Ctrl-C."""
 
 
 def run_test(
@@ -120,7 +118,6 @@ def run_test(
             rows = [*shard.rows, *shard.rows_cut]
             outcome.rows += [result_file.pack_row(row, began, number) for row in rows]
         if figures["ended"] != "whole":
-            outcome.stopped = figures["ended"] == "stopped"
             break
     outcome.result = make_result(test, levels, made_at, sampler)
     return outcome

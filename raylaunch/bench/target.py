@@ -7,15 +7,17 @@ import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raylaunch.bench.streams import Address
 from raylaunch.bench.wire import describe_error, make_head
-from raylaunch.errors import BenchError
+from raylaunch.errors import BenchError, LaunchFileError
 
 if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
+    from raylaunch.service import Service
 
 _TIMEOUT_S = 10.0
 _ALL_INTERFACES = ("", "0.0.0.0", "::")
@@ -130,8 +132,22 @@ def find_target(
         from raylaunch.service import find_service
 
         service = find_service(port)
+        key = key or _find_key(service)
         found = Target(service.url, model or service.models[0], key, False, service.host in _ALL_INTERFACES)
     return check_target(found)
+
+
+def _find_key(service: "Service") -> str | None:
+    """The API key in the launch file that the service was started with, where it needs one."""
+    if not service.needs_api_key or service.launch_file is None:
+        return None
+    from raylaunch import config
+
+    try:
+        keys = config.load(Path(service.launch_file), environ=os.environ).api_keys
+    except LaunchFileError:
+        return None
+    return next(iter(keys), None)
 
 
 def check_target(target: Target) -> Target:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylaunch.commands import JSON, LAUNCH, PORT, load_launch
-from raylaunch.commands.values import Numbers, Seconds, SloType
+from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, load_launch
+from raylaunch.commands.values import Numbers, Seconds, SloType, write_words
 
 if TYPE_CHECKING:
     from raylaunch.bench.run import LoadTest
@@ -63,8 +63,10 @@ def bench() -> None:
     "--sample/--no-sample", default=True, show_default=True, help="Sample GPUs, network and engine meanwhile."
 )
 @click.option("--force", is_flag=True, help="Exit 0 though the result is INVALID; it says so all the same.")
+@CLUSTER
 @JSON
-def run_bench(**options: Any) -> int:
+@click.pass_context
+def run_bench(context: click.Context, /, **options: Any) -> int:
     """Offer load to an OpenAI-compatible server and measure it.
 
     The result is one JSON file, with its rows beside it. It says INVALID, and the exit status is 1, where the client
@@ -77,19 +79,45 @@ def run_bench(**options: Any) -> int:
     from raylaunch.bench.telling import tell_result
 
     path = options["output"] or _name_result()
+    if options["cluster"]:
+        _run_there(context, path)
+    else:
+        _run_here(options, path)
+    output.say(f"result: {path}")
+    _draw(path, html=options["report"], png=options["png"])
+    result = result_file.read_result(path)
+    if options["as_json"]:
+        output.print_json(result)
+    else:
+        output.print_result("\n".join(tell_result(result)))
+    if result["ended"] == "stopped":
+        return 130
+    return 0 if result["valid"] or options["force"] else 1
+
+
+def _run_here(options: dict[str, Any], path: Path) -> None:
+    from raylaunch.bench import result as result_file
+
     test, launch = _make_test(options)
     outcome = _run(test, address=None if options["here"] else find_ray(options), sample=options["sample"])
     outcome.result["launch"] = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
     result_file.write_result(path, outcome.result, outcome.rows)
-    output.say(f"result: {path}")
-    _draw(path, html=options["report"], png=options["png"])
-    if options["as_json"]:
-        output.print_json(outcome.result)
-    else:
-        output.print_result("\n".join(tell_result(outcome.result)))
-    if outcome.stopped:
-        return 130
-    return 0 if outcome.result["valid"] or options["force"] else 1
+
+
+def _run_there(context: click.Context, path: Path) -> None:
+    """Run the same command on the cluster's head, and bring the result home."""
+    from raylaunch import clusterfile
+    from raylaunch.bench import remote_bench
+
+    if context.params["launch"]:
+        raise click.UsageError("with --cluster, the service that runs there is meant: no launch file is needed")
+    words = write_words(context, without=_OF_THIS_MACHINE)
+    cluster = clusterfile.load(context.params["cluster"])
+    remote_bench.bench(cluster, words, questions=context.params["questions"], result=path)
+
+
+_OF_THIS_MACHINE = ("cluster", "output", "questions", "report", "png", "as_json", "force")
+"""Options that mean this machine's files and this command's end, wherever the load comes from."""
 
 
 def find_ray(options: dict[str, Any]) -> str | None:

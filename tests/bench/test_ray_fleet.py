@@ -85,7 +85,6 @@ def test_ctrl_c_brings_home_what_there_is(nodes: tuple[cluster.ClusterNode, ...]
     with odd_server.serve() as server:
         outcome = run.run_test(make_test(server.url, requests=10**6), RayFleet(nodes), None, show=show)
     seen.join()
-    assert outcome.stopped
     assert outcome.result["ended"] == "stopped"
     assert outcome.result["requests_ok"] > 0
     assert {row[2] for row in outcome.rows} == {0, 1}

@@ -1,0 +1,91 @@
+"""`raylaunch bench --cluster`: a load test as a Ray job on the cluster's head, whose files come home.
+
+The API key is read there, from the launch file of the service, so no secret travels; a file of questions goes through
+ssh's stdin.
+"""
+
+import base64
+import binascii
+import io
+import secrets
+import shlex
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raylaunch import clusterports, output, remote
+from raylaunch.bench import result as result_file
+from raylaunch.clusterfile import ClusterFile
+from raylaunch.errors import BenchError
+from raylaunch.hostshell import HostShell
+
+_FOLDER = ".raylaunch/bench"
+"""In the container's home: a folder for each run, removed once its files are here."""
+_NAME = "bench"
+_END_S = 60.0
+_FETCH_S = 600.0
+_WRITE = 'umask 077; mkdir -p "$HOME/$0" && cat >"$HOME/$0/questions"'
+_FETCH = 'cd "$HOME/$0" && tar cz bench.json bench.rows.jsonl.gz | base64'
+_REMOVE = 'rm -rf "$HOME/$0"'
+
+
+def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None, result: Path) -> None:
+    """Run `raylaunch bench` on the cluster's head, and bring its result home as `result`, the rows beside it.
+
+    Ctrl-C ends the load test there; what it measured comes home all the same.
+
+    Args:
+        words: the arguments, without those that name a file of this machine.
+        questions: a file of this machine whose questions are asked; None: the words say what is.
+
+    Raises:
+        ClusterError: the cluster is not up.
+        BenchError: the load test left no result.
+    """
+    shell = HostShell.of(cluster)
+    job = f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = f"{_FOLDER}/{job}"
+    text = questions.read_text(encoding="utf-8") if questions else "\n"
+    answer = shell.run_in_head(["sh", "-c", _WRITE, folder], stdin=text)
+    if answer.status != 0:
+        raise BenchError(f"{cluster.head_ip}: no folder could be made there: {answer.stderr.strip()}")
+    arguments = [*words, *(["--questions", f"{folder}/questions"] if questions else [])]
+    arguments += ["--no-report", "--output", f"{folder}/{_NAME}.json"]
+    entrypoint = f"cd && exec raylaunch bench {shlex.join(arguments)} >/dev/null"  # told here, once it is home
+    try:
+        with shell.tunnel(clusterports.DASHBOARD) as local:
+            client = remote.connect(cluster, local)
+            client.submit_job(entrypoint=entrypoint, submission_id=job)
+            output.say(f"Ray job {job} on {cluster.head_ip} offers the load")
+            try:
+                remote.follow(client, job)
+            except KeyboardInterrupt:
+                output.say("ending it there; what it measured comes home")
+                client.stop_job(job)
+            _wait_for_end(client, job)
+        _bring_home(shell, folder, result)
+    finally:
+        shell.run_in_head(["sh", "-c", _REMOVE, folder])
+
+
+def _wait_for_end(client: Any, job: str) -> None:
+    until = time.monotonic() + _END_S
+    while not client.get_job_status(job).is_terminal():
+        if time.monotonic() > until:
+            raise BenchError(f"Ray job {job} does not end", fix="`raylaunch dashboard` shows it")
+        time.sleep(0.2)
+
+
+def _bring_home(shell: HostShell, folder: str, result: Path) -> None:
+    answer = shell.run_in_head(["sh", "-c", _FETCH, folder], timeout_s=_FETCH_S)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(answer.stdout)), mode="r:gz") as archive:
+            found = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+            files = {name: file.read() for name, file in found.items() if file is not None}
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result_file.rows_path(result).write_bytes(files[f"{_NAME}.rows.jsonl.gz"])
+        result.write_bytes(files[f"{_NAME}.json"])
+    except (tarfile.TarError, binascii.Error, EOFError, KeyError) as error:
+        raise BenchError("the load test left no result", fix="its log above says why") from error
