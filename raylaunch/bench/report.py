@@ -77,7 +77,7 @@ def describe_machines(result: Mapping[str, Any]) -> str:
     """The GPUs of all nodes, or their cores: "2 nodes, 16 x NVIDIA L4"."""
     nodes = result.get("nodes") or {}
     if not nodes:
-        return "machines not sampled"
+        return f"machines not sampled: {result.get('sampling_problem')}"
     gpus = [gpu["name"] for node in nodes.values() for gpu in node["gpus"]]
     kinds = ", ".join(f"{gpus.count(name)} x {name}" for name in sorted(set(gpus)))
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"

@@ -102,7 +102,8 @@ def run_test(
     if test.warmup:
         show([f"warm-up: {test.warmup} requests"])
         at_once = Level(concurrency=min(test.warmup, max(level.concurrency or 8 for level in test.levels)))
-        _offer(test, at_once, bodies, fleet, show, requests=test.warmup, title="warm-up")
+        shards, _ = _offer(test, at_once, bodies, fleet, show, requests=test.warmup, title="warm-up")
+        _raise_for_warmup(shards)
     outcome = Outcome({}, [])
     levels: list[dict[str, Any]] = []
     asked = test.warmup  # each level goes on where the one before ended: no prompt is met twice before all were
@@ -121,6 +122,17 @@ def run_test(
             break
     outcome.result = make_result(test, levels, made_at, sampler)
     return outcome
+
+
+def _raise_for_warmup(shards: Sequence[ShardResult]) -> None:
+    """Nothing is measured yet: whatever ends a warm-up early ends it all."""
+    ended = next((shard.ended for shard in shards if shard.ended != "whole"), None)
+    if ended == "stopped":
+        raise KeyboardInterrupt
+    if ended:
+        raise BenchError(
+            f"warm-up: {ENDS[ended]}", fix="`raylaunch status` and its log say why; --warmup 0 leaves it out"
+        )
 
 
 def _offer(
@@ -278,6 +290,7 @@ def make_result(
         "versions": {name: versions.find_version(name) for name in ("ray", "vllm", "torch")}
         | {"raylaunch": versions.find_version("raylaunch"), "python": platform.python_version()},
         "nodes": {} if sampler is None else sampler.facts,
+        "sampling_problem": sampler.problem if sampler is not None else "not asked for",
         "levels": levels,
     }
 

@@ -21,6 +21,8 @@ class Source(Protocol):
 
     newest: ClusterSample | None
     arrived: threading.Event
+    ended: str
+    """Why no more samples come; "" while they may."""
 
     def close(self) -> None:
         """End it."""
@@ -51,6 +53,8 @@ class Sampler:
         self.moments: list[Moment] = []
         self.facts: dict[str, dict[str, Any]] = {}
         """What each node has, by its address."""
+        self.problem = ""
+        """Why machines were not sampled, or not to the end."""
 
     def __enter__(self) -> "Sampler":
         self._source.arrived.wait(_FIRST_SAMPLE_S)
@@ -76,6 +80,7 @@ class Sampler:
             self._seen = sample
             self._note_facts(sample)
             nodes = tuple(describe_node(node) for node in sample.nodes)
+        self.problem = self._source.ended
         text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S)
         self.moments.append(Moment(monotonic(), nodes, parse_metrics(text) if text else None))
 

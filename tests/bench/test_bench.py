@@ -106,12 +106,12 @@ def test_shards_share_the_load(tmp_path: Path, truth: str) -> None:
 
 def test_open_loop_sends_when_it_is_time(tmp_path: Path, truth: str) -> None:
     """As many as the rate gives, the same moments for the same seed, latency from the moment it was meant for."""
-    result = run(tmp_path, truth, "--rate", "40", "-n", "80", "--seed", "3")
+    result = run(tmp_path, truth, "--rate", "40", "-n", "40", "--seed", "3")
     rows = [row for _, row in result_file.read_rows(tmp_path / "result.json")]
-    assert len(rows) == 80
+    assert len(rows) == 40
     assert all(row.sent_s >= row.due_s for row in rows)
     assert result["client"]["late_ms"]["p50"] is not None
-    again = run(tmp_path, truth, "--rate", "40", "-n", "80", "--seed", "3")
+    again = run(tmp_path, truth, "--rate", "40", "-n", "40", "--seed", "3")
     due = sorted(round(row.due_s, 4) for row in rows)
     assert due == sorted(round(row.due_s, 4) for _, row in result_file.read_rows(tmp_path / "result.json"))
     assert again["levels"][0]["load"]["kind"] == "open"
@@ -222,6 +222,16 @@ def test_server_that_dies_in_the_middle(tmp_path: Path) -> None:
     assert result["requests_ok"] >= 20
     assert "stopped answering" in list_reasons(result)[0]
     assert "connect" in result["errors"]
+
+
+def test_server_that_dies_in_the_warm_up(tmp_path: Path) -> None:
+    """Nothing was measured, nothing is written; it is told."""
+    with odd_server.serve(lambda number: "die" if number == 3 else "") as server:
+        process = start("--url", server.url, "-c", "2", "--warmup", "300", "-o", str(tmp_path / "none.json"))
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "warm-up: the server stopped answering" in err
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_server_that_stalls(tmp_path: Path) -> None:

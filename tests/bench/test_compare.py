@@ -23,14 +23,14 @@ def only(a: Path, b: Path) -> Comparison:
 
 
 def test_like_and_like_get_no_verdict(tmp_path: Path) -> None:
-    """24 pairs of one and the same server: 96 comparisons at 99 % may give one or two false verdicts, not more."""
+    """12 pairs of one and the same server: 48 comparisons at 99 % may give one false verdict, hardly two."""
     verdicts, covered = 0, 0
-    for seed in range(24):
+    for seed in range(12):
         comparison = only(write(tmp_path, "a", seed=seed), write(tmp_path, "b", seed=seed + 1000))
         verdicts += sum(bool(line.verdict) for line in comparison.lines)
         covered += sum(line.low is not None and line.low <= 1 <= (line.high or 0) for line in comparison.lines)
-    assert verdicts <= 3
-    assert covered >= 0.88 * 96
+    assert verdicts <= 2
+    assert covered >= 0.88 * 48
 
 
 def test_slower_is_seen(tmp_path: Path) -> None:
