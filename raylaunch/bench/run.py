@@ -168,7 +168,7 @@ def _offer(
             share = took_s / test.duration_s
         failed = f", {progress.failed} FAILED" if progress.failed else ""
         counted = f"{progress.done} done{failed}, {progress.running} running, {took_s:.0f} s"
-        show([f"{title or level.describe()}: {min(share, 1.0) // 0.1 / 10:.0%} | {counted}"])
+        show([f"{title or level.describe()}: {int(min(share, 1.0) * 10 + 1e-9) * 10}% | {counted}"])
 
     results = fleet.run(plans, report=report, started=starts.append)
     return results, starts[-1]

@@ -1,5 +1,6 @@
 """Load from two Ray nodes, their clocks apart."""
 
+import json
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from raylaunch.bench.target import Target
 from raylaunch.private_ray import PrivateRay
 from raylaunch.processes import wait_until
 from tests.bench import odd_server
+from tests.e2e import harness
 
 
 def test_offset_of_a_clock_is_found() -> None:
@@ -38,16 +40,22 @@ def test_offset_of_a_clock_is_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[cluster.ClusterNode, ...]]:
-    """A private Ray with two nodes, joined."""
+def address() -> Iterator[str]:
+    """Of a private Ray with two nodes."""
     private = PrivateRay.start(nodes=2, gpus_per_node=0, env_vars={})
     try:
-        cluster.join(private.address, env_vars={})
-        assert wait_until(lambda: len(cluster.list_nodes()) == 2, 60.0)
-        yield cluster.list_nodes()
-        cluster.leave()
+        yield private.address
     finally:
         private.stop()
+
+
+@pytest.fixture(scope="module")
+def nodes(address: str) -> Iterator[tuple[cluster.ClusterNode, ...]]:
+    """Both nodes, joined."""
+    cluster.join(address, env_vars={})
+    assert wait_until(lambda: len(cluster.list_nodes()) == 2, 180.0)
+    yield cluster.list_nodes()
+    cluster.leave()
 
 
 def make_test(url: str, **changes: object) -> LoadTest:
@@ -88,6 +96,24 @@ def test_ctrl_c_brings_home_what_there_is(nodes: tuple[cluster.ClusterNode, ...]
     assert outcome.result["ended"] == "stopped"
     assert outcome.result["requests_ok"] > 0
     assert {row[2] for row in outcome.rows} == {0, 1}
+
+
+@pytest.mark.ray
+def test_every_node_is_sampled_meanwhile(nodes: tuple[cluster.ClusterNode, ...], address: str, tmp_path: Path) -> None:
+    """`raylaunch bench` on a machine of the cluster: load from here alone (a loopback server), samples of all nodes."""
+    result = tmp_path / "load.json"
+    with odd_server.serve() as server:
+        done = harness.run(
+            "bench", "--url", server.url, "-c", "2", "--duration", "4s", "--warmup", "0", "--force", "-o", str(result),
+            home=tmp_path, RAY_ADDRESS=address,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(result.read_text())
+    assert told["sampling_problem"] == ""
+    assert sorted(told["nodes"]) == sorted(node.ip for node in nodes)
+    sampled = [sample for sample in told["levels"][0]["samples"] if len(sample["nodes"]) == 2]
+    assert len(sampled) >= 2
+    assert len(told["client"]["shards"]) == 1
 
 
 def test_a_service_on_all_interfaces_is_named_by_its_address() -> None:
