@@ -29,8 +29,9 @@ _FETCH_S = 600.0
 _WRITE = 'umask 077; mkdir -p "$HOME/$0" && cat >"$HOME/$0/questions"'
 _FETCH = 'cd "$HOME/$0" && tar cz bench.json bench.rows.jsonl.gz | base64'
 _REMOVE = 'rm -rf "$HOME/$0"'
-_INTERRUPT = 'kill -INT "$(cat "$HOME/$0/pid")"'
-"""Ray's own way to stop a job kills it after 3 s (2.60): too soon for a large result to be written."""
+_INTERRUPT = 'kill -TERM "$(cat "$HOME/$0/pid")"'
+"""Ray's own way to stop a job kills it after 3 s (2.60): too soon for a large result to be written. And it starts jobs
+with SIGINT ignored."""
 
 
 def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None, result: Path) -> None:
