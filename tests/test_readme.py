@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 REFERENCE = "configs/deepseek-r1-70b.yaml"
 DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
-LOAD_TEST = "tests/rig/test_cluster_life.py::test_a_model_over_two_hosts"
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 LIFE = "tests/rig/test_cluster_life.py"
@@ -189,8 +188,8 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
-    "raylaunch bench --concurrency 500 --cluster configs/two-node.yaml": (is_parsed_by_bench, LOAD_TEST),
-    "ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500": (is_parsed_by_ray, LOAD_TEST),
+    "raylaunch bench --concurrency 500 --cluster configs/two-node.yaml": (is_parsed_by_bench, None),
+    "ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500": (is_parsed_by_ray, None),
     "raylaunch bench compare before.json after.json": (
         wants_results,
         "tests/bench/test_compare.py::test_command",
