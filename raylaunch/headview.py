@@ -16,6 +16,8 @@ _FIRST_LOOK_S = 60.0
 """Joining Ray takes 2 s, more where a disk is cold."""
 _SILENCE_S = 30.0
 """ssh itself gives up on a dead connection after 15 s."""
+_ATTEMPTS, _PAUSE_S = 4, 3.0
+_FIND_GCS = "grep -lsx gcs_server /proc/[0-9]*/comm; true"
 _MONITOR_LOG = "tail -c 60000 /tmp/ray/session_latest/logs/monitor.out"
 
 
@@ -50,14 +52,25 @@ class HeadView:
 
     @classmethod
     def open(cls, shell: HostShell) -> Self | None:
-        """A view of a head whose container runs, or None where no Ray runs in it."""
-        view = cls.start(shell)
-        try:
-            view.look()
-        except ClusterError:
-            view.close()
+        """A view of a head whose container runs, or None where no Ray is in it.
+
+        Raises:
+            ClusterError: a Ray is there, and does not answer: what it serves, if anything, is not ours to end here.
+        """
+        if not shell.run_in_head(["sh", "-c", _FIND_GCS]).stdout.strip():
             return None
-        return view
+        for attempt in range(_ATTEMPTS):
+            view = cls.start(shell)
+            try:
+                view.look()
+            except ClusterError:  # a head that another `up` is starting at this moment takes seconds to answer
+                view.close()
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return view
+        return None
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -99,6 +112,8 @@ class HeadView:
 
     def retry(self, hosts: Sequence[str]) -> None:
         """Have Ray's launcher begin anew with these workers; those that are in are not touched."""
+        if not hosts:
+            return
         self.shell.run_in_head([*_WATCH, self.shell.cluster.cluster_name, "retry", *hosts])
 
     def read_monitor_log(self) -> str:

@@ -74,7 +74,8 @@ class Launch:
         Raises:
             ClusterError: the running head has never heard of a host.
         """
-        if strange := [host for host in missing if host not in view.look().known]:
+        hosts = view.look()
+        if strange := [host for host in missing if host not in hosts.known]:
             raise ClusterError(
                 f"{', '.join(strange)}: new in {self.cluster.path} since the head was started, and its launcher reads "
                 "its hosts once (Ray 2.60)",
@@ -82,7 +83,7 @@ class Launch:
             )
         in_already = [host for host in self.cluster.hosts if host not in missing]
         output.say(f"{', '.join(in_already)} stay as they are; bringing in {', '.join(missing)}")
-        view.retry(missing)
+        view.retry([host for host in missing if hosts.launcher.get(host) not in launcherlog.UNDER_WAY])
 
     def describe(self) -> str:
         """Hosts and GPUs in words."""

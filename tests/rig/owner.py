@@ -37,13 +37,14 @@ class Owner:
         """Of every command typed here: raylaunch keeps all of its own in the laptop's home."""
         return os.environ | {"HOME": str(self.home), "RAYLAUNCH_HOME": str(self.home / ".raylaunch")}
 
-    def start(self, *words: str, output: Path) -> "subprocess.Popen[bytes]":
-        """Start `raylaunch ...`, its output in a file."""
+    def start(self, *words: str, output: Path) -> "tuple[subprocess.Popen[bytes], Path]":
+        """Start `raylaunch ...`; the process, and the file of its output."""
         with output.open("wb") as printed:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [BIN / "raylaunch", *words], stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT,
                 env=self.environ, start_new_session=True,
             )  # fmt: skip
+        return process, output
 
     def run(
         self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0

@@ -21,7 +21,9 @@ GRPC_DOORS = {
     "GCS jobs": (ports.GCS, "/ray.rpc.JobInfoGcsService/GetAllJobInfo"),
     "GCS key-value": (ports.GCS, "/ray.rpc.InternalKVGcsService/InternalKVKeys"),
     "Ray client": (ports.RAY_CLIENT, "/ray.rpc.RayletDriver/ClusterInfo"),
-    "object manager": (ports.OBJECT_MANAGER, "/ray.rpc.ObjectManagerService/FreeObjects"),
+    "object manager": (ports.OBJECT_MANAGER, "/ray.rpc.ObjectManagerService/Pull"),
+    "dashboard agent": (ports.DASHBOARD_AGENT_GRPC, "/ray.rpc.ReporterService/GetTraceback"),
+    "logs": (ports.DASHBOARD_AGENT_GRPC, "/ray.rpc.LogService/ListLogs"),
     "node manager": (ports.NODE_MANAGER, "/ray.rpc.NodeManagerService/GetNodeStats"),
 }
 HTTP_DOORS = {
@@ -29,6 +31,7 @@ HTTP_DOORS = {
     "jobs API": (ports.DASHBOARD, "/api/jobs/"),
     "jobs agent": (ports.DASHBOARD_AGENT_HTTP, "/api/job_agent/jobs/"),
     "logs agent": (ports.DASHBOARD_AGENT_HTTP, "/logs/"),
+    "runtime environment agent": (ports.RUNTIME_ENV_AGENT, "/"),
 }
 
 

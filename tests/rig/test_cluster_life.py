@@ -1,18 +1,27 @@
 """A cluster from nothing to nothing: up, a model over two hosts, strangers at its doors, and down again and again."""
 
+import dataclasses
 import json
+import shutil
 import signal
 import stat
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from raylaunch import clusterfile, versions
 from raylaunch import clusterports as ports
+from raylaunch.hostshell import HostShell
+from raylaunch.launch import Launch
+from tests.e2e.harness import find_free_port
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.images import write_small_image
 from tests.rig.owner import CONTAINER, Owner, wait_for_line
 from tests.rig.rig import start_rig
 
@@ -48,6 +57,23 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
         yield Owner.of(rig, tmp_path_factory.mktemp("life"))
 
 
+def test_image_file_is_loaded_where_it_is_missing(
+    laptop: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--image-archive`: a file of `docker save`, loaded on the host that lacks the image; the other keeps its own."""
+    head, worker = laptop.rig.hosts
+    head.import_image(write_small_image(tmp_path / "small.tar"), "rig/small:1")
+    head.run("docker save rig/small:1 >/tmp/saved.tar")
+    shutil.copy(head.disk / "tmp" / "saved.tar", tmp_path / "saved.tar")
+    monkeypatch.setenv("HOME", str(laptop.home))
+    cluster = dataclasses.replace(clusterfile.load(laptop.cluster_file), image="rig/small:1")
+    Launch(cluster, HostShell.of(cluster), 60.0, tmp_path / "saved.tar").provide_image(cluster.hosts)
+    ids = {host.run("docker image inspect --format '{{.Id}}' rig/small:1").stdout for host in (head, worker)}
+    assert len(ids) == 1
+    for host in (head, worker):
+        host.run("docker rmi rig/small:1; rm -f /tmp/saved.tar")
+
+
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
     """One command; each host is told with its GPUs, reached at its own address, its interface worked out from there."""
     said = laptop.up().stderr
@@ -78,8 +104,7 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
     launch = tmp_path / "launch.yaml"
     launch.write_text(LAUNCH)
     on = ("--cluster", str(laptop.cluster_file))
-    output = tmp_path / "serve.txt"
-    serving = laptop.start("serve", str(launch), "--rehearse", *on, output=output)
+    serving, output = laptop.start("serve", str(launch), "--rehearse", *on, output=tmp_path / "serve.txt")
     wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
     serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and says how to stop it
     assert serving.wait(30) == 0
@@ -136,6 +161,25 @@ def test_closed_by_default(laptop: Owner) -> None:
     assert f"127.0.0.1:{ports.DASHBOARD}" in listening
 
 
+def test_dashboard_through_ssh(laptop: Owner, tmp_path: Path) -> None:
+    """A way to it on the laptop's loopback, for who has the token; Ctrl-C closes it."""
+    port = find_free_port()
+    process, output = laptop.start(
+        "dashboard", str(laptop.cluster_file), "--port", str(port), output=tmp_path / "dashboard.txt"
+    )
+    wait_for_line(output, process, "Ctrl-C closes")
+    [token] = laptop.home.glob(".raylaunch/clusters/*/token/auth_token")
+    url = f"http://127.0.0.1:{port}/api/version"
+    asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.read_text()}"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        assert json.load(answer)["ray_version"] == versions.RAY
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url, timeout=20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert token.read_text() not in output.read_text()
+
+
 def test_down_leaves_nothing(laptop: Owner) -> None:
     """No container, process, key, mount folder or state; a second one says so and is fine."""
     said = laptop.down().stderr
@@ -146,8 +190,7 @@ def test_down_leaves_nothing(laptop: Owner) -> None:
 
 def test_laptop_killed_in_the_middle(laptop: Owner, tmp_path: Path) -> None:
     """kill -9 while the head starts: its launcher goes with it, and the same command run again ends well."""
-    output = tmp_path / "up.txt"
-    process = laptop.start("up", str(laptop.cluster_file), output=output)
+    process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "up.txt")
     wait_for_line(output, process, "starting Ray")
     process.kill()
     process.wait()
@@ -169,19 +212,26 @@ def test_plain_ray_up(laptop: Owner) -> None:
     assert laptop.list_traces() == []
 
 
-def test_worker_lost_in_the_middle(laptop: Owner, tmp_path: Path) -> None:
-    """The worker's cable pulled while it comes in: told within a minute; up again adds it, and only it."""
+def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
+    """One whose docker stops, tried twice; one whose cable is pulled; then up adds it, and leaves the head alone."""
     head, worker = laptop.rig.hosts
-    output = tmp_path / "up.txt"
-    process = laptop.start("up", str(laptop.cluster_file), output=output)
+    process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "docker.txt")
+    wait_for_line(output, process, "head: starting Ray")
+    worker.stop_docker()
+    assert process.wait(120) == 1
+    told = output.read_text()
+    assert f"{worker.address} failed: docker's daemon does not run; once more" in told
+    assert f"{worker.address} failed twice: docker's daemon does not run" in told
+    worker.start_docker()
+    worker.wait_docker()
+    session = head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout
+
+    process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "cable.txt")
     wait_for_line(output, process, f"{worker.address}: worker: image, container, Ray")
     with worker.cut_off():
-        began = time.monotonic()
-        assert process.wait(90) == 1
-        assert time.monotonic() - began < 60
-    told = output.read_text()
-    assert f"{worker.address} does not answer any more" in told or f"{worker.address} failed" in told
-    session = head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout
+        assert process.wait(60) == 1
+    assert f"{worker.address} does not answer any more" in output.read_text()
+
     laptop.up()
     assert len(laptop.count_gpus()) == 2
     assert head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout == session
