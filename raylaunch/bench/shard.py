@@ -241,8 +241,8 @@ class Shard:
         silent = [stream for stream in busy if now - stream.last_s > self._plan.timeout_s]
         for stream in silent:
             self._finish(stream, ("timeout", f"silent for {self._plan.timeout_s:g} s"))
-        if silent and len(silent) == len(busy):
-            self._ended = self._ended or "stalled"
+        if silent and len(silent) == len(busy) and not self._is_all_sent(now):
+            self._ended = self._ended or "stalled"  # what hangs after all were sent is a timeout, and no more
 
 
 def _make_context(address: Address) -> ssl.SSLContext | None:

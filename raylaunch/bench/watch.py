@@ -90,7 +90,7 @@ def raise_file_limit(streams: int) -> int:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))
             soft = new
-    return streams if soft == resource.RLIM_INFINITY else min(streams, soft - FD_RESERVE)
+    return streams if soft == resource.RLIM_INFINITY else max(1, min(streams, soft - FD_RESERVE))
 
 
 def find_client_limits(watches: Sequence[Watch], late_p99_s: float | None) -> list[str]:

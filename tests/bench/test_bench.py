@@ -243,6 +243,14 @@ def test_server_that_stalls(tmp_path: Path) -> None:
     assert result["errors"]["timeout"]["count"] == 4
 
 
+def test_a_last_request_that_hangs_is_a_timeout(tmp_path: Path) -> None:
+    """One of sixty: the run is whole, and valid."""
+    with odd_server.serve(lambda number: "stall" if number == 59 else "") as server:
+        result = run(tmp_path, server.url, "-n", "60", "-c", "4", "--timeout", "1s")
+    assert (list_reasons(result), result["ended"], result["requests_ok"]) == ([], "whole", 59)
+    assert result["errors"]["timeout"]["count"] == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, truth: str, number: signal.Signals) -> None:
     path = tmp_path / "result.json"
