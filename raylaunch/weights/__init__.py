@@ -10,6 +10,7 @@ Who does what::
     crew.py       the porters of all nodes
     survey.py     what each node has, and what the model should be
     plan.py       who sends what to whom
+    finish.py     the manifest, and the files in their place
     pull.py       rounds of survey, plan and moves until every node has everything
     fetch.py      the same for this machine alone, and the default model from PyPI
     check.py      every file on every node against the manifest

@@ -45,6 +45,11 @@ class Crew(Protocol):
         """What another node's porter calls this one by."""
 
 
+def find_host(node: str) -> str:
+    """The address in a node's name: of a node whose Ray was restarted, Ray lists the dead one for a while, too."""
+    return node.partition(" ")[0]
+
+
 class LocalCrew:
     """This machine alone, without Ray."""
 

@@ -1,7 +1,7 @@
 """Who sends what to whom: pure functions over what each node has."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class Holding:
     def measure(self, name: str, size: int) -> int:
         """Bytes of the file that are here."""
         return size if name in self.whole else min(self.parts.get(name, 0), size)
+
+    def without(self, names: Set[str]) -> "Holding":
+        """The same without files that only looked right."""
+        return replace(self, whole=self.whole - names)
 
 
 @dataclass(frozen=True)

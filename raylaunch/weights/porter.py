@@ -147,6 +147,8 @@ class Porter:
 
     async def remove(self) -> list[str]:
         """Remove what raylaunch made here; sentences on what was kept."""
+        if self.folder.parent.is_dir() and not await self.try_lock():
+            raise WeightsError(f"another process fetches into {self.folder}", fix="end it, or wait for it")
         try:
             return await run_in_thread(lambda: list(place.remove(self.folder)))
         except OSError as error:

@@ -5,13 +5,13 @@ Each round looks at all nodes anew, so a pull that was killed, a node that joine
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
 from raylaunch.errors import WeightsError
-from raylaunch.weights import survey
-from raylaunch.weights.crew import Crew, NodeLostError
+from raylaunch.weights import finish, survey
+from raylaunch.weights.crew import Crew, NodeLostError, find_host
 from raylaunch.weights.part import Finished, Unfinished
 from raylaunch.weights.plan import Holding, Move, order_chain, plan_moves
 from raylaunch.weights.progress import Progress, Reporter
@@ -25,6 +25,7 @@ _DISK_STREAMS = 2
 """Files that a node sends at once in a lane: while one ends, the other keeps the link busy."""
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
+_DAMAGED_AT_MOST = 3
 
 
 async def pull(order: Order, crew: Crew, reporter: Reporter) -> PullResult:
@@ -42,18 +43,24 @@ class _Pull:
         self.proven: dict[tuple[str, str], str] = {}
         self.refused: dict[str, str] = {}
         """Node -> why nothing can be written there any more."""
+        self.damages: Counter[tuple[str, str]] = Counter()
+        """(node, file) -> how often it came wrong there."""
+        self.distrusted: set[tuple[str, str]] = set()
+        """(node, file) that looked right and is not."""
         self.failures: list[str] = []
         self.began = time.monotonic()
         self.progress = Progress(crew, reporter)
         self.shared: dict[str, str] = {}
         self.is_announced = False
         self.seen: set[str] = set()
+        """Hosts that took part at any time."""
 
     async def run(self) -> PullResult:
         fruitless, most, moved = 0, -1, False
+        before: tuple[str, ...] = ()
         while True:
             nodes = self.crew.refresh()
-            self.seen.update(nodes)
+            self.seen.update(map(find_host, nodes))
             self.failures.clear()
             try:
                 state = await self._survey(nodes)
@@ -61,16 +68,18 @@ class _Pull:
                     continue
                 truth, holdings, writers = state
                 if not await self._run_round(truth, holdings):
-                    await self._finish(truth, nodes, writers, holdings)
+                    manifest = await finish.write_manifest(self.crew, truth, next(iter(holdings)), self.proven)
+                    served = {n: writers.get(n, n) for n in nodes if writers.get(n, n) not in self.refused}
+                    await finish.put_in_place(self.crew, manifest, served)
                     return self._conclude(truth, nodes, moved=moved)
                 moved = True
             except NodeLostError as error:
                 self.failures.append(error.what)
                 self.reporter.say(f"{error.what}; going on with the others")
             have = self.progress.measure_arrived()
-            fruitless = 0 if have > most or self.crew.has_changed() else fruitless + 1
-            most = max(most, have)
-            if fruitless >= _FRUITLESS_ROUNDS:
+            fruitless = 0 if have > most or nodes != before else fruitless + 1
+            most, before = max(most, have), nodes
+            if fruitless >= _FRUITLESS_ROUNDS or max(self.damages.values(), default=0) >= _DAMAGED_AT_MOST:
                 raise WeightsError(self.failures[-1] if self.failures else "nothing more came", fix=RESUMES)
 
     async def _survey(self, nodes: Sequence[str]) -> "tuple[Truth, dict[str, Holding], dict[str, str]] | None":
@@ -212,12 +221,15 @@ class _Pull:
         outcome = closed.outcome
         if isinstance(outcome, Finished):
             self.proven[node, move.name] = outcome.sha256
+            self.distrusted.discard((node, move.name))
             self.progress.finish(node, move.name)
         elif isinstance(outcome, Unfinished):
             if outcome.is_local:
                 self.refused[node] = outcome.reason
-            if outcome.is_damaged and not move.from_hub:
-                await self._suspect(move, truth)
+            if outcome.is_damaged:
+                self.damages[node, move.name] += 1
+                if not move.from_hub:
+                    await self._suspect(move, truth)
             return WeightsError(f"{node}: {outcome.reason}")
         return None
 
@@ -226,36 +238,8 @@ class _Pull:
         hashes = await self.crew.call(move.head, "verify", {move.name: truth.listing.files[move.name]})
         if move.name not in hashes:
             self.proven.pop((move.head, move.name), None)
+            self.distrusted.add((move.head, move.name))
             self.reporter.say(f"{move.head}: {move.name} is damaged there")
-
-    async def _finish(
-        self, truth: Truth, nodes: Sequence[str], writers: dict[str, str], holdings: dict[str, Holding]
-    ) -> None:
-        """Give every node's files their place, and leave the same manifest everywhere."""
-        first = next(iter(holdings))
-        unknown = {name: file for name, file in truth.listing.files.items() if not self._find_hash(name, truth)}
-        for name, sha256 in (await self.crew.call(first, "verify", unknown) if unknown else {}).items():
-            self.proven[first, name] = sha256
-        files = truth.to_manifest().files
-        truth.facts = {
-            name: type(facts)(facts.size, facts.sha256 or self._find_hash(name, truth)) for name, facts in files.items()
-        }
-        manifest = truth.to_manifest()
-        served = [node for node in nodes if writers.get(node, node) not in self.refused]
-        for node in served:
-            if writers.get(node, node) == node:
-                await self.crew.call(node, "finish", manifest)
-                await self.crew.call(node, "unlock")
-        for node in served:
-            if differences := await self.crew.call(node, "compare", manifest.files, fast=True):
-                raise WeightsError(
-                    f"{node}: {next(iter(differences.values()))}, though it was just put there", fix="run it again"
-                )
-
-    def _find_hash(self, name: str, truth: Truth) -> str | None:
-        known = truth.facts.get(name)
-        proven = next((sha256 for (_, file), sha256 in self.proven.items() if file == name), None)
-        return (known.sha256 if known else None) or truth.listing.files[name].sha256 or proven
 
     def _conclude(self, truth: Truth, nodes: tuple[str, ...], *, moved: bool) -> PullResult:
         if self.refused:
@@ -263,7 +247,7 @@ class _Pull:
                 "; ".join(f"{node}: {reason}" for node, reason in self.refused.items()),
                 fix="make room there, or allow writing, and run it again: it goes on",
             )
-        if lost := sorted(self.seen - set(nodes)):
+        if lost := sorted(self.seen - set(map(find_host, nodes))):
             raise WeightsError(
                 f"{', '.join(lost)} was lost on the way; {len(nodes)} nodes have the model whole",
                 fix="bring it back and run it again: it takes the model from the others",

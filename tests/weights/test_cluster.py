@@ -198,6 +198,16 @@ def test_damage_is_found_named_and_mended_from_a_peer(hosts: Islands, hub: Hub, 
     assert hub.count_sent() == sent
 
 
+def test_damaged_source_is_found_out_and_mended(hosts: Islands, hub: Hub, model: Path) -> None:
+    """Its manifest and samples vouch for it; the hashes of those that it is sent to do not."""
+    pull(hosts, model, endpoint=hub.url)
+    first, _, third = (island.find(model) for island in hosts.islands)
+    flip_byte(first / SHARDS[1], 5_000_003)
+    (third / SHARDS[1]).unlink()
+    assert f"{hosts.islands[0].ip}: {SHARDS[1]} is damaged there" in pull(hosts, model)
+    assert_whole(hosts, model, hub)
+
+
 # ---- things that go away, come, or are full
 
 
