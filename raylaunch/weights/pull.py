@@ -88,6 +88,9 @@ class _Pull:
         looks = await survey.look_everywhere(self.crew, nodes)
         truth = await survey.find_truth(self.crew, order, looks, say)
         holdings = await survey.find_holdings(self.crew, order, truth, looks, self.proven, say)
+        for node, name in self.distrusted:
+            if node in holdings:
+                holdings[node] = holdings[node].without({name})
         lacking = [node for node in nodes if truth.sizes.keys() - holdings[node].whole or looks[node].manifest is None]
         lacking = [node for node in lacking if node not in self.refused]
         writers = await survey.find_storages(self.crew, truth, lacking)
