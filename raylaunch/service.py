@@ -4,6 +4,7 @@ A record lies in `~/.raylaunch/services/<port>/service.json` (0600). It names th
 start times: a record whose supervisor is gone is a leftover, whose processes are ended by the next `serve` or `stop`.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -154,7 +155,8 @@ def end_leftovers(service: Service) -> list[int]:
     """
     left = [leader.pid for leader in service.group_leaders if leader.is_alive()]
     for pid in left:
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile: the kernel told it that its supervisor died
+            os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not any(leader.is_alive() for leader in service.group_leaders), 10.0)
     for pid in left:
         kill_group(pid)
