@@ -1,7 +1,7 @@
 """The whole suite (`make faults`), with its table in docs/faults.md.
 
-FAULTS_SEED=<number> repeats the random ones, FAULTS_RANDOM=<count> says how many; FAULTS_ONLY=<words> strikes only where a
-fault's name holds one of them (separated by commas).
+FAULTS_SEED=<number> repeats the random ones, FAULTS_RANDOM=<count> says how many; FAULTS_ONLY=<words> strikes only
+where a fault's name holds one of them (separated by commas).
 """
 
 import contextlib
