@@ -8,11 +8,14 @@ from typing import Any
 
 from raylaunch import errors, processes
 from raylaunch.errors import ClusterError, LaunchFileError, RaylaunchError
-from raylaunch.keep.talking import TalkingChild
+from raylaunch.keep.talking import PULSE, TalkingChild
 from raylaunch.processes import ProcessId
 
 _STOP_S = 20.0
 """A private Ray of two nodes takes four; Ray's own goodbye to a dead head longer."""
+
+_STUCK_AFTER_S = 1.9
+_STUCK_STOP_S = 2.0
 
 
 @dataclass
@@ -68,8 +71,10 @@ class DriverChild(TalkingChild):
         """
         if self.pipe >= 0:
             self.read_events()  # it may have started a private Ray a moment ago
+        # A call into a Ray whose head is gone blocks for a minute, signals and all (2.60).
+        stuck = PULSE in self.events and self.silent_s() > _STUCK_AFTER_S
         self.ask_to_end()
-        self.wait_end(_STOP_S, hurried)
+        self.wait_end(_STUCK_STOP_S if stuck else _STOP_S, hurried)
         for leader in self.private_leaders:
             if leader.is_alive():
                 processes.kill_group(leader.pid)
