@@ -43,6 +43,12 @@ class Bare:
                     return pid
         raise AssertionError((words, harness.list_processes(self.home)))
 
+    def find_core(self) -> int:
+        """The pid of EngineCore, a child of the server: its title lies over its environment."""
+        server = self.process.pid
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        return next(int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
+
     def find_rank(self, rank: int) -> int:
         """The pid of a rank, as Ray's head knows it."""
         script = (

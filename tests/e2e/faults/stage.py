@@ -96,6 +96,12 @@ class Stage:
         assert len(found) == 1, (words, harness.list_processes(self.served.home))
         return found[0]
 
+    def find_core(self) -> int:
+        """The pid of EngineCore, a child of the API server: its title lies over its environment, so no mark is seen."""
+        server = self.find("-m raylaunch.server")
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        return next(int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
+
     def strike(self, fault: str, kind: str, hit: Callable[["Stage"], None]) -> Row:
         """Put requests in flight, strike, and measure until it serves again."""
         clients = Clients(self.served.url, MODEL)
@@ -147,6 +153,10 @@ def kill_rank(rank: int) -> Callable[[Stage], None]:
 
 def stop_rank(rank: int) -> Callable[[Stage], None]:
     return lambda stage: os.kill(stage.find_rank(rank), signal.SIGSTOP)
+
+
+def hit_core(number: signal.Signals) -> Callable[[Stage], None]:
+    return lambda stage: os.kill(stage.find_core(), number)
 
 
 def send(number: signal.Signals, *words: str) -> Callable[[Stage], None]:

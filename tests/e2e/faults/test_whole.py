@@ -22,7 +22,7 @@ from raylaunch.keep import incident as incidents
 from .. import harness
 from . import alone, table
 from .clients import Clients, Hammer
-from .stage import MODEL, Row, Stage, kill_rank, send, stage, stop_rank
+from .stage import MODEL, Row, Stage, hit_core, kill_rank, send, stage, stop_rank
 from .test_faults import RAYLET, hold_bars
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
@@ -31,13 +31,13 @@ RANDOM_FAULTS = 20
 _KILL, _STOP = signal.SIGKILL, signal.SIGSTOP
 SIGNALS = (
     *((f"kill -9 of rank {rank}", "death", kill_rank(rank)) for rank in range(4)),
-    ("kill -9 of EngineCore", "death", send(_KILL, "EngineCore")),
+    ("kill -9 of EngineCore", "death", hit_core(_KILL)),
     ("kill -9 of the API server", "death", send(_KILL, "-m raylaunch.server")),
     ("kill -9 of a raylet", "death", send(_KILL, *RAYLET)),
     ("kill -9 of the GCS", "death", send(_KILL, "gcs/gcs_server")),
     ("kill -9 of the driver process", "death", send(_KILL, "raylaunch.keep.driver_process")),
     ("SIGSTOP of a rank", "wedge", stop_rank(1)),
-    ("SIGSTOP of EngineCore", "wedge", send(_STOP, "EngineCore")),
+    ("SIGSTOP of EngineCore", "wedge", hit_core(_STOP)),
     ("SIGSTOP of the API server", "wedge", send(_STOP, "-m raylaunch.server")),
 )
 BARE = {
@@ -126,7 +126,10 @@ def test_every_fault_and_twenty_random_ones(tmp_path: Path, monkeypatch: pytest.
 def strike_alone(folder: Path, number: signal.Signals, target: int | tuple[str, ...]) -> table.Alone:
     folder.mkdir(exist_ok=True)
     with alone.bare_vllm(folder) as bare:
-        pid = bare.find_rank(target) if isinstance(target, int) else bare.find(*target)
+        if isinstance(target, int):
+            pid = bare.find_rank(target)
+        else:
+            pid = bare.find_core() if "EngineCore" in target else bare.find(*target)
         return alone.strike(bare, number, pid)
 
 
