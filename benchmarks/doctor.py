@@ -79,7 +79,7 @@ def write_cluster(rig: Rig, addresses: list[str], file: Path) -> Path:
 
 
 def run_doctor(cluster: Path, home: Path) -> dict[str, Any]:
-    """Seconds of one run: of the looking itself, and of the whole command; and what was not green."""
+    """Seconds of one run: of the looking itself, and of the whole command; and how many checks were not answered."""
     began = time.monotonic()
     done = subprocess.run(
         [str(Path(sys.executable).parent / "raylaunch"), "doctor", str(cluster), "--json", "--model-gb", "1"],
@@ -87,11 +87,9 @@ def run_doctor(cluster: Path, home: Path) -> dict[str, Any]:
     )  # fmt: skip
     whole = time.monotonic() - began
     told = json.loads(done.stdout)
-    red = [verdict for verdict in told["verdicts"] if verdict["state"] == "red"]
-    # With several addresses on one machine, a route may leave from another than the one that was named: a warning.
-    unchecked = sum(verdict["state"] == "not checked" for verdict in told["verdicts"])
-    assert not red, red
-    return {"look_s": told["seconds"], "command_s": round(whole, 2), "not_checked": unchecked}
+    states = [verdict["state"] for verdict in told["verdicts"]]  # of sound hosts: what is not ok came too late
+    late = {state: states.count(state) for state in ("red", "not checked")}
+    return {"look_s": told["seconds"], "command_s": round(whole, 2), **late}
 
 
 def measure(files: dict[int, Path], home: Path, rounds: int) -> dict[str, Any]:
