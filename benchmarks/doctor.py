@@ -93,13 +93,12 @@ def run_doctor(cluster: Path, home: Path) -> dict[str, Any]:
 
 
 def measure(files: dict[int, Path], home: Path, rounds: int) -> dict[str, Any]:
-    """Medians and rounds of one series; the first round warms up and is not kept."""
+    """Medians and rounds of one series; a run before the first warms up and is not kept."""
+    run_doctor(files[_COUNTS[0]], home)
     kept = []
-    for number in range(rounds + 1):
-        row = {str(count): run_doctor(file, home) for count, file in files.items()}
-        print(row, flush=True)
-        if number:
-            kept.append(row)
+    for _ in range(rounds):
+        kept.append({str(count): run_doctor(file, home) for count, file in files.items()})
+        print(kept[-1], flush=True)
     looks = {str(count): statistics.median(row[str(count)]["look_s"] for row in kept) for count in files}
     return {
         "median_look_s": looks,
