@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from raylaunch.errors import PortTakenError
+from raylaunch.errors import LaunchFileError, PortTakenError
 from raylaunch.ports import check_port_free
 
 _BACKLOG = 2048
@@ -74,17 +74,23 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     """TLS as the launch's `server:` block has it (uvicorn's own reading of it); None without a certificate.
 
     Raises:
-        PortTakenError: never; OSError and ssl.SSLError where certificate or key cannot be read.
+        LaunchFileError: certificate, key or ciphers cannot be used.
     """
     if not options.get("ssl_certfile"):
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    context.verify_mode = ssl.VerifyMode(int(options.get("ssl_cert_reqs") or 0))
-    if options.get("ssl_ca_certs"):
-        context.load_verify_locations(options["ssl_ca_certs"])
-    if options.get("ssl_ciphers"):
-        context.set_ciphers(options["ssl_ciphers"])
+    try:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        context.verify_mode = ssl.VerifyMode(int(options.get("ssl_cert_reqs") or 0))
+        if options.get("ssl_ca_certs"):
+            context.load_verify_locations(options["ssl_ca_certs"])
+        if options.get("ssl_ciphers"):
+            context.set_ciphers(options["ssl_ciphers"])
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise LaunchFileError(
+            f"server.ssl_certfile {options['ssl_certfile']}: TLS cannot be set up with it: {error}",
+            fix="server.ssl_certfile and server.ssl_keyfile name PEM files of this machine that belong together",
+        ) from error
     return context
 
 

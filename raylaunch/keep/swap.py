@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import RaylaunchError
 from raylaunch.keep.control import Request
+from raylaunch.keep.door import make_tls
 from raylaunch.keep.driver_child import DriverChild
 from raylaunch.keep.watch import Trouble
 from raylaunch.rehearsal import plan
@@ -37,6 +38,7 @@ class Swap:
             return None
         try:
             plan.choose_standin(launch, rehearse=rehearse)
+            make_tls(launch.server)
         except RaylaunchError as error:
             request.refuse(f"{error.what}; the old engine serves on", error.fix)
             return None

@@ -15,7 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from raylaunch.errors import PortTakenError
+from raylaunch.errors import LaunchFileError, PortTakenError
 from raylaunch.keep.door import Door, Notice, listen, make_answer, make_tls
 
 NOTICE = Notice("restarting", "restarting: waiting for GPUs, 8 of 16", 7, "raylaunch_up 0\n")
@@ -91,6 +91,11 @@ def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> 
     assert answer.status == 503
     assert "restarting" in json.loads(answer.read())["error"]["message"]
     door.close()
+
+
+def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LaunchFileError, match=r"nothing\.pem"):
+        make_tls({"ssl_certfile": str(tmp_path / "nothing.pem")})
 
 
 def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -> None:
