@@ -166,7 +166,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--size-mib", type=int, default=2048)
-    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--files", type=int, default=16)
     parser.add_argument("--link-gbit", type=float, default=1.0)
     parser.add_argument("--repeat", type=int, default=5, help="runs; the median counts")
     parser.add_argument("--lanes", type=int, nargs="+", default=[1])

@@ -19,7 +19,7 @@ from raylaunch.weights.hub import RepoFile
 
 Buffer = bytes | bytearray | memoryview
 _Result = TypeVar("_Result")
-_QUEUED_AT_MOST = 4
+_QUEUED_AT_MOST = 2
 _READ_BYTES = 4 << 20
 SUFFIX = ".part"
 
@@ -143,7 +143,7 @@ class Part:
     async def append(self, offset: int, data: Buffer) -> None:
         """Take bytes that begin at `offset` of the file, not behind its end; what is here already is skipped.
 
-        Waits while the disk lags four pieces behind. A failing disk is told by `finish`.
+        Waits while the disk lags two pieces behind. A failing disk is told by `finish`.
         """
         data = memoryview(data)[max(0, self.have - offset) :]
         if not data or self.failure:

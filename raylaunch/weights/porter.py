@@ -221,6 +221,8 @@ class Porter:
         return replace(self._counts, held=held)
 
     async def measure(self) -> tuple[float, int]:
-        """CPU seconds and largest resident bytes of this process."""
+        """CPU seconds of this process, and the most memory it held of its own (not its libraries), in bytes."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        of_files_kib = sum(int(status[name].split()[0]) for name in ("RssFile", "RssShmem"))
+        return used.ru_utime + used.ru_stime, (used.ru_maxrss - of_files_kib) << 10

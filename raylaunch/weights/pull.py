@@ -22,7 +22,7 @@ from raylaunch.weights.survey import Order, Truth
 _HUB_STREAMS = 4
 """Files asked of the hub at once, by all nodes together (each node asks for one at least)."""
 _DISK_STREAMS = 2
-"""Files that a node sends at once in a lane: while one ends, the other keeps the link busy."""
+"""Files that a node sends at once at least: while one ends, another keeps the link busy."""
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
 _DAMAGED_AT_MOST = 3
@@ -157,7 +157,7 @@ class _Pull:
             self.reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
 
     def _count_streams(self, heads: int, *, from_hub: bool) -> int:
-        return max(1, _HUB_STREAMS // heads) if from_hub else _DISK_STREAMS * self.crew.lanes
+        return max(1, _HUB_STREAMS // heads) if from_hub else max(_DISK_STREAMS, self.crew.lanes)
 
     async def _work(self, queue: deque[Move], stream: int, truth: Truth, holdings: dict[str, Holding]) -> None:
         """Take moves from a queue until it is empty, or the nodes are not those it was planned for."""
