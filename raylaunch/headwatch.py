@@ -12,6 +12,8 @@ Known are the hosts of the cluster file that this head was started from.
 import json
 import os
 import select
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from raylaunch import cluster
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
 """The cluster file as Ray's launcher left it for the head."""
 _STEP_S = 0.5
+_LAUNCHER = b"autoscaler/_private/monitor.py"
+_LAUNCHER_LOG = Path("/tmp/ray/session_latest/logs/monitor.out")
 
 
 def read_launcher(cluster_name: str) -> dict[str, str]:
@@ -58,13 +62,36 @@ def watch(cluster_name: str) -> None:
         print(json.dumps({"nodes": nodes, "launcher": read_launcher(cluster_name), "known": known}), flush=True)
 
 
+def restart_launcher() -> None:
+    """Start Ray's launcher on this head anew, and nothing else: it never tries a node again that failed once.
+
+    Its count of failures is in its memory alone (Ray 2.60, StandardAutoscaler.can_update); what it knows of nodes that
+    are in, it reads from its state file, and leaves them as they are.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")[:-1]
+            if not any(word.endswith(_LAUNCHER) for word in words):
+                continue
+            variables = (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone meanwhile
+            continue
+        os.kill(int(process.name), signal.SIGKILL)
+        environment = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
+        with _LAUNCHER_LOG.open("ab") as log:
+            subprocess.Popen(
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+
 def retry(cluster_name: str, addresses: list[str]) -> None:
-    """Forget nodes in the launcher's own accounts: its next look, seconds later, begins with them anew."""
+    """Have the launcher begin anew with these nodes."""
     from ray.autoscaler._private.local.node_provider import LocalNodeProvider
 
     provider = LocalNodeProvider(read_provider(), cluster_name)
     for address in addresses:
         provider.terminate_node(address)
+    restart_launcher()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from raylaunch.launcherprocess import start_launcher
 LABEL = "raylaunch.cluster"
 """Docker label of our containers; its value is the cluster's name."""
 _STEP_S = 0.25
+_BEGIN_S = 60.0
+"""Ray's launcher looks for work every 5 s."""
 
 
 @dataclass
@@ -35,7 +37,11 @@ class Launch:
     began: float = field(default_factory=time.monotonic)
     gpus: dict[str, int] = field(default_factory=dict)
     """Host -> GPUs it has to bring in."""
-    retried: set[str] = field(default_factory=set)
+    retried: dict[str, float] = field(default_factory=dict)
+    """Host -> when Ray's launcher was asked to begin anew with it."""
+    failed: set[str] = field(default_factory=set)
+    states: dict[str, str] = field(default_factory=dict)
+    """Host -> how far Ray's launcher was with it at the last look."""
 
     def run(self) -> None:
         """Bring the cluster up, or what is missing of it.
@@ -83,7 +89,7 @@ class Launch:
             )
         in_already = [host for host in self.cluster.hosts if host not in missing]
         output.say(f"{', '.join(in_already)} stay as they are; bringing in {', '.join(missing)}")
-        view.retry([host for host in missing if hosts.launcher.get(host) not in launcherlog.UNDER_WAY])
+        self._retry([host for host in missing if hosts.launcher.get(host) not in launcherlog.UNDER_WAY], view)
 
     def describe(self) -> str:
         """Hosts and GPUs in words."""
@@ -216,14 +222,27 @@ class Launch:
                 fix=f"on that host: docker exec {self.cluster.container_name} nvidia-smi -L; "
                 "NVIDIA's container toolkit hands them over (`raylaunch doctor` looks at it)",
             )
-        if hosts.launcher.get(host) != launcherlog.FAILED:
+        state = hosts.launcher.get(host, "uninitialized")
+        before, self.states[host] = self.states.get(host), state
+        if state == "uninitialized" and time.monotonic() - self.retried.get(host, time.monotonic()) > _BEGIN_S:
+            raise ClusterError(
+                f"{host}: Ray's launcher on the head did not begin with it again within {_BEGIN_S:.0f} s",
+                fix=f"`raylaunch down {self.cluster.path}`, then up: that ends what is served",
+            )
+        fell_back = before in launcherlog.UNDER_WAY and state == "uninitialized"  # "failed" lasts a few seconds only
+        if state != launcherlog.FAILED and not fell_back:
             return
         failure = launcherlog.read_failure(view.read_monitor_log(), host)
-        if host in self.retried:
+        if host in self.failed:
             raise ClusterError(f"{host} failed twice: {failure.what}", fix=failure.fix, excerpt=failure.excerpt)
         output.say(f"{host} failed: {failure.what}; once more")
-        self.retried.add(host)
-        view.retry([host])
+        self.failed.add(host)
+        self._retry([host], view)
+
+    def _retry(self, hosts: Sequence[str], view: HeadView) -> None:
+        self.retried |= dict.fromkeys(hosts, time.monotonic())
+        self.states |= dict.fromkeys(hosts, "uninitialized")
+        view.retry(hosts)
 
 
 def up(cluster: ClusterFile, *, archive: Path | None = None, wait_s: float = 1800.0) -> None:

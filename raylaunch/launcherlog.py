@@ -18,7 +18,7 @@ STAGES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Ray's tags of a node -> in words."""
-UNDER_WAY = ("uninitialized", "waiting-for-ssh", "syncing-files", "setting-up")
+UNDER_WAY = ("waiting-for-ssh", "syncing-files", "setting-up")
 """Those of a node that its launcher is busy with."""
 _STEPS = MappingProxyType(
     {
