@@ -83,7 +83,7 @@ def copy_here(files: Sequence[Path], to: Path) -> None:
 
 
 def _make_file(made: Islands, size: int) -> Path:
-    path = made.data / "baseline"
+    path = made.data / f"baseline-{time.monotonic_ns()}"  # a new name: rsync copies nothing that is there already
     script = f"head -c {size} /dev/urandom > {path}"
     made.run(made.islands[0], ["sh", "-c", script]).wait()
     return path
