@@ -116,6 +116,7 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
     assert laptop.must("ask", "Who are you?", "--max-tokens", "8", *on).stdout.strip()
     assert "vllm" in laptop.must("logs", *on).stdout.lower()
     check_strangers_at_the_api(laptop)
+    check_load_from_both_hosts(laptop, tmp_path)
 
     again = laptop.up().stderr
     assert "is up already" in again
@@ -123,6 +124,22 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
 
     assert "nothing" not in laptop.must("stop", *on).stderr
     assert laptop.run("status", *on).returncode == 1
+
+
+def check_load_from_both_hosts(laptop: Owner, tmp_path: Path) -> None:
+    """As a Ray job from the laptop, files brought home; as a script through `ray submit`. The key is found there."""
+    result = tmp_path / "load.json"
+    load = ("--concurrency", "2", "--requests", "4", "--max-tokens", "4", "--warmup", "0", "--force")
+    told = laptop.must("bench", *load, "--cluster", str(laptop.cluster_file), "-o", str(result))
+    assert "2 at once: 4 requests" in told.stdout
+    read = json.loads(result.read_text())
+    assert (read["requests_ok"], len(read["client"]["shards"])) == (4, 2)
+    assert sorted(read["nodes"]) == sorted(host.address for host in laptop.rig.hosts)
+    assert result.with_suffix(".rows.jsonl.gz").exists()
+    assert result.with_suffix(".html").exists()
+    script = ROOT / "benchmarks" / "job.py"
+    submitted = laptop.must("submit", str(laptop.cluster_file), str(script), *load, program="ray")
+    assert "2 at once: 4 requests" in submitted.stdout + submitted.stderr
 
 
 def check_strangers_at_the_api(laptop: Owner) -> None:
