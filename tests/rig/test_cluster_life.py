@@ -19,6 +19,7 @@ from raylaunch import clusterfile, versions
 from raylaunch import clusterports as ports
 from raylaunch.hostshell import HostShell
 from raylaunch.launch import Launch
+from raylaunch.processes import wait_until
 from tests.e2e.harness import find_free_port
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.images import write_small_image
@@ -117,6 +118,7 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
     assert "vllm" in laptop.must("logs", *on).stdout.lower()
     check_strangers_at_the_api(laptop)
     check_load_from_both_hosts(laptop, tmp_path)
+    check_top(laptop, tmp_path / "top.txt")
 
     again = laptop.up().stderr
     assert "is up already" in again
@@ -140,6 +142,21 @@ def check_load_from_both_hosts(laptop: Owner, tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "job.py"
     submitted = laptop.must("submit", str(laptop.cluster_file), str(script), *load, program="ray")
     assert "2 at once: 4 requests" in submitted.stdout + submitted.stderr
+
+
+def check_top(laptop: Owner, output: Path) -> None:
+    """Every rank of both hosts is seen from the laptop, once and for a while; nothing goes on looking afterwards."""
+    on = ("--cluster", str(laptop.cluster_file))
+    view = json.loads(laptop.must("top", "--once", "--json", *on).stdout)
+    assert sorted(rank for node in view["nodes"] for gpu in node["gpus"] for rank in gpu["ranks"]) == [0, 1, 2, 3]
+    looking = laptop.start("top", *on, output=output)
+    wait_for_line(output, looking, f"http://{laptop.rig.head.address}:8080", READY_DEADLINE_S)
+    looking.send_signal(signal.SIGINT)
+    assert looking.wait(30) == 0
+    told = output.read_text()
+    for told_of in ("ready for", "r0", "r3", *(host.address for host in laptop.rig.hosts)):
+        assert told_of in told
+    assert wait_until(lambda: "monitor_child" not in laptop.rig.head.run("cat /proc/[0-9]*/cmdline").stdout, 30)
 
 
 def check_strangers_at_the_api(laptop: Owner) -> None:
