@@ -1,6 +1,7 @@
 """Looks at Ray: which nodes and workers of a reservation are dead. Runs in the driver process, which has joined Ray."""
 
 import re
+import socket
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from raylaunch.node_sample import NodeSample
 RAY_KILLS_AT = 0.95
 """Share of host memory in use at which Ray kills workers (RAY_memory_usage_threshold's default, 2.60)."""
 _WARN_AT = 0.90
+_CALL_TIMEOUT_S = 0.2
 
 
 class Sampler:
@@ -100,7 +102,7 @@ class Eyes:
         import ray
 
         table = ray.nodes()
-        alive = {node["NodeID"] for node in table if node["Alive"]}
+        alive = {node["NodeID"] for node in table if node["Alive"] and not self._is_refused(node)}
         workers = self.list_workers()
         return {
             "gone": [ip for node_id, ip in self._nodes.items() if node_id not in alive],
@@ -108,6 +110,21 @@ class Eyes:
             "pids": {str(worker["rank"]): worker["pid"] for worker in workers if worker["state"] == "ALIVE"},
             "gpus": int(sum(node["Resources"].get("GPU", 0) for node in table if node["Alive"])),
         }
+
+    def _is_refused(self, node: Mapping[str, Any]) -> bool:
+        """Whether nobody listens on the port of a node of ours any more: its raylet is dead, and Ray will say so later.
+
+        Ray marks a node dead seconds after its raylet, when the engine has already given up over it (Ray 2.60).
+        """
+        if node["NodeID"] not in self._nodes:
+            return False
+        try:
+            socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CALL_TIMEOUT_S).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # a host that does not answer: Ray's own patience decides
+            return False
+        return False
 
     def list_workers(self) -> list[dict[str, Any]]:
         """Every worker that was placed in the reservation, dead ones too: rank, ip, pid, state, why, ended_at."""

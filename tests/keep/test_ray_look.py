@@ -1,0 +1,51 @@
+"""What the driver process sees of Ray: a real one of the test's own."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylaunch import cluster
+from raylaunch.keep.ray_look import Eyes
+from raylaunch.private_ray import PrivateRay
+from raylaunch.processes import ProcessId, wait_until
+from tests.e2e import harness
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[PrivateRay]:
+    private = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars={harness.MARK: str(tmp_path)})
+    try:
+        cluster.join(private.address, env_vars={})
+        yield private
+    finally:
+        cluster.leave()
+        private.stop()
+
+
+def find_raylet(home: Path, ip: str) -> ProcessId:
+    (pid,) = (
+        pid
+        for pid in harness.list_processes(home)
+        if (words := Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))[0].endswith(b"/raylet")
+        and f"--node_ip_address={ip}".encode() in words
+    )
+    identity = ProcessId.of(pid)
+    assert identity is not None
+    return identity
+
+
+def test_dead_raylet_is_seen_before_ray_marks_its_node(two_nodes: PrivateRay, tmp_path: Path) -> None:
+    """The very next look names the node, which Ray's own table lists as alive for seconds more."""
+    assert wait_until(lambda: len(cluster.list_nodes()) == 2, 60)
+    nodes = {node.node_id: node.ip for node in cluster.list_nodes()}
+    eyes = Eyes("00" * 18, nodes, tensor_parallel_size=1)
+    assert eyes.look()["gone"] == []
+    raylet = find_raylet(tmp_path, "127.0.0.2")
+    os.kill(raylet.pid, signal.SIGKILL)
+    assert wait_until(lambda: not raylet.is_alive(), 10)
+    assert eyes.look()["gone"] == ["127.0.0.2"]
