@@ -84,7 +84,7 @@ class Islands:
         with log.open("wb") as output:
             island.ray = processes.Child.start(
                 island.command(command),
-                environment={**os.environ, **_QUIET, **raysettings.SPREAD},
+                environment={**os.environ, **_QUIET, **raysettings.NODE},
                 output=output,
             )
         if not processes.wait_until(lambda: "Ray runtime started" in log.read_text(errors="replace"), _START_S):

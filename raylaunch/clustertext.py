@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raylaunch import clusterports as ports
 from raylaunch import versions
-from raylaunch.raysettings import SPREAD
+from raylaunch.raysettings import NODE
 
 LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
 """What docker/Dockerfile makes of vLLM's official image; built on each host where it is missing."""
@@ -60,7 +60,7 @@ def render(plan: ClusterPlan, file: str) -> str:
         "DATA": plan.data,
         "GCS": str(ports.GCS),
         "STORE": str(_OBJECT_STORE_BYTES),
-        "SPREAD": "\n".join(f"    - -e {name}={value}" for name, value in SPREAD.items()),
+        "RAY_SETTINGS": "\n".join(f"    - -e {name}={value}" for name, value in NODE.items()),
         "BUILD": "",
         "HEAD_PORTS": _wrap(
             {

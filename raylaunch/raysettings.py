@@ -19,3 +19,6 @@ Measured with Ray 2.60.
 
 PRIORITY: Mapping[str, str] = MappingProxyType({"RAY_worker_niceness": "0"})
 """Else Ray starts its workers at niceness 15, behind the server and scheduler that wait for them (Ray 2.60)."""
+
+NODE: Mapping[str, str] = MappingProxyType({**SPREAD, **PRIORITY})
+"""Environment of every Ray node that raylaunch starts or writes a cluster file for."""

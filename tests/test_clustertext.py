@@ -8,7 +8,7 @@ import yaml
 
 from raylaunch import cli, clusterfile, clusterports
 from raylaunch.clustertext import KIT_MOUNT, LAYER_IMAGE, TOKEN_MOUNT, ClusterPlan, render
-from raylaunch.raysettings import SPREAD
+from raylaunch.raysettings import NODE
 
 ROOT = Path(__file__).resolve().parent.parent
 TWO_NODE = ROOT / "configs" / "two-node.yaml"
@@ -50,7 +50,7 @@ def test_it_says_what_a_cluster_needs() -> None:
     assert (cluster.find_option("--shm-size"), cluster.find_option("--gpus")) == ("10.24g", "all")
     assert cluster.find_mount("/data") == "/data"
     assert cluster.find_variable("RAY_AUTH_MODE") == "token"
-    assert {name: cluster.find_variable(name) for name in SPREAD} == dict(SPREAD)
+    assert {name: cluster.find_variable(name) for name in NODE} == dict(NODE)
     for port in (*clusterports.HEAD, *clusterports.EVERY_NODE, clusterports.MIN_WORKER, clusterports.MAX_WORKER):
         assert f"={port}" in text
     for name in ("VLLM_HOST_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
