@@ -29,7 +29,7 @@ look docker 10 'command -v docker >/dev/null || exit 127
     pidof dockerd >/dev/null || echo "no daemon"'
 look objects 10 'command -v docker >/dev/null || exit 127
     found=$(docker inspect "$2" "$1" 2>&1); status=$?; echo "$found"
-    if grep -q "\"Running\": true" <<<"$found"; then echo programs; docker top "$1" -eo comm; fi; exit $status'
+    if grep -q "\"Running\": true" <<<"$found"; then echo programs; docker top "$1" -eo pid,comm; fi; exit $status'
 look gpus 10 'command -v nvidia-smi >/dev/null || exit 127
     nvidia-smi --query-gpu=index,uuid,name,memory.total,memory.used,driver_version --format=csv,noheader,nounits'
 look holders 10 'command -v nvidia-smi >/dev/null || exit 127
