@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import zipfile
-from importlib.metadata import distribution
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 from raylaunch import __version__
@@ -23,7 +23,7 @@ def write_wheel(folder: Path) -> Path:
         for path in sorted(package.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    files[f"{info}/METADATA"] = (installed.read_text("METADATA") or "").encode()
+    files[f"{info}/METADATA"] = _read_metadata(installed).encode()
     files[f"{info}/WHEEL"] = _WHEEL.encode()
     files[f"{info}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     records = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
@@ -37,6 +37,18 @@ def write_wheel(folder: Path) -> Path:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
     return wheel
+
+
+def _read_metadata(installed: Distribution) -> str:
+    """Name, version, needs: METADATA where pip installed it, PKG-INFO where an editable install's folder comes first.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    for name in ("METADATA", "PKG-INFO"):
+        if text := installed.read_text(name):
+            return text
+    raise ValueError("the installed raylaunch has no metadata")
 
 
 def _digest(content: bytes) -> str:

@@ -117,7 +117,7 @@ class RayCrew:
         import ray
 
         try:
-            return await getattr(self._handles[node][lane], method).remote(*arguments, **named)
+            return await getattr(self.find_handle(node, lane), method).remote(*arguments, **named)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RaylaunchError):
                 raise error.cause from None
@@ -127,8 +127,16 @@ class RayCrew:
             raise NodeLostError(node, str(error).strip().splitlines()[0]) from None
 
     def find_handle(self, node: str, lane: int) -> Any:
-        """The porter's actor handle."""
-        return self._handles[node][lane]
+        """The porter's actor handle.
+
+        Raises:
+            NodeLostError: the node has left since the caller was told of it, or goes by another name.
+        """
+        try:
+            return self._handles[node][lane]
+        except KeyError:
+            self._lost.add(node)
+            raise NodeLostError(node, "it is not in the cluster any more") from None
 
     def find_folder(self, node: ClusterNode) -> Path:  # noqa: ARG002 (a benchmark's nodes share one file system)
         """The model's path on a node: the same everywhere."""

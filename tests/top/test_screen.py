@@ -22,12 +22,18 @@ from raylaunch.top.view import ServiceView, View, arrange_nodes, describe_servic
 
 from .facts import FIGURES, GIB, RATES, change_gpu, make_cluster, make_gpu, make_host, make_service
 
-INCIDENT = {
-    "restarts": 12,
-    "incident": "rank 7 (TP3 PP1) on 192.168.100.101 died",
-    "incident_at": time.time() - 3_000,
-    "incident_outcome": "serving again",
-}
+READER = TypeAdapter(View)
+"""Made at import, as raylaunch/top/remote.py makes it: a sample's class that comes back from Ray by value later has
+dataclass fields that pydantic cannot read any more (cloudpickle copies dataclasses.MISSING; Ray 2.60)."""
+
+
+def make_incident() -> dict[str, object]:
+    return {
+        "restarts": 12,
+        "incident": "rank 7 (TP3 PP1) on 192.168.100.101 died",
+        "incident_at": time.time() - 3_000,
+        "incident_outcome": "serving again",
+    }
 
 
 def draw(seen: ClusterSample, service: Service | None, width: int, height: int | None, **changes: object) -> list[str]:
@@ -44,7 +50,7 @@ def draw(seen: ClusterSample, service: Service | None, width: int, height: int |
 
 def test_sixteen_gpus_fit_80_by_24() -> None:
     """Every GPU is there with all of its figures at their longest; nothing wraps, nothing is cut; an incident, too."""
-    lines = draw(make_cluster(), make_service(), 80, 24, **INCIDENT)
+    lines = draw(make_cluster(), make_service(), 80, 24, **make_incident())
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "…" in line and not line.startswith("last incident")]
@@ -66,7 +72,7 @@ def test_sixteen_gpus_fit_80_by_24() -> None:
 @pytest.mark.parametrize(("nodes", "gpus_per_node"), [(4, 4), (8, 2), (16, 1)])
 def test_sixteen_gpus_on_more_nodes_fit_80_by_24(nodes: int, gpus_per_node: int) -> None:
     """Where a line a GPU is too many, GPUs share lines: use, memory, power, temperature and marks of each."""
-    lines = draw(make_cluster(nodes, gpus_per_node), make_service(nodes, gpus_per_node), 80, 24, **INCIDENT)
+    lines = draw(make_cluster(nodes, gpus_per_node), make_service(nodes, gpus_per_node), 80, 24, **make_incident())
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "…" in line and not line.startswith("last incident")]
@@ -180,7 +186,7 @@ def test_a_rehearsal_shows_its_workers_and_says_so() -> None:
         )
         for node in seen.nodes
     )
-    lines = draw(replace(seen, nodes=nodes), make_service(rehearsal="cpu"), 80, 24, **INCIDENT)
+    lines = draw(replace(seen, nodes=nodes), make_service(rehearsal="cpu"), 80, 24, **make_incident())
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if re.match(r" +\d+ r\d+ ", line)]
@@ -228,4 +234,4 @@ def test_json_can_be_read_back() -> None:
     seen = change_gpu(seen, 1, 0, xids=(XidEvent(79, "GPU has fallen off the bus", 1.0, True),))
     service = make_service()
     view = View(1.0, arrange_nodes(seen, service), describe_service(service), FIGURES, RATES)
-    assert TypeAdapter(View).validate_json(json.dumps(view.to_json())) == view
+    assert READER.validate_json(json.dumps(view.to_json())) == view
