@@ -149,7 +149,7 @@ def check_top(laptop: Owner, output: Path) -> None:
     on = ("--cluster", str(laptop.cluster_file))
     view = json.loads(laptop.must("top", "--once", "--json", *on).stdout)
     assert sorted(rank for node in view["nodes"] for gpu in node["gpus"] for rank in gpu["ranks"]) == [0, 1, 2, 3]
-    looking = laptop.start("top", *on, output=output)
+    looking, output = laptop.start("top", *on, output=output)
     wait_for_line(output, looking, f"http://{laptop.rig.head.address}:8080", READY_DEADLINE_S)
     looking.send_signal(signal.SIGINT)
     assert looking.wait(30) == 0
