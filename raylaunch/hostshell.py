@@ -129,6 +129,11 @@ class HostShell:
             start_new_session=True,  # Ctrl-C reaches us alone
         )
 
+    def knock(self, host: str) -> str | None:
+        """Try a host over ssh once: None where it answers, else ssh's words."""
+        answer = self.run(host, "true", timeout_s=_KNOCK_TIMEOUT_S)
+        return read_failure(answer.stderr).said if answer.unreachable else None
+
     @contextlib.contextmanager
     def watch_reachability(self) -> Iterator[Mapping[str, str]]:
         """Try every host over ssh again and again; yields host -> ssh's words, of those that failed twice in a row."""
@@ -138,10 +143,10 @@ class HostShell:
         def watch(host: str) -> None:
             failures = 0
             while not ended.wait(_KNOCK_PAUSE_S):
-                answer = self.run(host, "true", timeout_s=_KNOCK_TIMEOUT_S)
-                failures = failures + 1 if answer.unreachable else 0
-                if failures >= 2:
-                    lost[host] = read_failure(answer.stderr).said
+                said = self.knock(host)
+                failures = failures + 1 if said is not None else 0
+                if said is not None and failures >= 2:
+                    lost[host] = said
                 elif not failures:
                     lost.pop(host, None)
 

@@ -194,10 +194,7 @@ class Launch:
                 for host in missing:
                     self._examine(host, hosts, view)
                     if (said := lost.get(host)) is not None:
-                        raise ClusterError(
-                            f"{host} does not answer any more: {said}",
-                            fix=f"see to that host; `raylaunch up {self.cluster.path}` then adds it to the others",
-                        )
+                        raise self._make_lost(host, said)
                 if waited_s > self.wait_s:
                     raise ClusterError(
                         f"{', '.join(missing)} did not come in within {self.wait_s:.0f} s; "
@@ -234,10 +231,18 @@ class Launch:
             return
         failure = launcherlog.read_failure(view.read_monitor_log(), host)
         if host in self.failed:
+            if (said := self.shell.knock(host)) is not None:  # the head's launcher says only that its command failed
+                raise self._make_lost(host, said)
             raise ClusterError(f"{host} failed twice: {failure.what}", fix=failure.fix, excerpt=failure.excerpt)
         output.say(f"{host} failed: {failure.what}; once more")
         self.failed.add(host)
         self._retry([host], view)
+
+    def _make_lost(self, host: str, said: str) -> ClusterError:
+        return ClusterError(
+            f"{host} does not answer any more: {said}",
+            fix=f"see to that host; `raylaunch up {self.cluster.path}` then adds it to the others",
+        )
 
     def _retry(self, hosts: Sequence[str], view: HeadView) -> None:
         self.retried |= dict.fromkeys(hosts, time.monotonic())

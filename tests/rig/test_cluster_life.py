@@ -246,6 +246,7 @@ def test_plain_ray_up(laptop: Owner) -> None:
     assert laptop.list_traces() == []
 
 
+@pytest.mark.whole
 def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
     """One whose docker stops, tried twice; one whose cable is pulled; then up adds it, and leaves the head alone."""
     head, worker = laptop.rig.hosts
