@@ -46,6 +46,7 @@ system-packages:
 		rsync:rsync \
 		debootstrap:debootstrap \
 		iptables:iptables \
+		systemd-analyze:systemd \
 		prometheus:prometheus
 
 clean: ## all that make made; models stay in ~/.raylaunch

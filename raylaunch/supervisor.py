@@ -24,12 +24,14 @@ from raylaunch.keep.control import Control
 from raylaunch.keep.door import Door, listen, make_tls
 from raylaunch.keep.recovery import Recovery
 from raylaunch.keep.swap import Swap
+from raylaunch.keep.takeover import find_same
 from raylaunch.keep.watch import EngineTroubled, Progress, Trouble
 from raylaunch.rehearsal import plan
-from raylaunch.service import Service, end_leftovers, list_services
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
+_RESTART_S, _RESTART_TIMES = 600.0, 4.0
+"""A restart whose ranks are placed may take so long, or so many times what a start took before; else it is wedged."""
 _TURN_S = 0.2
 _FOREVER_S = 86400.0
 """A restart waits for GPUs that went away; after a day it looks anew."""
@@ -49,7 +51,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
     Raises:
         RaylaunchError: it did not come up, or failed again and again for one cause; nothing of it is left.
     """
-    if (running := _find_same(launch, rehearse=rehearse)) is not None:
+    if (running := find_same(launch, rehearse=rehearse)) is not None:
         output.say(
             f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
         )
@@ -64,21 +66,6 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         output.say("asked to stop")
     finally:
         supervisor.stop()
-
-
-def _find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
-    """A living service of the same launch. Leftovers of a dead supervisor are ended on the way."""
-    for service in list_services():
-        if not service.is_alive():
-            left = end_leftovers(service)
-            told = f"processes {', '.join(map(str, left))}" if left else "its record"
-            what = f"the supervisor (pid {service.supervisor.pid}) of port {service.port} was killed"
-            output.say(f"{what}; ended what it left: {told}")
-            incident = incidents.begin(service.port, service.models[0], Trouble("supervisor", what), 0)
-            incident.note(f"a new serve ended what it left: {told}").close("stopped")
-        elif service.fingerprint == launch.fingerprint() and bool(service.rehearsal) == rehearse:
-            return service
-    return None
 
 
 class Supervisor:
@@ -101,6 +88,8 @@ class Supervisor:
         """Asks while an engine is ready; None while none is."""
         self.recovery = Recovery(launch.keep.same_cause_limit)
         self.swap: Swap | None = None
+        self.slowest_s = 0.0
+        """What a start took from placed ranks to its first completion."""
         self.stopping = self.hurried = self.was_ready = False
 
     def take_signals(self) -> None:
@@ -149,20 +138,24 @@ class Supervisor:
             env_vars=plan.make_environment(self.standin, self.launch.world_size),
             wait_s=_FOREVER_S if self.was_ready else None,
         )
-        self._wait(lambda: attempt.is_placed)
+        self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
+        placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
+        if self.was_ready:
+            limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
         launch = attempt.served
         attempt.order_engine(self.listening.fileno())
         self.board.note_processes(self.attempts, self.marks[-1])
         self.board.set_note(f"starting {launch.world_size} vLLM worker(s)")
         output.say(f"starting {launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
-        self._wait(lambda: "accepting" in attempt.engine.events)
+        self._wait(lambda: "accepting" in attempt.engine.events, limit_s)
         self.door.shut()
         first = Question(self.board.service.url, launch, attempt.engine.is_alive)
-        self._wait(lambda: first.is_done)
+        self._wait(lambda: first.is_done, limit_s)
         times = attempt.read_times(first.read_s())
         self.board.set_ready(attempt, times)
         announce(self, attempt, times)
         self.was_ready = True
+        self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = Progress(time.monotonic())
         self.canary = Canary(self.board.service.url, launch)
         self.recovery.note_ready()
@@ -170,19 +163,21 @@ class Supervisor:
             self.swap.succeed(self.board.service.url)
             self.swap = None
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
-        """Take turns until `condition()` holds.
+    def _wait(self, condition: Callable[[], bool], limit_s: float = 0.0) -> None:
+        """Take turns until `condition()` holds, for `limit_s` at most; 0 is no limit.
 
         Raises:
-            EngineError: nothing was ready after two hours.
+            EngineError: nothing was ready after so long.
             RaylaunchError, EngineTroubled: something died, or is wedged.
         """
-        deadline = time.monotonic() + _STAGE_TIMEOUT_S
+        deadline = time.monotonic() + limit_s
         while not condition():
             self._turn()
-            if self.canary is None and not self.was_ready and time.monotonic() > deadline:
-                log = self.attempts[-1].engine.log
-                raise EngineError(f"the engine did not come up within {_STAGE_TIMEOUT_S:.0f} s", log=log)
+            if limit_s and time.monotonic() > deadline:
+                what = f"the engine did not come up within {limit_s:.0f} s"
+                if self.was_ready:
+                    raise EngineTroubled(Trouble("wedge", f"{what}, and has done so before: its start is wedged"))
+                raise EngineError(what, log=self.attempts[-1].engine.log)
 
     def _turn(self) -> None:
         """Look once at everything; returns after a fifth of a second at most.

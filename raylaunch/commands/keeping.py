@@ -5,14 +5,17 @@ from pathlib import Path
 
 import click
 
-from raylaunch.commands import JSON, LAUNCH, PORT, SETS, find_service, load_launch
+from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
 
 
 @click.command()
 @click.argument("incident", required=False, metavar="[ID|last]")
+@CLUSTER
 @JSON
-def incidents(incident: str | None, as_json: bool) -> None:
-    """List the deaths and wedges of engines on this machine, or tell one of them."""
+def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int | None:
+    """List the deaths and wedges of engines on this machine or on a cluster's head, or tell one of them."""
+    if cluster is not None:
+        return run_on_cluster(cluster, "incidents", None, incident or "", "--json" if as_json else "")
     from dataclasses import asdict
 
     from raylaunch import output
@@ -24,7 +27,7 @@ def incidents(incident: str | None, as_json: bool) -> None:
             output.print_json(asdict(found) | {"folder": str(found.folder)})
         else:
             output.print_result("\n".join(found.to_lines()))
-        return
+        return None
     known = kept.list_incidents()
     if as_json:
         output.print_json([asdict(entry) | {"folder": str(entry.folder)} for entry in known])
@@ -32,6 +35,7 @@ def incidents(incident: str | None, as_json: bool) -> None:
         output.print_result("\n".join(f"{entry.id}  {entry.outcome:<13}  {entry.what}" for entry in known))
     else:
         output.say("no incidents on this machine")
+    return None
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """Looks at Ray: which nodes and workers of a reservation are dead. Runs in the driver process, which has joined Ray."""
 
+import os
 import re
 import socket
 import threading
@@ -9,9 +10,9 @@ from typing import Any
 from raylaunch import gpu_sample, monitor
 from raylaunch.node_sample import NodeSample
 
-RAY_KILLS_AT = 0.95
-"""Share of host memory in use at which Ray kills workers (RAY_memory_usage_threshold's default, 2.60)."""
-_WARN_AT = 0.90
+RAY_KILLS_AT = float(os.environ.get("RAY_memory_usage_threshold", "0.95"))  # noqa: SIM112 - Ray spells it so
+"""Share of host memory in use at which Ray kills workers (the default is that of Ray 2.60)."""
+_WARN_AT = RAY_KILLS_AT - 0.05
 _CALL_TIMEOUT_S = 0.2
 
 

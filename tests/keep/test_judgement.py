@@ -1,6 +1,7 @@
 """What is seen becomes a verdict: progress, back-off, causes; and nothing secret is kept."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,13 @@ def test_a_unit_holds_no_secret(tmp_path: Path) -> None:
     assert "hf_x" not in unit
     with pytest.raises(LaunchFileError, match="secret"):
         make_unit(launch, sets=["server.api_key=sk-1"], rehearse=False, home=tmp_path, environ={})
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """systemd's own check finds nothing wrong with it, odd characters in a value included."""
+    launch = launches.load(launches.write(tmp_path, launches.BASE))
+    sets = ["model.path=/data/100 % $HOME"]
+    unit = tmp_path / "raylaunch.service"
+    unit.write_text(make_unit(launch, sets=sets, rehearse=True, home=tmp_path, environ={}))
+    checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")

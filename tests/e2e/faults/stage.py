@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from raylaunch.processes import ProcessId
 from raylaunch.rehearsal.standin import Shape, write_standin
 
 from .. import harness
@@ -26,7 +28,7 @@ class Row:
 
     fault: str
     kind: str
-    """"death", "wedge" or "none" (nothing may happen to clients)."""
+    """"death" or "wedge"."""
     last_client_s: float
     """From the strike until the last waiting client had its answer or error."""
     told: str
@@ -36,6 +38,8 @@ class Row:
     first_ready_s: float
     left: tuple[str, ...]
     """Processes of the engine before that are still there."""
+    memory_ratio: float
+    """Memory of all processes of the service when it was ready again, against the first time."""
 
     @property
     def ratio(self) -> float:
@@ -69,12 +73,18 @@ class Stage:
     def __init__(self, served: harness.Serving, hammer: Hammer, launch: Path) -> None:
         self.served, self.hammer, self.launch = served, hammer, launch
         self.first_ready_s = 0.0
-        self._ready_count = 0
+        self.first_memory_bytes = 0
 
     def wait_first(self, began: float) -> None:
         """Wait for the first start."""
         self.served.wait_ready()
         self.first_ready_s = time.monotonic() - began
+        self.first_memory_bytes = self.measure_memory()
+
+    def measure_memory(self) -> int:
+        """Memory of all processes of the service, bytes; what several share is counted once."""
+        pids = {*harness.list_processes(self.served.home), self.find_core()}
+        return sum(_read_pss(pid) for pid in pids)
 
     def record(self) -> dict[str, Any]:
         """The service's own record."""
@@ -102,29 +112,33 @@ class Stage:
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
         return next(int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
 
-    def strike(self, fault: str, kind: str, hit: Callable[["Stage"], None]) -> Row:
-        """Put requests in flight, strike, and measure until it serves again."""
-        clients = Clients(self.served.url, MODEL)
-        clients.start(streaming=2, whole=1)
-        before = {pid for pid in harness.list_processes(self.served.home) if pid != self.served.process.pid}
+    def strike(
+        self, fault: str, kind: str, hit: Callable[["Stage"], None], *, clients: tuple[int, int] = (2, 1)
+    ) -> Row:
+        """Put requests in flight, strike, and measure until it serves again.
+
+        Args:
+            clients: how many streams and how many plain completions are in flight.
+        """
+        waiting = Clients(self.served.url, MODEL)
+        waiting.start(streaming=clients[0], whole=clients[1])
+        before = {ProcessId.of(pid) for pid in (*harness.list_processes(self.served.home), self.find_core())}
+        before -= {None, ProcessId.of(self.served.process.pid)}
         again = self.served.text().count("again at http")
         struck = time.monotonic()
         hit(self)
-        last = clients.wait()
+        last = waiting.wait() if waiting.sent else struck
         until = time.monotonic() + _EVERYTHING_S
-        while kind != "none" and self.served.text().count("again at http") == again:
+        while self.served.text().count("again at http") == again:
             assert self.served.process.poll() is None, self.served.text()
             assert time.monotonic() < until, self.served.text()
             time.sleep(0.1)
         ready_s = time.monotonic() - struck
         self.ask()
-        left = {} if kind == "none" else {
-            pid: command for pid, command in harness.list_processes(self.served.home).items() if pid in before
-        }  # fmt: skip
-        row = Row(
-            fault, kind, last - struck, clients.describe(), ready_s, self.first_ready_s, tuple(map(str, left.items()))
-        )
-        print(row)
+        left = tuple(str(one) for one in before if one is not None and one.is_alive())
+        memory = self.measure_memory() / self.first_memory_bytes
+        row = Row(fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, left, memory)
+        print(row, flush=True)
         return row
 
     def ask(self) -> None:
@@ -135,13 +149,22 @@ class Stage:
         assert clients.sent[0].tokens == 2, clients.describe()
 
 
+def _read_pss(pid: int) -> int:
+    """Proportional set size, bytes; 0 once it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
 @contextlib.contextmanager
-def stage(folder: Path, **keep: float) -> Iterator[Stage]:
+def stage(folder: Path, *, environ: Mapping[str, str] = MappingProxyType({}), **keep: float) -> Iterator[Stage]:
     """Serve, with a hammer on the port from the first second to the last."""
     folder.mkdir(parents=True, exist_ok=True)
     launch = write_launch(folder, **keep)
     began = time.monotonic()
-    with harness.serving(folder / "home", str(launch)) as served, Hammer(served.url) as hammer:
+    with harness.serving(folder / "home", str(launch), **environ) as served, Hammer(served.url) as hammer:
         one = Stage(served, hammer, launch)
         one.wait_first(began)
         yield one

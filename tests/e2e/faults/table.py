@@ -1,31 +1,39 @@
-"""docs/faults.md, written by the suite: each fault under raylaunch, and under vLLM's own server beside it."""
+"""docs/faults.md, written by the suite: each fault under raylaunch, and under vLLM's own server beside it.
 
+What was measured is kept in benchmarks/results/faults.json, fault by fault, so that a part of the suite can be run
+again alone; the page is made from that file.
+"""
+
+import json
 import os
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from raylaunch import versions
 
 from .stage import PROGRESS_LIMIT_S, Row
 
-PAGE = Path(__file__).parents[3] / "docs" / "faults.md"
+_ROOT = Path(__file__).parents[3]
+PAGE = _ROOT / "docs" / "faults.md"
+RESULTS = _ROOT / "benchmarks" / "results" / "faults.json"
 _HEAD = """\
 # Faults, measured
 
-Written by `make faults` (tests/e2e/faults): a tiny model at TP=2 x PP=2 over two Ray nodes of one machine on CPU, two
-streams and one plain completion in flight at each strike. The progress limit is {limit:.0f} s here (60 s by default).
+Written by `make faults` (tests/e2e/faults) from benchmarks/results/faults.json: a tiny model at TP=2 x PP=2 over two
+Ray nodes on CPU, two streams and one plain completion in flight at each strike. The progress limit is {limit:.0f} s
+here (60 s by default). {machine}, {versions}.
 
 - **last client**: from the strike until the last waiting client had its answer or error. Bars: 10 s for a death, the
   progress limit + 5 s for a wedge.
 - **ready**: from the strike until a completion came back, and how many times the first start that is. Bar: 1.25.
-- **left over**: processes of the struck engine that were there afterwards. Bar: none.
-- **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it. A
-  client was given up after {patience:.0f} s.
-
-{date}, {machine}, {versions}.
+- **left over**: processes of the struck engine that were there afterwards, and the memory of all processes of the
+  service when it was ready again, against the first time. Bars: none; 1.
+- **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it.
+  A client was given up after {patience:.0f} s.
 
 | fault | last client | ready | left over | vLLM alone |
 | --- | --- | --- | --- | --- |
@@ -41,24 +49,55 @@ class Alone:
     became: str
 
 
-def write(rows: Sequence[Row], alone: dict[str, Alone], patience_s: float, more: Sequence[str] = ()) -> str:
-    """Write the page, and return it."""
-    found = {name: versions.find_version(name) for name in ("vllm", "ray", "torch")}
-    text = _HEAD.format(
-        limit=PROGRESS_LIMIT_S,
-        patience=patience_s,
-        date=time.strftime("%Y-%m-%d"),
-        machine=f"{os.cpu_count()} cores, {platform.machine()}",
-        versions=", ".join(f"{name} {version}" for name, version in found.items()),
-    )
-    for row in rows:
-        beside = alone.get(row.fault)
-        told = "" if beside is None else (
-            f"{'given up' if beside.last_client_s is None else f'{beside.last_client_s:.1f} s'}; {beside.became}"
-        )  # fmt: skip
-        ready = "served on" if row.kind == "none" else f"{row.ready_s:.1f} s ({row.ratio:.2f})"
-        text += f"| {row.fault} | {row.last_client_s:.1f} s | {ready} | {len(row.left) or 'none'} | {told} |\n"
-    text += "".join(f"\n{line}\n" for line in more)
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(text)
-    return text
+class Book:
+    """All that was measured; the page is written anew at each note."""
+
+    def __init__(self, *, patience_s: float) -> None:
+        self._patience_s = patience_s
+        kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        self.rows: dict[str, dict[str, Any]] = kept.get("rows", {})
+        self.alone: dict[str, dict[str, Any]] = kept.get("alone", {})
+        self.notes: dict[str, str] = kept.get("notes", {})
+
+    def note_row(self, row: Row) -> None:
+        """A fault under raylaunch."""
+        self.rows[row.fault] = asdict(row) | {"ratio": row.ratio, "date": time.strftime("%Y-%m-%d")}
+        self.write()
+
+    def note_alone(self, fault: str, alone: Alone) -> None:
+        """The same under vLLM's own server."""
+        self.alone[fault] = asdict(alone)
+        self.write()
+
+    def note(self, about: str, sentence: str) -> None:
+        """A sentence below the table, in the place of the one about the same before."""
+        self.notes[about] = sentence
+        self.write()
+
+    def write(self) -> None:
+        """Write both files."""
+        found = {name: versions.find_version(name) for name in ("vllm", "ray", "torch")}
+        machine = f"{os.cpu_count()} cores, {platform.machine()}"
+        kept = {"command": "make faults", "machine": machine, "versions": found, "progress_limit_s": PROGRESS_LIMIT_S}
+        kept |= {"rows": self.rows, "alone": self.alone, "notes": self.notes}
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        text = _HEAD.format(
+            limit=PROGRESS_LIMIT_S,
+            patience=self._patience_s,
+            machine=machine,
+            versions=", ".join(f"{name} {version}" for name, version in found.items()),
+        )
+        text += "".join(_describe(row, self.alone.get(fault)) for fault, row in self.rows.items())
+        text += "".join(f"\n{sentence}\n" for sentence in self.notes.values())
+        PAGE.write_text(text)
+
+
+def _describe(row: Mapping[str, Any], beside: Mapping[str, Any] | None) -> str:
+    cells = [row["fault"], f"{row['last_client_s']:.1f} s", f"{row['ready_s']:.1f} s ({row['ratio']:.2f})"]
+    cells.append(f"{len(row['left']) or 'none'}; {row['memory_ratio']:.2f}")
+    if beside is None:
+        cells.append("")
+    else:
+        waited = "given up" if beside["last_client_s"] is None else f"{beside['last_client_s']:.1f} s"
+        cells.append(f"{waited}; {beside['became']}")
+    return f"| {' | '.join(cells)} |\n"

@@ -12,6 +12,8 @@ from tests.rig.host import wait_until
 from tests.rig.rig import Rig, start_rig
 from tests.rig.test_by_hand import SERVE, type_on
 
+from . import table
+from .alone import PATIENCE_S
 from .clients import Clients
 from .stage import PROGRESS_LIMIT_S
 from .test_faults import SLACK_S
@@ -51,26 +53,32 @@ def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
         found: dict[str, object] = json.loads(type_on(head, "raylaunch status --json 2>/dev/null"))
         return found
 
+    began = time.monotonic()
     wait_until(lambda: count("ends it") == 1, "the service", 400)
+    first_s = time.monotonic() - began
     clients = in_flight()
     cut = time.monotonic()
     with worker.cut_off():
         last_s = clients.wait() - cut
         time.sleep(max(0.0, 10.0 - (time.monotonic() - cut)))
-    print(f"cable out for 10 s: last client after {last_s:.1f} s; {clients.describe()}")
+    describe = [f"a node's cable out for 10 s, two hosts: the last client waited {last_s:.1f} s"]
     assert last_s < PROGRESS_LIMIT_S + 5.0 + SLACK_S
     wait_until(lambda: count("again at http") == 1, "serving again", 400)
-    print(f"cable out for 10 s: ready again after {time.monotonic() - cut:.1f} s")
+    describe.append(f"ready again {time.monotonic() - cut:.0f} s after the cut (first start: {first_s:.0f} s)")
 
     clients = in_flight()
     cut = time.monotonic()
     with worker.cut_off():
         last_s = clients.wait() - cut
-        print(f"cable out for good: last client after {last_s:.1f} s; {clients.describe()}")
+        describe.append(f"out for good: the last client waited {last_s:.1f} s")
         assert last_s < PROGRESS_LIMIT_S + 5.0 + SLACK_S
         wait_until(lambda: f"node {worker.address} gone since" in str(read_status()["note"]), "the node's name", 300)
+        named_s = time.monotonic() - cut
+        describe.append(f"`raylaunch status` named the node after {named_s:.0f} s")
+    back = time.monotonic()
     type_on(worker, f"ray stop --force; {join}")  # what systemd does for it
     wait_until(lambda: count("again at http") == 2, "serving again", 400)
-    print(f"cable out for good: ready again after {time.monotonic() - cut:.1f} s")
+    describe.append(f"ready again {time.monotonic() - back:.0f} s after the node had come back")
+    table.Book(patience_s=PATIENCE_S).note("network", f"{'; '.join(describe)}.".capitalize())
     assert "stopped" in type_on(head, "raylaunch stop")
     assert "RayWorkerProc" not in worker.run("ps ax").stdout
