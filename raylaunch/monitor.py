@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from raylaunch import checks, cluster, gpu_codes, gpu_sample, host_sample, node_sample
+from raylaunch import checks, cluster, gpu_codes, gpu_sample, host_sample, node_sample, shipping
 from raylaunch.node_sample import NodeSample, NodeSampler
 
 _SHIPPED = (checks, gpu_codes, gpu_sample, host_sample, node_sample)
@@ -241,17 +241,10 @@ def _read_ranks(name: str) -> tuple[int, int]:
 
 def _start_actor(node: cluster.ClusterNode) -> Any:
     import ray
-    from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    for module in _SHIPPED:
-        cloudpickle.register_pickle_by_value(module)
-    try:
+    with shipping.by_value(*_SHIPPED):
         return (
             ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(NodeSampler)
-            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+            .options(scheduling_strategy=shipping.on_node(node.node_id))
             .remote(node.node_id, node.ip)
         )
-    finally:
-        for module in _SHIPPED:
-            cloudpickle.unregister_pickle_by_value(module)

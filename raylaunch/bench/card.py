@@ -11,10 +11,10 @@ from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
+from raylaunch.bench.levels import describe_load
 from raylaunch.bench.panels import list_gpu_series
 from raylaunch.bench.report import describe_machines, list_tiles
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.run import describe_load
 from raylaunch.bench.streams import Row
 from raylaunch.errors import BenchError
 

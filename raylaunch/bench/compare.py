@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from raylaunch.bench import stats
+from raylaunch.bench.levels import describe_load
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.run import describe_load
 from raylaunch.bench.streams import Row
 
 MOST_BATCHES, FEWEST_BATCHES = 30, 5

@@ -8,9 +8,9 @@ from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
+from raylaunch.bench.levels import describe_load
 from raylaunch.bench.panels import draw_time_panels, wrap_svg
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.run import describe_load
 from raylaunch.bench.streams import Row
 from raylaunch.bench.telling import MEASURES
 from raylaunch.errors import BenchError

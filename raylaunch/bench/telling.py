@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raylaunch.bench.run import describe_load
+from raylaunch.bench.levels import describe_load
 
 MEASURES = (
     ("ttft_ms", "time to first token"),

@@ -6,7 +6,7 @@ A check is a probe (facts.py, on the node) and a verdict (the rules, here); ever
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raylaunch import checks
+from raylaunch import checks, shipping
 from raylaunch.checks import facts as node_facts
 from raylaunch.checks.facts import FactsRequest, NodeFacts
 from raylaunch.checks.findings import Finding, findings_table, raise_on_errors
@@ -95,15 +95,12 @@ def gather_facts(
 def _ask(node: "ClusterNode", request: CheckRequest) -> Any:
     """Start the look at one node; it takes no CPU from Ray's accounts, so a busy cluster answers too."""
     import ray
-    from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    cloudpickle.register_pickle_by_value(checks)
-    try:
+    with shipping.by_value(checks):
         look = ray.remote(num_cpus=0, max_retries=0)(node_facts.collect_facts)
         return look.options(
             name=f"raylaunch checks {node.ip}",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+            scheduling_strategy=shipping.on_node(node.node_id),
         ).remote(
             FactsRequest(
                 node_ip=node.ip,
@@ -112,8 +109,6 @@ def _ask(node: "ClusterNode", request: CheckRequest) -> Any:
                 ask_gpus=not request.logical_gpus,
             )
         )
-    finally:
-        cloudpickle.unregister_pickle_by_value(checks)
 
 
 def _shorten(error: Exception) -> str:

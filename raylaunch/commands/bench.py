@@ -9,7 +9,7 @@ from raylaunch.commands import CLUSTER, JSON, LAUNCH, PORT, load_launch
 from raylaunch.commands.values import Numbers, Seconds, SloType, write_words
 
 if TYPE_CHECKING:
-    from raylaunch.bench.run import LoadTest
+    from raylaunch.bench.levels import LoadTest
 
 
 class DefaultGroup(click.Group):
@@ -142,7 +142,7 @@ def _name_result() -> Path:
 
 def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
     from raylaunch.bench import prompts
-    from raylaunch.bench.run import Level, LoadTest
+    from raylaunch.bench.levels import Level, LoadTest
     from raylaunch.bench.stats import merge_slo
     from raylaunch.bench.target import find_target, try_request
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raylaunch import cluster, output, processes
+from raylaunch import cluster, output, processes, shipping
 from raylaunch.driver import Driver
 from raylaunch.keep import MARK_VARIABLE
 
@@ -19,28 +19,24 @@ def end_workers(driver: Driver, mark: str) -> None:
     A node that does not answer is left to Ray: it ends its workers when it finds their job gone.
     """
     import ray
-    from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if driver.reservation is None or not ray.is_initialized():
         return
     placed = {place.node.node_id for place in driver.reservation.places}
-    cloudpickle.register_pickle_by_value(processes)
     try:
         driver.reservation.release()
-        kill = ray.remote(num_cpus=0, max_retries=0)(processes.kill_marked)
-        asked: dict[Any, str] = {
-            kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-                MARK_VARIABLE, mark, _PATIENCE_S, _TITLE
-            ): node.ip
-            for node in cluster.list_nodes()
-            if node.node_id in placed
-        }
+        with shipping.by_value(processes):
+            kill = ray.remote(num_cpus=0, max_retries=0)(processes.kill_marked)
+            asked: dict[Any, str] = {
+                kill.options(scheduling_strategy=shipping.on_node(node.node_id)).remote(
+                    MARK_VARIABLE, mark, _PATIENCE_S, _TITLE
+                ): node.ip
+                for node in cluster.list_nodes()
+                if node.node_id in placed
+            }
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
         for answer in done:
             if pids := ray.get(answer):
                 output.say(f"node {asked[answer]}: had to kill workers {', '.join(map(str, pids))}")
     except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:
         output.say(f"Ray did not help to end the workers ({type(error).__name__}); it ends them by itself")
-    finally:
-        cloudpickle.unregister_pickle_by_value(processes)

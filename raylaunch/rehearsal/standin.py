@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raylaunch import shipping
 from raylaunch.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -95,25 +96,20 @@ def write_on_nodes(folder: Path, nodes: "Sequence[ClusterNode]") -> None:
         ClusterError: a node could not write it.
     """
     import ray
-    from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raylaunch import rehearsal
 
     fields = json.loads((folder / _MARKER).read_text())
     shape = Shape(**{field: fields[field] for field in Shape.__dataclass_fields__})
-    cloudpickle.register_pickle_by_value(rehearsal)
-    try:
+    with shipping.by_value(rehearsal):
         task = ray.remote(num_cpus=0, max_retries=0)(write_standin)
         written = {
             task.options(
                 name=f"raylaunch stand-in {node.ip}",
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+                scheduling_strategy=shipping.on_node(node.node_id),
             ).remote(folder, shape, seed=fields["seed"]): node
             for node in nodes
         }
-    finally:
-        cloudpickle.unregister_pickle_by_value(rehearsal)
     for answer, node in written.items():
         try:
             ray.get(answer, timeout=_WRITE_TIMEOUT_S)

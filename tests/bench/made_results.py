@@ -8,9 +8,10 @@ from typing import Any
 
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
+from raylaunch.bench.levels import Level, LoadTest
 from raylaunch.bench.plan import ShardResult
 from raylaunch.bench.prompts import Asking
-from raylaunch.bench.run import Level, LoadTest, make_result, summarise_level
+from raylaunch.bench.run import make_result, summarise_level
 from raylaunch.bench.streams import Row
 from raylaunch.bench.target import Target
 from raylaunch.bench.watch import Watch

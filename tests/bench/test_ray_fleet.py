@@ -13,9 +13,9 @@ import pytest
 
 from raylaunch import cluster
 from raylaunch.bench import run
+from raylaunch.bench.levels import Level, LoadTest
 from raylaunch.bench.prompts import Asking
 from raylaunch.bench.ray_fleet import RayFleet, measure_offset
-from raylaunch.bench.run import Level, LoadTest
 from raylaunch.bench.target import Target
 from raylaunch.private_ray import PrivateRay
 from raylaunch.processes import wait_until
