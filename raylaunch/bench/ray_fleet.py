@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from raylaunch import shipping
 from raylaunch.bench.fleet import add_up
 from raylaunch.bench.plan import Plan, Progress, ShardResult
 from raylaunch.bench.shard import Shard
@@ -215,10 +216,9 @@ def _take(run: Any) -> ShardResult:
 
 def _start_actor(node: ClusterNode) -> Any:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return (
         ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=4)(ShardActor)
-        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+        .options(scheduling_strategy=shipping.on_node(node.node_id))
         .remote(f"{node.hostname} {node.ip}")
     )

@@ -18,7 +18,7 @@ from raylaunch.bench.prompts import Asking
 from raylaunch.bench.ray_fleet import RayFleet, measure_offset
 from raylaunch.bench.target import Target
 from raylaunch.private_ray import PrivateRay
-from raylaunch.processes import wait_until
+from raylaunch.processes import kill_group, wait_until
 from tests.bench import odd_server
 from tests.e2e import harness
 
@@ -40,13 +40,19 @@ def test_offset_of_a_clock_is_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a private Ray with two nodes."""
+def private() -> Iterator[PrivateRay]:
+    """Two nodes."""
     private = PrivateRay.start(nodes=2, gpus_per_node=0, env_vars={})
     try:
-        yield private.address
+        yield private
     finally:
         private.stop()
+
+
+@pytest.fixture(scope="module")
+def address(private: PrivateRay) -> str:
+    """Of its head."""
+    return private.address
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,32 @@ def test_every_node_is_sampled_meanwhile(nodes: tuple[cluster.ClusterNode, ...],
     sampled = [sample for sample in told["levels"][0]["samples"] if len(sample["nodes"]) == 2]
     assert len(sampled) >= 2
     assert len(told["client"]["shards"]) == 1
+
+
+@pytest.mark.ray
+def test_a_lost_node_costs_its_rows_and_is_told(nodes: tuple[cluster.ClusterNode, ...], private: PrivateRay) -> None:
+    """The second node dies under load (the last test that has it): the first one's rows are there, marked invalid."""
+
+    def kill_node() -> None:
+        time.sleep(1.5)
+        kill_group(private.nodes[1].popen.pid)
+
+    killer = threading.Thread(target=kill_node)
+
+    def show(lines: object) -> None:
+        if not killer.ident:
+            killer.start()
+
+    with odd_server.serve() as server:
+        test = make_test(server.url, requests=None, duration_s=6.0)
+        outcome = run.run_test(test, RayFleet(nodes), None, show=show)
+    killer.join()
+    result = outcome.result
+    assert result["ended"] == "lost"
+    assert result["valid"] is False
+    assert "lost" in " ".join(result["invalid_because"])
+    assert result["requests_ok"] > 0
+    assert {row[2] for row in outcome.rows} == {0}
 
 
 def test_a_service_on_all_interfaces_is_named_by_its_address() -> None:
