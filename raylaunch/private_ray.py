@@ -32,6 +32,13 @@ _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
 
 
+_TRIES = 3
+
+
+class _PortTakenError(ClusterError):
+    """Somebody took a port that was free a moment ago."""
+
+
 @dataclass(frozen=True)
 class PrivateRay:
     """A running private cluster; `stop` ends it."""
@@ -51,12 +58,22 @@ class PrivateRay:
             ClusterError: a node did not come up; what its log says, and nothing of it left running.
         """
         _raise_file_limit()
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(_PortTakenError):  # between the choice and the use of it
+                return cls._start(nodes, gpus_per_node, env_vars)
+        return cls._start(nodes, gpus_per_node, env_vars)
+
+    @classmethod
+    def _start(cls, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
         folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
-        [port] = find_free_ports(1)
+        # All in one go: what is chosen twice is taken for one component by two (Ray refuses that).
+        port, *ports = find_free_ports(1 + len(_HEAD_PORTS) + nodes * len(_NODE_PORTS))
         cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
         try:
             for index in range(nodes):
                 where = ["--head", f"--port={port}"] if index == 0 else [f"--address={cluster.address}"]
+                names = [*_NODE_PORTS, *(_HEAD_PORTS if index == 0 else ())]
+                where += [f"--{name}={ports.pop()}" for name in names]
                 node = _start_node(folder, f"127.0.0.{index + 1}", gpus_per_node, where, env_vars)
                 cluster = cls(address=cluster.address, folder=folder, nodes=(*cluster.nodes, node))
                 if index == 0:
@@ -110,8 +127,6 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
         f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats",
         "--min-worker-port=0", "--max-worker-port=0",
     ]  # fmt: skip
-    named = [*_NODE_PORTS, *(_HEAD_PORTS if "--head" in where else ())]
-    command += [f"--{name}={port}" for name, port in zip(named, find_free_ports(len(named)), strict=True)]
     if "--head" in where:
         command.append("--include-dashboard=false")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -132,8 +147,9 @@ def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
         if node.popen.poll() is not None:
             break
         time.sleep(0.05)
-    raise ClusterError(
-        f"the private Ray of this launch did not start: {_read_last_line(folder / 'node0.log')}",
+    told = _read_last_line(folder / "node0.log")
+    raise (_PortTakenError if "port" in told.lower() or "in use" in told else ClusterError)(
+        f"the private Ray of this launch did not start: {told}",
         fix="`ray start --head --block` by hand shows more; free memory and disk space first",
     )
 

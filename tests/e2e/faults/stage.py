@@ -81,6 +81,12 @@ class Stage:
         self.first_ready_s = time.monotonic() - began
         self.first_memory_bytes = self.measure_memory()
 
+    def list_identities(self) -> dict[ProcessId, str]:
+        """All processes of the engine, with their command lines; not the supervisor."""
+        known = harness.list_processes(self.served.home) | {self.find_core(): "EngineCore"}
+        known.pop(self.served.process.pid, None)
+        return {one: command for pid, command in known.items() if (one := ProcessId.of(pid)) is not None}
+
     def measure_memory(self) -> int:
         """Memory of all processes of the service, bytes; what several share is counted once."""
         pids = {*harness.list_processes(self.served.home), self.find_core()}
@@ -122,8 +128,7 @@ class Stage:
         """
         waiting = Clients(self.served.url, MODEL)
         waiting.start(streaming=clients[0], whole=clients[1])
-        before = {ProcessId.of(pid) for pid in (*harness.list_processes(self.served.home), self.find_core())}
-        before -= {None, ProcessId.of(self.served.process.pid)}
+        before = self.list_identities()
         again = self.served.text().count("again at http")
         struck = time.monotonic()
         hit(self)
@@ -135,9 +140,10 @@ class Stage:
             time.sleep(0.1)
         ready_s = time.monotonic() - struck
         self.ask()
-        left = tuple(str(one) for one in before if one is not None and one.is_alive())
         memory = self.measure_memory() / self.first_memory_bytes
-        row = Row(fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, left, memory)
+        row = Row(
+            fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, find_living(before), memory
+        )
         print(row, flush=True)
         return row
 
@@ -147,6 +153,11 @@ class Stage:
         clients.start(streaming=0, whole=1, max_tokens=2)
         clients.wait()
         assert clients.sent[0].tokens == 2, clients.describe()
+
+
+def find_living(before: Mapping[ProcessId, str]) -> tuple[str, ...]:
+    """Those that are still there."""
+    return tuple(f"{one.pid} {command}" for one, command in before.items() if one.is_alive())
 
 
 def _read_pss(pid: int) -> int:

@@ -23,7 +23,7 @@ from .. import harness
 from . import alone, table
 from .clients import Clients
 from .stage import MODEL, Row, Stage, hit_core, kill_rank, send, stage, stop_rank
-from .test_faults import RAYLET, hold_bars
+from .test_faults import RAYLET, hold_bars, kill_supervisor
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
 RANDOM_FAULTS = 20
@@ -81,10 +81,14 @@ def test_every_fault(tmp_path: Path) -> None:
         for fault in FAULTS:
             rows.append(one.strike(*fault))
             book.note_row(rows[-1])
-        if not any(ONLY):
+        if any(ONLY):
+            end(one)
+        else:
             rows.append(one.strike("SIGSTOP of a rank while nobody asks", "wedge", stop_rank(3), clients=(0, 0)))
             book.note_row(rows[-1])
-        end(one)
+            rows.append(kill_supervisor(one))
+            book.note_row(rows[-1])
+    assert one.hammer.refused == []
     for row in rows:
         hold_bars(row)
 
