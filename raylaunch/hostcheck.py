@@ -1,12 +1,13 @@
-"""What `up` asks of the hosts: fit before anything is changed, and the same image on all of them once they are in."""
+"""What `up` asks of the hosts: fit before anything is changed, and why one failed that Ray's launcher gave up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raylaunch import output
 from raylaunch.clusterfile import ClusterFile
-from raylaunch.errors import ChecksFailedError, ClusterError
+from raylaunch.errors import ChecksFailedError
 from raylaunch.hostshell import HostShell
+from raylaunch.launcherlog import LauncherFailure, read_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,14 @@ def examine(cluster: ClusterFile, states: Mapping[str, HostState], *, with_archi
     output.say(f"checked {len(cluster.hosts)} hosts in {diagnosis.seconds:.1f} s: fit")
 
 
-def compare_images(shell: HostShell) -> None:
-    """See that all hosts run the same image: the same id, or a layer of the same content on the same base.
+def find_cause(shell: HostShell, host: str, log: str) -> LauncherFailure:
+    """Why Ray's launcher gave a host up: as its docker says now, where that does not answer; else by the log.
 
-    Raises:
-        ClusterError: they do not.
+    The log tells what one command met at its moment: of a daemon that is being ended, that may be an EOF.
     """
-    tell = '{{.Image}} {{index .Config.Labels "raylaunch.layer"}}'
-    command = f"docker inspect --format '{tell}' {shell.cluster.container_name}"
-    images = {host: answer.stdout.split() for host, answer in shell.run_on_all(lambda h: shell.run(h, command)).items()}
-    ids = {words[0] for words in images.values() if words}
-    layers = {words[1] if len(words) > 1 else "" for words in images.values()}
-    if len(ids) > 1 and (len(layers) > 1 or "" in layers):
-        told = ", ".join(f"{host} {' '.join(words)[:40] or 'cannot tell'}" for host, words in images.items())
-        raise ClusterError(
-            f"the hosts run different images by the name {shell.cluster.image}: {told}",
-            fix=f"`raylaunch down {shell.cluster.path}`; docker rmi {shell.cluster.image} where it differs; then up",
-        )
+    answer = shell.run(host, "docker version", timeout_s=10)
+    failure = read_failure(log, host)
+    if answer.status == 0 or answer.unreachable:
+        return failure
+    now = read_failure(answer.stderr or answer.stdout, host)
+    return LauncherFailure(now.what, now.fix, failure.excerpt)

@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylaunch import clusterkit, launcherlog, output
+from raylaunch import clusterimage, clusterkit, launcherlog, output
 from raylaunch.clusterfile import ClusterFile
 from raylaunch.errors import ClusterError
 from raylaunch.headview import HeadView, Hosts
-from raylaunch.hostcheck import HostState, compare_images, examine
+from raylaunch.hostcheck import HostState, examine, find_cause
 from raylaunch.hostshell import HostShell
 from raylaunch.launcherprocess import start_launcher
 
@@ -61,7 +61,8 @@ class Launch:
                 output.say(f"{self.cluster.cluster_name} is up already: {self.describe()}")
                 return
             examine(self.cluster, states, with_archive=self.archive is not None)
-            self.provide_image(missing)
+            if self.archive is not None:
+                clusterimage.load_archive(self.shell, self.archive, missing)
             if view is None:
                 self.clear(states)
                 self.launch_head()
@@ -69,7 +70,7 @@ class Launch:
             else:
                 self.add(missing, view)
             self.wait(view)
-        compare_images(self.shell)
+        clusterimage.compare_images(self.shell)
         output.say(f"{self.cluster.cluster_name} is up: {self.describe()}", style="bold green")
         folder = clusterkit.folder_of(self.cluster.cluster_name) / "ray"
         output.say(f"Ray's own commands find it with RAY_TMPDIR={folder}: ray submit {self.cluster.path} DRIVER.py")
@@ -116,26 +117,6 @@ class Launch:
         """Hosts that are not in with all their GPUs."""
         return [host for host in self.cluster.hosts if hosts.gpus.get(host, -1) < self.gpus[host]]
 
-    def provide_image(self, hosts: Sequence[str]) -> None:
-        """Load the image file on hosts that do not have the image.
-
-        Raises:
-            ClusterError: docker there did not take it.
-        """
-        archive = self.archive
-        if archive is None:
-            return
-
-        def load(host: str) -> str:
-            if host not in hosts or self.shell.run(host, f"docker image inspect {self.cluster.image}").status == 0:
-                return ""
-            answer = self.shell.send_file(host, archive, "docker load")
-            return "" if answer.status == 0 else f"{host}: {answer.stderr.strip() or answer.stdout.strip()}"
-
-        output.say(f"loading {archive} where {self.cluster.image} is missing")
-        if failed := [said for said in self.shell.run_on_all(load).values() if said]:
-            raise ClusterError(f"{archive} could not be loaded: {'; '.join(failed)}", fix="free space, or docker's log")
-
     def clear(self, states: Mapping[str, HostState]) -> None:
         """Remove what an earlier run left: no Ray head lives, so nothing of ours serves.
 
@@ -148,11 +129,15 @@ class Launch:
                 f"{', '.join(foreign)}: a container named {name} is there, which no `raylaunch up` started",
                 fix=f"on that host: docker rm -f {name}; or another docker.container_name in {self.cluster.path}",
             )
-        stale = [host for host, state in states.items() if state.container != "none"]
-        if stale:
-            output.say(f"removing the container of an earlier run on {', '.join(stale)}")
-            self.shell.run_on_all(lambda host: self.shell.run(host, f"docker rm -f {name}") if host in stale else None)
+        self._remove_containers([host for host, state in states.items() if state.container != "none"])
         shutil.rmtree(clusterkit.folder_of(self.cluster.cluster_name) / "ray", ignore_errors=True)
+
+    def _remove_containers(self, hosts: Sequence[str]) -> None:
+        if not hosts:
+            return
+        output.say(f"removing the container of an earlier run on {', '.join(hosts)}")
+        command = f"docker rm -f {self.cluster.container_name}"
+        self.shell.run_on_all(lambda host: self.shell.run(host, command) if host in hosts else None)
 
     def launch_head(self) -> None:
         """Have Ray's launcher set the head up, and follow it.
@@ -229,7 +214,7 @@ class Launch:
         fell_back = before in launcherlog.UNDER_WAY and state == "uninitialized"  # "failed" lasts a few seconds only
         if state != launcherlog.FAILED and not fell_back:
             return
-        failure = launcherlog.read_failure(view.read_monitor_log(), host)
+        failure = find_cause(self.shell, host, view.read_monitor_log())
         if host in self.failed:
             if (said := self.shell.knock(host)) is not None:  # the head's launcher says only that its command failed
                 raise self._make_lost(host, said)
@@ -245,6 +230,8 @@ class Launch:
         )
 
     def _retry(self, hosts: Sequence[str], view: HeadView) -> None:
+        """Have Ray's launcher begin anew with hosts; it stumbles over the name of a container that has ended."""
+        self._remove_containers([host for host in hosts if self.look(host).container == "ended"])
         self.retried |= dict.fromkeys(hosts, time.monotonic())
         self.states |= dict.fromkeys(hosts, "uninitialized")
         view.retry(hosts)

@@ -46,7 +46,8 @@ _CAUSES = (
      "docker pull it, or `raylaunch up --image-archive FILE`"),
     (r"could not select device driver|nvidia-container|unknown runtime", "docker there cannot hand out GPUs",
      "install NVIDIA's container toolkit there, and restart docker"),
-    (r"[Aa]ddress already in use|already in use by", "a port of Ray's is taken", "on that host: ss -ltnp"),
+    (r"container name .* is already in use", "a container of that name is there", "on that host: docker ps -a"),
+    (r"[Aa]ddress already in use", "a port of Ray's is taken", "on that host: ss -ltnp"),
     (r"Version mismatch|version mismatch", "another version of Ray or Python than the head's", "same image everywhere"),
     (r"bad interpreter|ModuleNotFoundError|No module named", "the image lacks something", "use docker/Dockerfile's"),
 )  # fmt: skip

@@ -40,6 +40,8 @@ def test_failure_is_told_without_the_launchers_chatter() -> None:
         ("bash: line 1: docker: command not found", "not installed"),
         ("docker: write /var/lib/docker/tmp/x: no space left on device", "disk is full"),
         ("Error response from daemon: pull access denied for raylaunch", "image is not there"),
+        ('Conflict. The container name "/raylaunch" is already in use by container "f00"', "container of that name"),
+        ("OSError: [Errno 98] Address already in use", "port of Ray's is taken"),
         ('could not select device driver "" with capabilities: [[gpu]]', "cannot hand out GPUs"),
     ],
 )

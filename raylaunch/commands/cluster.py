@@ -51,18 +51,21 @@ def init(
 @click.option("--image-archive", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Load the image from this file of `docker save` where it is missing.")  # fmt: skip
 @click.option("--serve", "launch_file", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Then serve it.")
+@click.option("--rehearse", is_flag=True, help="With --serve: with a stand-in model on logical GPUs.")
 @click.option("--wait-s", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Longest wait.")
-def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, wait_s: float) -> None:
+def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehearse: bool, wait_s: float) -> None:
     """Make the hosts one checked Ray cluster; what is up already stays as it is."""
     from raylaunch import clusterfile, launch
 
+    if rehearse and launch_file is None:
+        raise click.UsageError("--rehearse needs --serve: what is to be rehearsed")
     file = clusterfile.load(cluster)
     loaded = load_launch(launch_file, ()) if launch_file else None
     launch.up(file, archive=image_archive, wait_s=wait_s)
     if loaded is not None:
         from raylaunch import remote
 
-        remote.serve(file, loaded, rehearse=False, detach=False, with_key=True)
+        remote.serve(file, loaded, rehearse=rehearse, detach=False, with_key=True)
 
 
 @click.command()

@@ -126,6 +126,13 @@ def _judge_images(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[
             )
         elif measure is None or measure.objects.image is None or _are_same(image, measure.objects.image):
             yield ok("image", facts.address, f"{cluster.image}, {image.id.removeprefix('sha256:')[:12]}")
+        elif made and _content(image) != _content(measure.objects.image):
+            yield warn(
+                "image",
+                facts.address,
+                f"{cluster.image} is made of other sources than on {measure.address}; initialization_commands make it "
+                "anew where it is old",
+            )
         else:
             theirs = measure.objects.image.id.removeprefix("sha256:")[:12]
             yield red(
@@ -153,3 +160,8 @@ def _are_same(one: Image, other: Image) -> bool:
     if one.id == other.id or set(one.digests) & set(other.digests):
         return True
     return bool(one.label) and one.label == other.label
+
+
+def _content(image: Image) -> str:
+    """What an image's layer was built from; its label holds that, a dash, and the base it was built on."""
+    return image.label.partition("-")[0]

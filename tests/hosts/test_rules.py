@@ -125,6 +125,9 @@ def test_images_of_one_making_are_the_same(judge_worker: Callable[..., list[Verd
     assert pick(judge_worker(objects=other), "image").state is State.RED
     built = ("docker:", 'initialization_commands: ["build-image vllm/vllm-openai:v0.32.0"]\ndocker:')
     assert pick(judge_worker(built, objects=facts.Objects(None, None)), "image").state is State.WARNING
+    assert pick(judge_worker(built, objects=other), "image").state is State.WARNING, "is built anew there"
+    based = facts.Objects(replace(image, id="sha256:b", label=f"{image.label}-otherbase"), None)
+    assert pick(judge_worker(built, objects=based), "image").state is State.RED, "counts as built, and differs"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """A cluster from nothing to nothing: up, a model over two hosts, strangers at its doors, and down again and again."""
 
-import dataclasses
 import json
-import shutil
 import signal
 import stat
 import sys
@@ -15,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch import clusterfile, versions
 from raylaunch import clusterports as ports
-from raylaunch.hostshell import HostShell
-from raylaunch.launch import Launch
+from raylaunch import versions
+from raylaunch.clustertext import LAYER_IMAGE, ClusterPlan, write
 from raylaunch.processes import wait_until
 from tests.e2e.harness import find_free_port
+from tests.rig.host import Host
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.images import write_small_image
 from tests.rig.owner import CONTAINER, Owner, wait_for_line
@@ -58,21 +56,26 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
         yield Owner.of(rig, tmp_path_factory.mktemp("life"))
 
 
-def test_image_file_is_loaded_where_it_is_missing(
-    laptop: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`--image-archive`: a file of `docker save`, loaded on the host that lacks the image; the other keeps its own."""
-    head, worker = laptop.rig.hosts
-    head.import_image(write_small_image(tmp_path / "small.tar"), "rig/small:1")
-    head.run("docker save rig/small:1 >/tmp/saved.tar")
-    shutil.copy(head.disk / "tmp" / "saved.tar", tmp_path / "saved.tar")
-    monkeypatch.setenv("HOME", str(laptop.home))
-    cluster = dataclasses.replace(clusterfile.load(laptop.cluster_file), image="rig/small:1")
-    Launch(cluster, HostShell.of(cluster), 60.0, tmp_path / "saved.tar").provide_image(cluster.hosts)
-    ids = {host.run("docker image inspect --format '{{.Id}}' rig/small:1").stdout for host in (head, worker)}
-    assert len(ids) == 1
-    for host in (head, worker):
-        host.run("docker rmi rig/small:1; rm -f /tmp/saved.tar")
+@pytest.fixture(scope="module")
+def stranger(laptop: Owner) -> Host:
+    """A third host on the same network, with nothing of the cluster's secrets."""
+    return laptop.rig.add_stranger()
+
+
+def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
+    """A ready image that is another one on each host, by one name: told before anything is changed."""
+    for number, host in enumerate(laptop.rig.hosts):
+        host.import_image(write_small_image(tmp_path / f"{number}.tar"), "rig/small:1", f"ENV NUMBER={number}")
+    file = tmp_path / "cluster.yaml"
+    hosts = [host.address for host in laptop.rig.hosts]
+    write(ClusterPlan(hosts=hosts, user="root", key=str(laptop.rig.key), name="rig", image="rig/small:1"), file)
+    refused = laptop.run("up", str(file))
+    assert refused.returncode == 1
+    assert f"{hosts[1]}: image: rig/small:1 is another image" in refused.stderr
+    assert "nothing changed" in refused.stderr
+    assert laptop.list_traces() == []
+    for host in laptop.rig.hosts:
+        host.run("docker rmi rig/small:1")
 
 
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
@@ -100,12 +103,15 @@ def test_token_is_private(laptop: Owner) -> None:
         assert secret not in seen
 
 
-def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
-    """TP=2 x PP=2 served as a Ray job: asked, submitted beside, outliving the laptop, undisturbed by a second up."""
+def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -> None:
+    """TP=2 x PP=2 by `up --serve`, as a Ray job: asked, outliving the laptop, undisturbed by a second up."""
     launch = tmp_path / "launch.yaml"
     launch.write_text(LAUNCH)
     on = ("--cluster", str(laptop.cluster_file))
-    serving, output = laptop.start("serve", str(launch), "--rehearse", *on, output=tmp_path / "serve.txt")
+    serving, output = laptop.start(
+        "up", str(laptop.cluster_file), "--serve", str(launch), "--rehearse", output=tmp_path / "serve.txt"
+    )
+    wait_for_line(output, serving, "is up already", READY_DEADLINE_S)
     wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
     serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and says how to stop it
     assert serving.wait(30) == 0
@@ -116,7 +122,7 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
     assert sorted(node["ip"] for node in status["nodes"]) == sorted(host.address for host in laptop.rig.hosts)
     assert laptop.must("ask", "Who are you?", "--max-tokens", "8", *on).stdout.strip()
     assert "vllm" in laptop.must("logs", *on).stdout.lower()
-    check_strangers_at_the_api(laptop)
+    check_strangers_at_the_api(laptop, stranger)
     check_load_from_both_hosts(laptop, tmp_path)
     check_top(laptop, tmp_path / "top.txt")
 
@@ -126,6 +132,33 @@ def test_a_model_over_two_hosts(laptop: Owner, tmp_path: Path) -> None:
 
     assert "nothing" not in laptop.must("stop", *on).stderr
     assert laptop.run("status", *on).returncode == 1
+
+
+def test_an_open_service_that_nobody_waits_for(laptop: Owner, stranger: Host, tmp_path: Path) -> None:
+    """`--detach` returns and says what next; `logs -f` goes on until Ctrl-C; `--open-api` lets anybody ask."""
+    launch = tmp_path / "launch.yaml"
+    launch.write_text(LAUNCH.replace("size: 2, pipeline", "size: 1, pipeline").replace("8080", "8090"))
+    on = ("--cluster", str(laptop.cluster_file))
+    said = laptop.must("serve", str(launch), "--rehearse", "--detach", "--open-api", *on).stderr
+    for verb in ("logs -f", "status", "stop"):
+        assert f"raylaunch {verb} --cluster {laptop.cluster_file}" in said
+    assert "asks for the key" not in said
+    assert wait_until(lambda: is_ready(laptop), READY_DEADLINE_S), laptop.run("status", *on).stderr
+    following, output = laptop.start("logs", "-f", *on, output=tmp_path / "logs.txt")
+    wait_for_line(output, following, "vllm")
+    url = f"http://{laptop.rig.head.address}:8090/v1/models"
+    assert "/data/model" in stranger.run(f"curl -s {url}").stdout
+    wait_for_line(output, following, "GET /v1/models")
+    following.send_signal(signal.SIGINT)
+    assert following.wait(30) == 0
+    assert is_ready(laptop)
+    laptop.must("stop", *on)
+
+
+def is_ready(laptop: Owner) -> bool:
+    """Whether the one service of the cluster answers."""
+    told = laptop.run("status", "--json", "--cluster", str(laptop.cluster_file))
+    return told.returncode == 0 and bool(json.loads(told.stdout)["ready"])
 
 
 def check_load_from_both_hosts(laptop: Owner, tmp_path: Path) -> None:
@@ -159,15 +192,14 @@ def check_top(laptop: Owner, output: Path) -> None:
     assert wait_until(lambda: "monitor_child" not in laptop.rig.head.run("cat /proc/[0-9]*/cmdline").stdout, 30)
 
 
-def check_strangers_at_the_api(laptop: Owner) -> None:
+def check_strangers_at_the_api(laptop: Owner, stranger: Host) -> None:
     """The API without its key answers 401, with a wrong one too; the key itself is in the laptop's file alone."""
     [key] = laptop.home.glob(".raylaunch/clusters/*/keys/8080")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     url = f"http://{laptop.rig.head.address}:8080/v1/models"
-    worker = laptop.rig.workers[0]
     ask = "curl -s -o /dev/null -w '%{http_code}'"
-    assert worker.run(f"{ask} {url}").stdout == "401"
-    assert worker.run(f"{ask} -H 'Authorization: Bearer wrong' {url}").stdout == "401"
+    assert stranger.run(f"{ask} {url}").stdout == "401"
+    assert stranger.run(f"{ask} -H 'Authorization: Bearer wrong' {url}").stdout == "401"
     for host in laptop.rig.hosts:
         assert key.read_text() not in host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
 
@@ -180,9 +212,8 @@ def test_ray_submit_runs_beside(laptop: Owner, tmp_path: Path) -> None:
     assert "hosts 2" in done.stdout + done.stderr
 
 
-def test_closed_by_default(laptop: Owner) -> None:
+def test_closed_by_default(laptop: Owner, stranger: Host) -> None:
     """A third host without the token: GCS, client port, dashboard, jobs, agents, object manager let nobody in."""
-    stranger = laptop.rig.add_stranger()
     head = laptop.rig.head.address
     # The stranger has this machine's programs, and none of its secrets.
     script = Path(__file__).with_name("strangers.py")
@@ -222,16 +253,37 @@ def test_down_leaves_nothing(laptop: Owner) -> None:
     assert "nothing of it" in laptop.down().stderr
 
 
-def test_laptop_killed_in_the_middle(laptop: Owner, tmp_path: Path) -> None:
-    """kill -9 while the head starts: its launcher goes with it, and the same command run again ends well."""
+def test_up_down_up_down_up(laptop: Owner, tmp_path: Path) -> None:
+    """Three times in a row: killed in its middle and run again; with an image file; as it is. Nothing is ever left."""
     process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "up.txt")
     wait_for_line(output, process, "starting Ray")
-    process.kill()
+    process.kill()  # its launcher goes with it
     process.wait()
-    laptop.up()
-    assert len(laptop.count_gpus()) == 2
-    laptop.down()
-    assert laptop.list_traces() == []
+    for number in range(3):
+        archive = bring_out_of_step(laptop) if number == 1 else None
+        laptop.up(*(("--image-archive", str(archive)) if archive else ()))
+        assert [*laptop.count_gpus().values()] == [LOGICAL_GPUS] * 2
+        if archive:
+            assert len({find_image(host) for host in laptop.rig.hosts}) == 1
+            archive.unlink()
+        laptop.down()
+        assert laptop.list_traces() == []
+
+
+def find_image(host: Host) -> str:
+    """The id of the image that the cluster's container runs, or of the one that has its name where none is."""
+    return host.run(
+        f"docker inspect --type container -f '{{{{.Image}}}}' {CONTAINER} 2>/dev/null ||"
+        f"docker image inspect -f '{{{{.Id}}}}' {LAYER_IMAGE}"
+    ).stdout.strip()
+
+
+def bring_out_of_step(laptop: Owner) -> Path:
+    """Save the head's image to a file of the laptop's, and take the worker's away."""
+    head, worker = laptop.rig.hosts
+    head.run(f"docker save {LAYER_IMAGE} >/tmp/image.tar", timeout_s=300)
+    worker.run(f"docker rmi {LAYER_IMAGE}")
+    return head.disk / "tmp" / "image.tar"
 
 
 def test_plain_ray_up(laptop: Owner) -> None:
