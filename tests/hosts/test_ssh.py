@@ -59,7 +59,7 @@ def test_arguments_ask_nothing_and_trust_no_stranger(monkeypatch: pytest.MonkeyP
 def test_way_through_the_head_shares_its_connection() -> None:
     """One socket for a host, whoever asks; the proxy of the file gives way to it."""
     ssh = Ssh("mia", Path("/keys/id"), "nc jump %h %p", Path("/run/s"))
-    (through,) = ssh.through("10.0.0.1")
+    through, *_ = ssh.through("10.0.0.1")
     assert ssh.sharing("10.0.0.1")[0] in through
     told = ssh.command("10.0.0.2", "true", options=[through], only_key=True)
     assert sum("ProxyCommand" in word for word in told) == 1

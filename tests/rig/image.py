@@ -42,6 +42,7 @@ _IMAGE_SETTINGS = (
     'ENTRYPOINT ["vllm","serve"]',
     "WORKDIR /vllm-workspace",
     "ENV TORCHDYNAMO_DISABLE=1",  # vLLM compiles a function of each rank even when eager (0.32); no compiler is in here
+    "ENV PIP_NO_BUILD_ISOLATION=0",  # a rig's hosts have no network: pip builds with the setuptools of the image
     f'ENV RAY_OVERRIDE_RESOURCES={{\\"GPU\\":{LOGICAL_GPUS}}}',
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 )

@@ -19,10 +19,19 @@ from raylaunch.clustertext import LAYER_IMAGE, ClusterPlan, write
 from raylaunch.processes import wait_until
 from tests.e2e.harness import find_free_port
 from tests.rig.host import Host
+from tests.rig.host import wait_until as host_wait_until
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.images import write_small_image
 from tests.rig.owner import CONTAINER, Owner, wait_for_line
 from tests.rig.rig import start_rig
+from tests.rig.service_checks import (
+    READY_DEADLINE_S,
+    check_load_from_both_hosts,
+    check_strangers_at_the_api,
+    check_top,
+    is_ready,
+)
+from tests.test_readme import read_commands
 
 pytestmark = [pytest.mark.root, pytest.mark.rig]
 
@@ -39,7 +48,6 @@ print("hosts", len({ray.get(task) for task in [
     ray.remote(lambda: ray.util.get_node_ip_address()).options(scheduling_strategy="SPREAD", num_gpus=1).remote()
     for _ in range(4)]}))
 """
-READY_DEADLINE_S = 300.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -153,55 +161,6 @@ def test_an_open_service_that_nobody_waits_for(laptop: Owner, stranger: Host, tm
     assert following.wait(30) == 0
     assert is_ready(laptop)
     laptop.must("stop", *on)
-
-
-def is_ready(laptop: Owner) -> bool:
-    """Whether the one service of the cluster answers."""
-    told = laptop.run("status", "--json", "--cluster", str(laptop.cluster_file))
-    return told.returncode == 0 and bool(json.loads(told.stdout)["ready"])
-
-
-def check_load_from_both_hosts(laptop: Owner, tmp_path: Path) -> None:
-    """As a Ray job from the laptop, files brought home; as a script through `ray submit`. The key is found there."""
-    result = tmp_path / "load.json"
-    load = ("--concurrency", "2", "--requests", "4", "--max-tokens", "4", "--warmup", "0", "--force")
-    told = laptop.must("bench", *load, "--cluster", str(laptop.cluster_file), "-o", str(result))
-    assert "2 at once: 4 requests" in told.stdout
-    read = json.loads(result.read_text())
-    assert (read["requests_ok"], len(read["client"]["shards"])) == (4, 2)
-    assert sorted(read["nodes"]) == sorted(host.address for host in laptop.rig.hosts)
-    assert result.with_suffix(".rows.jsonl.gz").exists()
-    assert result.with_suffix(".html").exists()
-    script = ROOT / "benchmarks" / "job.py"
-    submitted = laptop.must("submit", str(laptop.cluster_file), str(script), *load, program="ray")
-    assert "2 at once: 4 requests" in submitted.stdout + submitted.stderr
-
-
-def check_top(laptop: Owner, output: Path) -> None:
-    """Every rank of both hosts is seen from the laptop, once and for a while; nothing goes on looking afterwards."""
-    on = ("--cluster", str(laptop.cluster_file))
-    view = json.loads(laptop.must("top", "--once", "--json", *on).stdout)
-    assert sorted(rank for node in view["nodes"] for gpu in node["gpus"] for rank in gpu["ranks"]) == [0, 1, 2, 3]
-    looking, output = laptop.start("top", *on, output=output)
-    wait_for_line(output, looking, f"http://{laptop.rig.head.address}:8080", READY_DEADLINE_S)
-    looking.send_signal(signal.SIGINT)
-    assert looking.wait(30) == 0
-    told = output.read_text()
-    for told_of in ("ready for", "r0", "r3", *(host.address for host in laptop.rig.hosts)):
-        assert told_of in told
-    assert wait_until(lambda: "monitor_child" not in laptop.rig.head.run("cat /proc/[0-9]*/cmdline").stdout, 30)
-
-
-def check_strangers_at_the_api(laptop: Owner, stranger: Host) -> None:
-    """The API without its key answers 401, with a wrong one too; the key itself is in the laptop's file alone."""
-    [key] = laptop.home.glob(".raylaunch/clusters/*/keys/8080")
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    url = f"http://{laptop.rig.head.address}:8080/v1/models"
-    ask = "curl -s -o /dev/null -w '%{http_code}'"
-    assert stranger.run(f"{ask} {url}").stdout == "401"
-    assert stranger.run(f"{ask} -H 'Authorization: Bearer wrong' {url}").stdout == "401"
-    for host in laptop.rig.hosts:
-        assert key.read_text() not in host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
 
 
 def test_ray_submit_runs_beside(laptop: Owner, tmp_path: Path) -> None:
@@ -324,3 +283,18 @@ def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
     assert head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout == session
     laptop.down()
     assert laptop.list_traces() == []
+
+
+def test_readme_by_container(laptop: Owner) -> None:
+    """The README's docker commands, typed in a clone on a bare host: image, Ray's head, and serve up to the GPUs."""
+    head = laptop.rig.head
+    build, run, serve = (command for command in read_commands("README.md") if command.startswith("docker "))
+    head.run(f"cd {ROOT} && {build}", timeout_s=300)
+    head.run(run)
+    try:
+        host_wait_until(lambda: head.run(f"docker exec {CONTAINER} ray status", check=False).returncode == 0, "Ray")
+        typed = head.run(f"script -qec '{serve} --set cluster.wait_s=3' /dev/null", check=False)  # gives it a terminal
+        assert typed.returncode == 1
+        assert f"{LOGICAL_GPUS} of 16 GPUs are here" in typed.stdout
+    finally:
+        head.run(f"docker rm -f {CONTAINER}")
