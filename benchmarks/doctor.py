@@ -9,11 +9,15 @@ of the four, each with an sshd of its own. Two series:
               32 machines' work on the cores of one
     shared    each host's sshd, and what runs below it, is held to 3 % of a core, however many hosts there are, as real
               hosts have processors of their own: what then grows with their number is doctor itself
+
+Of each run, the processor seconds are told apart: here (raylaunch and its ssh, the laptop's), and on the hosts (sshd,
+the probe, docker's command), which real hosts spend each on its own.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +33,7 @@ from tests.rig.rig import Rig, start_rig
 _IMAGE = "raylaunch/bench:0.32.0"
 _COUNTS = (2, 4, 32)
 _CPU = Path("/sys/fs/cgroup/cpu")
+_ACCOUNT = Path("/sys/fs/cgroup/cpuacct")
 _PERIOD_US = 50_000
 _SHARE = 0.03
 
@@ -47,10 +52,12 @@ def start_hosts(rig: Rig, home: Path) -> dict[str, Path]:
         host = rig.hosts[number % len(rig.hosts)]
         address = f"10.77.{rig.number}.{100 + number}"
         group = _CPU / host.cgroup / f"bench{number}"
-        group.mkdir(parents=True)
+        account = _ACCOUNT / group.relative_to(_CPU)
+        for folder in (group, account):
+            folder.mkdir(parents=True, exist_ok=True)
         (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         host.run(
-            f"ip addr add {address}/24 dev eth0; echo $$ >{group}/tasks; "
+            f"ip addr add {address}/24 dev eth0; echo $$ >{group}/tasks; echo $$ >{account}/tasks; "
             f"exec /usr/sbin/sshd -f /etc/ssh/rig_sshd_config -oListenAddress={address} -oPidFile=/run/sshd{number}.pid"
         )
         groups[address] = group
@@ -78,8 +85,16 @@ def write_cluster(rig: Rig, addresses: list[str], file: Path) -> Path:
     return file
 
 
-def run_doctor(cluster: Path, home: Path) -> dict[str, Any]:
-    """Seconds of one run: of the looking itself, and of the whole command; and how many checks were not answered."""
+def count_cpu_s(rig: Rig) -> tuple[float, float]:
+    """Processor seconds so far: of the commands started here, and of the simulated hosts."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    files = (file for host in rig.hosts for file in (_ACCOUNT / host.cgroup).glob("bench*/cpuacct.usage"))
+    return used.ru_utime + used.ru_stime, sum(int(file.read_text()) for file in files) / 1e9
+
+
+def run_doctor(rig: Rig, cluster: Path, home: Path) -> dict[str, Any]:
+    """Seconds of one run: of the looking itself, of the whole command, of processors; how many checks came too late."""
+    here_s, hosts_s = count_cpu_s(rig)
     began = time.monotonic()
     done = subprocess.run(
         [str(Path(sys.executable).parent / "raylaunch"), "doctor", str(cluster), "--json", "--model-gb", "1"],
@@ -89,15 +104,22 @@ def run_doctor(cluster: Path, home: Path) -> dict[str, Any]:
     told = json.loads(done.stdout)
     states = [verdict["state"] for verdict in told["verdicts"]]  # of sound hosts: what is not ok came too late
     late = {state: states.count(state) for state in ("red", "not checked")}
-    return {"look_s": told["seconds"], "command_s": round(whole, 2), **late}
+    cpu = [round(now - before, 2) for now, before in zip(count_cpu_s(rig), (here_s, hosts_s), strict=True)]
+    return {
+        "look_s": told["seconds"],
+        "command_s": round(whole, 2),
+        "cpu_here_s": cpu[0],
+        "cpu_hosts_s": cpu[1],
+        **late,
+    }
 
 
-def measure(files: dict[int, Path], home: Path, rounds: int) -> dict[str, Any]:
+def measure(rig: Rig, files: dict[int, Path], home: Path, rounds: int) -> dict[str, Any]:
     """Medians and rounds of one series; a run before the first warms up and is not kept."""
-    run_doctor(files[_COUNTS[0]], home)
+    run_doctor(rig, files[_COUNTS[0]], home)
     kept = []
     for _ in range(rounds):
-        kept.append({str(count): run_doctor(file, home) for count, file in files.items()})
+        kept.append({str(count): run_doctor(rig, file, home) for count, file in files.items()})
         print(kept[-1], flush=True)
     looks = {str(count): statistics.median(row[str(count)]["look_s"] for row in kept) for count in files}
     return {
@@ -121,9 +143,9 @@ def main() -> None:
         groups = start_hosts(rig, home)
         addresses = [*groups]
         files = {count: write_cluster(rig, addresses[:count], folder / f"{count}.yaml") for count in _COUNTS}
-        free = measure(files, home, options.rounds)
+        free = measure(rig, files, home, options.rounds)
         hold(groups, _SHARE)
-        shared = measure(files, home, options.rounds)
+        shared = measure(rig, files, home, options.rounds)
     servers.write_result("doctor", {"unit": "seconds of looking", "share": _SHARE, "free": free, "shared": shared})
 
 

@@ -29,6 +29,8 @@ class Hosts:
     """Address -> GPUs, of the living nodes."""
     launcher: Mapping[str, str]
     """Address -> how far Ray's launcher is with it."""
+    failures: Mapping[str, int]
+    """Address -> how often Ray's launcher gave it up since the head was started."""
     known: Sequence[str]
     """Hosts that the running head's launcher has ever heard of."""
 
@@ -92,7 +94,7 @@ class HeadView:
             line = None
         if line is None:
             raise self._explain_end()
-        self._last = Hosts(line["nodes"], line["launcher"], line["known"])  # type: ignore[arg-type]
+        self._last = Hosts(line["nodes"], line["launcher"], line.get("failures") or {}, line["known"])  # type: ignore[arg-type]
         return self._last
 
     def _explain_end(self) -> ClusterError:

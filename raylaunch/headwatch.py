@@ -2,19 +2,23 @@
 
 `python3 -m raylaunch.headwatch CLUSTER` writes a JSON line at each look until its stdin ends::
 
-    {"nodes": {"10.0.0.1": 8}, "launcher": {"10.0.0.2": "setting-up"}, "known": ["10.0.0.1", "10.0.0.2"]}
+    {"nodes": {"10.0.0.1": 8}, "launcher": {"10.0.0.2": "setting-up"}, "failures": {"10.0.0.2": 1},
+     "known": ["10.0.0.1", "10.0.0.2"]}
 
 A launcher's state is Ray's own tag of a node: waiting-for-ssh, syncing-files, setting-up, up-to-date, update-failed.
-Known are the hosts of the cluster file that this head was started from.
+The last stands for seconds only, then the launcher forgets the node: failures count how often it did. Known are the
+hosts of the cluster file that this head was started from.
 `python3 -m raylaunch.headwatch CLUSTER retry ADDRESS...` has the launcher begin anew with these nodes.
 """
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,9 @@ _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
 """The cluster file as Ray's launcher left it for the head."""
 _STEP_S = 0.5
 _LAUNCHER = b"autoscaler/_private/monitor.py"
-_LAUNCHER_LOG = Path("/tmp/ray/session_latest/logs/monitor.out")
+_LOGS = Path("/tmp/ray/session_latest/logs")
+_GAVE_UP = re.compile(rb"Terminating the node with id (\S+) .*\(launch failed\)|: (\S+): Failed to update node")
+"""In the launcher's own log, monitor.log (Ray 2.60, StandardAutoscaler.process_completed_updates)."""
 
 
 def read_launcher(cluster_name: str) -> dict[str, str]:
@@ -49,6 +55,30 @@ def read_provider() -> dict[str, Any]:
     return provider
 
 
+@dataclass
+class Failures:
+    """How often the launcher gave each node up; its log is read on from where the last look ended."""
+
+    log: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    _read: int = 0
+
+    def look(self) -> dict[str, int]:
+        """Address -> times, since the head was started."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:  # no launcher has begun yet
+            return self.counts
+        whole = text.rpartition(b"\n")[0]
+        self._read += len(whole)
+        for found in _GAVE_UP.finditer(whole):
+            address = (found[1] or found[2]).decode()
+            self.counts[address] = self.counts.get(address, 0) + 1
+        return self.counts
+
+
 def watch(cluster_name: str) -> None:
     """Write a line at each look until stdin ends."""
     address = cluster.find_address({})
@@ -57,9 +87,11 @@ def watch(cluster_name: str) -> None:
     cluster.join(address, env_vars={})
     provider = read_provider()
     known = [provider["head_ip"], *provider["worker_ips"]]
+    failures = Failures(_LOGS / "monitor.log")
     while not select.select([sys.stdin], [], [], _STEP_S)[0]:
         nodes = {node.ip: node.gpus for node in cluster.list_nodes()}
-        print(json.dumps({"nodes": nodes, "launcher": read_launcher(cluster_name), "known": known}), flush=True)
+        seen = {"nodes": nodes, "launcher": read_launcher(cluster_name), "failures": failures.look(), "known": known}
+        print(json.dumps(seen), flush=True)
 
 
 def restart_launcher() -> None:
@@ -78,7 +110,7 @@ def restart_launcher() -> None:
             continue
         os.kill(int(process.name), signal.SIGKILL)
         environment = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
-        with _LAUNCHER_LOG.open("ab") as log:
+        with (_LOGS / "monitor.out").open("ab") as log:
             subprocess.Popen(
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

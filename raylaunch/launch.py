@@ -37,11 +37,11 @@ class Launch:
     began: float = field(default_factory=time.monotonic)
     gpus: dict[str, int] = field(default_factory=dict)
     """Host -> GPUs it has to bring in."""
-    retried: dict[str, float] = field(default_factory=dict)
-    """Host -> when Ray's launcher was asked to begin anew with it."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Host -> how often Ray's launcher had given it up, as far as that is told."""
     failed: set[str] = field(default_factory=set)
-    states: dict[str, str] = field(default_factory=dict)
-    """Host -> how far Ray's launcher was with it at the last look."""
+    idle_since: dict[str, float] = field(default_factory=dict)
+    """Host -> since when Ray's launcher has not been busy with it."""
 
     def run(self) -> None:
         """Bring the cluster up, or what is missing of it.
@@ -88,6 +88,7 @@ class Launch:
                 "its hosts once (Ray 2.60)",
                 fix=f"raylaunch down {self.cluster.path}, then up: that ends what is served",
             )
+        self.failures = {**hosts.failures}
         in_already = [host for host in self.cluster.hosts if host not in missing]
         output.say(f"{', '.join(in_already)} stay as they are; bringing in {', '.join(missing)}")
         self._retry([host for host in missing if hosts.launcher.get(host) not in launcherlog.UNDER_WAY], view)
@@ -204,16 +205,16 @@ class Launch:
                 fix=f"on that host: docker exec {self.cluster.container_name} nvidia-smi -L; "
                 "NVIDIA's container toolkit hands them over (`raylaunch doctor` looks at it)",
             )
-        state = hosts.launcher.get(host, "uninitialized")
-        before, self.states[host] = self.states.get(host), state
-        if state == "uninitialized" and time.monotonic() - self.retried.get(host, time.monotonic()) > _BEGIN_S:
+        if hosts.launcher.get(host, "uninitialized") != "uninitialized":
+            self.idle_since.pop(host, None)
+        elif time.monotonic() - self.idle_since.setdefault(host, time.monotonic()) > _BEGIN_S:
             raise ClusterError(
-                f"{host}: Ray's launcher on the head did not begin with it again within {_BEGIN_S:.0f} s",
+                f"{host}: Ray's launcher on the head did not begin with it within {_BEGIN_S:.0f} s",
                 fix=f"`raylaunch down {self.cluster.path}`, then up: that ends what is served",
             )
-        fell_back = before in launcherlog.UNDER_WAY and state == "uninitialized"  # "failed" lasts a few seconds only
-        if state != launcherlog.FAILED and not fell_back:
+        if hosts.failures.get(host, 0) == self.failures.get(host, 0):
             return
+        self.failures[host] = hosts.failures[host]
         failure = find_cause(self.shell, host, view.read_monitor_log())
         if host in self.failed:
             if (said := self.shell.knock(host)) is not None:  # the head's launcher says only that its command failed
@@ -232,8 +233,8 @@ class Launch:
     def _retry(self, hosts: Sequence[str], view: HeadView) -> None:
         """Have Ray's launcher begin anew with hosts; it stumbles over the name of a container that has ended."""
         self._remove_containers([host for host in hosts if self.look(host).container == "ended"])
-        self.retried |= dict.fromkeys(hosts, time.monotonic())
-        self.states |= dict.fromkeys(hosts, "uninitialized")
+        for host in hosts:
+            self.idle_since.pop(host, None)
         view.retry(hosts)
 
 

@@ -71,7 +71,7 @@ def stranger(laptop: Owner) -> Host:
 
 
 def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
-    """A ready image that is another one on each host, by one name: told before anything is changed."""
+    """A ready image that is another one on each host, by one name: told before Ray's launcher begins."""
     for number, host in enumerate(laptop.rig.hosts):
         host.import_image(write_small_image(tmp_path / f"{number}.tar"), "rig/small:1", f"ENV NUMBER={number}")
     file = tmp_path / "cluster.yaml"
@@ -81,9 +81,14 @@ def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert f"{hosts[1]}: image: rig/small:1 is another image" in refused.stderr
     assert "nothing changed" in refused.stderr
+    head = laptop.rig.head
+    head.run("docker tag rig/small:1 rig/other:1; docker save rig/other:1 >/tmp/other.tar; docker rmi rig/other:1")
+    useless = laptop.run("up", str(file), "--image-archive", str(head.disk / "tmp" / "other.tar"))
+    assert useless.returncode == 1
+    assert "have different images by the name rig/small:1, though" in useless.stderr
     assert laptop.list_traces() == []
     for host in laptop.rig.hosts:
-        host.run("docker rmi rig/small:1")
+        host.run("docker rmi rig/small:1; docker rmi rig/other:1 2>/dev/null; rm -f /tmp/other.tar")
 
 
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
