@@ -24,6 +24,7 @@ DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_no
 BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 LIFE = "tests/rig/test_cluster_life.py"
+BY_CONTAINER_TEST = f"{LIFE}::test_readme_by_container"
 TOP_TESTS = "tests/e2e/test_top.py"
 FAULTS_TEST = "tests/e2e/faults/test_faults.py::test_main_faults"
 SWAP_TEST = "tests/e2e/faults/test_swap.py::test_restart_swaps_and_refuses"
@@ -214,10 +215,13 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     ),
     "raylaunch down cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_down_leaves_nothing"),
     "pip install '.[vllm]'": (names_an_extra, None),
-    "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, None),
+    "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, BY_CONTAINER_TEST),
     "docker run -d --name raylaunch --gpus all --network host --ipc host --ulimit nofile=1048576:1048576 "
-    "-v /data:/data raylaunch:0.32.0 ray start --head --port=6379 --num-gpus=8 --block": (runs_ray_in_the_image, None),
-    f"docker exec -it raylaunch raylaunch serve {REFERENCE}": (runs_raylaunch_in_the_container, None),
+    "-v /data:/data raylaunch:0.32.0 ray start --head --port=6379 --num-gpus=8 --block": (
+        runs_ray_in_the_image,
+        BY_CONTAINER_TEST,
+    ),
+    f"docker exec -it raylaunch raylaunch serve {REFERENCE}": (runs_raylaunch_in_the_container, BY_CONTAINER_TEST),
 }
 
 

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylaunch.clustertext import ClusterPlan, write
+from raylaunch.clustertext import LAYER_IMAGE, ClusterPlan, write
+from tests.rig.host import Host
 from tests.rig.rig import Rig
 
 BIN = Path(sys.executable).parent
@@ -115,3 +116,19 @@ def wait_for_line(output: Path, process: "subprocess.Popen[bytes]", text: str, d
         assert process.poll() is None, f"ended with {process.returncode}:\n{output.read_text(errors='replace')}"
         assert time.monotonic() < until, f"no {text!r} within {deadline_s} s:\n{output.read_text(errors='replace')}"
         time.sleep(0.1)
+
+
+def find_image(host: Host) -> str:
+    """The id of the image that the cluster's container runs, or of the one that has its name where none is."""
+    return host.run(
+        f"docker inspect --type container -f '{{{{.Image}}}}' {CONTAINER} 2>/dev/null ||"
+        f"docker image inspect -f '{{{{.Id}}}}' {LAYER_IMAGE}"
+    ).stdout.strip()
+
+
+def bring_out_of_step(laptop: Owner) -> Path:
+    """Save the head's image to a file of the laptop's, and take the worker's away."""
+    head, worker = laptop.rig.hosts
+    head.run(f"docker save {LAYER_IMAGE} >/tmp/image.tar", timeout_s=300)
+    worker.run(f"docker rmi {LAYER_IMAGE}")
+    return head.disk / "tmp" / "image.tar"
