@@ -210,29 +210,29 @@ def test_dashboard_through_ssh(laptop: Owner, tmp_path: Path) -> None:
     assert token.read_text() not in output.read_text()
 
 
-def test_down_leaves_nothing(laptop: Owner) -> None:
-    """No container, process, key, mount folder or state; a second one says so and is fine."""
-    said = laptop.down().stderr
+def test_down_up_down_up_down(laptop: Owner, tmp_path: Path) -> None:
+    """Of the cluster that is up nothing is ever left; up is killed and run again, then brings its own image."""
+    assert "is left on" in laptop.down().stderr
     assert laptop.list_traces() == []
-    assert "is left on" in said
     assert "nothing of it" in laptop.down().stderr
 
-
-def test_up_down_up_down_up(laptop: Owner, tmp_path: Path) -> None:
-    """Three times in a row: killed in its middle and run again; with an image file; as it is. Nothing is ever left."""
     process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "up.txt")
     wait_for_line(output, process, "starting Ray")
     process.kill()  # its launcher goes with it
     process.wait()
-    for number in range(3):
-        archive = bring_out_of_step(laptop) if number == 1 else None
-        laptop.up(*(("--image-archive", str(archive)) if archive else ()))
-        assert [*laptop.count_gpus().values()] == [LOGICAL_GPUS] * 2
-        if archive:
-            assert len({find_image(host) for host in laptop.rig.hosts}) == 1
-            archive.unlink()
-        laptop.down()
-        assert laptop.list_traces() == []
+    laptop.up()
+    assert [*laptop.count_gpus().values()] == [LOGICAL_GPUS] * 2
+    laptop.down()
+    assert laptop.list_traces() == []
+
+    archive = bring_out_of_step(laptop)
+    said = laptop.up("--image-archive", str(archive)).stderr
+    archive.unlink()
+    assert f"loading {archive} on {laptop.rig.workers[0].address}\n" in said
+    assert [*laptop.count_gpus().values()] == [LOGICAL_GPUS] * 2
+    assert len({find_image(host) for host in laptop.rig.hosts}) == 1
+    laptop.down()
+    assert laptop.list_traces() == []
 
 
 def test_plain_ray_up(laptop: Owner) -> None:
