@@ -187,7 +187,7 @@ class Supervisor:
         """
         attempt = self.attempts[-1]
         self._read(attempt)
-        if waiting := attempt.describe_wait(self.board.service.ranks):
+        if waiting := attempt.describe_wait(self.board.carried, self.board.state_s):
             self.board.set_note(waiting)
         if self.canary is not None:
             watch.raise_on_trouble(attempt, self.progress, self.launch.keep.progress_limit_s)

@@ -79,11 +79,12 @@ class Attempt:
         assert self.driver is not None
         return LaunchConfig.from_json(self.driver.events["placed"]["launch"])
 
-    def describe_wait(self, ranks: Sequence[Mapping[str, Any]]) -> str:
+    def describe_wait(self, carried: Sequence[str], since_s: float) -> str:
         """What is waited for before the ranks are placed; "" where nothing is missing.
 
         Args:
-            ranks: of the engine before this one (service.Service.ranks): nodes that carried them are named.
+            carried: addresses of the nodes that carried the last engine: those that are gone are named.
+            since_s: for how long nothing has been served.
         """
         if self.driver is None or self.is_placed or (waiting := self.driver.events.get("waiting")) is None:
             return ""
@@ -91,9 +92,7 @@ class Attempt:
         if not missing:
             return ""
         here = {line.partition(":")[0] for line in waiting["lines"]}
-        gone = [ip for ip in dict.fromkeys(rank["ip"] for rank in ranks) if ip not in here]
-        since_s = int(time.monotonic() - self.began)
-        named = "".join(f", node {ip} gone since {since_s} s" for ip in gone)
+        named = "".join(f", node {ip} gone since {since_s:.0f} s" for ip in carried if ip not in here)
         return f"waiting for GPUs: {missing.removeprefix('missing: ').partition(' | ')[0]}{named}"
 
     @property

@@ -32,6 +32,8 @@ class Board:
         self._since = time.monotonic()
         self._start_s = _FIRST_GUESS_S
         self._told_at = 0.0
+        self.carried: tuple[str, ...] = ()
+        """Addresses of the nodes that carry the engine, or carried the one before."""
         identity = ProcessId.of(os.getpid())
         assert identity is not None
         paths.make_private(folder_of(launch.port))
@@ -82,15 +84,22 @@ class Board:
         self.service = self.service.update(ready_at=self.figures.ready_at, facts=facts, ranks=ranks)
         self.set_state("ready")
 
+    @property
+    def state_s(self) -> float:
+        """For how long the state has been what it is."""
+        return time.monotonic() - self._since
+
     def note_processes(self, attempts: Sequence[Attempt], mark: str) -> None:
         """Write down what would have to be ended, should this process be killed."""
         last = attempts[-1] if attempts else None
         driver = last.driver if last else None
+        ranks = tuple(driver.events["placed"]["ranks"]) if driver and "placed" in driver.events else ()
+        self.carried = tuple(dict.fromkeys(rank["ip"] for rank in ranks)) or self.carried
         self.service = self.service.update(
             group_leaders=tuple(leader for attempt in attempts for leader in attempt.leaders),
             ray_address=(driver.address or None) if driver else None,
             private_ray_folder=str(driver.private_folder) if driver and driver.private_folder else None,
-            ranks=tuple(driver.events["placed"]["ranks"]) if driver and "placed" in driver.events else (),
+            ranks=ranks,
             mark=mark,
         )
 

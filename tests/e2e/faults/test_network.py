@@ -49,9 +49,14 @@ def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
         clients.start(streaming=2, whole=1)
         return clients
 
-    def read_status() -> dict[str, object]:
-        found: dict[str, object] = json.loads(type_on(head, "raylaunch status --json 2>/dev/null"))
-        return found
+    notes: list[str] = []
+
+    def read_note() -> str:
+        note = str(json.loads(type_on(head, "raylaunch status --json 2>/dev/null"))["note"])
+        if note not in notes[-1:]:
+            notes.append(note)
+            print(f"{time.strftime('%X')} status: {note}", flush=True)
+        return note
 
     began = time.monotonic()
     wait_until(lambda: count("ends it") == 1, "the service", 400)
@@ -72,7 +77,7 @@ def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
         last_s = clients.wait() - cut
         describe.append(f"out for good: the last client waited {last_s:.1f} s")
         assert last_s < PROGRESS_LIMIT_S + 5.0 + SLACK_S
-        wait_until(lambda: f"node {worker.address} gone since" in str(read_status()["note"]), "the node's name", 300)
+        wait_until(lambda: f"node {worker.address} gone since" in read_note(), "the node's name", 300)
         named_s = time.monotonic() - cut
         describe.append(f"`raylaunch status` named the node after {named_s:.0f} s")
     back = time.monotonic()
