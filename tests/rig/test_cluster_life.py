@@ -143,6 +143,8 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     again = laptop.up().stderr
     assert "is up already" in again
     assert json.loads(laptop.must("status", "--json", *on).stdout)["pid"] == status["pid"]
+    told = laptop.must("incidents", *on)
+    assert "no incidents" in told.stdout + told.stderr
 
     assert "nothing" not in laptop.must("stop", *on).stderr
     assert laptop.run("status", *on).returncode == 1
