@@ -69,6 +69,7 @@ def run_vllm(
         "ttft_p50_ms": told["median_ttft_ms"],
         "ttft_p99_ms": told["p99_ttft_ms"],
         "tpot_p50_ms": told["median_tpot_ms"],
+        "tpot_mean_ms": told["mean_tpot_ms"],
         "output_tokens_per_s": told["output_throughput"],
         "cpu_s": cpu_s,
     }

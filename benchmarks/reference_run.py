@@ -7,7 +7,8 @@ First the sweep, with its report; then pairs: at each level both clients send th
 exact length and take answers of exact length, in turns, and ratios are of medians. A closed loop of equal requests goes
 in waves, and a client that is slow to send again spreads its waves out, so their times to first token differ by more
 than the clients' own error: that one is what a client reports on average less what the server counted meanwhile
-(vLLM's own histogram of the time to first token).
+(vLLM's own histograms of the time to first token and of the time per output token). A client that sees first tokens
+late reports too much of the one and too little of the other.
 
 Written: reference-<case>.json (the pairs), and the sweep's own result, rows and report.
 """
@@ -38,7 +39,7 @@ CASES = {
     "gpu-8b": GPU_ENGINE | {"kv_cache_memory_bytes": KV_CACHE_BYTES, "gpu_memory_utilization": 0.9},
     "demo": DEMO_ENGINE,
 }
-FIGURES = ("ttft_p50_ms", "tpot_p50_ms", "output_tokens_per_s", "ttft_error_ms")
+FIGURES = ("ttft_p50_ms", "tpot_p50_ms", "output_tokens_per_s", "ttft_error_ms", "tpot_error_ms", "server_tpot_mean_ms")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Bench:
             "ttft_p50_ms": told["ttft_ms"]["p50"],
             "ttft_p99_ms": told["ttft_ms"]["p99"],
             "tpot_p50_ms": told["tpot_ms"]["p50"],
+            "tpot_mean_ms": told["tpot_ms"]["mean"],
             "output_tokens_per_s": told["output_tokens_per_s"],
             "cpu_s_of_shards": told["client"]["cpu_s"],
             "valid": told["valid"],
@@ -91,28 +93,39 @@ class Bench:
         )  # fmt: skip
 
 
-def read_server_ttft(url: str) -> tuple[float, int]:
-    """Sum (seconds) and count of the time to first token, as the server has counted it so far."""
+SERVER_HISTOGRAMS = {
+    "ttft": "vllm:time_to_first_token_seconds",
+    "tpot": "vllm:request_time_per_output_token_seconds",
+}
+"""What a client reports, and the histogram in which vLLM counts the same by itself, request by request."""
+
+
+def read_server(url: str) -> dict[str, tuple[float, int]]:
+    """Sum (seconds) and count of each of SERVER_HISTOGRAMS, as the server has counted them so far."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         text = response.read().decode()
     found = {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith("vllm:time_to_first_token_seconds_")
+        if sample.name.endswith(("_sum", "_count"))
     }
-    return found["vllm:time_to_first_token_seconds_sum"], int(found["vllm:time_to_first_token_seconds_count"])
+    return {
+        figure: (found.get(f"{name}_sum", 0.0), int(found.get(f"{name}_count", 0)))
+        for figure, name in SERVER_HISTOGRAMS.items()
+    }
 
 
 def measure(server: Server, client: Callable[[int, int, int], dict[str, Any]], *load: int) -> dict[str, Any]:
-    """What a client says of one load, and by how much its mean time to first token differs from the server's own."""
-    sum_before, count_before = read_server_ttft(server.url)
+    """What a client says of one load, and by how much its means differ from the server's own."""
+    before = read_server(server.url)
     told = client(*load)
     if "failed" in told:
         raise SystemExit(f"vllm bench serve failed:\n{told['failed']}")
-    sum_after, count_after = read_server_ttft(server.url)
-    told["server_ttft_mean_ms"] = (sum_after - sum_before) / max(1, count_after - count_before) * 1e3
-    told["ttft_error_ms"] = told["ttft_mean_ms"] - told["server_ttft_mean_ms"]
+    for figure, (total_s, count) in read_server(server.url).items():
+        mean_ms = (total_s - before[figure][0]) / max(1, count - before[figure][1]) * 1e3
+        told[f"server_{figure}_mean_ms"] = mean_ms
+        told[f"{figure}_error_ms"] = told[f"{figure}_mean_ms"] - mean_ms
     return told
 
 
