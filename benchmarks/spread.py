@@ -12,6 +12,7 @@ Porters are up before the clock starts; their start is told as porters_up_s.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,10 @@ def write_model(folder: Path, size_mib: int, files: int) -> None:
 
 def run_json(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
     """The JSON lines that a command printed."""
-    text, _ = process.communicate()
+    try:
+        text, _ = process.communicate()
+    finally:
+        process.kill()  # of use where this process was told to end
     if process.returncode:
         raise SystemExit(text)
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
@@ -179,7 +183,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def end(number: int, _frame: object) -> None:
+    """End by a signal as by an error: hosts and folders are cleared away; a second signal does not stop that."""
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     options = parse()
     if options.write_model:
         write_model(options.write_model, options.size_mib, options.files)

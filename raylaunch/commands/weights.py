@@ -24,7 +24,7 @@ def weights() -> None:
 @SETS
 @JSON
 @click.option("--verify", is_flag=True, help="Read every file that is there whole, before taking it for right.")
-@click.option("--lanes", type=click.IntRange(1, 16), help="Parallel chains between nodes; more for faster links.")
+@click.option("--lanes", type=click.IntRange(1, 8), help="Parallel chains between nodes; more for faster links.")
 def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool, lanes: int | None) -> None:
     """Bring the model to every node: from the hub once, then from node to node."""
     loaded = load_launch(launch, sets)

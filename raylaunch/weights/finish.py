@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from raylaunch.checks.manifest import FileFacts, Manifest
 from raylaunch.errors import WeightsError
-from raylaunch.weights.crew import Crew
+from raylaunch.weights.crew import Crew, run_all
 from raylaunch.weights.survey import Truth
 
 _SEEN_LATE_S = 60.0
@@ -38,14 +38,18 @@ async def put_in_place(crew: Crew, manifest: Manifest, writers: Mapping[str, str
     Raises:
         WeightsError: a node refuses, or does not see what was put there.
     """
-    for node, writer in writers.items():
-        if node == writer:
-            await crew.call(node, "finish", manifest)
-            await crew.call(node, "unlock")
-    for node, writer in writers.items():
+
+    async def put(node: str) -> None:
+        await crew.call(node, "finish", manifest)
+        await crew.call(node, "unlock")
+
+    async def look_again(node: str, writer: str) -> None:
         if differences := await _compare(crew, node, manifest, patience_s=0.0 if node == writer else _SEEN_LATE_S):
             told = next(iter(differences.values()))
             raise WeightsError(f"{node}: {told}, though it was just put there", fix="run it again")
+
+    await run_all(put(node) for node, writer in writers.items() if node == writer)
+    await run_all(look_again(node, writer) for node, writer in writers.items())
 
 
 async def _compare(crew: Crew, node: str, manifest: Manifest, *, patience_s: float) -> dict[str, str]:

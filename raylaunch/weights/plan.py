@@ -3,6 +3,13 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
+PIECES_AT_MOST = 8
+"""Pieces on their way out of a node, of all files together: what bounds its memory, however fast the link is."""
+_HUB_STREAMS = 4
+"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for PIECES_AT_MOST)."""
+_DISK_STREAMS = 2
+"""Files that a node sends at once at least: while one ends, another keeps the link busy."""
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -92,3 +99,13 @@ def order_chain(
 def measure_missing(sizes: Mapping[str, int], holding: Holding) -> int:
     """Bytes that a node still needs."""
     return sum(size - holding.measure(name, size) for name, size in sizes.items())
+
+
+def count_streams(heads: int, lanes: int, *, from_hub: bool) -> int:
+    """Files that each of `heads` nodes sends at once."""
+    return max(1, _HUB_STREAMS // heads) if from_hub else max(_DISK_STREAMS, lanes)
+
+
+def measure_window(streams: int) -> int:
+    """Pieces of one file under way between two nodes, so that all files together keep to PIECES_AT_MOST."""
+    return max(1, PIECES_AT_MOST // streams)

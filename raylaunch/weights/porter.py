@@ -174,9 +174,12 @@ class Porter:
         self._transfers[name] = Transfer(name, part)
         return part.have if part else wanted.size
 
-    async def link(self, name: str, start: int, handle: Any | None, next_have: int) -> None:
-        """Name the node behind: its actor's handle and the bytes it has. None ends the chain here."""
-        self._transfers[name].link(start, make_hop(handle) if handle is not None else None, next_have)
+    async def link(self, name: str, start: int, handle: Any | None, next_have: int, window: int) -> None:
+        """Name the node behind: its actor's handle, the bytes it has, and how many calls to it may be under way.
+
+        None for the handle ends the chain here.
+        """
+        self._transfers[name].link(start, make_hop(handle) if handle is not None else None, next_have, window)
 
     async def hop(self, name: str, offset: int, data: Any) -> None:
         """Take a piece from the node before."""

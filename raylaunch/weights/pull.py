@@ -11,18 +11,22 @@ from typing import Any
 
 from raylaunch.errors import WeightsError
 from raylaunch.weights import finish, survey
-from raylaunch.weights.crew import Crew, NodeLostError, find_host
+from raylaunch.weights.crew import Crew, NodeLostError, find_host, run_all
 from raylaunch.weights.part import Finished, Unfinished
-from raylaunch.weights.plan import Holding, Move, order_chain, plan_moves
+from raylaunch.weights.plan import (
+    PIECES_AT_MOST,
+    Holding,
+    Move,
+    count_streams,
+    measure_window,
+    order_chain,
+    plan_moves,
+)
 from raylaunch.weights.progress import Progress, Reporter
-from raylaunch.weights.refusal import RESUMES
+from raylaunch.weights.refusal import RESUMES, HubRefusedError
 from raylaunch.weights.result import PullResult
 from raylaunch.weights.survey import Order, Truth
 
-_HUB_STREAMS = 4
-"""Files asked of the hub at once, by all nodes together (each node asks for one at least)."""
-_DISK_STREAMS = 2
-"""Files that a node sends at once at least: while one ends, another keeps the link busy."""
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
 _DAMAGED_AT_MOST = 3
@@ -52,6 +56,10 @@ class _Pull:
         self.progress = Progress(crew, reporter)
         self.shared: dict[str, str] = {}
         self.is_announced = False
+        self.window = 1
+        """Pieces of one file under way between two nodes."""
+        self.under_way = asyncio.Semaphore(PIECES_AT_MOST)
+        """Files under way."""
         self.seen: set[str] = set()
         """Hosts that took part at any time."""
 
@@ -133,11 +141,14 @@ class _Pull:
         queues: dict[str, deque[Move]] = {head: deque() for head in heads}
         for move in moves:
             queues[move.head].append(move)
-        workers = [
-            self._work(queues[head], lane, truth, holdings)
+        streams = [
+            (queues[head], lane)
             for head in queues
-            for lane in range(self._count_streams(len(heads), from_hub=queues[head][0].from_hub))
+            for lane in range(count_streams(len(heads), self.crew.lanes, from_hub=queues[head][0].from_hub))
         ]
+        self.window = measure_window(len(streams))
+        self.under_way = asyncio.Semaphore(PIECES_AT_MOST)
+        workers = [self._work(queue, lane, truth, holdings) for queue, lane in streams]
         async with self.progress.shown():
             await asyncio.gather(*workers)
         return True
@@ -156,17 +167,17 @@ class _Pull:
             size = sum(listing.left_out.values()) / 1e9
             self.reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
 
-    def _count_streams(self, heads: int, *, from_hub: bool) -> int:
-        return max(1, _HUB_STREAMS // heads) if from_hub else max(_DISK_STREAMS, self.crew.lanes)
-
     async def _work(self, queue: deque[Move], stream: int, truth: Truth, holdings: dict[str, Holding]) -> None:
         """Take moves from a queue until it is empty, or the nodes are not those it was planned for."""
         while queue and not self.failures and not self.crew.has_changed():
             move = queue.popleft()
             try:
-                await self._move(move, stream % self.crew.lanes, truth, holdings)
+                async with self.under_way:
+                    await self._move(move, stream % self.crew.lanes, truth, holdings)
             except NodeLostError as error:
                 self._fail(f"{error.what}; {move.name} goes on without it")
+            except HubRefusedError:
+                raise
             except WeightsError as error:
                 if not move.chain and len(holdings) == 1:
                     raise
@@ -189,10 +200,12 @@ class _Pull:
         problem: WeightsError | None = None
         try:
             haves: dict[str, int] = {}
-            for node in move.nodes:
-                writes = node != move.head or move.from_hub
-                haves[node] = await call(node, "open", name, wanted, writes=writes)
+
+            async def open_on(node: str) -> None:
+                haves[node] = await call(node, "open", name, wanted, writes=node != move.head or move.from_hub)
                 opened.append(node)
+
+            await run_all(open_on(node) for node in move.nodes)
             chain = order_chain(
                 move.head,
                 move.chain,
@@ -202,10 +215,13 @@ class _Pull:
             )
             nodes = (move.head, *chain)
             start = min(haves.values()) if chain else haves[move.head]
-            for node, behind in zip(nodes, (*chain, None), strict=True):
+
+            async def link(node: str, behind: str | None) -> None:
                 handle = self.crew.find_handle(behind, lane) if behind else None
                 begins = start if node == move.head else max(start, haves[node])
-                await call(node, "link", name, begins, handle, haves[behind] if behind else 0)
+                await call(node, "link", name, begins, handle, haves[behind] if behind else 0, self.window)
+
+            await run_all(link(node, behind) for node, behind in zip(nodes, (*chain, None), strict=True))
             listing = truth.listing if move.from_hub else None
             await call(move.head, "send", name, start, wanted, listing, self.order.access)
         except WeightsError as error:

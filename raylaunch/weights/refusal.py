@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 RESUMES = "run it again: it goes on where it stopped"
 
 
+class HubRefusedError(WeightsError):
+    """The hub will not give it to any node, however often it is asked."""
+
+
 def explain_refusal(error: Any, repo: str, revision: str | None, access: "HubAccess") -> WeightsError:
     """What a hub's refusal means, and what to do.
 
@@ -38,7 +42,7 @@ def explain_refusal(error: Any, repo: str, revision: str | None, access: "HubAcc
         what, fix = f"{endpoint} denies access to {repo} (403)", f"ask its owner for access, or {token_fix}"
     elif status == 429:
         what = f"{endpoint} says that it is asked too often (429)"
-        fix = f"wait some minutes, or {token_fix}; it resumes"
+        return WeightsError(what, fix=f"wait some minutes, or {token_fix}; it resumes")
     else:
-        what, fix = f"{endpoint} answered {status} for {repo}", RESUMES
-    return WeightsError(what, fix=fix)
+        return WeightsError(f"{endpoint} answered {status} for {repo}", fix=RESUMES)
+    return HubRefusedError(what, fix=fix)

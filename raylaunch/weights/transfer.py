@@ -1,7 +1,7 @@
 """One file's way through one node: from a disk, the hub or the node before, to this disk and the node behind.
 
-Pieces travel as arguments of actor calls. At most WINDOW of them are under way between two nodes; each call returns
-once its piece was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
+Pieces travel as arguments of actor calls. A few of them are under way between two nodes; each call returns once its
+piece was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
 """
 
 import asyncio
@@ -16,8 +16,6 @@ from raylaunch.weights.part import Buffer, Finished, Part, Unfinished, run_in_th
 
 CHUNK_BYTES = 4 << 20
 """What travels in one call: below Ray's own limit of 5,000,000 bytes for arguments inside a call (raysettings.py)."""
-WINDOW = 4
-"""Calls under way between two nodes."""
 Hop = Callable[[str, int, PickleBuffer], Awaitable[None]]
 """Hands a piece to the next node: name of the file, offset, bytes."""
 
@@ -32,15 +30,23 @@ class Transfer:
         """Why the node behind gets nothing any more; "" while it does."""
         self._hop: Hop | None = None
         self._next_have = self._position = 0
+        self._window_size = 1
         self._window: deque[asyncio.Future[None]] = deque()
-        self._batch = bytearray()
-        self._batch_at = 0
+        self._batch: list[Buffer] = []
+        self._batch_at = self._batch_bytes = 0
         self._turn = asyncio.Condition()
         self._is_over = False
 
-    def link(self, start: int, hop: Hop | None, next_have: int) -> None:
-        """Tell where the first piece begins, and what to call for the next node, which has `next_have` bytes."""
-        self._position, self._hop, self._next_have = start, hop, next_have
+    def link(self, start: int, hop: Hop | None, next_have: int, window: int) -> None:
+        """Tell where the first piece begins, and what to call for the next node.
+
+        Args:
+            start: offset of the first piece, in bytes.
+            hop: the call; None ends the chain here.
+            next_have: bytes that the next node has.
+            window: calls under way to it.
+        """
+        self._position, self._hop, self._next_have, self._window_size = start, hop, next_have, window
 
     async def accept(self, offset: int, data: Buffer) -> None:
         """Take a piece: hand it on, and queue it for the disk. Pieces that overtook others are put in order."""
@@ -86,17 +92,18 @@ class Transfer:
             return
         if not self._batch:
             self._batch_at = offset + len(data) - len(unseen)
-        self._batch += unseen
-        if len(self._batch) >= CHUNK_BYTES:
+        self._batch.append(unseen)
+        self._batch_bytes += len(unseen)
+        if self._batch_bytes >= CHUNK_BYTES:
             await self._send_batch()
 
     async def _send_batch(self) -> None:
-        batch, self._batch = self._batch, bytearray()
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
         if batch:
-            await self._call(self._batch_at, batch)
+            await self._call(self._batch_at, b"".join(batch))
 
     async def _call(self, offset: int, data: Buffer) -> None:
-        while len(self._window) >= WINDOW:
+        while len(self._window) >= self._window_size:
             await self._settle(self._window.popleft())
         if self._hop is not None:
             self._window.append(asyncio.ensure_future(self._hop(self.name, offset, PickleBuffer(data))))
