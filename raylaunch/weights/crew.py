@@ -170,6 +170,7 @@ class RayCrew:
             .options(
                 num_cpus=0,
                 max_restarts=0,
+                enable_task_events=False,  # else Ray keeps all arguments of a second's calls for its report (2.60)
                 runtime_env={"env_vars": dict(_ALLOCATOR)},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
             )
