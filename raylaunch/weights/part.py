@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -165,10 +166,11 @@ class Part:
     def _work(self) -> Finished | Unfinished:
         try:
             self._hash_prefix()
-            while (data := self._take()) is not None:
-                self._write(data)
-                if not self._loop.is_closed():
-                    self._loop.call_soon_threadsafe(self._room.release)
+            with ThreadPoolExecutor(1) as hasher:
+                while (data := self._take()) is not None:
+                    self._write(data, hasher)
+                    if not self._loop.is_closed():
+                        self._loop.call_soon_threadsafe(self._room.release)
             return self.failure or self._name_it()
         except OSError as error:
             return self._fail(error)
@@ -189,18 +191,18 @@ class Part:
         except OSError as error:
             self._fail(error)
 
-    def _write(self, data: Buffer) -> None:
-        """Write and hash; after a failure only take, so that nobody waits for room."""
+    def _write(self, data: Buffer, hasher: ThreadPoolExecutor) -> None:
+        """Write and hash, both at once; after a failure only take, so that nobody waits for room."""
         if self.failure is not None:
             return
+        hashed = hasher.submit(self._digests.update, data)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
             self._fail(error)
-            return
-        self._digests.update(data)
+        hashed.result()
 
     def _fail(self, error: OSError) -> Unfinished:
         self.failure = Unfinished(self.name, f"{self._path}: {error.strerror}", is_local=True)

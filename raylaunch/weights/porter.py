@@ -224,8 +224,11 @@ class Porter:
         return replace(self._counts, held=held)
 
     async def measure(self) -> tuple[float, int]:
-        """CPU seconds of this process, and the most memory it held of its own (not its libraries), in bytes."""
+        """CPU seconds of this process, and the most memory it held of its own, in bytes.
+
+        That is the high-water mark of what is resident, without its libraries, other mapped files and the object store.
+        """
         used = resource.getrusage(resource.RUSAGE_SELF)
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        of_files_kib = sum(int(status[name].split()[0]) for name in ("RssFile", "RssShmem"))
-        return used.ru_utime + used.ru_stime, (used.ru_maxrss - of_files_kib) << 10
+        most_kib, *of_files_kib = (int(status[name].split()[0]) for name in ("VmHWM", "RssFile", "RssShmem"))
+        return used.ru_utime + used.ru_stime, (most_kib - sum(of_files_kib)) << 10

@@ -1,12 +1,17 @@
 """A model over three hosts, each with a network and a file system of its own: real Ray, real client, real HTTP."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import random
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,19 +55,28 @@ def model(hosts: Islands, tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["find", island.find(hosts.data), "-mindepth", "1", "-delete"], check=True)
 
 
-def start(hosts: Islands, model: Path, *words: str, endpoint: str = NOWHERE, nodes: int = 3) -> "subprocess.Popen[str]":
-    """`raylaunch weights WORDS` on the head."""
+def write_command(hosts: Islands, model: Path, *words: str, nodes: int = 3) -> list[str]:
+    """`raylaunch weights WORDS`."""
     launch = hosts.scratch / "launch.yaml"
     launch.write_text(
         f"model: {{repo: {REPO}, path: {model}}}\ncluster: {{nodes: {nodes}, gpus_per_node: 1, wait_s: 90}}\n"
     )
-    command = [sys.executable, "-m", "raylaunch.cli", "weights", words[0], str(launch), *words[1:]]
-    return hosts.run(hosts.islands[0], command, HF_ENDPOINT=endpoint)
+    return [sys.executable, "-m", "raylaunch.cli", "weights", words[0], str(launch), *words[1:]]
 
 
-def run(hosts: Islands, model: Path, *words: str, endpoint: str = NOWHERE, nodes: int = 3) -> tuple[int, str]:
+def start(
+    hosts: Islands, model: Path, *words: str, endpoint: str = NOWHERE, nodes: int = 3, token: str = ""
+) -> "subprocess.Popen[str]":
+    """The same on the head."""
+    command = write_command(hosts, model, *words, nodes=nodes)
+    return hosts.run(hosts.islands[0], command, HF_ENDPOINT=endpoint, HF_TOKEN=token)
+
+
+def run(
+    hosts: Islands, model: Path, *words: str, endpoint: str = NOWHERE, nodes: int = 3, token: str = ""
+) -> tuple[int, str]:
     """The same to its end: exit status and output."""
-    process = start(hosts, model, *words, endpoint=endpoint, nodes=nodes)
+    process = start(hosts, model, *words, endpoint=endpoint, nodes=nodes, token=token)
     text, _ = process.communicate(timeout=_DEADLINE_S)
     return process.returncode, text
 
@@ -163,6 +177,85 @@ def test_folder_filled_by_hand_is_a_source(hosts: Islands, hub: Hub, model: Path
         (place / name).write_bytes(body)
     assert f"taking the folder on {hosts.islands[1].ip}" in pull(hosts, model)
     assert_whole(hosts, model, hub)
+
+
+def test_refusals_are_one_sentence_with_where_to_ask(hosts: Islands, hub: Hub, model: Path) -> None:
+    """Gated, a revision and a repo that are not there, a token that is none: told once, not by each node."""
+
+    def is_told(sentence: str, fix: str, *words: str, token: str = "") -> None:
+        status, text = run(hosts, model, "pull", *words, endpoint=hub.url, token=token)
+        assert status == 1, text
+        assert text.count(sentence) == 1, text
+        assert fix in text.replace("\n", " ")
+        assert "Traceback" not in text
+
+    is_told(f"{REPO} has no revision v9", f"{hub.url}/{REPO}/commits/main", "--set", "model.revision=v9")
+    is_told("has no model somebody/typo (404)", "check the spelling", "--set", "model.repo=somebody/typo")
+    hub.refuse_files = (403, "GatedRepo")
+    is_told(f"{REPO} is gated", f"accept its terms at {hub.url}/{REPO}")
+    hub.refuse_all = (401, "")
+    is_told("refuses the token in HF_TOKEN (401)", f"{hub.url}/settings/tokens", token="hf_no")
+
+
+def run_on_terminal(hosts: Islands, command: list[str], hub: Hub, answer: str = "") -> tuple[int, str]:
+    """A command on the head with a terminal of 40 x 200: exit status, and all that was drawn."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    process = subprocess.Popen(
+        hosts.islands[0].command(command), stdin=its, stdout=its, stderr=its, start_new_session=True,
+        env=os.environ | {"RAY_ADDRESS": hosts.address, "HF_ENDPOINT": hub.url, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(its)
+    os.write(ours, answer.encode())
+    drawn = bytearray()
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while data := os.read(ours, 1 << 16):
+            drawn += data
+    os.close(ours)
+    return process.wait(_DEADLINE_S), drawn.decode()
+
+
+_OFFER = """
+import sys
+from pathlib import Path
+from raylaunch import cluster
+from raylaunch.checks.findings import Finding
+from raylaunch.config import load
+from raylaunch.weights.offer import offer_pull
+cluster.join(sys.argv[1], env_vars={})
+found = Finding("10.91.7.2", "model folder is not there", "raylaunch weights pull LAUNCH.yaml")
+print("pulled:", offer_pull(load(Path(sys.argv[2]), environ={}), [found]))
+"""
+"""What `serve` does with its findings."""
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_serve_offers_to_pull(hosts: Islands, hub: Hub, model: Path, answer: str) -> None:
+    """Asked on a terminal: the model comes with "y", and nothing happens with "n"."""
+    launch = write_command(hosts, model, "pull")[4]
+    command = [sys.executable, "-c", _OFFER, hosts.address, launch]
+    status, drawn = run_on_terminal(hosts, command, hub, f"{answer}\n")
+    assert status == 0, drawn
+    assert f"Pull {REPO} to every node now?" in drawn
+    assert f"pulled: {answer == 'y'}" in drawn
+    if answer == "y":
+        assert_whole(hosts, model, hub)
+    else:
+        assert hub.count_sent() == 0
+
+
+def test_live_lines_on_a_terminal(hosts: Islands, hub: Hub, model: Path) -> None:
+    """One line for each node, with bytes, rate, source and time left; drawn over, and the totals below."""
+    hub.pace_bytes_s = 3e6
+    status, drawn = run_on_terminal(hosts, write_command(hosts, model, "pull"), hub)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    assert status == 0, text
+    for other in hosts.islands:
+        line = rf"{re.escape(other.ip)}: [^\r\n]*MB/s from (hub|peer|hub and peer) \| \d+ (s|min) left"
+        assert re.search(line, text), text
+    assert "\x1b[1A" in drawn or "\x1b[2A" in drawn  # goes back up over its own lines
+    assert f"{REPO} is whole in {model} on 3 nodes" in text
+    assert "GB asked of the hub" in text
 
 
 # ---- damage, named and mended from a peer
