@@ -232,7 +232,7 @@ print("pulled:", offer_pull(load(Path(sys.argv[2]), environ={}), [found]))
 @pytest.mark.parametrize("answer", ["n", "y"])
 def test_serve_offers_to_pull(hosts: Islands, hub: Hub, model: Path, answer: str) -> None:
     """Asked on a terminal: the model comes with "y", and nothing happens with "n"."""
-    launch = write_command(hosts, model, "pull")[4]
+    launch = write_command(hosts, model, "pull")[5]
     command = [sys.executable, "-c", _OFFER, hosts.address, launch]
     status, drawn = run_on_terminal(hosts, command, hub, f"{answer}\n")
     assert status == 0, drawn
