@@ -17,7 +17,7 @@ from raylaunch.errors import ClusterError
 from raylaunch.headview import HeadView, Hosts
 from raylaunch.hostcheck import HostState, examine, find_cause
 from raylaunch.hostshell import HostShell
-from raylaunch.launcherprocess import start_launcher
+from raylaunch.launcherprocess import Launcher, start_launcher
 
 LABEL = "raylaunch.cluster"
 """Docker label of our containers; its value is the cluster's name."""
@@ -60,12 +60,15 @@ class Launch:
             if not missing:
                 output.say(f"{self.cluster.cluster_name} is up already: {self.describe()}")
                 return
+            launcher = None if view else stack.enter_context(start_launcher(self.cluster, "up"))
             examine(self.cluster, states, with_archive=self.archive is not None)
             if self.archive is not None:
                 clusterimage.load_archive(self.shell, self.archive, missing)
             if view is None:
+                assert launcher is not None
                 self.clear(states)
-                self.launch_head()
+                launcher.order(with_build=self.archive is None)
+                self.follow_head(launcher)
                 view = stack.enter_context(closing(HeadView.start(self.shell)))
             else:
                 self.add(missing, view)
@@ -140,32 +143,31 @@ class Launch:
         command = f"docker rm -f {self.cluster.container_name}"
         self.shell.run_on_all(lambda host: self.shell.run(host, command) if host in hosts else None)
 
-    def launch_head(self) -> None:
-        """Have Ray's launcher set the head up, and follow it.
+    def follow_head(self, launcher: Launcher) -> None:
+        """Follow Ray's launcher as it sets the head up.
 
         Raises:
             ClusterError: it failed; with what the head's host said.
         """
-        with start_launcher(self.cluster, "up", with_build=self.archive is None) as launcher:
-            with output.live_lines() as report:
-                while launcher.is_alive():
-                    waited = f"{time.monotonic() - self.began:.0f} s of at most {self.wait_s:.0f} s"
-                    stage = launcherlog.read_stage(launcher.read_log())
-                    report([f"{self.cluster.head_ip}: head: {stage} | {waited}"])
-                    if time.monotonic() - self.began > self.wait_s:
-                        raise ClusterError(
-                            f"{self.cluster.head_ip}: the head was not up within {self.wait_s:.0f} s, at: {stage}",
-                            log=launcher.log,
-                        )
-                    time.sleep(_STEP_S)
-            if launcher.status != 0:
-                failure = launcherlog.read_failure(launcher.read_log())
-                raise ClusterError(
-                    f"{self.cluster.head_ip}: the head could not be set up: {failure.what}",
-                    fix=failure.fix,
-                    excerpt=failure.excerpt,
-                    log=launcher.log,
-                )
+        with output.live_lines() as report:
+            while launcher.is_alive():
+                waited = f"{time.monotonic() - self.began:.0f} s of at most {self.wait_s:.0f} s"
+                stage = launcherlog.read_stage(launcher.read_log())
+                report([f"{self.cluster.head_ip}: head: {stage} | {waited}"])
+                if time.monotonic() - self.began > self.wait_s:
+                    raise ClusterError(
+                        f"{self.cluster.head_ip}: the head was not up within {self.wait_s:.0f} s, at: {stage}",
+                        log=launcher.log,
+                    )
+                time.sleep(_STEP_S)
+        if launcher.status != 0:
+            failure = launcherlog.read_failure(launcher.read_log())
+            raise ClusterError(
+                f"{self.cluster.head_ip}: the head could not be set up: {failure.what}",
+                fix=failure.fix,
+                excerpt=failure.excerpt,
+                log=launcher.log,
+            )
 
     def wait(self, view: HeadView) -> None:
         """Follow the head's view until every host is in.

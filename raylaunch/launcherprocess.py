@@ -28,10 +28,20 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Launcher:
-    """A running `python -m raylaunch.raylauncher`."""
+    """A running `python -m raylaunch.raylauncher`, which does nothing before it has its order."""
 
+    cluster: ClusterFile
     process: Child
     log: Path
+
+    def order(self, *, with_build: bool = True) -> None:
+        """Have it begin."""
+        stdin = self.process.popen.stdin
+        assert stdin is not None
+        paths.make_private(_find_temporary(self.cluster))
+        order = {"cluster": read_config(self.cluster, with_build=with_build)}
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write(json.dumps(order).encode())
 
     def is_alive(self) -> bool:
         """Whether it still works."""
@@ -67,13 +77,10 @@ def read_config(cluster: ClusterFile, *, with_build: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def start_launcher(
-    cluster: ClusterFile, verb: str, *, with_build: bool = True, no_restart: bool = False
-) -> Iterator[Launcher]:
-    """Run Ray's launcher with `verb` ("up" or "down"); it ends with the block, or with this process."""
+def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
+    """Start Ray's launcher for `verb` ("up" or "down"); it ends with the block, or with this process."""
     folder = paths.make_private(clusterkit.folder_of(cluster.cluster_name))
-    temporary = paths.make_private(folder / "ray")
-    environment = os.environ | make_environment(temporary)
+    environment = os.environ | make_environment(_find_temporary(cluster))
     log = folder / f"{verb}.log"
     with log.open("wb") as printed:
         child = Child.start(
@@ -83,15 +90,16 @@ def start_launcher(
             stdin=subprocess.PIPE,
         )
     try:
-        assert child.popen.stdin is not None
-        order = {"cluster": read_config(cluster, with_build=with_build), "no_restart": no_restart}
-        with contextlib.suppress(BrokenPipeError), child.popen.stdin as stdin:
-            stdin.write(json.dumps(order).encode())
-        yield Launcher(child, log)
+        yield Launcher(cluster, child, log)
     finally:
         child.send(signal.SIGTERM)
         child.wait_or_kill(_STOP_S)
         remove_ssh_sockets(cluster.cluster_name)
+
+
+def _find_temporary(cluster: ClusterFile) -> Path:
+    """Where Ray's launcher keeps its own; made with its order, so that an `up` that is refused leaves nothing."""
+    return clusterkit.folder_of(cluster.cluster_name) / "ray"
 
 
 def make_environment(temporary: Path) -> Mapping[str, str]:

@@ -9,12 +9,15 @@ import sys
 
 
 def main() -> None:
-    """Read the cluster's configuration as JSON and bring it up, or down."""
-    order = json.load(sys.stdin)
-    from ray.autoscaler import sdk
+    """Read the cluster's configuration as JSON and bring it up, or down; nothing, where none comes."""
+    from ray.autoscaler import sdk  # takes a second, while whoever started this looks at the hosts
 
+    text = sys.stdin.read()
+    if not text:
+        return
+    order = json.loads(text)
     if sys.argv[1] == "up":
-        sdk.create_or_update_cluster(order["cluster"], no_restart=order["no_restart"])
+        sdk.create_or_update_cluster(order["cluster"])
     else:
         sdk.teardown_cluster(order["cluster"])
 

@@ -81,6 +81,7 @@ def down(cluster: ClusterFile) -> None:
 def _take_down(cluster: ClusterFile) -> None:
     """Let Ray's launcher stop what it knows of; the sweep does not depend on it."""
     with start_launcher(cluster, "down") as launcher, output.live_lines() as report:
+        launcher.order()
         began = time.monotonic()
         while launcher.is_alive() and (waited_s := time.monotonic() - began) < _LAUNCHER_TIMEOUT_S:
             report([f"{cluster.cluster_name}: stopping Ray and its containers | {waited_s:.0f} s"])
