@@ -49,6 +49,8 @@ print("hosts", len({ray.get(task) for task in [
     for _ in range(4)]}))
 """
 FAILED_DEADLINE_S = 300.0
+TOLD_DEADLINE_S = 60.0
+"""Of a host that is gone; it takes some 25 s, Ray's launcher alone 900."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -266,7 +268,7 @@ def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
     process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "cable.txt")
     wait_for_line(output, process, f"{worker.address}: worker: image, container, Ray", FAILED_DEADLINE_S)
     with worker.cut_off():
-        assert process.wait(FAILED_DEADLINE_S) == 1
+        assert process.wait(TOLD_DEADLINE_S) == 1
     assert f"{worker.address} does not answer any more" in output.read_text()
 
     laptop.up()

@@ -1,0 +1,42 @@
+"""A cluster of four hosts: `up` brings all in, and one that was lost comes back beside the others."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from raylaunch.processes import wait_until
+from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.owner import CONTAINER, Owner
+from tests.rig.rig import start_rig
+
+pytestmark = [pytest.mark.root, pytest.mark.rig, pytest.mark.whole]
+
+
+def test_four_hosts(tmp_path: Path) -> None:
+    """Each with its GPUs, by one command; again by one command, and only the lost one is touched; then nothing."""
+    docker_folder = find_docker_folder()
+    with (
+        tempfile.TemporaryDirectory(prefix="four-", dir=CACHE) as disks,
+        start_rig(Path(disks) / "hosts", hosts=4, docker_folder=docker_folder) as rig,
+    ):
+        for host in rig.hosts:
+            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+        laptop = Owner.of(rig, tmp_path)
+        assert f"4 hosts, {4 * LOGICAL_GPUS} GPUs" in laptop.up().stderr
+        addresses = [host.address for host in rig.hosts]
+        assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
+
+        *stay, lost = rig.hosts
+        started = [host.run(f"docker inspect -f '{{{{.State.StartedAt}}}}' {CONTAINER}").stdout for host in stay]
+        lost.run(f"docker rm -f {CONTAINER}")
+        assert wait_until(lambda: lost.address not in laptop.count_gpus(), 60)
+        said = laptop.up().stderr
+        assert f"{', '.join(addresses[:3])} stay as they are; bringing in {lost.address}" in said
+        assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
+        assert started == [
+            host.run(f"docker inspect -f '{{{{.State.StartedAt}}}}' {CONTAINER}").stdout for host in stay
+        ]
+
+        laptop.down()
+        assert laptop.list_traces() == []
