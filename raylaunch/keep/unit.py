@@ -60,8 +60,29 @@ def make_unit(
             "",
             "[Install]",
             "WantedBy=multi-user.target",
+            *([] if launch.cluster.local else _describe_ray(launch)),
         ]
     )
+
+
+def _describe_ray(launch: LaunchConfig) -> list[str]:
+    """The unit that brings Ray's head back before it, as comments."""
+    ray = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
+    gpus = f"--num-gpus={launch.cluster.gpus_per_node}"
+    return [
+        "",
+        "# Ray's head on this machine: what follows, saved beside it as raylaunch-ray.service, and enabled, too.",
+        f"# On each other node the same with: start --address=<head ip>:6379 {gpus} --block",
+        "#   [Unit]",
+        "#   After=network-online.target",
+        "#   Wants=network-online.target",
+        "#   [Service]",
+        f"#   ExecStart={_quote(ray)} start --head --port=6379 {gpus} --block",
+        "#   Restart=always",
+        "#   LimitNOFILE=1048576",
+        "#   [Install]",
+        "#   WantedBy=multi-user.target",
+    ]
 
 
 def _quote(text: str) -> str:
