@@ -1,6 +1,6 @@
 """What `up` asks of the hosts: fit before anything is changed, and why one failed that Ray's launcher gave up."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from raylaunch import output
@@ -20,11 +20,12 @@ class HostState:
     """"none", "ours" (running), "ended" (ours, not running), "foreign" (somebody else's), or "unreachable"."""
 
 
-def examine(cluster: ClusterFile, states: Mapping[str, HostState], *, with_archive: bool) -> None:
+def examine(cluster: ClusterFile, look: Callable[[str], HostState], *, with_archive: bool) -> None:
     """Have `doctor` look at the hosts; only what is not fit is told.
 
     Args:
-        states: containers of ours that an earlier run left are removed, and so no reason to stop.
+        look: tells how a host is now. Containers of ours that an earlier run left, or that a running head's launcher
+            makes at this moment, are no reason to stop.
         with_archive: the image is brought along, so that it need not be there.
 
     Raises:
@@ -35,7 +36,7 @@ def examine(cluster: ClusterFile, states: Mapping[str, HostState], *, with_archi
 
     def mends_itself(check: str, host: str) -> bool:
         return (check == "image" and with_archive) or (
-            check == "container" and host in states and states[host].container in ("ours", "ended")
+            check == "container" and look(host).container in ("ours", "ended")
         )
 
     diagnosis = doctor.diagnose(cluster)

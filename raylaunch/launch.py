@@ -61,7 +61,7 @@ class Launch:
                 output.say(f"{self.cluster.cluster_name} is up already: {self.describe()}")
                 return
             launcher = None if view else stack.enter_context(start_launcher(self.cluster, "up"))
-            examine(self.cluster, states, with_archive=self.archive is not None)
+            examine(self.cluster, self.look, with_archive=self.archive is not None)
             if self.archive is not None:
                 clusterimage.load_archive(self.shell, self.archive, missing)
             if view is None:
