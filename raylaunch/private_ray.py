@@ -5,6 +5,7 @@ Each node is a `ray start --block` process in a session of its own; several node
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -30,9 +31,10 @@ _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
 _OPEN_FILES = 65536
 _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
-
-
 _TRIES = 3
+"""Of a start for which somebody takes a port between the choice and the use of it."""
+_PORT_TAKEN = re.compile(r"\bports?\b|\bin use\b", re.IGNORECASE)
+"""In the last words of a Ray node that found one taken (2.60)."""
 
 
 class _PortTakenError(ClusterError):
@@ -59,7 +61,7 @@ class PrivateRay:
         """
         _raise_file_limit()
         for _ in range(_TRIES - 1):
-            with contextlib.suppress(_PortTakenError):  # between the choice and the use of it
+            with contextlib.suppress(_PortTakenError):
                 return cls._start(nodes, gpus_per_node, env_vars)
         return cls._start(nodes, gpus_per_node, env_vars)
 
@@ -148,7 +150,7 @@ def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
             break
         time.sleep(0.05)
     told = _read_last_line(folder / "node0.log")
-    raise (_PortTakenError if "port" in told.lower() or "in use" in told else ClusterError)(
+    raise (_PortTakenError if _PORT_TAKEN.search(told) else ClusterError)(
         f"the private Ray of this launch did not start: {told}",
         fix="`ray start --head --block` by hand shows more; free memory and disk space first",
     )

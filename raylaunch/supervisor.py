@@ -176,7 +176,7 @@ class Supervisor:
             if limit_s and time.monotonic() > deadline:
                 what = f"the engine did not come up within {limit_s:.0f} s"
                 if self.was_ready:
-                    raise EngineTroubled(Trouble("wedge", f"{what}, and has done so before: its start is wedged"))
+                    raise EngineTroubled(Trouble("wedge", f"{what}, though one before it did: its start is wedged"))
                 raise EngineError(what, log=self.attempts[-1].engine.log)
 
     def _turn(self) -> None:

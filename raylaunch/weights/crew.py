@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from raylaunch import shipping
 from raylaunch.cluster import ClusterNode
 from raylaunch.errors import RaylaunchError, WeightsError
 from raylaunch.weights.porter import Porter
@@ -163,7 +164,6 @@ class RayCrew:
 
     def _start(self, node: ClusterNode) -> Any:
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return (
             ray.remote(Porter)
@@ -172,7 +172,7 @@ class RayCrew:
                 max_restarts=0,
                 enable_task_events=False,  # else Ray keeps all arguments of a second's calls for its report (2.60)
                 runtime_env={"env_vars": dict(_ALLOCATOR)},
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+                scheduling_strategy=shipping.on_node(node.node_id),
             )
             .remote(str(self.find_folder(node)))
         )
