@@ -17,6 +17,7 @@ import uvicorn
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from raylaunch import processes
 from raylaunch.keep import figures
 from raylaunch.keep.orders import OrderReader
 
@@ -70,6 +71,9 @@ class EngineHand:
         """Tell pulses and take orders until the supervisor goes."""
         loop = asyncio.get_running_loop()
         loop.add_reader(0, self._take_orders)
+        # A supervisor that is gone is told by the end of stdin: clients then get their error. Its SIGTERM, which comes
+        # at the same moment, would have vLLM cancel their requests (0.32: a bare "Internal Server Error").
+        processes.outlive_parent()
         while True:
             running = self._client.output_processor.get_num_unfinished_requests()
             with contextlib.suppress(BrokenPipeError):

@@ -1,5 +1,7 @@
 """Child processes that are ended whole, and process identities that survive pid reuse (Linux)."""
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -12,6 +14,8 @@ from typing import IO, Self
 
 _PATIENCE_STEP_S = 0.05
 _GROUP_PATIENCE_S = 3.0
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,15 @@ def _die_with_parent(command: Sequence[str]) -> list[str]:
     """The command under util-linux's setpriv: a preexec_fn would run between fork and exec, beside Ray's threads."""
     setpriv = shutil.which("setpriv")
     return [*([setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []), *command]
+
+
+def outlive_parent() -> None:
+    """Take `_die_with_parent` back for this process: from here on it hears of its parent's end by a pipe.
+
+    A no-op where the kernel knows no such signal.
+    """
+    with contextlib.suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def group_exists(leader_pid: int) -> bool:

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+import pytest
 
 from raylaunch.processes import Child, ProcessId, group_exists, kill_marked, list_marked, wait_until
 
@@ -45,28 +46,28 @@ def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
     assert wait_until(lambda: not grandchild.is_alive(), 10)
 
 
-def test_child_hears_of_its_parents_death(tmp_path: Path) -> None:
-    """kill -9 of the parent: the child receives SIGTERM."""
+@pytest.mark.parametrize("outlives", [False, True])
+def test_child_hears_of_its_parents_death(tmp_path: Path, outlives: bool) -> None:
+    """kill -9 of the parent: the child receives SIGTERM, unless it has said that it hears of it by other means."""
     mark = tmp_path / "mark"
     inner = (
-        "import pathlib, signal, sys, time;"
+        "import pathlib, signal, sys, time; from raylaunch.processes import outlive_parent;"
         f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(mark)!r}).write_text('told'), sys.exit()));"
-        "print('up', flush=True); time.sleep(600)"
+        f"{outlives} and outlive_parent(); print('up', flush=True); sys.stdin.read(); time.sleep(0.5);"
+        f"pathlib.Path({str(mark)!r}).write_text('not told')"
     )
     log = tmp_path / "log"
     outer = (
-        "import os, sys, time; from raylaunch.processes import Child;"
-        f"Child.start([sys.executable, '-c', {inner!r}], environment=os.environ, output=open({str(log)!r}, 'wb'));"
-        "time.sleep(600)"
+        "import os, subprocess, sys, time; from raylaunch.processes import Child;"
+        f"Child.start([sys.executable, '-c', {inner!r}], environment=os.environ, output=open({str(log)!r}, 'wb'),"
+        "stdin=subprocess.PIPE); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", outer])
     assert wait_until(lambda: log.exists() and "up" in log.read_text(), 30)
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 10
-    while not mark.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert mark.read_text() == "told"
+    assert wait_until(lambda: mark.exists() and mark.read_text() != "", 10)
+    assert mark.read_text() == ("not told" if outlives else "told")
 
 
 def test_marked_processes_are_ended_and_no_others() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 REQUEST_DEADLINE_S = 120.0
 LONG_ENOUGH_TOKENS = 900
 """More than any fault leaves time for."""
+NO_JSON = "not OpenAI's format"
 
 
 @dataclass
@@ -61,11 +62,7 @@ class Clients:
             if sent.stream and response.status == 200:
                 self._read_stream(response, sent)
             else:
-                answer = json.loads(response.read())
-                if response.status == 200:
-                    sent.tokens = answer["usage"]["completion_tokens"]
-                else:
-                    sent.error = answer["error"]["message"]
+                self._read_whole(response, sent)
         except TimeoutError:
             sent.error = "TIMED OUT"
         except (OSError, http.client.HTTPException) as error:
@@ -74,6 +71,19 @@ class Clients:
             sent.first_token.set()
             sent.ended = time.monotonic()
             connection.close()
+
+    @staticmethod
+    def _read_whole(response: http.client.HTTPResponse, sent: Sent) -> None:
+        body = response.read()
+        try:
+            answer = json.loads(body)
+        except json.JSONDecodeError:
+            sent.error = f"{NO_JSON}: {body[:80]!r}"
+            return
+        if response.status == 200:
+            sent.tokens = answer["usage"]["completion_tokens"]
+        else:
+            sent.error = answer["error"]["message"]
 
     @staticmethod
     def _read_stream(response: http.client.HTTPResponse, sent: Sent) -> None:

@@ -15,7 +15,7 @@ import pytest
 from raylaunch.keep import incident as incidents
 
 from .. import harness
-from .clients import Clients
+from .clients import NO_JSON, Clients
 from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, kill_rank, send, stage, stop_rank
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
@@ -29,6 +29,7 @@ def hold_bars(row: Row) -> None:
     assert row.last_client_s < limit_s + SLACK_S, row
     assert "TIMED OUT" not in row.told, row
     assert "complete" not in row.told, row
+    assert NO_JSON not in row.told, row
     assert row.left == (), row
 
 
@@ -73,21 +74,30 @@ def check_drain(one: Stage) -> None:
 
 @pytest.mark.timeout(600)
 def test_killed_supervisor_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 of the supervisor: clients are told, and a new serve on the same port ends what is left, and is ready."""
+    """kill -9 of the supervisor: clients are told, and a new serve on the same port ends what is left, and is ready.
+
+    The API server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment.
+    """
     with stage(tmp_path) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
-        hold_bars(kill_supervisor(one))
+        hold_bars(kill_supervisor(one, hold_server_s=0.5))
         assert incidents.find_incident("last").cause == "supervisor"
 
 
-def kill_supervisor(one: Stage) -> Row:
+def kill_supervisor(one: Stage, hold_server_s: float = 0.0) -> Row:
     """kill -9 of it with requests in flight; a new serve takes its place at once, and then ends as asked."""
     clients = Clients(one.served.url, MODEL)
     clients.start(streaming=2, whole=1)
     before = one.list_identities()
     one.hammer.pause()  # nobody listens from here until the new one does
+    server = one.find("-m raylaunch.server")
     struck = time.monotonic()
+    if hold_server_s:
+        os.kill(server, signal.SIGSTOP)
     os.kill(one.served.process.pid, signal.SIGKILL)
+    if hold_server_s:
+        time.sleep(hold_server_s)
+        os.kill(server, signal.SIGCONT)
     last_s = clients.wait() - struck
     port = int(one.served.url.rpartition(":")[2])
     with harness.serving(one.served.home, str(one.launch), port=port) as taken:
