@@ -88,12 +88,7 @@ class Attempt:
         """
         if self.driver is None or self.is_placed or (waiting := self.driver.events.get("waiting")) is None:
             return ""
-        missing = next((line for line in waiting["lines"] if line.startswith("missing:")), "")
-        if not missing:
-            return ""
-        here = {line.partition(":")[0] for line in waiting["lines"]}
-        named = "".join(f", node {ip} gone since {since_s:.0f} s" for ip in carried if ip not in here)
-        return f"waiting for GPUs: {missing.removeprefix('missing: ').partition(' | ')[0]}{named}"
+        return describe_missing(waiting["lines"], carried, since_s)
 
     @property
     def leaders(self) -> tuple[ProcessId, ...]:
@@ -148,3 +143,13 @@ def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:
         log.replace(aside)
     for attempt in attempts:
         attempt.engine.log = aside
+
+
+def describe_missing(lines: Sequence[str], carried: Sequence[str], since_s: float) -> str:
+    """What lines of `cluster.wait_for_gpus` say is missing, and which of the nodes that `carried` the last engine."""
+    missing = next((line for line in lines if line.startswith("missing:")), "")
+    if not missing:
+        return ""
+    here = {line.partition(":")[0] for line in lines}
+    named = "".join(f", node {ip} gone since {since_s:.0f} s" for ip in carried if ip not in here)
+    return f"waiting for GPUs: {missing.removeprefix('missing: ').partition(' | ')[0]}{named}"

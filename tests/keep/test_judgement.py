@@ -1,5 +1,6 @@
 """What is seen becomes a verdict: progress, back-off, causes; and nothing secret is kept."""
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -9,9 +10,12 @@ import launches
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raylaunch.errors import LaunchFileError
+from raylaunch import cluster
+from raylaunch.cluster import ClusterNode
+from raylaunch.errors import LaunchFileError, NotEnoughGpusError
 from raylaunch.keep import incident as incidents
 from raylaunch.keep import watch
+from raylaunch.keep.attempt import describe_missing
 from raylaunch.keep.figures import Figures, to_text
 from raylaunch.keep.incident import find_secrets, hide
 from raylaunch.keep.recovery import Recovery
@@ -88,6 +92,20 @@ def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
     assert found is not None
     assert found.cause == "engine"
     assert watch.judge_ray({}) is None
+
+
+def test_a_node_that_is_gone_is_named() -> None:
+    """As wait_for_gpus tells it of two nodes of which one is left; nothing is said once both are there."""
+    said: list[list[str]] = []
+    nodes = [ClusterNode(f"n{number}", f"10.0.0.{number}", f"h{number}", 8, number == 1) for number in (1, 2)]
+    for here in (nodes[:1], nodes):
+        with contextlib.suppress(NotEnoughGpusError):
+            cluster.wait_for_gpus(
+                nodes=2, gpus_per_node=8, wait_s=0, report=lambda lines: said.append(list(lines)),
+                look=lambda here=here: (8 * len(here), tuple(here)),
+            )  # fmt: skip
+    told = [describe_missing(lines, ["10.0.0.1", "10.0.0.2"], 12.2) for lines in said]
+    assert told == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
 
 
 def test_figures_are_prometheus_text() -> None:

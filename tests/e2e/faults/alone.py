@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from raylaunch.private_ray import PrivateRay
 from raylaunch.rehearsal import plan
@@ -64,27 +65,34 @@ class Bare:
 
 
 @contextlib.contextmanager
-def bare_vllm(folder: Path) -> Iterator[Bare]:
-    """vLLM's own server, ready; nothing of it is left afterwards."""
+def bare_vllm(
+    folder: Path, *, environ: Mapping[str, str] = MappingProxyType({}), log: Path | None = None
+) -> Iterator[Bare]:
+    """vLLM's own server, ready; nothing of it is left afterwards.
+
+    Args:
+        environ: of it and its Ray, beside its own.
+        log: where its output goes, instead of into `folder`.
+    """
+    log = log or folder / "bare.log"
     model = str(write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4)))
     home = folder / "bare"
     home.mkdir(exist_ok=True)
-    env_vars = {**plan.make_environment("cpu", 4), **plan.stay_on_loopback("cpu"), harness.MARK: str(home)}
+    env_vars = {**plan.make_environment("cpu", 4), **plan.stay_on_loopback("cpu"), harness.MARK: str(home), **environ}
     ray = PrivateRay.start(nodes=2, gpus_per_node=2, env_vars=env_vars)
     port = harness.find_free_port()
-    environ = {**env_vars, "RAY_ADDRESS": ray.address, "VLLM_RPC_BASE_PATH": str(ray.folder)}
+    server_environ = {**env_vars, "RAY_ADDRESS": ray.address, "VLLM_RPC_BASE_PATH": str(ray.folder)}
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
         "--model", model, "--tensor-parallel-size", "2", "--pipeline-parallel-size", "2", "--dtype", "float32",
         "--distributed-executor-backend", "ray", "--enforce-eager", "--max-model-len", "1024",
         "--kv-cache-memory-bytes", "33554432",
     ]  # fmt: skip
-    log = folder / "bare.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=os.environ | environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=os.environ | server_environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    bare = Bare(process, f"http://127.0.0.1:{port}", home, model, log, environ)
+    bare = Bare(process, f"http://127.0.0.1:{port}", home, model, log, server_environ)
     try:
         until = time.monotonic() + harness.READY_DEADLINE_S
         while True:
@@ -106,12 +114,19 @@ def bare_vllm(folder: Path) -> Iterator[Bare]:
         ray.stop()
 
 
-def strike(bare: Bare, number: signal.Signals, pid: int) -> Alone:
-    """Put requests in flight, strike, and look what becomes of clients and server within our patience."""
+def strike(bare: Bare, hit: Callable[[Bare], None], *, idle: bool = False) -> Alone:
+    """Put requests in flight, strike, and look what becomes of clients and server within our patience.
+
+    Args:
+        idle: strike while nobody asks, and ask then.
+    """
     clients = Clients(bare.url, bare.model, deadline_s=PATIENCE_S)
-    clients.start(streaming=2, whole=1)
+    if not idle:
+        clients.start(streaming=2, whole=1)
     struck = time.monotonic()
-    os.kill(pid, number)
+    hit(bare)
+    if idle:
+        clients.start(streaming=0, whole=1)
     last = clients.wait(PATIENCE_S + 10) - struck
     hung = any(sent.error == "TIMED OUT" for sent in clients.sent)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -122,6 +137,26 @@ def strike(bare: Bare, number: signal.Signals, pid: int) -> Alone:
     else:
         became = f"ended with exit code {status}"
     return Alone(None if hung else last, became)
+
+
+def kill_rank(rank: int) -> Callable[[Bare], None]:
+    return lambda bare: os.kill(bare.find_rank(rank), signal.SIGKILL)
+
+
+def stop_rank(rank: int) -> Callable[[Bare], None]:
+    return lambda bare: os.kill(bare.find_rank(rank), signal.SIGSTOP)
+
+
+def hit_core(number: signal.Signals) -> Callable[[Bare], None]:
+    return lambda bare: os.kill(bare.find_core(), number)
+
+
+def hit_server(number: signal.Signals) -> Callable[[Bare], None]:
+    return lambda bare: os.kill(bare.process.pid, number)
+
+
+def send(number: signal.Signals, *words: str) -> Callable[[Bare], None]:
+    return lambda bare: os.kill(bare.find(*words), number)
 
 
 def read_health(url: str) -> str:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,9 @@ from .test_faults import RAYLET, hold_bars, kill_supervisor
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
 RANDOM_FAULTS = 20
 
+IDLE = "SIGSTOP of a rank while nobody asks"
+PRESSURE = "host memory pressure"
+FULL_DISK = "kill -9 of rank 2 on a full disk"
 _KILL, _STOP = signal.SIGKILL, signal.SIGSTOP
 SIGNALS = (
     *((f"kill -9 of rank {rank}", "death", kill_rank(rank)) for rank in range(4)),
@@ -41,13 +45,15 @@ SIGNALS = (
     ("SIGSTOP of the API server", "wedge", send(_STOP, "-m raylaunch.server")),
 )
 BARE = {
-    "kill -9 of rank 1": (_KILL, 1),
-    "kill -9 of rank 2": (_KILL, 2),
-    "kill -9 of EngineCore": (_KILL, ("EngineCore",)),
-    "kill -9 of a raylet": (_KILL, RAYLET),
-    "kill -9 of the GCS": (_KILL, ("gcs/gcs_server",)),
-    "SIGSTOP of a rank": (_STOP, 1),
-    "SIGSTOP of EngineCore": (_STOP, ("EngineCore",)),
+    **{f"kill -9 of rank {rank}": alone.kill_rank(rank) for rank in range(4)},
+    "kill -9 of EngineCore": alone.hit_core(_KILL),
+    "kill -9 of the API server": alone.hit_server(_KILL),
+    "kill -9 of a raylet": alone.send(_KILL, *RAYLET),
+    "kill -9 of the GCS": alone.send(_KILL, "gcs/gcs_server"),
+    "SIGSTOP of a rank": alone.stop_rank(1),
+    "SIGSTOP of EngineCore": alone.hit_core(_STOP),
+    "SIGSTOP of the API server": alone.hit_server(_STOP),
+    IDLE: alone.stop_rank(3),
 }
 
 
@@ -61,10 +67,16 @@ def kill_rank_and_want_port(one: Stage) -> None:
 
 
 ONLY = os.environ.get("FAULTS_ONLY", "").split(",")
+
+
+def is_asked_for(fault: str) -> bool:
+    return any(words in fault for words in ONLY)
+
+
 FAULTS = [
     fault
     for fault in (*SIGNALS, ("another process wants the port at restart", "death", kill_rank_and_want_port))
-    if any(words in fault[0] for words in ONLY)
+    if is_asked_for(fault[0])
 ]
 
 
@@ -82,7 +94,7 @@ def test_every_fault(tmp_path: Path) -> None:
             rows.append(one.strike(*fault))
             book.note_row(rows[-1])
         if not any(ONLY):
-            rows.append(one.strike("SIGSTOP of a rank while nobody asks", "wedge", stop_rank(3), clients=(0, 0)))
+            rows.append(one.strike(IDLE, "wedge", stop_rank(3), clients=(0, 0)))
             book.note_row(rows[-1])
         end(one)
     for row in rows:
@@ -142,19 +154,30 @@ def end(one: Stage) -> None:
 def test_the_same_faults_under_vllm_alone(tmp_path: Path) -> None:
     """What our users would have without us: measured, and no bar on it."""
     book = open_book()
-    for name, how in BARE.items():
-        if any(words in name for words in ONLY):
-            book.note_alone(name, strike_alone(tmp_path / "alone", *how))
+    (tmp_path / "full").mkdir()
+    for name, hit in BARE.items():
+        if is_asked_for(name):
+            with alone.bare_vllm(tmp_path) as bare:
+                book.note_alone(name, alone.strike(bare, hit, idle=name == IDLE))
+    if is_asked_for(PRESSURE):
+        threshold = read_memory_use() + 0.3
+        with alone.bare_vllm(tmp_path, environ=make_threshold(threshold)) as bare:
+            book.note_alone(PRESSURE, alone.strike(bare, lambda _: press(threshold)))
+    if is_asked_for(FULL_DISK):
+        with small_disk(tmp_path / "full") as disk, alone.bare_vllm(tmp_path, log=disk / "log") as bare:
+            with (disk / "filler").open("wb", buffering=0) as file:
+                fill(file)
+            book.note_alone(FULL_DISK, alone.strike(bare, alone.kill_rank(2)))
 
 
-def strike_alone(folder: Path, number: signal.Signals, target: int | tuple[str, ...]) -> table.Alone:
-    folder.mkdir(exist_ok=True)
-    with alone.bare_vllm(folder) as bare:
-        if isinstance(target, int):
-            pid = bare.find_rank(target)
-        else:
-            pid = bare.find_core() if "EngineCore" in target else bare.find(*target)
-        return alone.strike(bare, number, pid)
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """8 MiB of room in `folder`."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.timeout(1200)
@@ -188,31 +211,27 @@ def test_a_full_disk_under_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Not a byte of room for logs, records and incidents: a rank dies, and it is served again all the same."""
     home = tmp_path / "home"
     home.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(home)], check=True)
-    try:
-        with stage(tmp_path) as one:
-            filler = home / "filler"
-            rank = one.find_rank(2)
-            with filler.open("wb", buffering=0) as file:
-                fill(file)
-            clients = Clients(one.served.url, MODEL)
-            clients.start(streaming=2, whole=1)
-            struck = time.monotonic()
-            os.kill(rank, signal.SIGKILL)
-            last_s = clients.wait() - struck
-            wait_until_it_answers(one)
-            ready_s = time.monotonic() - struck
-            one.ask()
-            filler.unlink()
-            memory = one.measure_memory() / one.first_memory_bytes
-            left = (str(rank),) if Path(f"/proc/{rank}").exists() else ()
-            row = Row("kill -9 of rank 2 on a full disk", "death", last_s, clients.describe(), ready_s,
-                      one.first_ready_s, left, memory)  # fmt: skip
-            open_book().note_row(row)
-            hold_bars(row)
-            end(one)
-    finally:
-        subprocess.run(["umount", "-l", str(home)], check=True)
+    with small_disk(home), stage(tmp_path) as one:
+        filler = home / "filler"
+        rank = one.find_rank(2)
+        with filler.open("wb", buffering=0) as file:
+            fill(file)
+        clients = Clients(one.served.url, MODEL)
+        clients.start(streaming=2, whole=1)
+        struck = time.monotonic()
+        os.kill(rank, signal.SIGKILL)
+        last_s = clients.wait() - struck
+        wait_until_it_answers(one)
+        ready_s = time.monotonic() - struck
+        one.ask()
+        filler.unlink()
+        memory = one.measure_memory() / one.first_memory_bytes
+        left = (str(rank),) if Path(f"/proc/{rank}").exists() else ()
+        row = Row(FULL_DISK, "death", last_s, clients.describe(), ready_s,
+                  one.first_ready_s, left, memory)  # fmt: skip
+        open_book().note_row(row)
+        hold_bars(row)
+        end(one)
 
 
 @pytest.mark.timeout(900)
@@ -222,15 +241,20 @@ def test_host_memory_pressure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Needs about a third of the host's memory free: Ray's threshold is set to that above what is in use.
     """
     threshold = read_memory_use() + 0.3
-    with stage(tmp_path, environ={"RAY_memory_usage_threshold": f"{threshold:.3f}"}) as one:
+    with stage(tmp_path, environ=make_threshold(threshold)) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
-        row = one.strike("host memory pressure", "death", lambda _: press(threshold))
+        row = one.strike(PRESSURE, "death", lambda _: press(threshold))
         open_book().note_row(row)
         hold_bars(row)
         told = incidents.find_incident("last")
         assert told.cause == "worker"
         assert "memory" in told.what, told.what
         end(one)
+
+
+def make_threshold(share: float) -> dict[str, str]:
+    """Environment of a Ray that kills workers where more than this share of host memory is in use."""
+    return {"RAY_memory_usage_threshold": f"{share:.3f}"}
 
 
 def read_memory_use() -> float:
