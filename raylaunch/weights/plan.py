@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-PIECES_AT_MOST = 8
+PIECES_AT_MOST = 24
 """Pieces on their way out of a node, of all files together: what bounds its memory, however fast the link is."""
+_FILES_AT_ONCE = 3
+"""Files of a stream that are open: one is sent, one before it still travels down the chain, one is ready to go."""
+_WINDOW_AT_MOST = 4
+"""Pieces of one file between two nodes: they share the link, so more of them only reach the next node later."""
 _HUB_STREAMS = 4
-"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for PIECES_AT_MOST)."""
-_DISK_STREAMS = 2
-"""Files that a node sends at once at least: while one ends, another keeps the link busy."""
+"""Files asked of the hub at once, by all nodes together (each node asks for one at least)."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,14 @@ def measure_missing(sizes: Mapping[str, int], holding: Holding) -> int:
 
 def count_streams(heads: int, lanes: int, *, from_hub: bool) -> int:
     """Files that each of `heads` nodes sends at once."""
-    return max(1, _HUB_STREAMS // heads) if from_hub else max(_DISK_STREAMS, lanes)
+    return max(1, _HUB_STREAMS // heads) if from_hub else lanes
+
+
+def count_files(streams: int) -> int:
+    """Files of one stream that are open at once."""
+    return max(1, min(_FILES_AT_ONCE, PIECES_AT_MOST // streams))
 
 
 def measure_window(streams: int) -> int:
     """Pieces of one file under way between two nodes, so that all files together keep to PIECES_AT_MOST."""
-    return max(1, PIECES_AT_MOST // streams)
+    return max(1, min(_WINDOW_AT_MOST, PIECES_AT_MOST // (streams * count_files(streams))))

@@ -24,21 +24,6 @@ from raylaunch.weights.transfer import Transfer, make_hop, read_disk
 _HASHERS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What the head of a chain tells of a file it sent."""
-
-    next_is_lost: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """What a node tells of a file that went through it; `outcome` is None where it had the file before."""
-
-    outcome: Finished | Unfinished | None
-    next_is_lost: str = ""
-
-
 @dataclass(slots=True)
 class Counts:
     """Bytes that came to this node since its porter began."""
@@ -188,11 +173,13 @@ class Porter:
             await transfer.accept(offset, data)
             self._counts.from_peers += memoryview(data).nbytes
 
-    async def send(self, name: str, start: int, wanted: RepoFile, listing: Listing | None, access: HubAccess) -> Sent:
-        """Be the head of a chain: send the file from `start`, out of this disk, and what is not there from the hub."""
+    async def send(self, name: str, start: int, wanted: RepoFile, listing: Listing | None, access: HubAccess) -> None:
+        """Be the head of a chain: send the file from `start`, out of this disk, and what is not there from the hub.
+
+        Returns once the last piece is on its way.
+        """
         transfer = self._transfers[name]
         await transfer.send(self._read(transfer, start, wanted, listing, access))
-        return Sent(transfer.next_is_lost)
 
     def _read(
         self, transfer: Transfer, start: int, wanted: RepoFile, listing: Listing | None, access: HubAccess
@@ -211,12 +198,11 @@ class Porter:
             self._counts.from_hub += len(piece)
             yield piece
 
-    async def close(self, name: str) -> Closed:
-        """End a file's way through this node, whether it came whole or not."""
-        transfer = self._transfers[name]
-        outcome = await transfer.close()
+    async def close(self, name: str) -> Finished | Unfinished | None:
+        """End a file's way through this node, whether it came whole or not; None where this node had it already."""
+        outcome = await self._transfers[name].close()
         del self._transfers[name]
-        return Closed(outcome, transfer.next_is_lost)
+        return outcome
 
     async def count(self) -> Counts:
         """How far this node is."""

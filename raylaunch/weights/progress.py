@@ -8,7 +8,8 @@ from typing import Protocol
 
 from raylaunch.errors import WeightsError
 from raylaunch.weights.crew import Crew
-from raylaunch.weights.plan import Holding
+from raylaunch.weights.hub import Listing
+from raylaunch.weights.plan import Holding, Move
 from raylaunch.weights.porter import Counts
 
 _POLL_S = 1.0
@@ -114,3 +115,15 @@ def describe_seconds(seconds: float) -> str:
     if whole < 120:
         return f"{whole} s"
     return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def announce(reporter: Reporter, listing: Listing, moves: Sequence[Move]) -> None:
+    """Say once what will come from where, and what is left out."""
+    for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
+        if chosen := [move for move in moves if move.from_hub == from_hub]:
+            size = sum(move.size for move in chosen) / 1e9
+            at = f" at {listing.commit[:12]}" if listing.commit else ""
+            reporter.say(f"fetching {listing.repo}{at}: {len(chosen)} files, {size:.1f} GB, from {origin}")
+    if listing.left_out:
+        size = sum(listing.left_out.values()) / 1e9
+        reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")

@@ -17,12 +17,13 @@ from raylaunch.weights.plan import (
     PIECES_AT_MOST,
     Holding,
     Move,
+    count_files,
     count_streams,
     measure_window,
     order_chain,
     plan_moves,
 )
-from raylaunch.weights.progress import Progress, Reporter
+from raylaunch.weights.progress import Progress, Reporter, announce
 from raylaunch.weights.refusal import RESUMES, HubRefusedError
 from raylaunch.weights.result import PullResult
 from raylaunch.weights.survey import Order, Truth
@@ -135,7 +136,9 @@ class _Pull:
             )
         if not moves:
             return False
-        self._announce(truth, moves)
+        if not self.is_announced:
+            self.is_announced = True
+            announce(self.reporter, truth.listing, moves)
         self.progress.begin(truth.sizes, holdings)
         heads = {move.head for move in moves}
         queues: dict[str, deque[Move]] = {head: deque() for head in heads}
@@ -148,32 +151,29 @@ class _Pull:
         ]
         self.window = measure_window(len(streams))
         self.under_way = asyncio.Semaphore(PIECES_AT_MOST)
-        workers = [self._work(queue, lane, truth, holdings) for queue, lane in streams]
+        locks = [asyncio.Lock() for _ in streams]
+        workers = [
+            self._work(queue, lane, sending, truth, holdings)
+            for _ in range(count_files(len(streams)))
+            for (queue, lane), sending in zip(streams, locks, strict=True)
+        ]
         async with self.progress.shown():
             await asyncio.gather(*workers)
         return True
 
-    def _announce(self, truth: Truth, moves: Sequence[Move]) -> None:
-        if self.is_announced:
-            return
-        self.is_announced = True
-        listing = truth.listing
-        for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
-            if chosen := [move for move in moves if move.from_hub == from_hub]:
-                size = sum(move.size for move in chosen) / 1e9
-                at = f" at {listing.commit[:12]}" if listing.commit else ""
-                self.reporter.say(f"fetching {listing.repo}{at}: {len(chosen)} files, {size:.1f} GB, from {origin}")
-        if listing.left_out:
-            size = sum(listing.left_out.values()) / 1e9
-            self.reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
+    async def _work(
+        self, queue: deque[Move], stream: int, sending: asyncio.Lock, truth: Truth, holdings: dict[str, Holding]
+    ) -> None:
+        """Take moves from a queue until it is empty, or outdated.
 
-    async def _work(self, queue: deque[Move], stream: int, truth: Truth, holdings: dict[str, Holding]) -> None:
-        """Take moves from a queue until it is empty, or the nodes are not those it was planned for."""
-        while queue and not self.failures and not self.crew.has_changed():
+        Args:
+            sending: held while a file of this stream leaves its head; the one before may still be on its way.
+        """
+        while queue and not self._is_outdated():
             move = queue.popleft()
             try:
                 async with self.under_way:
-                    await self._move(move, stream % self.crew.lanes, truth, holdings)
+                    await self._move(move, stream % self.crew.lanes, sending, truth, holdings)
             except NodeLostError as error:
                 self._fail(f"{error.what}; {move.name} goes on without it")
             except HubRefusedError:
@@ -185,11 +185,17 @@ class _Pull:
                 if move.from_hub and not self.progress.measure_arrived():
                     raise
 
+    def _is_outdated(self) -> bool:
+        """Whether the nodes are not those that the moves were planned for."""
+        return bool(self.failures) or self.crew.has_changed()
+
     def _fail(self, sentence: str) -> None:
         self.failures.append(sentence)
         self.reporter.say(sentence)
 
-    async def _move(self, move: Move, lane: int, truth: Truth, holdings: dict[str, Holding]) -> None:
+    async def _move(
+        self, move: Move, lane: int, sending: asyncio.Lock, truth: Truth, holdings: dict[str, Holding]
+    ) -> None:
         """One file down its chain; whatever happens, every node closes it and keeps what it has."""
         name, wanted = move.name, truth.listing.files[move.name]
 
@@ -197,6 +203,7 @@ class _Pull:
             return self.crew.call(node, method, *arguments, lane=lane, **named)
 
         opened: list[str] = []
+        is_sent = True
         problem: WeightsError | None = None
         try:
             haves: dict[str, int] = {}
@@ -223,21 +230,23 @@ class _Pull:
 
             await run_all(link(node, behind) for node, behind in zip(nodes, (*chain, None), strict=True))
             listing = truth.listing if move.from_hub else None
-            await call(move.head, "send", name, start, wanted, listing, self.order.access)
+            async with sending:
+                is_sent = not self._is_outdated()  # else it is planned anew
+                if is_sent:
+                    await call(move.head, "send", name, start, wanted, listing, self.order.access)
         except WeightsError as error:
             problem = error
         for node in (n for n in (move.head, *move.chain) if n in opened):
             ended = await self._close(node, move, lane, truth)
-            problem = problem or ended
+            problem = problem or (ended if is_sent else None)
         if problem is not None:
             raise problem
 
     async def _close(self, node: str, move: Move, lane: int, truth: Truth) -> WeightsError | None:
         try:
-            closed = await self.crew.call(node, "close", move.name, lane=lane)
+            outcome = await self.crew.call(node, "close", move.name, lane=lane)
         except WeightsError as error:
             return error
-        outcome = closed.outcome
         if isinstance(outcome, Finished):
             self.proven[node, move.name] = outcome.sha256
             self.distrusted.discard((node, move.name))

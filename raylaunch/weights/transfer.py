@@ -26,8 +26,6 @@ class Transfer:
     def __init__(self, name: str, part: Part | None) -> None:
         """`part` is where it is written; None where this node has it already."""
         self.name, self.part = name, part
-        self.next_is_lost: str = ""
-        """Why the node behind gets nothing any more; "" while it does."""
         self._hop: Hop | None = None
         self._next_have = self._position = 0
         self._window_size = 1
@@ -61,14 +59,17 @@ class Transfer:
             self._turn.notify_all()
 
     async def send(self, pieces: Iterator[bytes]) -> None:
-        """Be the head of the chain: take all `pieces`, read in a thread of their own, and hand the last ones on."""
+        """Be the head of the chain: take all `pieces`, read in a thread of their own, and hand them on.
+
+        Returns while the last ones are still under way, so that another file can follow; `close` waits for them.
+        """
         offset = self._position
         reading = run_in_thread(lambda: next(pieces, None))
         while (piece := await reading) is not None:
             reading = run_in_thread(lambda: next(pieces, None))
             await self.accept(offset, piece)
             offset += len(piece)
-        await self._flush()
+        await self._send_batch()
 
     async def close(self) -> Finished | Unfinished | None:
         """End it: wait until the next node has all that was handed on, and the disk its bytes.
@@ -118,8 +119,8 @@ class Transfer:
 
         try:
             await call
-        except ray.exceptions.RayError as error:
-            self._hop, self.next_is_lost = None, str(error).strip().splitlines()[-1]
+        except ray.exceptions.RayError:  # whoever closes the file there learns why
+            self._hop = None
 
 
 def read_disk(path: Path, start: int, end: int) -> Iterator[bytes]:

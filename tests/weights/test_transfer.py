@@ -17,7 +17,7 @@ from benchmarks.spread import write_model
 from raylaunch.private_ray import PrivateRay
 from raylaunch.weights.hub import RepoFile
 from raylaunch.weights.part import Part, Unfinished
-from raylaunch.weights.plan import PIECES_AT_MOST, count_streams, measure_window
+from raylaunch.weights.plan import PIECES_AT_MOST, count_files, count_streams, measure_window
 from raylaunch.weights.transfer import CHUNK_BYTES, Transfer
 
 _PIECES = 40
@@ -31,7 +31,8 @@ def test_pieces_of_all_files_together_are_bounded() -> None:
     """Whatever the number of nodes and lanes: files under way times pieces of each."""
     for heads, lanes, from_hub in itertools.product(range(1, 33), range(1, 9), (True, False)):
         streams = heads * count_streams(heads, lanes, from_hub=from_hub)
-        assert min(streams, PIECES_AT_MOST) * measure_window(streams) <= PIECES_AT_MOST
+        files = min(streams * count_files(streams), PIECES_AT_MOST)
+        assert files * measure_window(streams) <= PIECES_AT_MOST
 
 
 @pytest.mark.ray
@@ -77,6 +78,7 @@ def test_next_node_that_is_slow_holds_the_reader_back() -> None:
         transfer = Transfer("w", None)
         transfer.link(0, hop, 0, window=3)
         await transfer.send(read())
+        await transfer.close()
 
     asyncio.run(send())
     assert handed_on == _PIECES
