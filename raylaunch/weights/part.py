@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -139,6 +139,7 @@ class Part:
         self._room = asyncio.Semaphore(_QUEUED_AT_MOST)
         self._loop = asyncio.get_running_loop()
         self._digests = Digests(wanted)
+        self._hashed: Future[None] | None = None
         self._result = run_in_thread(self._work)
 
     async def append(self, offset: int, data: Buffer) -> None:
@@ -166,7 +167,7 @@ class Part:
     def _work(self) -> Finished | Unfinished:
         try:
             self._hash_prefix()
-            with ThreadPoolExecutor(1) as hasher:
+            with ThreadPoolExecutor(1) as hasher:  # its end waits for the last hash
                 while (data := self._take()) is not None:
                     self._write(data, hasher)
                     if not self._loop.is_closed():
@@ -192,17 +193,21 @@ class Part:
             self._fail(error)
 
     def _write(self, data: Buffer, hasher: ThreadPoolExecutor) -> None:
-        """Write and hash, both at once; after a failure only take, so that nobody waits for room."""
+        """Write and hash, both at once; after a failure only take, so that nobody waits for room.
+
+        The hash may lag one piece behind the disk: waiting for both after each piece costs a fifth of the rate.
+        """
         if self.failure is not None:
             return
-        hashed = hasher.submit(self._digests.update, data)
+        before, self._hashed = self._hashed, hasher.submit(self._digests.update, data)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
             self._fail(error)
-        hashed.result()
+        if before is not None:
+            before.result()
 
     def _fail(self, error: OSError) -> Unfinished:
         self.failure = Unfinished(self.name, f"{self._path}: {error.strerror}", is_local=True)
