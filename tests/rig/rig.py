@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from tests.rig.host import ENVIRON, HERE, Host, remove_cgroup, run_here, wait_until
+from tests.rig.host import DEADLINE_S, ENVIRON, HERE, Host, remove_cgroup, run_here, wait_until
 
 _LOCKS = Path("/tmp/raylaunch-rigs")
 _FIRST_ADDRESS = 11
@@ -97,6 +97,14 @@ class Rig:
         for host in hosts if with_docker else ():
             host.wait_docker()
 
+    def reboot(self, host: Host) -> None:
+        """Cut a host's power and start it anew: its disk is as it was, and sshd and dockerd come up by themselves."""
+        host.cut_power()
+        host.outer.wait(timeout=DEADLINE_S)
+        wait_until(lambda: not Path(f"/sys/class/net/{host.link}").exists(), f"{host.name}: its cable's end")
+        host.outer, host.pid = self._boot(host.name, host.disk, host.link, host.address)
+        self._furnish([host], with_docker=True)
+
     def _start_host(self, name: str) -> Host:
         count = len(self.hosts) + len(self.strangers)
         link = f"{self.bridge}h{count + 1}"
@@ -104,6 +112,12 @@ class Rig:
         disk.mkdir(exist_ok=True)
         if self.docker_folder is not None:
             _copy_docker_folder(self.docker_folder, disk / "docker")
+        address = f"10.77.{self.number}.{_FIRST_ADDRESS + count}"
+        outer, pid = self._boot(name, disk, link, address)
+        return Host(name=name, address=address, link=link, cgroup=link, disk=disk, outer=outer, pid=pid)
+
+    def _boot(self, name: str, disk: Path, link: str, address: str) -> "tuple[subprocess.Popen[str], int]":
+        """Start a host's process 1, and plug its cable in; `unshare`, and that process."""
         outer = subprocess.Popen(
             # The kernel ends unshare with the thread that started it, and --kill-child the host with unshare.
             ["setpriv", "--pdeathsig", "KILL", "--", "env", "-i", *ENVIRON, "unshare", "--net", "--mount", "--pid",
@@ -115,22 +129,14 @@ class Rig:
         assert outer.stderr is not None
         assert outer.stdout.readline() == "ready\n", f"{name} did not start: {outer.stderr.read()}"
         (pid,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
-        host = Host(
-            name=name,
-            address=f"10.77.{self.number}.{_FIRST_ADDRESS + count}",
-            link=link,
-            cgroup=link,
-            disk=disk,
-            outer=outer,
-            pid=int(pid),
-        )
         run_here("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pid)
         run_here("ip", "link", "set", link, "master", self.bridge, "up")
-        host.run(
-            f"ip link set lo up; ip addr add {host.address}/24 dev eth0; ip link set eth0 up; "
-            f"ip route add default via {self.laptop_address}"
+        run_here(
+            *("nsenter", "-t", pid, "-n", "--", "sh", "-c"),
+            f"ip link set lo up; ip addr add {address}/24 dev eth0; ip link set eth0 up; "
+            f"ip route add default via {self.laptop_address}",
         )
-        return host
+        return outer, int(pid)
 
     def close(self) -> None:
         """Undo everything: processes by their ids, network, control groups, files."""

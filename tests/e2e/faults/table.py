@@ -33,7 +33,8 @@ here (60 s by default). {machine}, {versions}.
 - **left over**: processes of the struck engine that were there afterwards, and the memory of all processes of the
   service when it was ready again, against the first time. Bars: none; 1.
 - **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it.
-  A client was given up after {patience:.0f} s.
+  A client was given up after {patience:.0f} s. An empty cell: it has no such process, or does not come so far (it does
+  not start again).
 
 | fault | last client | ready | left over | vLLM alone |
 | --- | --- | --- | --- | --- |
