@@ -1,6 +1,5 @@
 """Child processes that are ended whole, and process identities that survive pid reuse (Linux)."""
 
-import contextlib
 import ctypes
 import os
 import shutil
@@ -102,12 +101,8 @@ def _die_with_parent(command: Sequence[str]) -> list[str]:
 
 
 def outlive_parent() -> None:
-    """Take `_die_with_parent` back for this process: from here on it hears of its parent's end by a pipe.
-
-    A no-op where the kernel knows no such signal.
-    """
-    with contextlib.suppress(AttributeError):  # a C library without it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+    """Take `_die_with_parent` back for this process: from here on it hears of its parent's end by a pipe."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def group_exists(leader_pid: int) -> bool:

@@ -10,7 +10,7 @@ _FILES_AT_ONCE = 3
 _WINDOW_AT_MOST = 4
 """Pieces of one file between two nodes: they share the link, so more of them only reach the next node later."""
 _HUB_STREAMS = 4
-"""Files asked of the hub at once, by all nodes together (each node asks for one at least)."""
+"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for PIECES_AT_MOST)."""
 
 
 @dataclass(frozen=True)

@@ -139,24 +139,8 @@ def strike(bare: Bare, hit: Callable[[Bare], None], *, idle: bool = False) -> Al
     return Alone(None if hung else last, became)
 
 
-def kill_rank(rank: int) -> Callable[[Bare], None]:
-    return lambda bare: os.kill(bare.find_rank(rank), signal.SIGKILL)
-
-
-def stop_rank(rank: int) -> Callable[[Bare], None]:
-    return lambda bare: os.kill(bare.find_rank(rank), signal.SIGSTOP)
-
-
-def hit_core(number: signal.Signals) -> Callable[[Bare], None]:
-    return lambda bare: os.kill(bare.find_core(), number)
-
-
 def hit_server(number: signal.Signals) -> Callable[[Bare], None]:
     return lambda bare: os.kill(bare.process.pid, number)
-
-
-def send(number: signal.Signals, *words: str) -> Callable[[Bare], None]:
-    return lambda bare: os.kill(bare.find(*words), number)
 
 
 def read_health(url: str) -> str:

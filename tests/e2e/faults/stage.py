@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from raylaunch.processes import ProcessId
 from raylaunch.rehearsal.standin import Shape, write_standin
@@ -181,17 +181,33 @@ def stage(folder: Path, *, environ: Mapping[str, str] = MappingProxyType({}), **
         yield one
 
 
-def kill_rank(rank: int) -> Callable[[Stage], None]:
-    return lambda stage: os.kill(stage.find_rank(rank), signal.SIGKILL)
+class Struck(Protocol):
+    """A service, ours or vLLM's alone, whose processes can be found."""
+
+    def find_rank(self, rank: int) -> int:
+        """The pid of a rank."""
+
+    def find_core(self) -> int:
+        """The pid of EngineCore."""
+
+    def find(self, *words: str) -> int:
+        """The pid of the process whose command line has all these words."""
 
 
-def stop_rank(rank: int) -> Callable[[Stage], None]:
-    return lambda stage: os.kill(stage.find_rank(rank), signal.SIGSTOP)
+Hit = Callable[[Struck], None]
 
 
-def hit_core(number: signal.Signals) -> Callable[[Stage], None]:
-    return lambda stage: os.kill(stage.find_core(), number)
+def kill_rank(rank: int) -> Hit:
+    return lambda struck: os.kill(struck.find_rank(rank), signal.SIGKILL)
 
 
-def send(number: signal.Signals, *words: str) -> Callable[[Stage], None]:
-    return lambda stage: os.kill(stage.find(*words), number)
+def stop_rank(rank: int) -> Hit:
+    return lambda struck: os.kill(struck.find_rank(rank), signal.SIGSTOP)
+
+
+def hit_core(number: signal.Signals) -> Hit:
+    return lambda struck: os.kill(struck.find_core(), number)
+
+
+def send(number: signal.Signals, *words: str) -> Hit:
+    return lambda struck: os.kill(struck.find(*words), number)

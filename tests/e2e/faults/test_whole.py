@@ -45,15 +45,15 @@ SIGNALS = (
     ("SIGSTOP of the API server", "wedge", send(_STOP, "-m raylaunch.server")),
 )
 BARE = {
-    **{f"kill -9 of rank {rank}": alone.kill_rank(rank) for rank in range(4)},
-    "kill -9 of EngineCore": alone.hit_core(_KILL),
+    **{f"kill -9 of rank {rank}": kill_rank(rank) for rank in range(4)},
+    "kill -9 of EngineCore": hit_core(_KILL),
     "kill -9 of the API server": alone.hit_server(_KILL),
-    "kill -9 of a raylet": alone.send(_KILL, *RAYLET),
-    "kill -9 of the GCS": alone.send(_KILL, "gcs/gcs_server"),
-    "SIGSTOP of a rank": alone.stop_rank(1),
-    "SIGSTOP of EngineCore": alone.hit_core(_STOP),
+    "kill -9 of a raylet": send(_KILL, *RAYLET),
+    "kill -9 of the GCS": send(_KILL, "gcs/gcs_server"),
+    "SIGSTOP of a rank": stop_rank(1),
+    "SIGSTOP of EngineCore": hit_core(_STOP),
     "SIGSTOP of the API server": alone.hit_server(_STOP),
-    IDLE: alone.stop_rank(3),
+    IDLE: stop_rank(3),
 }
 
 
@@ -167,7 +167,7 @@ def test_the_same_faults_under_vllm_alone(tmp_path: Path) -> None:
         with small_disk(tmp_path / "full") as disk, alone.bare_vllm(tmp_path, log=disk / "log") as bare:
             with (disk / "filler").open("wb", buffering=0) as file:
                 fill(file)
-            book.note_alone(FULL_DISK, alone.strike(bare, alone.kill_rank(2)))
+            book.note_alone(FULL_DISK, alone.strike(bare, kill_rank(2)))
 
 
 @contextlib.contextmanager
