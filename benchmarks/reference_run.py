@@ -1,16 +1,22 @@
 """The reference run: `raylaunch bench` sweeps a server, beside `vllm bench serve` on the same one, level by level.
 
-    python -m benchmarks.reference_run [--out FOLDER]                     a Llama of 8B, dummy weights, one GPU
+    python -m benchmarks.reference_run [--loops closed] [--out FOLDER]    a Llama of 8B, dummy weights, one GPU
     python -m benchmarks.reference_run demo --levels 1,4 --duration 10    the demo model on CPU
 
 First the sweep, with its report; then pairs: at each level both clients send the same number of random prompts of
-exact length and take answers of exact length, in turns, and ratios are of medians. A closed loop of equal requests goes
-in waves, and a client that is slow to send again spreads its waves out, so their times to first token differ by more
-than the clients' own error: that one is what a client reports on average less what the server counted meanwhile
-(vLLM's own histograms of the time to first token and of the time per output token). A client that sees first tokens
-late reports too much of the one and too little of the other.
+exact length and take answers of exact length, in turns, and ratios are of medians. Twice:
 
-Written: reference-<case>.json (the pairs), and the sweep's own result, rows and report.
+- closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
+  once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out:
+  its times to first token may be lower, and its throughput is.
+- open loop, Poisson arrivals at a share (OPEN_SHARE) of what the sweep reached at that level: both clients offer the
+  same load whatever they are like, so their times to first token can be compared.
+
+Beside it stands each client's own error: what it reports on average less what the server counted meanwhile (vLLM's own
+histograms of the time to first token and of the time per output token). A client that sees first tokens late reports
+too much of the one and too little of the other.
+
+Written: reference-<case>-<loop>.json (the pairs), and the sweep's own result, rows and report.
 """
 
 import argparse
@@ -22,8 +28,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +41,21 @@ from benchmarks.servers import Server
 
 KV_CACHE_BYTES = 40 << 30
 """Of the 8B shape: 327,680 tokens, so that 500 requests of 384 run at once and none waits for memory."""
-CASES = {
-    "gpu-8b": GPU_ENGINE | {"kv_cache_memory_bytes": KV_CACHE_BYTES, "gpu_memory_utilization": 0.9},
-    "demo": DEMO_ENGINE,
-}
-FIGURES = ("ttft_p50_ms", "tpot_p50_ms", "output_tokens_per_s", "ttft_error_ms", "tpot_error_ms", "server_tpot_mean_ms")
+ROOMY = GPU_ENGINE | {"kv_cache_memory_bytes": KV_CACHE_BYTES, "gpu_memory_utilization": 0.9}
+DECODE_GRAPHS = {"enforce_eager": False, "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
+"""Without them each step of so small a model is as long as Python takes to launch its kernels, and that varies."""
+CASES = {"gpu-8b": ROOMY | DECODE_GRAPHS, "gpu-8b-eager": ROOMY, "demo": DEMO_ENGINE}
+OPEN_SHARE = 0.8
+"""Of the requests/s of the sweep: an open loop at all of it would queue ever more."""
+FIGURES = (
+    "ttft_p50_ms",
+    "ttft_mean_ms",
+    "tpot_p50_ms",
+    "output_tokens_per_s",
+    "ttft_error_ms",
+    "tpot_error_ms",
+    "server_tpot_mean_ms",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,7 @@ class Bench:
     server: Server
     options: argparse.Namespace
     folder: Path
+    vllm: peers.WarmVllmBench
 
     def run_ours(self, output: Path, *arguments: str) -> dict[str, Any]:
         """`raylaunch bench` as a user runs it; returns its result."""
@@ -64,11 +81,12 @@ class Bench:
         told: dict[str, Any] = json.loads(output.read_text())
         return told
 
-    def measure_ours(self, at_once: int, requests: int, seed: int) -> dict[str, Any]:
+    def measure_ours(self, load: "Load", seed: int) -> dict[str, Any]:
         """One load by `raylaunch bench`."""
+        offered = ("--rate", str(load.rate)) if load.rate else ("-c", str(load.at_once))
         told = self.run_ours(
-            *(self.folder / "ours.json", "-c", str(at_once), "-n", str(requests), "--seed", str(seed)),
-            *("--warmup", "1", "--no-report", "--no-sample"),
+            *(self.folder / "ours.json", *offered, "-n", str(load.requests), "--seed", str(seed)),
+            *("--warmup", "1", "--no-report", "--no-sample", "--force"),
         )
         return {
             "requests_ok": told["requests_ok"],
@@ -84,13 +102,23 @@ class Bench:
             "invalid_because": told["invalid_because"],
         }
 
-    def measure_vllm(self, at_once: int, requests: int, seed: int) -> dict[str, Any]:
+    def measure_vllm(self, load: "Load", seed: int) -> dict[str, Any]:
         """One load by `vllm bench serve`."""
-        model = Path(self.server.model)
-        return peers.run_vllm(
-            self.server.url, str(model), model, self.folder, at_once=at_once, requests=requests,
-            tokens_in=self.options.tokens_in, tokens_out=self.options.tokens_out, seed=seed,
+        return self.vllm.run(
+            self.server.url, self.server.model, Path(self.server.model), requests=load.requests, seed=seed,
+            at_once=None if load.rate else load.at_once, rate=load.rate,
+            tokens_in=self.options.tokens_in, tokens_out=self.options.tokens_out,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Load:
+    """One level's."""
+
+    at_once: int
+    requests: int
+    rate: float | None = None
+    """Of an open loop, requests/s; None for a closed one."""
 
 
 SERVER_HISTOGRAMS = {
@@ -116,12 +144,10 @@ def read_server(url: str) -> dict[str, tuple[float, int]]:
     }
 
 
-def measure(server: Server, client: Callable[[int, int, int], dict[str, Any]], *load: int) -> dict[str, Any]:
+def measure(server: Server, client: Callable[[Load, int], dict[str, Any]], load: Load, seed: int) -> dict[str, Any]:
     """What a client says of one load, and by how much its means differ from the server's own."""
     before = read_server(server.url)
-    told = client(*load)
-    if "failed" in told:
-        raise SystemExit(f"vllm bench serve failed:\n{told['failed']}")
+    told = client(load, seed)
     for figure, (total_s, count) in read_server(server.url).items():
         mean_ms = (total_s - before[figure][0]) / max(1, count - before[figure][1]) * 1e3
         told[f"server_{figure}_mean_ms"] = mean_ms
@@ -129,26 +155,36 @@ def measure(server: Server, client: Callable[[int, int, int], dict[str, Any]], *
     return told
 
 
-def compare(bench: Bench, at_once: int, requests: int) -> dict[str, Any]:
+def compare(bench: Bench, load: Load) -> dict[str, Any]:
     """All pairs of one level, the order changing, and ratios of medians: ours / vLLM's."""
     rows: list[dict[str, Any]] = []
     clients = {"raylaunch": bench.measure_ours, "vllm": bench.measure_vllm}
     for pair in range(bench.options.pairs):
         names = list(clients) if pair % 2 else list(reversed(clients))
-        seed = 1000 * at_once + pair
-        rows.append({name: measure(bench.server, clients[name], at_once, requests, seed) for name in names})
+        seed = 1000 * load.at_once + pair
+        rows.append({name: measure(bench.server, clients[name], load, seed) for name in names})
     medians = {
         name: {figure: statistics.median(row[name][figure] for row in rows) for figure in FIGURES} for name in clients
     }
     ours, theirs = medians["raylaunch"], medians["vllm"]
     return {
-        "at_once": at_once,
-        "requests": requests,
+        **asdict(load),
         "throughput_ratio": ours["output_tokens_per_s"] / theirs["output_tokens_per_s"],
         "ttft_p50_ratio": ours["ttft_p50_ms"] / theirs["ttft_p50_ms"],
+        "ttft_mean_ratio": ours["ttft_mean_ms"] / theirs["ttft_mean_ms"],
         "medians": medians,
         "pairs": rows,
     }
+
+
+def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> Iterator[dict[str, Any]]:
+    """Level by level, as many requests as the sweep had in its time."""
+    for level in swept["levels"]:
+        at_once, requests = level["load"]["concurrency"], max(4, level["requests_ok"])
+        rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
+        row = compare(bench, Load(at_once, requests, rate))
+        print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
+        yield row
 
 
 def main() -> None:
@@ -157,12 +193,12 @@ def main() -> None:
     parser.add_argument("--levels", default="1,8,64,256,500")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds in which a level's requests begin")
     parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--loops", default="closed,open")
     parser.add_argument("--tokens-in", type=int, default=256)
     parser.add_argument("--tokens-out", type=int, default=128)
     parser.add_argument("--out", type=Path, default=servers.RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     engine = CASES[options.case]
     port = servers.find_free_port()
     with servers.scratch() as folder:
@@ -174,19 +210,19 @@ def main() -> None:
         )  # fmt: skip
         with serving as server:
             print(f"ready after {server.ready_s:.0f} s", flush=True)
-            bench = Bench(server, options, folder)
+            vllm = peers.WarmVllmBench(folder)
+            bench = Bench(server, options, folder, vllm)
             swept = bench.run_ours(
                 *(options.out / f"reference-{options.case}-sweep.json", "-c", options.levels),
                 *("--duration", f"{options.duration}s"),
             )
-            rows = []
-            for level in swept["levels"]:
-                at_once = level["load"]["concurrency"]
-                rows.append(compare(bench, at_once, max(4, level["requests_ok"])))
-                print(json.dumps({key: value for key, value in rows[-1].items() if key != "pairs"}), flush=True)
+            for loop in options.loops.split(","):
+                began = time.monotonic()
+                rows = list(run_pairs(bench, swept, loop))
+                result = {"case": options.case, "engine": engine, "took_s": time.monotonic() - began, "levels": rows}
+                servers.write_result(f"reference-{options.case}-{loop}", result, options.out)
+            vllm.close()
         shutil.copy(folder / "raylaunch.log", options.out / f"reference-{options.case}-serve.txt")
-    result = {"case": options.case, "engine": engine, "took_s": time.monotonic() - began, "levels": rows}
-    servers.write_result(f"reference-{options.case}", result, options.out)
 
 
 if __name__ == "__main__":
