@@ -134,7 +134,7 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # Else Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
     keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
-    environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **raysettings.NODE, **env_vars}
+    environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **processes.KEEP_VISIBLE, **raysettings.NODE, **env_vars}
     index = int(ip.rpartition(".")[2]) - 1
     with (folder / f"node{index}.log").open("wb") as log:
         return processes.Child.start(command, environment=environment, output=log)

@@ -1,20 +1,30 @@
 """Child processes that are ended whole, and process identities that survive pid reuse (Linux)."""
 
+import contextlib
 import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Self
 
 _PATIENCE_STEP_S = 0.05
 _GROUP_PATIENCE_S = 3.0
+_ORPHANS_PATIENCE_S = 0.5
+"""A resource tracker whose process was killed unlinks its shared memory within two tenths."""
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
+KEEP_VISIBLE: Mapping[str, str] = MappingProxyType({"SPT_NOENV": "1"})
+"""Environment of whatever is to be found by `list_marked` though it gives itself a title.
+
+Else the title is written over its environment up to the first variable that it has set anew, and whether a mark lies
+behind that one is chance: the raylet hands its agents an order that a hash made (setproctitle 1.3.8, Ray 2.60).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +134,38 @@ def kill_group(leader_pid: int) -> None:
         return
 
 
+def kill_led(leaders: Collection[ProcessId], variable: str, value: str) -> None:
+    """Kill the process groups that `leaders` led, those of dead ones too.
+
+    A dead leader's pid may be the number of somebody else's group by now, unless one in that group carries the mark
+    (`list_marked`): a number is not given out again while a group has it. Those get half a second to go by themselves.
+    """
+    for leader in leaders:
+        if leader.is_alive():
+            kill_group(leader.pid)
+    pids = {leader.pid for leader in leaders}
+    wait_until(lambda: not pids & _list_marked_groups(variable, value), _ORPHANS_PATIENCE_S)
+    for pid in pids & _list_marked_groups(variable, value):
+        kill_group(pid)
+
+
+def _list_marked_groups(variable: str, value: str) -> set[int]:
+    found = set()
+    for pid in list_marked(variable, value):
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+            found.add(os.getpgid(pid))
+    return found
+
+
 def list_marked(variable: str, value: str, title: str = "") -> list[int]:
     """Pids of this machine's processes whose environment has `variable` at `value` (this process is not among them).
 
     Args:
+        value: one that ends in "*" stands for all that begin so.
         title: what their command line has to hold.
     """
     wanted = f"{variable}={value}".encode()
+    begins = wanted.endswith(b"*")
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -139,7 +174,9 @@ def list_marked(variable: str, value: str, title: str = "") -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:  # gone meanwhile, or another user's
                 continue
-            is_ours = wanted in environment.split(b"\0") and title.encode() in command
+            entries = environment.split(b"\0")
+            is_marked = any(entry.startswith(wanted[:-1]) for entry in entries) if begins else wanted in entries
+            is_ours = is_marked and title.encode() in command
             if is_ours and ProcessId.of(int(entry.name)) is not None:
                 found.append(int(entry.name))
     return sorted(found)

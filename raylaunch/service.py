@@ -161,7 +161,8 @@ def end_leftovers(service: Service) -> list[int]:
     for pid in left:
         kill_group(pid)
     if service.mark:
-        left += kill_marked(MARK_VARIABLE, service.mark)
+        # All its starts: a supervisor that is killed while it ends one engine has written down the next one's mark.
+        left += kill_marked(MARK_VARIABLE, service.mark.rpartition("-")[0] + "-*")
     if service.private_ray_folder:
         shutil.rmtree(service.private_ray_folder, ignore_errors=True)
     service.forget()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.processes import Child, ProcessId, group_exists, kill_marked, list_marked, wait_until
+from raylaunch.processes import Child, ProcessId, group_exists, kill_led, kill_marked, list_marked, wait_until
 
 
 def start(script: str, log: Path) -> Child:
@@ -84,6 +84,34 @@ def test_marked_processes_are_ended_and_no_others() -> None:
         assert ours.wait(timeout=10) == -signal.SIGKILL
         assert theirs.poll() is None
         assert kill_marked("RAYLAUNCH_MARK", "8080-1-1") == []
+        assert list_marked("RAYLAUNCH_MARK", "8080-1-*") == [theirs.pid]
+        assert list_marked("RAYLAUNCH_MARK", "8080-*-2") == []
     finally:
         theirs.kill()
         theirs.wait()
+
+
+def test_groups_of_dead_leaders_are_ended_where_they_carry_the_mark(tmp_path: Path) -> None:
+    """Of two groups whose leaders are gone the marked one goes, and one whose leader lives; a reused pid stays."""
+    script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    leaders, orphans = [], []
+    for mark in ("8080-1-1", "8080-1-2"):
+        log = tmp_path / mark
+        with log.open("wb") as output:
+            environment = os.environ | {"RAYLAUNCH_MARK": mark}
+            child = Child.start([sys.executable, "-c", script], environment=environment, output=output)
+        child.popen.wait()
+        leaders.append(child.identity)
+        orphan = ProcessId.of(int(log.read_text()))
+        assert orphan is not None
+        orphans.append(orphan)
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as living:
+        identity = ProcessId.of(living.pid)
+        assert identity is not None
+        kill_led([*leaders, ProcessId(living.pid, identity.started - 1)], "RAYLAUNCH_MARK", "8080-1-1")
+        assert wait_until(lambda: not orphans[0].is_alive(), 10)
+        assert orphans[1].is_alive()
+        assert living.poll() is None
+        kill_led([leaders[1], identity], "RAYLAUNCH_MARK", "8080-1-2")
+        assert living.wait(10) == -signal.SIGKILL
+    assert wait_until(lambda: not orphans[1].is_alive(), 10)

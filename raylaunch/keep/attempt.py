@@ -33,7 +33,7 @@ class Attempt:
     @classmethod
     def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: Any) -> "Attempt":
         """Start the serving child importing."""
-        environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark}
+        environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark, **processes.KEEP_VISIBLE}
         return cls(mark, EngineChild.start(log, environment, listening))
 
     def place(self, launch: LaunchConfig, *, rehearse: bool, standin: str | None, env_vars: Mapping[str, str],
@@ -132,7 +132,7 @@ class Attempt:
             self.driver.ask_to_end()
         self.engine.stop(failing=failing, hurried=hurried)
         if self.driver is not None:
-            self.driver.stop(hurried=hurried)
+            self.driver.stop(self.mark, hurried)
         return processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
 
 

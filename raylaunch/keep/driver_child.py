@@ -8,6 +8,7 @@ from typing import Any
 
 from raylaunch import errors, processes
 from raylaunch.errors import ClusterError, LaunchFileError, RaylaunchError
+from raylaunch.keep import MARK_VARIABLE
 from raylaunch.keep.talking import PULSE, TalkingChild
 from raylaunch.processes import ProcessId
 
@@ -63,10 +64,11 @@ class DriverChild(TalkingChild):
         status = self.process.popen.wait()
         return f"by signal {-status}" if status < 0 else f"with exit status {status}"
 
-    def stop(self, hurried: Callable[[], bool] = lambda: False) -> None:
+    def stop(self, mark: str, hurried: Callable[[], bool] = lambda: False) -> None:
         """Give the GPUs back, leave Ray and end a private one; kill what does not go. Safe to repeat.
 
         Args:
+            mark: RAYLAUNCH_MARK of what it started.
             hurried: whether patience is over.
         """
         if self.pipe >= 0:
@@ -75,8 +77,7 @@ class DriverChild(TalkingChild):
         stuck = PULSE in self.events and self.silent_s() > _STUCK_AFTER_S
         self.ask_to_end()
         self.wait_end(_STUCK_STOP_S if stuck else _STOP_S, hurried)
-        for leader in self.private_leaders:
-            if leader.is_alive():
-                processes.kill_group(leader.pid)
+        # Ray's agents outlive raylet and leader by minutes where the GCS is gone (2.60).
+        processes.kill_led(self.private_leaders, MARK_VARIABLE, mark)
         if self.private_folder is not None:
             processes.remove_folder(self.private_folder)

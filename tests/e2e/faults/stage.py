@@ -113,7 +113,7 @@ class Stage:
         return found[0]
 
     def find_core(self) -> int:
-        """The pid of EngineCore, a child of the API server: its title lies over its environment, so no mark is seen."""
+        """The pid of EngineCore, a child of the API server."""
         server = self.find("-m raylaunch.server")
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
         return next(int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
