@@ -244,7 +244,7 @@ def run_guidellm(
     tokens_in: int,
     tokens_out: int,
 ) -> dict[str, Any]:
-    """One load by `guidellm run`; its CPU includes its imports, PyTorch among them, in each of its processes."""
+    """One load by `guidellm run`; its CPU includes its imports (PyTorch's too) and its workers (ten on 2 cores)."""
     result = folder / "guidellm.json"
     result.unlink(missing_ok=True)
     command = [program, "run"]
