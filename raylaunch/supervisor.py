@@ -4,7 +4,6 @@ It imports no Ray, no PyTorch and no vLLM, starts in well under a second, and en
 itself. One start of an engine is an Attempt; after each death or wedge another one is made.
 """
 
-import os
 import selectors
 import signal
 import time
@@ -23,6 +22,8 @@ from raylaunch.keep.canary import Canary, Question
 from raylaunch.keep.control import Control
 from raylaunch.keep.door import Door, listen, make_tls
 from raylaunch.keep.recovery import Recovery
+from raylaunch.keep.spare import Spare
+from raylaunch.keep.starts import Starts
 from raylaunch.keep.swap import Swap
 from raylaunch.keep.takeover import find_same
 from raylaunch.keep.watch import EngineTroubled, Progress, Trouble
@@ -33,8 +34,6 @@ _STAGE_TIMEOUT_S = 7200.0
 _RESTART_S, _RESTART_TIMES = 600.0, 4.0
 """A restart whose ranks are placed may take so long, or so many times what a start took before; else it is wedged."""
 _TURN_S = 0.2
-_FOREVER_S = 86400.0
-"""A restart waits for GPUs that went away; after a day it looks anew."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -73,16 +72,17 @@ class Supervisor:
 
     def __init__(self, launch: LaunchConfig, *, rehearse: bool) -> None:
         self.launch, self.rehearse = launch, rehearse
-        self.standin = plan.choose_standin(launch, rehearse=rehearse)
+        standin = plan.choose_standin(launch, rehearse=rehearse)
         tls = make_tls(launch.server)
         self.listening = listen(launch.host, launch.port)
-        self.board = Board(launch, rehearsal=self.standin if rehearse else None)
+        self.board = Board(launch, rehearsal=standin if rehearse else None)
         self.door = Door(self.listening, self.board.look, tls=tls, api_keys=launch.api_keys)
         self.door.open()
         self.control = Control(self.board.service.folder)
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
-        self.marks: list[str] = []
+        self.spare = Spare()
+        self.starts = Starts(launch, self.listening, self.board.service.folder, rehearse=rehearse)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None
         """Asks while an engine is ready; None while none is."""
@@ -119,32 +119,28 @@ class Supervisor:
                 self._recover(Trouble.of_error(error), error)
 
     def _begin(self) -> Attempt:
-        """Start the next serving child importing."""
-        self.marks.append(f"{self.launch.port}-{os.getpid()}-{len(self.marks) + 1}")
-        log = self.board.service.folder / "engine.log"
-        rotate_log(log, self.attempts)
-        env_vars = plan.make_environment(self.standin, self.launch.world_size)
-        self.attempts.append(Attempt.begin(self.marks[-1], log, env_vars, self.listening))
-        self.board.note_processes(self.attempts, self.marks[-1])
-        return self.attempts[-1]
+        """Start the next serving child importing, or take the one that was begun on suspicion."""
+        attempt = self.spare.take()
+        rotate_log(self.starts.log, self.attempts)
+        if attempt is None:
+            attempt = self.starts.begin()
+        else:
+            attempt.count_from_here(self.starts.log)
+        self.attempts.append(attempt)
+        self.board.note_processes(self.attempts, attempt.mark)
+        return attempt
 
     def _start(self) -> None:
         """Bring an engine up to its first completion."""
         attempt = self.attempts[-1] if self.attempts else self._begin()
-        attempt.place(
-            self.launch,
-            rehearse=self.rehearse,
-            standin=self.standin,
-            env_vars=plan.make_environment(self.standin, self.launch.world_size),
-            wait_s=_FOREVER_S if self.was_ready else None,
-        )
+        self.starts.place(attempt)
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
         placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
         if self.was_ready:
             limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
         launch = attempt.served
         attempt.order_engine(self.listening.fileno())
-        self.board.note_processes(self.attempts, self.marks[-1])
+        self.board.note_processes(self.attempts, attempt.mark)
         self.board.set_note(f"starting {launch.world_size} vLLM worker(s)")
         output.say(f"starting {launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
         self._wait(lambda: "accepting" in attempt.engine.events, limit_s)
@@ -154,7 +150,7 @@ class Supervisor:
         times = attempt.read_times(first.read_s())
         self.board.set_ready(attempt, times)
         announce(self, attempt, times)
-        self.was_ready = True
+        self.was_ready = self.starts.again = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = Progress(time.monotonic())
         self.canary = Canary(self.board.service.url, launch)
@@ -190,7 +186,9 @@ class Supervisor:
         if waiting := attempt.describe_wait(self.board.carried, self.board.state_s):
             self.board.set_note(waiting)
         if self.canary is not None:
-            watch.raise_on_trouble(attempt, self.progress, self.launch.keep.progress_limit_s)
+            limit_s = self.launch.keep.progress_limit_s
+            watch.raise_on_trouble(attempt, self.progress, limit_s)
+            self.spare.turn(watch.is_suspicious(attempt, self.progress, limit_s), self.starts.begin_spare)
             self.canary.turn(self.progress, self.launch.keep.canary_s)
         else:
             watch.raise_on_failed_start(attempt)
@@ -233,7 +231,7 @@ class Supervisor:
         self.board.note_incident(incident.id, trouble)
         if was_serving:
             self._begin()  # its imports run while the old one ends
-        left = self._end_old(attempt, failing=telling)
+        left = self._end_old(attempt, failing=telling, wedged=trouble.cause == "wedge")
         incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
         incidents.add_evidence(incident, attempt, self.launch)
         going_on = self.recovery.note_failure(incident, trouble, was_serving=was_serving)
@@ -245,8 +243,8 @@ class Supervisor:
         self.board.note_restart()
         self._pause(self.recovery.wait_s())
 
-    def _end_old(self, attempt: Attempt, *, failing: bool) -> list[int]:
-        left = attempt.end(failing=failing, hurried=lambda: self.hurried)
+    def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
+        left = attempt.end(failing=failing, wedged=wedged, hurried=lambda: self.hurried)
         self.attempts.remove(attempt)
         return left
 
@@ -262,13 +260,14 @@ class Supervisor:
         self.door.open()
         self.board.set_state("restarting", "another launch is swapped in")
         attempt = self.attempts[-1]
+        self.spare.dismiss()
         attempt.engine.drain(self.launch.keep.drain_s, lambda: self.hurried, "the service is being restarted")
-        self._end_old(attempt, failing=False)
+        self._end_old(attempt)
         self._take_launch(self.swap.launch)
 
     def _take_launch(self, launch: LaunchConfig) -> None:
         self.launch = launch
-        self.standin = plan.choose_standin(launch, rehearse=self.rehearse)
+        self.starts.take_launch(launch)
         self.door.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
         self.board.take_launch(launch)
 
@@ -283,8 +282,10 @@ class Supervisor:
                 output.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
             attempt.engine.drain(drain_s, lambda: self.hurried, "the service was stopped")
         self.board.set_state("stopping", "stopping")
+        self.spare.dismiss()
         for attempt in [*self.attempts]:
-            self._end_old(attempt, failing=False)
+            self._end_old(attempt)
+        self.spare.close()
         self.control.close()
         self.door.close()
         self.listening.close()

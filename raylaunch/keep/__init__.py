@@ -19,3 +19,5 @@ what is left over is known from what is somebody else's.
 
 MARK_VARIABLE = "RAYLAUNCH_MARK"
 """In the environment of every process of one start of an engine, on every node."""
+RANK_TITLE = "Worker"
+"""In the title of a process that carries a rank ("ray::RayWorkerProc.run"), and not in that of Ray's idle ones."""

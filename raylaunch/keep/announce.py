@@ -20,10 +20,10 @@ def announce(supervisor: "Supervisor", attempt: Attempt, times: readiness.Startu
         return
     output.say(readiness.describe_kv_cache(service.facts))
     output.say(f"serving {model} at {url}/v1", style="bold green")
-    if supervisor.rehearse and supervisor.standin:
+    if supervisor.rehearse and supervisor.starts.standin:
         assert attempt.driver is not None
         real_shape = bool(attempt.driver.events["placed"]["real_shape"])
-        proved, not_proved = plan.describe_proof(launch, supervisor.standin, real_shape=real_shape)
+        proved, not_proved = plan.describe_proof(launch, supervisor.starts.standin, real_shape=real_shape)
         output.say("this rehearsal proved: " + "; ".join(proved))
         output.say("it did not prove: " + "; ".join(not_proved))
     output.say("try it:")

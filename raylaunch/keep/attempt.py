@@ -12,7 +12,7 @@ from typing import Any
 from raylaunch import processes, readiness
 from raylaunch.child import EngineChild
 from raylaunch.config import LaunchConfig
-from raylaunch.keep import MARK_VARIABLE
+from raylaunch.keep import MARK_VARIABLE, RANK_TITLE
 from raylaunch.keep.driver_child import DriverChild
 from raylaunch.keep.talking import PULSE, TalkingChild
 from raylaunch.processes import ProcessId
@@ -36,15 +36,31 @@ class Attempt:
         environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark, **processes.KEEP_VISIBLE}
         return cls(mark, EngineChild.start(log, environment, listening))
 
+    def count_from_here(self, log: Path) -> None:
+        """It was begun on suspicion, and is needed now: its log takes the place of `log`, and its time begins."""
+        self.began = time.monotonic()
+        with contextlib.suppress(OSError):  # a full disk, or none was made
+            self.engine.log.replace(log)
+        self.engine.log = log
+
     def place(self, launch: LaunchConfig, *, rehearse: bool, standin: str | None, env_vars: Mapping[str, str],
-              wait_s: float | None) -> None:  # fmt: skip
-        """Start the driver process: weights, Ray, GPUs, checks, places."""
+              wait_s: float | None, hold: bool = False) -> None:  # fmt: skip
+        """Start the driver process: weights, Ray, GPUs, checks, places; or let one go on that was held.
+
+        Args:
+            hold: join Ray, or start a private one, and wait there.
+        """
+        if self.driver is not None and self.driver.tell({"do": "place"}):
+            return
+        if self.driver is not None:  # it failed while it was held: what was wrong may be over
+            self.driver.stop(self.mark)
         sys.stderr.flush()
         order = {
             "launch": launch.to_json(),
             "rehearse": rehearse,
             "standin": standin,
             "wait_s": wait_s,
+            "hold": hold,
             "env_vars": {**env_vars, MARK_VARIABLE: self.mark},
         }
         self.driver = DriverChild.start(order, os.environ | {MARK_VARIABLE: self.mark})
@@ -118,11 +134,14 @@ class Attempt:
             total_s=time.monotonic() - self.began,
         )
 
-    def end(self, *, failing: bool = False, hurried: Callable[[], bool] = lambda: False) -> list[int]:
+    def end(
+        self, *, failing: bool = False, wedged: bool = False, hurried: Callable[[], bool] = lambda: False
+    ) -> list[int]:
         """End everything of this attempt; safe to repeat.
 
         Args:
             failing: the serving child was told to fail its clients.
+            wedged: its workers here are killed at once: one that stands still does not go, and Ray waits for it.
             hurried: whether patience is over.
 
         Returns:
@@ -131,9 +150,10 @@ class Attempt:
         if self.driver is not None:
             self.driver.ask_to_end()
         self.engine.stop(failing=failing, hurried=hurried)
+        left = processes.kill_marked(MARK_VARIABLE, self.mark, title=RANK_TITLE) if wedged else []
         if self.driver is not None:
             self.driver.stop(self.mark, hurried)
-        return processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
+        return left + processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
 
 
 def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:

@@ -47,6 +47,8 @@ class Order:
     """Longest wait for the GPUs instead of the launch's own: a restart waits on."""
     env_vars: dict[str, str]
     """Environment of everything in Ray."""
+    hold: bool
+    """Wait for another line once Ray is joined: the GPUs are not free yet, and may never have to be."""
 
     @classmethod
     def from_line(cls, line: str) -> "Order":
@@ -74,7 +76,7 @@ def find_weights(order: Order) -> tuple[LaunchConfig, bool]:
     return launch, True
 
 
-def place(order: Order, tell: Tell) -> Driver:
+def place(order: Order, tell: Tell, reader: OrderReader) -> Driver:
     """From an order to reserved GPUs, telling each stage; the driver that holds them."""
     began = time.monotonic()
     launch, real_shape = find_weights(order)
@@ -91,6 +93,8 @@ def place(order: Order, tell: Tell) -> Driver:
             leaders = [(node.identity.pid, node.identity.started) for node in driver.private.nodes]
             tell("private", folder=str(driver.private.folder), leaders=leaders)
         tell("joined", address=driver.address)
+        if order.hold and not reader.read_first():
+            sys.exit(0)  # the supervisor is gone
         found = driver.confirm_gpus()
         _check(driver, found, patience_s=0.0 if order.wait_s is None else _FREEING_S)
         reservation = driver.place(found)
@@ -202,7 +206,7 @@ def main() -> None:
     order = Order.from_line(reader.read_first())
     os.environ.update(order.env_vars)
     try:
-        driver = place(order, tell)
+        driver = place(order, tell, reader)
     except RaylaunchError as error:
         _tell_failure(error, tell)
         sys.exit(1)

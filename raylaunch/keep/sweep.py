@@ -4,13 +4,11 @@ from typing import Any
 
 from raylaunch import cluster, output, processes, shipping
 from raylaunch.driver import Driver
-from raylaunch.keep import MARK_VARIABLE
+from raylaunch.keep import MARK_VARIABLE, RANK_TITLE
 
 _PATIENCE_S = 6.0
 """Ray kills a worker that does not go, a stopped one too, five seconds after its placement group is gone (2.60)."""
 _ANSWER_S = 10.0
-_TITLE = "Worker"
-"""In the title of a process that carries a rank ("ray::RayWorkerProc.run"), and not in that of Ray's idle ones."""
 
 
 def end_workers(driver: Driver, mark: str) -> None:
@@ -29,7 +27,7 @@ def end_workers(driver: Driver, mark: str) -> None:
             kill = ray.remote(num_cpus=0, max_retries=0)(processes.kill_marked)
             asked: dict[Any, str] = {
                 kill.options(scheduling_strategy=shipping.on_node(node.node_id)).remote(
-                    MARK_VARIABLE, mark, _PATIENCE_S, _TITLE
+                    MARK_VARIABLE, mark, _PATIENCE_S, RANK_TITLE
                 ): node.ip
                 for node in cluster.list_nodes()
                 if node.node_id in placed

@@ -23,6 +23,8 @@ _DEAF_S = 20.0
 _CONNECT_TIMEOUT_S = 1.0
 _TAKEN_ALONG = ("its owner has died", "killed by `ray.kill`", "placement group was removed")
 """In Ray's reason (2.60) of a worker's death: EngineCore ended it, or ended itself."""
+SUSPICION_SHARE = 0.25
+"""Of the progress limit: so long a healthy engine stands still only in the longest prefills."""
 _SETTLE_S = 1.5
 """Ray marks a node dead a second or two after its workers."""
 
@@ -113,9 +115,17 @@ def raise_on_failed_start(attempt: Attempt) -> None:
         raise engine.explain_death()
 
 
+def is_suspicious(attempt: Attempt, progress: Progress, limit_s: float) -> bool:
+    """Whether an engine that serves may be about to be found wedged."""
+    return max(attempt.engine.silent_s(), progress.age_s(time.monotonic())) > SUSPICION_SHARE * limit_s
+
+
 def settle(attempt: Attempt, first: Trouble) -> Trouble:
-    """Wait a moment for whoever knows more: a worker's death is often its node's, an engine's often a worker's."""
-    knows = {"engine": 0, "driver": 0, "wedge": 1, "canary": 1, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
+    """Wait a moment for whoever knows more: a worker's death is often its node's, an engine's often a worker's.
+
+    Of a wedge Ray has had the whole progress limit to tell more.
+    """
+    knows = {"engine": 0, "driver": 0, "wedge": 3, "canary": 3, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
     best = first
     deadline = time.monotonic() + _SETTLE_S
     while attempt.driver is not None and time.monotonic() < deadline and knows.get(best.cause, 9) < 3:

@@ -19,6 +19,7 @@ from .clients import Clients, Hammer
 
 MODEL = "example/stand-in"
 PROGRESS_LIMIT_S = 8.0
+CANARY_S = 3.0
 _EVERYTHING_S = 300.0
 
 
@@ -50,7 +51,7 @@ class Row:
 def write_launch(folder: Path, **keep: float) -> Path:
     """The launch of the suite; its model lies beside it."""
     write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4))
-    block = {"progress_limit_s": PROGRESS_LIMIT_S, "canary_s": 5, "drain_s": 20} | keep
+    block = {"progress_limit_s": PROGRESS_LIMIT_S, "canary_s": CANARY_S, "drain_s": 20} | keep
     launch = folder / "launch.yaml"
     launch.write_text(f"""\
 model: {{repo: {MODEL}, path: {folder / "model"}}}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.keep import incident as incidents
+from raylaunch.processes import wait_until
 
 from .. import harness
 from .clients import NO_JSON, Clients
@@ -35,7 +36,10 @@ def hold_bars(row: Row) -> None:
 
 @pytest.mark.timeout(900)
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output rank killed, another one stopped, API server and raylet killed; then a drain ends it with exit 0."""
+    """The output rank killed, another one stopped, API server and raylet killed; then a pause that is no wedge.
+
+    In the end a drain ends it with exit 0, and nothing is left, of the start that was got ready in vain neither.
+    """
     with stage(tmp_path) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
         for fault, kind, hit in (
@@ -52,9 +56,30 @@ def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert {entry.outcome for entry in told} == {"serving again"}
         assert all((entry.folder / "ranks.log").stat().st_size for entry in told)
         assert one.record()["restarts"] == 4
+        check_pause(one)
+        assert one.record()["restarts"] == 4
+        assert len(incidents.list_incidents()) == 4
         check_drain(one)
         assert one.hammer.refused == []
         assert len(one.hammer.unanswered) <= 8, one.hammer.unanswered  # what an API server held when it was killed
+
+
+def check_pause(one: Stage) -> None:
+    """A rank stands still and goes on before the limit: another start is got ready meanwhile, and nobody fails."""
+    clients = Clients(one.served.url, MODEL)
+    clients.start(streaming=2, whole=1, max_tokens=200)
+    ready, again = "another start is got ready", "it moves again"
+    before = one.served.text().count(ready)
+    assert before, "the wedge before had it, too"
+    rank = one.find_rank(1)
+    os.kill(rank, signal.SIGSTOP)
+    try:
+        assert wait_until(lambda: one.served.text().count(ready) > before, PROGRESS_LIMIT_S)
+    finally:
+        os.kill(rank, signal.SIGCONT)
+    assert wait_until(lambda: one.served.text().count(again) > 0, harness.READY_DEADLINE_S)
+    clients.wait()
+    assert [sent.error for sent in clients.sent] == [None, None, None], clients.describe()
 
 
 def check_drain(one: Stage) -> None:
