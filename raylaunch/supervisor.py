@@ -81,7 +81,7 @@ class Supervisor:
         self.control = Control(self.board.service.folder)
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
-        self.spare = Spare()
+        self.spare = Spare(lambda: self.hurried)
         self.starts = Starts(launch, self.listening, self.board.service.folder, rehearse=rehearse)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None

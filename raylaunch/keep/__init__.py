@@ -10,6 +10,7 @@
      └─ keep.driver_process         joins Ray, checks the nodes, holds the GPUs; watches nodes and workers, tells pulses
           └─ private Ray nodes      demo and rehearsal only
 
+    still for a quarter of the limit ─▶ spare.Spare: the next start's two children, as far as they come without the GPUs
     death or wedge ─▶ clients told (server) ─▶ both children ended, leftovers swept ─▶ incident written ─▶ started again
 
 Both children get SIGTERM from the kernel should the supervisor die; Ray frees the GPUs and ends the workers when the

@@ -21,7 +21,9 @@ _ROOM_BYTES = 4 << 30
 class Spare:
     """At most one start that waits to be needed. For the supervisor's main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, hurried: Callable[[], bool]) -> None:
+        """`hurried` says whether patience is over."""
+        self._hurried = hurried
         self._attempt: Attempt | None = None
         self._calm_until = 0.0
         self._endings: list[threading.Thread] = []
@@ -48,7 +50,7 @@ class Spare:
     def dismiss(self) -> None:
         """End it, without waiting."""
         if (attempt := self.take()) is not None:
-            ending = threading.Thread(target=attempt.end, name="spare-end")
+            ending = threading.Thread(target=lambda: attempt.end(hurried=self._hurried), name="spare-end")
             ending.start()
             self._endings.append(ending)
 

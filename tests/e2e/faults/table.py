@@ -15,7 +15,7 @@ from typing import Any
 
 from raylaunch import versions
 
-from .stage import PROGRESS_LIMIT_S, Row
+from .stage import CANARY_S, PROGRESS_LIMIT_S, Row
 
 _ROOT = Path(__file__).parents[3]
 PAGE = _ROOT / "docs" / "faults.md"
@@ -25,7 +25,7 @@ _HEAD = """\
 
 Written by `make faults` (tests/e2e/faults) from benchmarks/results/faults.json: a tiny model at TP=2 x PP=2 over two
 Ray nodes on CPU, two streams and one plain completion in flight at each strike. The progress limit is {limit:.0f} s
-here (60 s by default). {machine}, {versions}.
+here (60 s by default), the canary's pause {pause:.0f} s (60 s). {machine}, {versions}.
 
 - **last client**: from the strike until the last waiting client had its answer or error. Bars: 10 s for a death, the
   progress limit + 5 s for a wedge.
@@ -85,6 +85,7 @@ class Book:
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
         text = _HEAD.format(
             limit=PROGRESS_LIMIT_S,
+            pause=CANARY_S,
             patience=self._patience_s,
             machine=machine,
             versions=", ".join(f"{name} {version}" for name, version in found.items()),
