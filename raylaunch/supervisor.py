@@ -82,7 +82,7 @@ class Supervisor:
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
         self.spare = Spare(lambda: self.hurried)
-        self.starts = Starts(launch, self.listening, self.board.service.folder, rehearse=rehearse)
+        self.starts = Starts(launch, standin, self.listening, self.board.service.folder, rehearse=rehearse)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None
         """Asks while an engine is ready; None while none is."""
@@ -133,7 +133,7 @@ class Supervisor:
     def _start(self) -> None:
         """Bring an engine up to its first completion."""
         attempt = self.attempts[-1] if self.attempts else self._begin()
-        self.starts.place(attempt)
+        self.starts.place(attempt, again=self.was_ready)
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
         placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
         if self.was_ready:
@@ -150,7 +150,7 @@ class Supervisor:
         times = attempt.read_times(first.read_s())
         self.board.set_ready(attempt, times)
         announce(self, attempt, times)
-        self.was_ready = self.starts.again = True
+        self.was_ready = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = Progress(time.monotonic())
         self.canary = Canary(self.board.service.url, launch)

@@ -1,5 +1,6 @@
 """How one service's engines are started: each start is numbered, and has a mark of its own."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -16,17 +17,12 @@ _FOREVER_S = 86400.0
 class Starts:
     """Begins attempts for the launch that is served."""
 
-    def __init__(self, launch: LaunchConfig, listening: socket.socket, folder: Path, *, rehearse: bool) -> None:
-        """Listen on `listening`, log into `folder`.
-
-        Raises:
-            RaylaunchError: no engine is installed, or not one for this launch.
-        """
-        self.launch, self.rehearse = launch, rehearse
-        self.standin = plan.choose_standin(launch, rehearse=rehearse)
+    def __init__(
+        self, launch: LaunchConfig, standin: str | None, listening: socket.socket, folder: Path, *, rehearse: bool
+    ) -> None:
+        """Engines accept on `listening` and log into `folder`; `standin` is plan.choose_standin's answer."""
+        self.launch, self.standin, self.rehearse = launch, standin, rehearse
         self.log = folder / "engine.log"
-        self.again = False
-        """Whether an engine has been ready before."""
         self._listening = listening
         self._count = 0
 
@@ -39,25 +35,33 @@ class Starts:
         """Start the next serving child importing, with the service's own log or another."""
         self._count += 1
         mark = f"{self.launch.port}-{os.getpid()}-{self._count}"
-        env_vars = plan.make_environment(self.standin, self.launch.world_size)
-        return Attempt.begin(mark, log or self.log, env_vars, self._listening)
+        return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
 
     def begin_spare(self) -> Attempt:
         """A start that waits to be needed, as far as it comes without the GPUs."""
         output.say("nothing moves: another start is got ready, in case this is a wedge", style="dim")
         log = self.log.with_name("engine.next.log")
-        log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # none is there; and no log ends a service
+            log.unlink()
         attempt = self.begin(log)
-        self.place(attempt, hold=True)
+        self.place(attempt, again=True, hold=True)
         return attempt
 
-    def place(self, attempt: Attempt, *, hold: bool = False) -> None:
-        """See to the cluster and the places of an attempt; with `hold` no further than joining Ray."""
+    def place(self, attempt: Attempt, *, again: bool, hold: bool = False) -> None:
+        """See to the cluster and the places of an attempt.
+
+        Args:
+            again: an engine has been ready before: wait for GPUs that went away.
+            hold: go no further than joining Ray.
+        """
         attempt.place(
             self.launch,
             rehearse=self.rehearse,
             standin=self.standin,
-            env_vars=plan.make_environment(self.standin, self.launch.world_size),
-            wait_s=_FOREVER_S if self.again else None,
+            env_vars=self._make_environment(),
+            wait_s=_FOREVER_S if again else None,
             hold=hold,
         )
+
+    def _make_environment(self) -> dict[str, str]:
+        return plan.make_environment(self.standin, self.launch.world_size)
