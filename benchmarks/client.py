@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, servers
+from benchmarks import peers, servers, vllm_peer
 
 FIRST_S, EACH_S, TOKENS = 0.050, 0.020, 128
 OPENAI_CLIENT = """
@@ -99,7 +99,7 @@ def find_peers(url: str, streams: int, requests: int, folder: Path) -> dict[str,
     load = peers.Load(at_once=streams, requests=requests, tokens_in=20, tokens_out=TOKENS)
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     if servers.describe_machine()["versions"]["vllm"]:
-        found["vllm bench serve"] = lambda: peers.run_vllm(url, "truth", tokenizer, folder, **asdict(load))
+        found["vllm bench serve"] = lambda: vllm_peer.run_vllm(url, "truth", tokenizer, folder, **asdict(load))
     if aiperf := peers.find_command("aiperf"):
         found["aiperf"] = lambda: peers.run_aiperf(aiperf, url, "truth", tokenizer, folder, load)
     if guidellm := peers.find_command("guidellm"):

@@ -16,7 +16,10 @@ Beside it stands each client's own error: what it reports on average less what t
 histograms of the time to first token and of the time per output token). A client that sees first tokens late reports
 too much of the one and too little of the other.
 
-Written: reference-<case>-<loop>.json (the pairs), and the sweep's own result, rows and report.
+Where one process of vLLM's client is the limit (its `cpu_s` per second of `duration_s` nears 1), --vllm-processes 4
+lets four offer the load in equal parts. That the server had the same work shows in its own CPU time (`server_cpu_s`).
+
+Written: reference-<case>-<loop>.json (the pairs; -split4 with four processes), and the sweep's result, rows and report.
 """
 
 import argparse
@@ -35,9 +38,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks import peers, servers
+from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, GPU_ENGINE, write_8b_model
 from benchmarks.servers import Server
+from benchmarks.vllm_peer import WarmVllmBenches
 
 KV_CACHE_BYTES = 40 << 30
 """Of the 8B shape: 327,680 tokens, so that 500 requests of 384 run at once and none waits for memory."""
@@ -58,6 +62,8 @@ FIGURES = (
     "ttft_error_ms",
     "tpot_error_ms",
     "server_tpot_mean_ms",
+    "cpu_s",
+    "server_cpu_s",
 )
 
 
@@ -68,7 +74,7 @@ class Bench:
     server: Server
     options: argparse.Namespace
     folder: Path
-    vllm: peers.WarmVllmBench
+    vllm: WarmVllmBenches
 
     def run_ours(self, output: Path, *arguments: str) -> dict[str, Any]:
         """`raylaunch bench` as a user runs it; returns its result."""
@@ -100,7 +106,7 @@ class Bench:
             "tpot_p50_ms": told["tpot_ms"]["p50"],
             "tpot_mean_ms": told["tpot_ms"]["mean"],
             "output_tokens_per_s": told["output_tokens_per_s"],
-            "cpu_s_of_shards": told["client"]["cpu_s"],
+            "cpu_s": told["client"]["cpu_s"],
             "valid": told["valid"],
             "invalid_because": told["invalid_because"],
         }
@@ -147,11 +153,13 @@ def read_server(url: str) -> dict[str, tuple[float, int]]:
     }
 
 
-def measure(server: Server, client: Callable[[Load, int], dict[str, Any]], load: Load, seed: int) -> dict[str, Any]:
-    """What a client says of one load, and by how much its means differ from the server's own."""
-    before = read_server(server.url)
+def measure(bench: Bench, client: Callable[[Load, int], dict[str, Any]], load: Load, seed: int) -> dict[str, Any]:
+    """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
+    api_server = servers.find_process(bench.folder / "home", "-m raylaunch.server")
+    before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
     told = client(load, seed)
-    for figure, (total_s, count) in read_server(server.url).items():
+    told["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s
+    for figure, (total_s, count) in read_server(bench.server.url).items():
         mean_ms = (total_s - before[figure][0]) / max(1, count - before[figure][1]) * 1e3
         told[f"server_{figure}_mean_ms"] = mean_ms
         told[f"{figure}_error_ms"] = told[f"{figure}_mean_ms"] - mean_ms
@@ -165,7 +173,7 @@ def compare(bench: Bench, load: Load) -> dict[str, Any]:
     for pair in range(bench.options.pairs):
         names = list(clients) if pair % 2 else list(reversed(clients))
         seed = 1000 * load.at_once + pair
-        rows.append({name: measure(bench.server, clients[name], load, seed) for name in names})
+        rows.append({name: measure(bench, clients[name], load, seed) for name in names})
     medians = {
         name: {figure: statistics.median(row[name][figure] for row in rows) for figure in FIGURES} for name in clients
     }
@@ -180,10 +188,20 @@ def compare(bench: Bench, load: Load) -> dict[str, Any]:
     }
 
 
+def sweep(bench: Bench) -> dict[str, Any]:
+    """All levels by `raylaunch bench`, with its report."""
+    options = bench.options
+    result = options.out / f"reference-{options.case}-sweep.json"
+    return bench.run_ours(result, "-c", options.levels, "--duration", f"{options.duration}s")
+
+
 def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> Iterator[dict[str, Any]]:
     """Level by level, as many requests as the sweep had in its time."""
+    asked_for = [int(level) for level in bench.options.levels.split(",")]
     for level in swept["levels"]:
         at_once, requests = level["load"]["concurrency"], max(4, level["requests_ok"])
+        if at_once not in asked_for:
+            continue
         rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
         row = compare(bench, Load(at_once, requests, rate))
         print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
@@ -196,6 +214,8 @@ def main() -> None:
     parser.add_argument("--levels", default="1,8,64,256,500")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds in which a level's requests begin")
     parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--vllm-processes", type=int, default=1)
+    parser.add_argument("--swept", type=Path, help="a kept sweep's result: pairs only, with its loads")
     parser.add_argument("--loops", default="closed,open")
     parser.add_argument("--tokens-in", type=int, default=256)
     parser.add_argument("--tokens-out", type=int, default=128)
@@ -213,19 +233,20 @@ def main() -> None:
         )  # fmt: skip
         with serving as server:
             print(f"ready after {server.ready_s:.0f} s", flush=True)
-            vllm = peers.WarmVllmBench(folder)
+            vllm = WarmVllmBenches(folder, options.vllm_processes)
             bench = Bench(server, options, folder, vllm)
-            swept = bench.run_ours(
-                *(options.out / f"reference-{options.case}-sweep.json", "-c", options.levels),
-                *("--duration", f"{options.duration}s"),
-            )
+            swept = json.loads(options.swept.read_text()) if options.swept else sweep(bench)
             for loop in options.loops.split(","):
                 began = time.monotonic()
                 rows = []
                 for row in run_pairs(bench, swept, loop):
                     rows.append(row)  # kept level by level: device time may end before the run does
                     facts = {"case": options.case, "engine": engine, "took_s": time.monotonic() - began}
-                    servers.write_result(f"reference-{options.case}-{loop}", {**facts, "levels": rows}, options.out)
+                    facts |= {"vllm_processes": options.vllm_processes}
+                    split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
+                    servers.write_result(
+                        f"reference-{options.case}-{loop}{split}", {**facts, "levels": rows}, options.out
+                    )
             vllm.close()
         shutil.copy(folder / "raylaunch.log", options.out / f"reference-{options.case}-serve.txt")
 

@@ -54,6 +54,23 @@ def complete(url: str, model: str) -> bool:
         return False
 
 
+def find_process(home: Path, word: str) -> int:
+    """The pid of the process of the service with this RAYLAUNCH_HOME whose command line has `word`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in (folder / "cmdline").read_text().replace("\0", " ") and f"RAYLAUNCH_HOME={home}\0" in (
+                folder / "environ"
+            ).read_text(errors="replace"):
+                return int(folder.name)
+    raise SystemExit(f"no process of the service has {word} in its command line")
+
+
+def read_cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far, in all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def start(
     name: str, command: list[str], *, port: int, model: str, environ: Mapping[str, str], log: Path
