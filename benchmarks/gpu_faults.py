@@ -146,7 +146,7 @@ def main() -> None:
             for fault, hit in FAULTS.items():
                 rows.append(struck.strike(fault, hit))
                 (options.out / "gpu-faults-incident.txt").write_text(struck.tell("incidents", "last"))
-                servers.write_result("gpu-faults", {**facts, "faults": rows}, options.out)  # a rented GPU's time may end
+                servers.write_result("gpu-faults", {**facts, "faults": rows}, options.out)  # a rented GPU may go
     print(f"GPU memory at the end: {read_memory()} MiB", flush=True)
 
 
