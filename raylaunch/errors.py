@@ -11,6 +11,7 @@
     ├── ChecksFailedError          nodes are not fit to serve (all findings, not the first)
     ├── WeightsError               the model cannot be fetched, or its folder is not whole
     ├── EngineError                vLLM did not come up, or died
+    ├── NoProcessError             the system gives no process, no memory or no file for one
     ├── ServiceError               nothing serves here, or it does not answer
     └── BenchError                 a load test cannot be made, or its files cannot be read
 """
@@ -85,6 +86,10 @@ class WeightsError(RaylaunchError):
 
 class EngineError(RaylaunchError):
     """vLLM did not come up, or died."""
+
+
+class NoProcessError(RaylaunchError):
+    """The system gives no process, no memory or no file for one: a shortage that may pass."""
 
 
 class ServiceError(RaylaunchError):

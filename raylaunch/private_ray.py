@@ -6,7 +6,6 @@ Each node is a `ray start --block` process in a session of its own; several node
 import contextlib
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -28,7 +27,6 @@ _NODE_PORTS = (
     *("metrics-export-port", "object-manager-port", "node-manager-port"),
 )
 _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
-_OPEN_FILES = 65536
 _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
 _TRIES = 3
@@ -59,7 +57,7 @@ class PrivateRay:
         Raises:
             ClusterError: a node did not come up; what its log says, and nothing of it left running.
         """
-        _raise_file_limit()
+        processes.raise_file_limit()
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_PortTakenError):
                 return cls._start(nodes, gpus_per_node, env_vars)
@@ -100,17 +98,6 @@ class PrivateRay:
         for node in reversed(self.nodes):
             node.wait_or_kill(max(0.5, deadline - time.monotonic()))
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _raise_file_limit() -> None:
-    """Let this process and the Ray nodes it starts open as many files as the system allows without being asked.
-
-    Login shells start with 1,024, and Ray's processes take what they inherit.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def find_free_ports(count: int) -> list[int]:

@@ -4,15 +4,15 @@ It imports no Ray, no PyTorch and no vLLM, starts in well under a second, and en
 itself. One start of an engine is an Attempt; after each death or wedge another one is made.
 """
 
-import selectors
+import contextlib
 import signal
 import time
 from collections.abc import Callable
 from types import FrameType
 
-from raylaunch import output
+from raylaunch import output, processes
 from raylaunch.config import LaunchConfig
-from raylaunch.errors import EngineError, RaylaunchError
+from raylaunch.errors import EngineError, NoProcessError, RaylaunchError
 from raylaunch.keep import incident as incidents
 from raylaunch.keep import watch
 from raylaunch.keep.announce import announce
@@ -34,6 +34,7 @@ _STAGE_TIMEOUT_S = 7200.0
 _RESTART_S, _RESTART_TIMES = 600.0, 4.0
 """A restart whose ranks are placed may take so long, or so many times what a start took before; else it is wedged."""
 _TURN_S = 0.2
+_NO_PROCESS_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,6 +56,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
             f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
         )
         return
+    processes.raise_file_limit()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to end what was begun
     supervisor = Supervisor(launch, rehearse=rehearse)
     try:
@@ -130,10 +132,23 @@ class Supervisor:
         self.board.note_processes(self.attempts, attempt.mark)
         return attempt
 
+    def begin_and_place(self) -> Attempt:
+        """Both processes of the next start; after an engine that served, as soon as the system gives them."""
+        while True:
+            try:
+                attempt = self.attempts[-1] if self.attempts else self._begin()
+                self.starts.place(attempt, again=self.was_ready)
+            except NoProcessError as error:
+                if not self.was_ready:
+                    raise
+                self.board.set_note(error.what)
+                time.sleep(_NO_PROCESS_S)
+            else:
+                return attempt
+
     def _start(self) -> None:
         """Bring an engine up to its first completion."""
-        attempt = self.attempts[-1] if self.attempts else self._begin()
-        self.starts.place(attempt, again=self.was_ready)
+        attempt = self.begin_and_place()
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
         placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
         if self.was_ready:
@@ -182,7 +197,8 @@ class Supervisor:
             RaylaunchError, EngineTroubled: something died, or is wedged.
         """
         attempt = self.attempts[-1]
-        self._read(attempt)
+        attempt.read_events(_TURN_S)
+        self.progress.take(attempt.engine.pulse, time.monotonic())
         if waiting := attempt.describe_wait(self.board.carried, self.board.state_s):
             self.board.set_note(waiting)
         if self.canary is not None:
@@ -198,17 +214,6 @@ class Supervisor:
             self.swap = Swap.take(request, self.launch, rehearse=self.rehearse, ready=ready)
         if self.swap is not None and not self.swap.accepted and attempt.driver and self.swap.settle(attempt.driver):
             self.swap = None
-
-    def _read(self, attempt: Attempt) -> None:
-        """Wait for events of both children, and take them in."""
-        with selectors.DefaultSelector() as selector:
-            for child in attempt.children:
-                if child.is_alive():
-                    selector.register(child.pipe, selectors.EVENT_READ)
-            selector.select(_TURN_S)
-        for child in attempt.children:
-            child.read_events()
-        self.progress.take(attempt.engine.pulse, time.monotonic())
 
     def _recover(self, trouble: Trouble, error: RaylaunchError | None) -> None:
         """End what is left of a failed engine, keep what was seen, and get ready for the next one.
@@ -230,7 +235,8 @@ class Supervisor:
                                    attempt.engine.requests_running if was_serving else 0)  # fmt: skip
         self.board.note_incident(incident.id, trouble)
         if was_serving:
-            self._begin()  # its imports run while the old one ends
+            with contextlib.suppress(NoProcessError):  # what the old one gives back may be enough
+                self._begin()  # its imports run while the old one ends
         left = self._end_old(attempt, failing=telling, wedged=trouble.cause == "wedge")
         incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
         incidents.add_evidence(incident, attempt, self.launch)
@@ -241,17 +247,12 @@ class Supervisor:
         elif not going_on:
             raise self.recovery.give_up()
         self.board.note_restart()
-        self._pause(self.recovery.wait_s())
+        time.sleep(self.recovery.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
         left = attempt.end(failing=failing, wedged=wedged, hurried=lambda: self.hurried)
         self.attempts.remove(attempt)
         return left
-
-    def _pause(self, wait_s: float) -> None:
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            time.sleep(min(_TURN_S, wait_s))
 
     def _make_room(self) -> None:
         """Another launch was accepted: let the running requests finish, and end the engine."""

@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 from raylaunch.bench.plan import Control, Plan, Progress, ShardResult
 from raylaunch.bench.streams import Address, Row, State, Stream
-from raylaunch.bench.watch import Watch, raise_file_limit
+from raylaunch.bench.watch import Watch, make_room
 from raylaunch.bench.wire import make_request
 
 TICK_S = 0.05
@@ -51,7 +51,7 @@ class Shard:
         """Connect, wait for the start, offer the load, and return what was seen."""
         gc.disable()  # a collection stops the loop for tens of milliseconds, and nothing here makes cycles
         try:
-            fit = raise_file_limit(self._plan.streams if self._plan.concurrency else 1 << 16)
+            fit = make_room(self._plan.streams if self._plan.concurrency else 1 << 16)
             self._fit = fit
             self._choose_address()
             if self._plan.concurrency:

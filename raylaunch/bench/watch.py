@@ -1,11 +1,11 @@
 """Whether the client itself kept up: what a shard notes about itself, and what makes a result INVALID."""
 
-import contextlib
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from raylaunch import processes
 
 MAX_CPU_SHARE = 0.85
 """Of one core, for one shard: above it, reads wait for the client."""
@@ -81,16 +81,9 @@ def read_runnable_wait_s() -> float | None:
     return int(waited) / 1e9 if int(ran) else None
 
 
-def raise_file_limit(streams: int) -> int:
-    """Raise the soft limit of open files as far as `streams` need; returns how many streams fit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = streams + FD_RESERVE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        new = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))
-            soft = new
-    return streams if soft == resource.RLIM_INFINITY else max(1, min(streams, soft - FD_RESERVE))
+def make_room(streams: int) -> int:
+    """Raise the limit of open files as far as `streams` need; returns how many streams fit."""
+    return max(1, min(streams, processes.raise_file_limit(streams + FD_RESERVE) - FD_RESERVE))
 
 
 def find_client_limits(watches: Sequence[Watch], late_p99_s: float | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +84,16 @@ class Attempt:
     def children(self) -> tuple[TalkingChild, ...]:
         """Those that were started."""
         return (self.engine, self.driver) if self.driver else (self.engine,)
+
+    def read_events(self, wait_s: float) -> None:
+        """Take in what both have told; with nothing to take in, wait so long for it."""
+        with selectors.PollSelector() as selector:
+            for child in self.children:
+                if child.is_alive():
+                    selector.register(child.pipe, selectors.EVENT_READ)
+            selector.select(wait_s)
+        for child in self.children:
+            child.read_events()
 
     @property
     def is_placed(self) -> bool:

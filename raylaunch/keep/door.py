@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import resource
 import socket
 import ssl
 import threading
@@ -30,6 +31,8 @@ _BACKLOG = 2048
 _HEAD_BYTES = 64 << 10
 _ACCEPTS_AT_ONCE = 256
 _NO_ROOM_S = 0.5
+_MOST = 16384
+"""Connections that are answered at once, where the limit of open files allows twice as many."""
 _REQUEST_S = 10.0
 _FINISH_S = 1.0
 _LINGER_BYTES = 16 << 20
@@ -109,6 +112,9 @@ class Door:
         self._loop = asyncio.new_event_loop()
         self._is_open = False
         self._welcomed: set[asyncio.Task[None]] = set()
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._room = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 2)
+        """So many are let in at once: files are left to start the next engine with."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="door", daemon=True)
         self._thread.start()
 
@@ -149,18 +155,25 @@ class Door:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
+            if len(self._welcomed) >= self._room:
+                self._pause()
+                return
             try:
                 connection, _address = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError):  # the serving child took it, or the client went
                 return
-            except OSError:  # out of file descriptors: the queue waits meanwhile
-                self._loop.remove_reader(self._listening.fileno())
-                self._loop.call_later(_NO_ROOM_S, self._accept_again)
+            except OSError:  # out of file descriptors
+                self._pause()
                 return
             connection.setblocking(False)
             task = self._loop.create_task(self._welcome(connection))
             self._welcomed.add(task)
             task.add_done_callback(self._welcomed.discard)
+
+    def _pause(self) -> None:
+        """Let the queue wait."""
+        self._loop.remove_reader(self._listening.fileno())
+        self._loop.call_later(_NO_ROOM_S, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._is_open:

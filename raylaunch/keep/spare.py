@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from raylaunch import output
 from raylaunch.checks.facts import measure_ram
+from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
 
 _CALM_S = 600.0
@@ -34,13 +35,12 @@ class Spare:
             self._calm_until = time.monotonic() + _CALM_S
             output.say("it moves again: the other start is not needed", style="dim")
             self.dismiss()
-        elif (
-            suspicious
-            and self._attempt is None
-            and time.monotonic() >= self._calm_until
-            and measure_ram()[1] >= _ROOM_BYTES
-        ):
-            self._attempt = begin()
+        elif suspicious and self._attempt is None and time.monotonic() >= self._calm_until:
+            try:
+                if measure_ram()[1] >= _ROOM_BYTES:
+                    self._attempt = begin()
+            except (NoProcessError, OSError):  # the engine that serves may move again, and goes before
+                self._calm_until = time.monotonic() + _CALM_S
 
     def take(self) -> Attempt | None:
         """The one that was begun, if there is one: it is the caller's now."""

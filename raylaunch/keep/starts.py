@@ -3,10 +3,12 @@
 import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from raylaunch import output
 from raylaunch.config import LaunchConfig
+from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
 from raylaunch.rehearsal import plan
 
@@ -32,19 +34,28 @@ class Starts:
         self.launch = launch
 
     def begin(self, log: Path | None = None) -> Attempt:
-        """Start the next serving child importing, with the service's own log or another."""
+        """Start the next serving child importing, with the service's own log or another.
+
+        Raises:
+            NoProcessError: there is no process or memory for it.
+        """
         self._count += 1
         mark = f"{self.launch.port}-{os.getpid()}-{self._count}"
-        return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
+        with _no_process():
+            return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
 
     def begin_spare(self) -> Attempt:
-        """A start that waits to be needed, as far as it comes without the GPUs."""
+        """A start that waits to be needed, as far as it comes without the GPUs; raises NoProcessError as begin does."""
         output.say("nothing moves: another start is got ready, in case this is a wedge", style="dim")
         log = self.log.with_name("engine.next.log")
         with contextlib.suppress(OSError):  # none is there; and no log ends a service
             log.unlink()
         attempt = self.begin(log)
-        self.place(attempt, again=True, hold=True)
+        try:
+            self.place(attempt, again=True, hold=True)
+        except NoProcessError:
+            attempt.end()
+            raise
         return attempt
 
     def place(self, attempt: Attempt, *, again: bool, hold: bool = False) -> None:
@@ -53,15 +64,30 @@ class Starts:
         Args:
             again: an engine has been ready before: wait for GPUs that went away.
             hold: go no further than joining Ray.
+
+        Raises:
+            NoProcessError: there is no process or memory for the driver process.
         """
-        attempt.place(
-            self.launch,
-            rehearse=self.rehearse,
-            standin=self.standin,
-            env_vars=self._make_environment(),
-            wait_s=_FOREVER_S if again else None,
-            hold=hold,
-        )
+        with _no_process():
+            attempt.place(
+                self.launch,
+                rehearse=self.rehearse,
+                standin=self.standin,
+                env_vars=self._make_environment(),
+                wait_s=_FOREVER_S if again else None,
+                hold=hold,
+            )
 
     def _make_environment(self) -> dict[str, str]:
         return plan.make_environment(self.standin, self.launch.world_size)
+
+
+@contextlib.contextmanager
+def _no_process() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NoProcessError(
+            f"no process can be started: {error.strerror}",
+            fix="free memory, or raise the limit of processes (ulimit -u; docker's --pids-limit) or files (ulimit -n)",
+        ) from error

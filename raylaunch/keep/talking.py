@@ -52,6 +52,9 @@ class TalkingChild:
                 stdin=subprocess.PIPE,
                 pass_fds=(writing, *pass_fds),
             )
+        except OSError:
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
         os.set_blocking(reading, False)

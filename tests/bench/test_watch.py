@@ -44,7 +44,7 @@ def test_file_limit_is_raised_as_far_as_it_goes() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        assert watch.raise_file_limit(500) == 500
+        assert watch.make_room(500) == 500
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 500 + watch.FD_RESERVE
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

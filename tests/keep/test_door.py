@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -18,6 +19,13 @@ import pytest
 from raylaunch.errors import LaunchFileError, PortTakenError
 from raylaunch.keep.door import Door, Notice, listen, make_answer, make_tls
 
+CROWD = """\
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(300)]
+print("here", flush=True)
+sys.stdin.read()
+"""
 NOTICE = Notice("restarting", "restarting: waiting for GPUs, 8 of 16", 7, "raylaunch_up 0\n")
 CHILD = """\
 import select, socket, sys
@@ -62,6 +70,33 @@ def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"raylaunch_up 0\n")
     door.close()
+
+
+def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
+    """300 connections that ask nothing, where 200 files may be open: some stay free, later comers are answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with listen("127.0.0.1", 0) as bound:
+            door = Door(bound, lambda: NOTICE)
+            door.open()
+            with subprocess.Popen(
+                [sys.executable, "-c", CROWD, str(port_of(bound))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as crowd:
+                assert crowd.stdout is not None
+                assert crowd.stdout.readline() == b"here\n"
+                time.sleep(1.0)  # more than a turn of the door's
+                free = [os.pipe() for _ in range(20)]
+                for pipe in free:
+                    os.close(pipe[0])
+                    os.close(pipe[1])
+                crowd.communicate()
+            connection = http.client.HTTPConnection("127.0.0.1", port_of(bound), timeout=30)
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 503
+            door.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_holder_of_a_key_alone_learns_of_nodes() -> None:
