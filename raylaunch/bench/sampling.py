@@ -12,6 +12,8 @@ from raylaunch.monitor import ClusterSample
 from raylaunch.node_sample import NodeSample
 
 _METRICS_TIMEOUT_S = 2.0
+_PATIENCE = 1.5
+"""A sample that is so many intervals late is not waited for."""
 _FIRST_SAMPLE_S = 20.0
 """Longest wait for the machines' first sample: where Ray is, it starts a process on each node."""
 
@@ -21,6 +23,7 @@ class Source(Protocol):
 
     newest: ClusterSample | None
     arrived: threading.Event
+    """Set with each sample, and at the end; whoever waits for it clears it."""
     ended: str
     """Why no more samples come; "" while they may."""
 
@@ -39,10 +42,13 @@ class Moment:
 
 
 class Sampler:
-    """A thread that looks each second until it is stopped; use as a context.
+    """A thread that looks whenever the machines were sampled until it is stopped; use as a context.
+
+    A beat of its own would run through that of the source: now and then a look would find nothing new.
 
     Args:
-        source: samples the machines, in a process of its own.
+        source: samples the machines each second, in a process of its own.
+        interval_s: between looks at the engine alone, where no sample comes.
     """
 
     def __init__(self, target: Target, source: Source, *, interval_s: float = 1.0) -> None:
@@ -63,26 +69,29 @@ class Sampler:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._source.arrived.set()
         self._thread.join()
         self._source.close()
 
     def _run(self) -> None:
-        due = monotonic()
         while not self._stop.is_set():
+            self._source.arrived.clear()
             self._look()
-            due = max(due + self._interval_s, monotonic())
-            self._stop.wait(due - monotonic())
+            if self._source.ended:
+                self._stop.wait(self._interval_s)
+            else:
+                self._source.arrived.wait(_PATIENCE * self._interval_s)
 
     def _look(self) -> None:
         nodes: tuple[dict[str, Any], ...] = ()
-        sample = self._source.newest
+        sample, at_s = self._source.newest, monotonic()
         if sample is not None and sample is not self._seen:
             self._seen = sample
             self._note_facts(sample)
             nodes = tuple(describe_node(node) for node in sample.nodes)
         self.problem = self._source.ended
         text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S)
-        self.moments.append(Moment(monotonic(), nodes, parse_metrics(text) if text else None))
+        self.moments.append(Moment(at_s, nodes, parse_metrics(text) if text else None))
 
     def _note_facts(self, sample: ClusterSample) -> None:
         for node in sample.nodes:
