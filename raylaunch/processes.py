@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ _GROUP_PATIENCE_S = 3.0
 _ORPHANS_PATIENCE_S = 0.5
 """A resource tracker whose process was killed unlinks its shared memory within two tenths."""
 OPEN_FILES = 65536
+_TRACKER = b"multiprocessing.resource_tracker"
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 KEEP_VISIBLE: Mapping[str, str] = MappingProxyType({"SPT_NOENV": "1"})
@@ -118,7 +119,10 @@ class Child:
         """
         wait_until(lambda: self.popen.poll() is not None or hurried(), patience_s)
         gone = self.popen.poll() is not None
-        if gone:  # its resource tracker now unlinks shared memory, and goes
+        if gone:
+            if self.popen.returncode == -signal.SIGKILL:  # it could end nobody
+                _kill_orphans(self.popen.pid)
+            # Its resource tracker now unlinks shared memory, and goes.
             wait_until(lambda: not group_exists(self.popen.pid), _GROUP_PATIENCE_S)
         kill_group(self.popen.pid)
         self.popen.wait()
@@ -137,14 +141,26 @@ def outlive_parent() -> None:
 
 
 def group_exists(leader_pid: int) -> bool:
-    """Whether any process of the group that `leader_pid` led is left."""
+    """Whether any process of the group that `leader_pid` led is left; one that waits to be reaped is not.
+
+    In a container without an init nobody reaps.
+    """
     try:
         os.killpg(leader_pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return any(_list_group(leader_pid))
+
+
+def _list_group(leader_pid: int) -> Iterator[Path]:
+    """The folders in /proc of those that live in the group."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if os.getpgid(int(entry.name)) == leader_pid and ProcessId.of(int(entry.name)) is not None:
+                    yield entry
 
 
 def kill_group(leader_pid: int) -> None:
@@ -153,6 +169,14 @@ def kill_group(leader_pid: int) -> None:
         os.killpg(leader_pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _kill_orphans(leader_pid: int) -> None:
+    """Kill what a killed leader left in its group, but for resource trackers: they go by themselves, and tidy up."""
+    for entry in _list_group(leader_pid):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if _TRACKER not in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def kill_led(leaders: Collection[ProcessId], variable: str, value: str) -> None:

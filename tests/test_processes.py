@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,33 @@ def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
     assert child.wait_or_kill(0.5) is False
     assert wait_until(lambda: not group_exists(child.popen.pid), 10)
     assert wait_until(lambda: not grandchild.is_alive(), 10)
+
+
+def test_a_group_of_the_unreaped_is_gone() -> None:
+    """In a container without an init nobody reaps: waiting for a zombie would cost the whole patience at each end."""
+    child = subprocess.Popen(["true"], start_new_session=True)
+    assert wait_until(lambda: ProcessId.of(child.pid) is None, 10)
+    os.killpg(child.pid, 0)  # to the kernel there is a group
+    assert not group_exists(child.pid)
+    child.wait()
+
+
+def test_what_a_killed_leader_leaves_is_not_waited_for(tmp_path: Path) -> None:
+    """It could end nobody: its child is killed at once, and does not use up the patience."""
+    log = tmp_path / "log"
+    child = start(
+        "import subprocess, sys, time;"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(p.pid); time.sleep(600)",
+        log,
+    )
+    assert wait_until(lambda: log.read_text().strip() != "", 30)
+    orphan = ProcessId.of(int(log.read_text()))
+    assert orphan is not None
+    child.send(signal.SIGKILL)
+    began = time.monotonic()
+    assert child.wait_or_kill(10.0) is True
+    assert not orphan.is_alive()
+    assert time.monotonic() - began < 2.5  # the patience with a group is three
 
 
 @pytest.mark.parametrize("outlives", [False, True])
