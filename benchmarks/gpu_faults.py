@@ -54,8 +54,7 @@ class Struck:
 
     def begin_load(self, result: Path) -> subprocess.Popen[bytes]:
         """Streams that the strike will meet: long ones."""
-        command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", self.server.url, "--here"]
-        command += ["--model", self.server.model, "-c", str(STREAMS), "-n", str(STREAMS), "-o", str(result)]
+        command = servers.bench_command(self.server, result, "-c", str(STREAMS), "-n", str(STREAMS))
         command += ["--input-tokens", "64", "--output-tokens", "1900", "--warmup", "0", "--no-report", "--no-sample"]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -28,7 +28,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -78,8 +77,7 @@ class Bench:
 
     def run_ours(self, output: Path, *arguments: str) -> dict[str, Any]:
         """`raylaunch bench` as a user runs it; returns its result."""
-        command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", self.server.url, "--here"]
-        command += ["--model", self.server.model, "-o", str(output), *arguments]
+        command = servers.bench_command(self.server, output, *arguments)
         command += ["--input-tokens", str(self.options.tokens_in), "--output-tokens", str(self.options.tokens_out)]
         environ = os.environ | {"RAYLAUNCH_HOME": str(self.folder / "home")}
         done = subprocess.run(
@@ -155,7 +153,7 @@ def read_server(url: str) -> dict[str, tuple[float, int]]:
 
 def measure(bench: Bench, client: Callable[[Load, int], dict[str, Any]], load: Load, seed: int) -> dict[str, Any]:
     """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
-    api_server = servers.find_process(bench.folder / "home", "-m raylaunch.server")
+    api_server = servers.find_process(bench.folder / "home", "raylaunch.server")
     before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
     told = client(load, seed)
     told["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s

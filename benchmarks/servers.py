@@ -56,12 +56,10 @@ def complete(url: str, model: str) -> bool:
 
 def find_process(home: Path, word: str) -> int:
     """The pid of the process of the service with this RAYLAUNCH_HOME whose command line has `word`."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if word in (folder / "cmdline").read_text().replace("\0", " ") and f"RAYLAUNCH_HOME={home}\0" in (
-                folder / "environ"
-            ).read_text(errors="replace"):
-                return int(folder.name)
+    from raylaunch import processes
+
+    if found := processes.list_marked("RAYLAUNCH_HOME", str(home), word):
+        return found[0]
     raise SystemExit(f"no process of the service has {word} in its command line")
 
 
@@ -118,6 +116,12 @@ def write_launch(folder: Path, model: str, engine: Mapping[str, Any]) -> Path:
 def raylaunch_command(launch: Path, port: int, *more: str) -> list[str]:
     """`raylaunch serve` of this Python."""
     return [sys.executable, "-m", "raylaunch.cli", "serve", str(launch), "--set", f"server.port={port}", *more]
+
+
+def bench_command(server: Server, result: Path, *more: str) -> list[str]:
+    """`raylaunch bench` of this Python and this machine alone."""
+    command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", server.url, "--here"]
+    return [*command, "--model", server.model, "-o", str(result), *more]
 
 
 def vllm_command(model: str, port: int, engine: Mapping[str, Any]) -> list[str]:

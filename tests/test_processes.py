@@ -17,6 +17,19 @@ def start(script: str, log: Path) -> Child:
         return Child.start([sys.executable, "-u", "-c", script], environment=os.environ, output=output)
 
 
+def start_with_child(first: str, log: Path) -> tuple[Child, ProcessId]:
+    """A child that runs `first` and starts a child of its own, and that one; both sleep."""
+    child = start(
+        f"import signal, subprocess, sys, time; {first};"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(p.pid); time.sleep(600)",
+        log,
+    )
+    assert wait_until(lambda: log.read_text().strip() != "", 30)
+    grandchild = ProcessId.of(int(log.read_text()))
+    assert grandchild is not None
+    return child, grandchild
+
+
 def test_identity_is_of_one_process_only() -> None:
     """The pid with another start time is somebody else; a zombie is gone."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -32,15 +45,7 @@ def test_identity_is_of_one_process_only() -> None:
 
 def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
     """A child that ignores SIGTERM, and its child, are gone after the patience."""
-    log = tmp_path / "log"
-    child = start(
-        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(p.pid); time.sleep(600)",
-        log,
-    )
-    assert wait_until(lambda: log.read_text().strip() != "", 30)
-    grandchild = ProcessId.of(int(log.read_text()))
-    assert grandchild is not None
+    child, grandchild = start_with_child("signal.signal(signal.SIGTERM, signal.SIG_IGN)", tmp_path / "log")
     child.send(signal.SIGTERM)
     assert child.wait_or_kill(0.5) is False
     assert wait_until(lambda: not group_exists(child.popen.pid), 10)
@@ -58,15 +63,7 @@ def test_a_group_of_the_unreaped_is_gone() -> None:
 
 def test_what_a_killed_leader_leaves_is_not_waited_for(tmp_path: Path) -> None:
     """It could end nobody: its child is killed at once, and does not use up the patience."""
-    log = tmp_path / "log"
-    child = start(
-        "import subprocess, sys, time;"
-        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print(p.pid); time.sleep(600)",
-        log,
-    )
-    assert wait_until(lambda: log.read_text().strip() != "", 30)
-    orphan = ProcessId.of(int(log.read_text()))
-    assert orphan is not None
+    child, orphan = start_with_child("pass", tmp_path / "log")
     child.send(signal.SIGKILL)
     began = time.monotonic()
     assert child.wait_or_kill(10.0) is True

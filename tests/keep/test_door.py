@@ -18,6 +18,7 @@ import pytest
 
 from raylaunch.errors import LaunchFileError, PortTakenError
 from raylaunch.keep.door import Door, Notice, listen, make_answer, make_tls
+from raylaunch.processes import wait_until
 
 CROWD = """\
 import resource, socket, sys
@@ -85,7 +86,8 @@ def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
             ) as crowd:
                 assert crowd.stdout is not None
                 assert crowd.stdout.readline() == b"here\n"
-                time.sleep(1.0)  # more than a turn of the door's
+                assert wait_until(lambda: len([*Path("/proc/self/fd").iterdir()]) > 100, 30)  # it lets them in
+                time.sleep(1.0)  # and, two turns later, no more
                 free = [os.pipe() for _ in range(20)]
                 for pipe in free:
                     os.close(pipe[0])

@@ -10,6 +10,7 @@ import launches
 import pytest
 
 from raylaunch.errors import NoProcessError
+from raylaunch.keep.attempt import Attempt
 from raylaunch.keep.door import listen
 from raylaunch.keep.spare import Spare
 from raylaunch.keep.starts import Starts
@@ -45,14 +46,24 @@ def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
         assert count_files() == before
 
 
-def test_a_spare_that_cannot_be_had_troubles_nobody(tmp_path: Path) -> None:
+def test_a_spare_that_cannot_be_had_troubles_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine that serves is not ended for it, and it is not tried again at once."""
     with listen("127.0.0.1", 0) as bound:
         starts = Starts(launches.load(launches.write(tmp_path)), None, bound, tmp_path, rehearse=False)
+        tried = []
+
+        def begin() -> Attempt:
+            tried.append(1)
+            with no_files():
+                return starts.begin_spare()
+
+        monkeypatch.setattr("raylaunch.keep.spare._ROOM_BYTES", 0)
         spare = Spare(lambda: False)
-        with no_files():
-            spare.turn(True, starts.begin_spare)
-        spare.turn(True, starts.begin_spare)
+        spare.turn(True, begin)
+        spare.turn(True, begin)
+        assert len(tried) == 1
+        with no_files():  # not even memory can be measured
+            Spare(lambda: False).turn(True, starts.begin_spare)
         assert spare.take() is None
         spare.close()
 
