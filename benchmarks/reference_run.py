@@ -3,8 +3,8 @@
     python -m benchmarks.reference_run [--loops closed] [--out FOLDER]    a Llama of 8B, dummy weights, one GPU
     python -m benchmarks.reference_run demo --levels 1,4 --duration 10    the demo model on CPU
 
-First the sweep, with its report; then pairs: at each level both clients send the same number of random prompts of
-exact length and take answers of exact length, in turns, and ratios are of medians. Twice:
+First the sweep, with its report; then pairs: at each level both clients send the same questions, text of exact length,
+in the same order, and take answers of exact length, in turns; ratios are of medians. Twice:
 
 - closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
   once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out:
@@ -39,6 +39,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, GPU_ENGINE, write_8b_model
+from benchmarks.questions import make_questions, write_questions
 from benchmarks.servers import Server
 from benchmarks.vllm_peer import WarmVllmBenches
 
@@ -53,6 +54,8 @@ DECODE_GRAPHS = {"enforce_eager": False, "compilation_config": {"mode": 0, "cuda
 CASES = {"gpu-8b": ROOMY | DECODE_GRAPHS, "gpu-8b-eager": ROOMY, "demo": DEMO_ENGINE}
 OPEN_SHARE = 0.8
 """Of the requests/s of the sweep: an open loop at all of it would queue ever more."""
+OPEN_REQUESTS = 32
+"""At least so many in an open loop: its times scatter with the arrivals."""
 FIGURES = (
     "ttft_p50_ms",
     "ttft_mean_ms",
@@ -78,7 +81,7 @@ class Bench:
     def run_ours(self, output: Path, *arguments: str) -> dict[str, Any]:
         """`raylaunch bench` as a user runs it; returns its result."""
         command = servers.bench_command(self.server, output, *arguments)
-        command += ["--input-tokens", str(self.options.tokens_in), "--output-tokens", str(self.options.tokens_out)]
+        command += ["--output-tokens", str(self.options.tokens_out)]
         environ = os.environ | {"RAYLAUNCH_HOME": str(self.folder / "home")}
         done = subprocess.run(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
@@ -88,15 +91,18 @@ class Bench:
         told: dict[str, Any] = json.loads(output.read_text())
         return told
 
-    def measure_ours(self, load: "Load", seed: int) -> dict[str, Any]:
+    def measure_ours(self, load: "Load", asked: list[str], seed: int) -> dict[str, Any]:
         """One load by `raylaunch bench`."""
         offered = ("--rate", str(load.rate)) if load.rate else ("-c", str(load.at_once))
+        questions = write_questions(self.folder / "ours.asked.json", asked)
         told = self.run_ours(
             *(self.folder / "ours.json", *offered, "-n", str(load.requests), "--seed", str(seed)),
-            *("--warmup", "1", "--no-report", "--no-sample", "--force"),
+            *("--api", "completions", "--questions", str(questions)),
+            *("--warmup", "0", "--no-report", "--no-sample", "--force"),
         )
         return {
             "requests_ok": told["requests_ok"],
+            "input_tokens": told["input_tokens"],
             "duration_s": told["duration_s"],
             "ttft_mean_ms": told["ttft_ms"]["mean"],
             "ttft_p50_ms": told["ttft_ms"]["p50"],
@@ -109,10 +115,10 @@ class Bench:
             "invalid_because": told["invalid_because"],
         }
 
-    def measure_vllm(self, load: "Load", seed: int) -> dict[str, Any]:
+    def measure_vllm(self, load: "Load", asked: list[str], seed: int) -> dict[str, Any]:
         """One load by `vllm bench serve`."""
         return self.vllm.run(
-            self.server.url, self.server.model, Path(self.server.model), requests=load.requests, seed=seed,
+            self.server.url, self.server.model, Path(self.server.model), asked=asked, seed=seed,
             at_once=None if load.rate else load.at_once, rate=load.rate,
             tokens_in=self.options.tokens_in, tokens_out=self.options.tokens_out,
         )  # fmt: skip
@@ -151,11 +157,15 @@ def read_server(url: str) -> dict[str, tuple[float, int]]:
     }
 
 
-def measure(bench: Bench, client: Callable[[Load, int], dict[str, Any]], load: Load, seed: int) -> dict[str, Any]:
+Client = Callable[[Load, list[str], int], dict[str, Any]]
+"""Offers a load with these questions and this seed, and says what it saw."""
+
+
+def measure(bench: Bench, client: Client, load: Load, asked: list[str], seed: int) -> dict[str, Any]:
     """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
     api_server = servers.find_process(bench.folder / "home", "raylaunch.server")
     before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
-    told = client(load, seed)
+    told = client(load, asked, seed)
     told["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s
     for figure, (total_s, count) in read_server(bench.server.url).items():
         mean_ms = (total_s - before[figure][0]) / max(1, count - before[figure][1]) * 1e3
@@ -171,7 +181,8 @@ def compare(bench: Bench, load: Load) -> dict[str, Any]:
     for pair in range(bench.options.pairs):
         names = list(clients) if pair % 2 else list(reversed(clients))
         seed = 1000 * load.at_once + pair
-        rows.append({name: measure(bench, clients[name], load, seed) for name in names})
+        asked = make_questions(Path(bench.server.model), count=load.requests, tokens=bench.options.tokens_in, seed=seed)
+        rows.append({name: measure(bench, clients[name], load, asked, seed) for name in names})
     medians = {
         name: {figure: statistics.median(row[name][figure] for row in rows) for figure in FIGURES} for name in clients
     }
@@ -190,7 +201,8 @@ def sweep(bench: Bench) -> dict[str, Any]:
     """All levels by `raylaunch bench`, with its report."""
     options = bench.options
     result = options.out / f"reference-{options.case}-sweep.json"
-    return bench.run_ours(result, "-c", options.levels, "--duration", f"{options.duration}s")
+    asked = ("--input-tokens", str(options.tokens_in))
+    return bench.run_ours(result, "-c", options.levels, "--duration", f"{options.duration}s", *asked)
 
 
 def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> Iterator[dict[str, Any]]:
@@ -201,6 +213,7 @@ def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> Iterator[dict[s
         if at_once not in asked_for:
             continue
         rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
+        requests = max(requests, OPEN_REQUESTS) if rate else requests
         row = compare(bench, Load(at_once, requests, rate))
         print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
         yield row

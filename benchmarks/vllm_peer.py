@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import servers
 from benchmarks.peers import run_measured, tell_failure
+from benchmarks.questions import write_questions
 
 _VLLM_BENCH = """
 from vllm.benchmarks import serve
@@ -40,14 +41,23 @@ def make_vllm_arguments(
     requests: int,
     tokens_in: int,
     tokens_out: int,
+    questions: Path | None = None,
     seed: int = 0,
     at_once: int | None = None,
     rate: float | None = None,
 ) -> list[str]:
-    """Arguments of `vllm bench serve` for one load of random prompts: `at_once`, or open loop at `rate` requests/s."""
+    """Arguments of `vllm bench serve` for one load: `at_once`, or open loop at `rate` requests/s.
+
+    Its prompts are random ones of `tokens_in` tokens, or those of the file `questions` (questions.write_questions).
+    """
     arguments = ["--backend", "openai", "--base-url", url, "--model", model]
-    arguments += ["--tokenizer", str(tokenizer), "--dataset-name", "random", "--ignore-eos", "--seed", str(seed)]
-    arguments += ["--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out)]
+    arguments += ["--tokenizer", str(tokenizer), "--ignore-eos", "--seed", str(seed)]
+    if questions is None:
+        arguments += ["--dataset-name", "random", "--random-input-len", str(tokens_in)]
+        arguments += ["--random-output-len", str(tokens_out)]
+    else:
+        arguments += ["--dataset-name", "sharegpt", "--dataset-path", str(questions), "--disable-shuffle"]
+        arguments += ["--sharegpt-output-len", str(tokens_out)]
     arguments += ["--num-prompts", str(requests), "--percentile-metrics", "ttft,tpot"]
     arguments += ["--max-concurrency", str(at_once)] if at_once else []
     arguments += ["--request-rate", str(rate)] if rate else []
@@ -167,18 +177,20 @@ class WarmVllmBenches:
             bench.wait("ready")
 
     def run(
-        self, url: str, model: str, tokenizer: Path, *, requests: int, seed: int, at_once: int | None,
+        self, url: str, model: str, tokenizer: Path, *, asked: list[str], seed: int, at_once: int | None,
         rate: float | None, **tokens: int,
     ) -> dict[str, Any]:  # fmt: skip
-        """One load, and the CPU seconds it took; of fewer streams than processes, each takes one."""
-        benches = self._all[: min(len(self._all), at_once or requests)]
+        """One load of the questions `asked`, and the CPU seconds it took; of fewer streams than processes, each takes
+        one."""
+        benches = self._all[: min(len(self._all), at_once or len(asked))]
         parts = len(benches)
         before_s = sum(servers.read_cpu_s(bench.pid) for bench in benches)
         for number, bench in enumerate(benches):
             bench.begin([
                 *make_vllm_arguments(
                     url, model, tokenizer, bench.result, seed=seed + 100 * number,
-                    requests=share_out(requests, parts, number),
+                    requests=share_out(len(asked), parts, number),
+                    questions=write_questions(bench.result.with_suffix(".asked.json"), asked[number::parts]),
                     at_once=share_out(at_once, parts, number) if at_once else None,
                     rate=rate / parts if rate else None, **tokens,
                 ),

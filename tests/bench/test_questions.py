@@ -1,0 +1,32 @@
+"""The questions that load clients share."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from benchmarks.questions import make_questions, write_questions
+from raylaunch.bench.prompts import read_questions
+from raylaunch.rehearsal import standin
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in's folder, with its tokenizer."""
+    return standin.write_standin(tmp_path_factory.mktemp("model"), standin.Shape(heads=8, kv_heads=8, layers=1))
+
+
+def test_questions_are_of_the_length_asked_for_and_all_differ(model: Path) -> None:
+    """Counted by the tokenizer itself; another seed asks other questions."""
+    questions = make_questions(model, count=50, tokens=64, seed=1)
+    reads = Tokenizer.from_file(str(model / "tokenizer.json"))
+    assert {len(reads.encode(question).ids) for question in questions} == {64}
+    assert len({question[:32] for question in questions}) == 50
+    assert questions == make_questions(model, count=50, tokens=64, seed=1)
+    assert not {*questions} & {*make_questions(model, count=50, tokens=64, seed=2)}
+
+
+def test_raylaunch_bench_reads_them_as_they_are(tmp_path: Path, model: Path) -> None:
+    """In their order, without the answer that the format wants."""
+    questions = make_questions(model, count=3, tokens=16, seed=0)
+    assert read_questions(write_questions(tmp_path / "asked.json", questions)) == questions
