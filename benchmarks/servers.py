@@ -55,11 +55,15 @@ def complete(url: str, model: str) -> bool:
 
 
 def find_process(home: Path, word: str) -> int:
-    """The pid of the process of the service with this RAYLAUNCH_HOME whose command line has `word`."""
+    """The pid of the process of the service with this RAYLAUNCH_HOME whose command line has `word`.
+
+    Of several the oldest: the younger one stands by.
+    """
     from raylaunch import processes
 
-    if found := processes.list_marked("RAYLAUNCH_HOME", str(home), word):
-        return found[0]
+    found = [processes.ProcessId.of(pid) for pid in processes.list_marked("RAYLAUNCH_HOME", str(home), word)]
+    if living := [one for one in found if one is not None]:
+        return min(living, key=lambda one: one.started).pid
     raise SystemExit(f"no process of the service has {word} in its command line")
 
 

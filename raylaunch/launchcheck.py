@@ -32,6 +32,7 @@ _EXAMPLES = {
     "progress_limit_s": "60",
     "canary_s": "60",
     "drain_s": "30",
+    "stand_by": "true",
     "same_cause_limit": "5",
     "tensor_parallel_size": "4",
     "pipeline_parallel_size": "2",

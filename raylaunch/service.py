@@ -49,6 +49,8 @@ class Service:
     """Its id (keep.incident)."""
     warnings: tuple[str, ...] = ()
     """What is not well with the nodes, though it serves: memory, heat."""
+    stand_by: int | None = None
+    """The pid of the next serving child, once its imports are done."""
     mark: str = ""
     """RAYLAUNCH_MARK in the environment of its processes."""
     ready_at: float | None = None

@@ -37,6 +37,7 @@ class Status:
             "note": service.note,
             "restarts": service.restarts,
             "last_incident": service.last_incident,
+            "stand_by": service.stand_by is not None,
             "warnings": list(service.warnings),
             "ray_address": service.ray_address,
             "requests_running": self.figures.running if self.figures else None,

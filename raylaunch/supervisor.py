@@ -83,8 +83,8 @@ class Supervisor:
         self.control = Control(self.board.service.folder)
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
-        self.spare = Spare(lambda: self.hurried)
         self.starts = Starts(launch, standin, self.listening, self.board.service.folder, rehearse=rehearse)
+        self.spare = Spare(self.starts, lambda: self.hurried)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None
         """Asks while an engine is ready; None while none is."""
@@ -121,8 +121,9 @@ class Supervisor:
                 self._recover(Trouble.of_error(error), error)
 
     def _begin(self) -> Attempt:
-        """Start the next serving child importing, or take the one that was begun on suspicion."""
+        """Start the next serving child importing, or take the one that stands by."""
         attempt = self.spare.take()
+        self.board.note_stand_by(None)
         rotate_log(self.starts.log, self.attempts)
         if attempt is None:
             attempt = self.starts.begin()
@@ -204,7 +205,9 @@ class Supervisor:
         if self.canary is not None:
             limit_s = self.launch.keep.progress_limit_s
             watch.raise_on_trouble(attempt, self.progress, limit_s)
-            self.spare.turn(watch.is_suspicious(attempt, self.progress, limit_s), self.starts.begin_spare)
+            suspicious = watch.is_suspicious(attempt, self.progress, limit_s)
+            self.spare.turn(suspicious=suspicious, ready_s=self.board.state_s)
+            self.board.note_stand_by(self.spare.standing_by)
             self.canary.turn(self.progress, self.launch.keep.canary_s)
         else:
             watch.raise_on_failed_start(attempt)

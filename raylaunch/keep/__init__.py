@@ -10,7 +10,8 @@
      └─ keep.driver_process         joins Ray, checks the nodes, holds the GPUs; watches nodes and workers, tells pulses
           └─ private Ray nodes      demo and rehearsal only
 
-    still for a quarter of the limit ─▶ spare.Spare: the next start's two children, as far as they come without the GPUs
+    serving ─▶ spare.Spare: the next raylaunch.server, its imports done, stands by
+    still for a quarter of the limit ─▶ the spare's driver_process, too, as far as it comes without the GPUs
     death or wedge ─▶ clients told (server) ─▶ both children ended, leftovers swept ─▶ incident written ─▶ started again
 
 Both children get SIGTERM from the kernel should the supervisor die; Ray frees the GPUs and ends the workers when the

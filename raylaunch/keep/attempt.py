@@ -30,6 +30,8 @@ class Attempt:
     engine: EngineChild
     driver: DriverChild | None = None
     began: float = field(default_factory=time.monotonic)
+    ahead_s: float = 0.0
+    """For how long it had been there when it was needed."""
 
     @classmethod
     def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: Any) -> "Attempt":
@@ -38,8 +40,9 @@ class Attempt:
         return cls(mark, EngineChild.start(log, environment, listening))
 
     def count_from_here(self, log: Path) -> None:
-        """It was begun on suspicion, and is needed now: its log takes the place of `log`, and its time begins."""
-        self.began = time.monotonic()
+        """It was begun before it was needed: its log takes the place of `log`, and its time begins."""
+        now = time.monotonic()
+        self.ahead_s, self.began = now - self.began, now
         with contextlib.suppress(OSError):  # a full disk, or none was made
             self.engine.log.replace(log)
         self.engine.log = log
@@ -136,7 +139,7 @@ class Attempt:
         return readiness.StartupTimes(
             join_s=seconds["join"] + seconds["wait"],
             check_s=seconds["check"],
-            import_s=events["imported"]["at"] - self.engine.started_at,
+            import_s=max(0.0, events["imported"]["at"] - self.engine.started_at - self.ahead_s),
             fetch_s=seconds["fetch"],
             workers_s=events["engine"]["at"] - events["starting"]["at"] - (load_s or 0.0) - (profile_s or 0.0),
             load_s=load_s,

@@ -103,6 +103,11 @@ class Board:
             mark=mark,
         )
 
+    def note_stand_by(self, pid: int | None) -> None:
+        """Tell which serving child stands by."""
+        if pid != self.service.stand_by:
+            self.service = self.service.update(stand_by=pid)
+
     def note_incident(self, incident_id: str, trouble: Trouble) -> None:
         """Count an incident."""
         self.figures.incidents[trouble.cause] += 1

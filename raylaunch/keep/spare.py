@@ -1,8 +1,11 @@
-"""The next start, begun on suspicion: while an engine that serves stands still, imports and Ray are got ready.
+"""The next start, before it is needed: a serving child that stands by, and on suspicion the way into Ray as well.
 
-A wedge is only one after the whole progress limit, and a start takes its own time after that. So at a quarter of the
-limit the next start's two processes begin, as far as they come without the GPUs. If the engine moves again they end,
-and for ten minutes nothing is suspected; the engine that serves never waits for any of it.
+Importing vLLM is a good part of a restart. So while an engine serves, the next serving child does it in advance and
+then waits, for about 0.7 GB of host memory; where that is short there is none.
+
+And a wedge is only one after the whole progress limit. So at a quarter of the limit the other child of the next start
+goes ahead, too, as far as it comes without the GPUs. If the engine moves again that start ends, and for ten minutes
+nothing is suspected; the engine that serves never waits for any of it.
 """
 
 import threading
@@ -13,34 +16,74 @@ from raylaunch import output
 from raylaunch.checks.facts import measure_ram
 from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
+from raylaunch.keep.starts import Starts
 
+_AFTER_S = 5.0
+"""Of serving: the first requests have the machine for themselves."""
 _CALM_S = 600.0
-_ROOM_BYTES = 4 << 30
-"""Of host memory that has to be available: the spare takes a fifth of it, and must bring nobody into need."""
+_ROOM_BYTES, _NEED_BYTES = 4 << 30, 2 << 30
+"""Of host memory that has to be available to begin one, and to keep it: it must bring nobody into need."""
 
 
 class Spare:
     """At most one start that waits to be needed. For the supervisor's main thread."""
 
-    def __init__(self, hurried: Callable[[], bool]) -> None:
+    def __init__(self, starts: Starts, hurried: Callable[[], bool]) -> None:
         """`hurried` says whether patience is over."""
-        self._hurried = hurried
+        self._starts, self._hurried = starts, hurried
         self._attempt: Attempt | None = None
-        self._calm_until = 0.0
+        self._no_other_until = self._calm_until = 0.0
         self._endings: list[threading.Thread] = []
 
-    def turn(self, suspicious: bool, begin: Callable[[], Attempt]) -> None:
-        """Begin one where there is reason to, end it where there is none any more."""
-        if self._attempt is not None and not suspicious:
-            self._calm_until = time.monotonic() + _CALM_S
+    @property
+    def standing_by(self) -> int | None:
+        """The pid of a serving child that has nothing left to import."""
+        if self._attempt is None or "imported" not in self._attempt.engine.events:
+            return None
+        return self._attempt.engine.process.identity.pid
+
+    def turn(self, *, suspicious: bool, ready_s: float) -> None:
+        """Begin what there is reason for, end it where there is none any more.
+
+        Args:
+            suspicious: the engine that serves stands still.
+            ready_s: for how long it has served.
+        """
+        calm = time.monotonic() < self._calm_until
+        try:
+            self._see_to_child(suspicious and not calm, ready_s)
+            self._see_to_driver(suspicious and not calm)
+        except (NoProcessError, OSError):  # the engine that serves goes before
+            self._give_up()
+
+    def _see_to_child(self, suspicious: bool, ready_s: float) -> None:
+        stands_by = self._starts.launch.keep.stand_by and ready_s >= _AFTER_S
+        if self._attempt is None:
+            if (
+                (suspicious or stands_by)
+                and time.monotonic() >= self._no_other_until
+                and measure_ram()[1] >= _ROOM_BYTES
+            ):
+                self._attempt = self._starts.begin_spare()
+            return
+        self._attempt.read_events(0.0)
+        if not self._attempt.engine.is_alive() or measure_ram()[1] < _NEED_BYTES:
+            self._give_up()
+
+    def _see_to_driver(self, suspicious: bool) -> None:
+        if self._attempt is None:
+            return
+        if suspicious and self._attempt.driver is None:
+            output.say("nothing moves: another start is got ready, in case this is a wedge", style="dim")
+            self._starts.place(self._attempt, again=True, hold=True)
+        elif not suspicious and self._attempt.driver is not None:
             output.say("it moves again: the other start is not needed", style="dim")
+            self._calm_until = time.monotonic() + _CALM_S
             self.dismiss()
-        elif suspicious and self._attempt is None and time.monotonic() >= self._calm_until:
-            try:
-                if measure_ram()[1] >= _ROOM_BYTES:
-                    self._attempt = begin()
-            except (NoProcessError, OSError):  # the engine that serves may move again, and goes before
-                self._calm_until = time.monotonic() + _CALM_S
+
+    def _give_up(self) -> None:
+        self._no_other_until = time.monotonic() + _CALM_S
+        self.dismiss()
 
     def take(self) -> Attempt | None:
         """The one that was begun, if there is one: it is the caller's now."""
@@ -52,7 +95,7 @@ class Spare:
         if (attempt := self.take()) is not None:
             ending = threading.Thread(target=lambda: attempt.end(hurried=self._hurried), name="spare-end")
             ending.start()
-            self._endings.append(ending)
+            self._endings = [*(one for one in self._endings if one.is_alive()), ending]
 
     def close(self) -> None:
         """End it, and wait until nothing of any is left."""

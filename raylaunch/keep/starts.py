@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from raylaunch import output
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
@@ -45,18 +44,11 @@ class Starts:
             return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
 
     def begin_spare(self) -> Attempt:
-        """A start that waits to be needed, as far as it comes without the GPUs; raises NoProcessError as begin does."""
-        output.say("nothing moves: another start is got ready, in case this is a wedge", style="dim")
+        """A start that waits to be needed, with a log of its own; raises NoProcessError as begin does."""
         log = self.log.with_name("engine.next.log")
         with contextlib.suppress(OSError):  # none is there; and no log ends a service
             log.unlink()
-        attempt = self.begin(log)
-        try:
-            self.place(attempt, again=True, hold=True)
-        except NoProcessError:
-            attempt.end()
-            raise
-        return attempt
+        return self.begin(log)
 
     def place(self, attempt: Attempt, *, again: bool, hold: bool = False) -> None:
         """See to the cluster and the places of an attempt.

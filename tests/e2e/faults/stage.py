@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from raylaunch.processes import ProcessId
+from raylaunch.processes import ProcessId, wait_until
 from raylaunch.rehearsal.standin import Shape, write_standin
 
 from .. import harness
@@ -80,12 +80,23 @@ class Stage:
         """Wait for the first start."""
         self.served.wait_ready()
         self.first_ready_s = time.monotonic() - began
+        self.wait_settled()
         self.first_memory_bytes = self.measure_memory()
 
+    def wait_settled(self) -> None:
+        """Until the next serving child stands by, as it does when a service has run for a while."""
+        assert wait_until(self._stands_by, harness.READY_DEADLINE_S), self.record()
+
+    def _stands_by(self) -> bool:
+        told = self.record()["stand_by"]  # of the last engine's time where the disk is full: then that one serves now
+        return told in self._find_all("-m raylaunch.server") and told != self.find_server()
+
     def list_identities(self) -> dict[ProcessId, str]:
-        """All processes of the engine, with their command lines; not the supervisor."""
+        """All processes of the engine, with their command lines; not the supervisor, nor who stands by."""
         known = harness.list_processes(self.served.home) | {self.find_core(): "EngineCore"}
-        known.pop(self.served.process.pid, None)
+        stands_by = self.record()["stand_by"]
+        for pid in (self.served.process.pid, stands_by, *(list_children(stands_by) if stands_by else ())):
+            known.pop(pid, None)
         return {one: command for pid, command in known.items() if (one := ProcessId.of(pid)) is not None}
 
     def measure_memory(self) -> int:
@@ -105,19 +116,25 @@ class Stage:
 
     def find(self, *words: str) -> int:
         """The pid of the one process of this service whose command line has all these words."""
+        found = self._find_all(*words)
+        assert len(found) == 1, (words, harness.list_processes(self.served.home))
+        return found[0]
+
+    def _find_all(self, *words: str) -> list[int]:
         found = []
         for pid in harness.list_processes(self.served.home):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
                 found += [pid] if all(word in command for word in words) else []
-        assert len(found) == 1, (words, harness.list_processes(self.served.home))
-        return found[0]
+        return found
 
     def find_core(self) -> int:
-        """The pid of EngineCore, a child of the API server."""
-        server = self.find("-m raylaunch.server")
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        return next(int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
+        """The pid of EngineCore, the one child of an API server with that name: who stands by has none."""
+        return next(core for server in self._find_all("-m raylaunch.server") for core in list_cores(server))
+
+    def find_server(self) -> int:
+        """The pid of the API server that serves."""
+        return next(server for server in self._find_all("-m raylaunch.server") if list_cores(server))
 
     def strike(
         self, fault: str, kind: str, hit: Callable[["Stage"], None], *, clients: tuple[int, int] = (2, 1)
@@ -141,6 +158,7 @@ class Stage:
             time.sleep(0.1)
         ready_s = time.monotonic() - struck
         self.ask()
+        self.wait_settled()
         memory = self.measure_memory() / self.first_memory_bytes
         row = Row(
             fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, find_living(before), memory
@@ -154,6 +172,16 @@ class Stage:
         clients.start(streaming=0, whole=1, max_tokens=2)
         clients.wait()
         assert clients.sent[0].tokens == 2, clients.describe()
+
+
+def list_children(pid: int) -> list[int]:
+    """Of a process's main thread."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def list_cores(server: int) -> list[int]:
+    """EngineCores among the children of an API server."""
+    return [pid for pid in list_children(server) if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def find_living(before: Mapping[ProcessId, str]) -> tuple[str, ...]:
@@ -208,6 +236,10 @@ def stop_rank(rank: int) -> Hit:
 
 def hit_core(number: signal.Signals) -> Hit:
     return lambda struck: os.kill(struck.find_core(), number)
+
+
+def hit_server(number: signal.Signals) -> Callable[[Stage], None]:
+    return lambda one: os.kill(one.find_server(), number)
 
 
 def send(number: signal.Signals, *words: str) -> Hit:

@@ -17,7 +17,7 @@ from raylaunch.processes import wait_until
 
 from .. import harness
 from .clients import NO_JSON, Clients
-from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, kill_rank, send, stage, stop_rank
+from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, hit_server, kill_rank, send, stage, stop_rank
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
 RAYLET = ("raylet/raylet", "--node_ip_address=127.0.0.2")
@@ -45,7 +45,7 @@ def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for fault, kind, hit in (
             ("kill -9 of the output rank", "death", kill_rank(2)),
             ("SIGSTOP of a rank", "wedge", stop_rank(1)),
-            ("kill -9 of the API server", "death", send(signal.SIGKILL, "-m raylaunch.server")),
+            ("kill -9 of the API server", "death", hit_server(signal.SIGKILL)),
             ("kill -9 of a raylet", "death", send(signal.SIGKILL, *RAYLET)),
         ):
             hold_bars(one.strike(fault, kind, hit))
@@ -115,7 +115,7 @@ def kill_supervisor(one: Stage, hold_server_s: float = 0.0) -> Row:
     clients.start(streaming=2, whole=1)
     before = one.list_identities()
     one.hammer.pause()  # nobody listens from here until the new one does
-    server = one.find("-m raylaunch.server")
+    server = one.find_server()
     struck = time.monotonic()
     if hold_server_s:
         os.kill(server, signal.SIGSTOP)
@@ -127,10 +127,11 @@ def kill_supervisor(one: Stage, hold_server_s: float = 0.0) -> Row:
     port = int(one.served.url.rpartition(":")[2])
     with harness.serving(one.served.home, str(one.launch), port=port) as taken:
         taken.wait_ready()
+        ready_s = time.monotonic() - struck
         again = Stage(taken, one.hammer, one.launch)
+        again.wait_settled()
         row = Row(
-            "kill -9 of the supervisor, and a new serve", "death", last_s, clients.describe(),
-            time.monotonic() - struck,
+            "kill -9 of the supervisor, and a new serve", "death", last_s, clients.describe(), ready_s,
             one.first_ready_s, find_living(before), again.measure_memory() / one.first_memory_bytes,
         )  # fmt: skip
         assert taken.end(signal.SIGTERM) == 0

@@ -23,7 +23,7 @@ from raylaunch.keep import incident as incidents
 from .. import harness
 from . import alone, table
 from .clients import Clients
-from .stage import MODEL, Row, Stage, hit_core, kill_rank, send, stage, stop_rank
+from .stage import MODEL, Row, Stage, hit_core, hit_server, kill_rank, send, stage, stop_rank
 from .test_faults import RAYLET, hold_bars, kill_supervisor
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
@@ -36,13 +36,13 @@ _KILL, _STOP = signal.SIGKILL, signal.SIGSTOP
 SIGNALS = (
     *((f"kill -9 of rank {rank}", "death", kill_rank(rank)) for rank in range(4)),
     ("kill -9 of EngineCore", "death", hit_core(_KILL)),
-    ("kill -9 of the API server", "death", send(_KILL, "-m raylaunch.server")),
+    ("kill -9 of the API server", "death", hit_server(_KILL)),
     ("kill -9 of a raylet", "death", send(_KILL, *RAYLET)),
     ("kill -9 of the GCS", "death", send(_KILL, "gcs/gcs_server")),
     ("kill -9 of the driver process", "death", send(_KILL, "raylaunch.keep.driver_process")),
     ("SIGSTOP of a rank", "wedge", stop_rank(1)),
     ("SIGSTOP of EngineCore", "wedge", hit_core(_STOP)),
-    ("SIGSTOP of the API server", "wedge", send(_STOP, "-m raylaunch.server")),
+    ("SIGSTOP of the API server", "wedge", hit_server(_STOP)),
 )
 BARE = {
     **{f"kill -9 of rank {rank}": kill_rank(rank) for rank in range(4)},
@@ -226,6 +226,7 @@ def test_a_full_disk_under_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ready_s = time.monotonic() - struck
         one.ask()
         filler.unlink()
+        one.wait_settled()
         memory = one.measure_memory() / one.first_memory_bytes
         left = (str(rank),) if Path(f"/proc/{rank}").exists() else ()
         row = Row(FULL_DISK, "death", last_s, clients.describe(), ready_s,
