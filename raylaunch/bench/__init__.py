@@ -3,7 +3,8 @@
 ::
 
     target.py    where the server is, what it serves, its key                 no requests of load
-    prompts.py   questions, files, synthetic prompts -> request bodies
+    prompts.py   questions, files -> request bodies
+    synthetic.py prompts of so many tokens                                    prompts target
     wire.py      one HTTP/1.1 answer, byte by byte: framing, events, usage    no sockets
     streams.py   a connection that carries one request after another          wire
     plan.py      what a shard is told, and what it brings back

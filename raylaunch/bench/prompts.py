@@ -1,23 +1,16 @@
-"""What is asked: questions of our own or from a file, or synthetic prompts of a given length; as request bodies."""
+"""What is asked: questions of our own or from a file; and the request bodies that prompts become."""
 
 import importlib.resources
 import json
-import random
-import urllib.error
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylaunch.bench.target import Target, try_request
 from raylaunch.errors import BenchError
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-MAX_BODIES = 8192
-_MAX_BYTES = 96 << 20
 _TEXT_FIELDS = ("question", "prompt", "text", "input", "instruction")
-_WORDS = """river stone window garden copper lantern market winter pencil bridge forest engine harbor velvet mirror
-island pepper ladder canvas meadow silver thunder basket candle orchard compass saddle feather granite violin""".split()  # noqa: SIM905
 
 Prompt = str | list[int] | list[dict[str, Any]]
 """Text, token ids, or chat messages."""
@@ -117,45 +110,3 @@ def _read_entry(entry: Any) -> Prompt | None:
     if isinstance(turns, list):
         return next((str(turn["value"]) for turn in turns if turn.get("from") in ("human", "user")), None)
     return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
-
-
-def make_synthetic(target: Target, asking: Asking, *, input_tokens: int, count: int, seed: int) -> list[Prompt]:
-    """Random prompts of `input_tokens` tokens, each different, so that no prefix cache answers them.
-
-    As token ids where the server tells some (vLLM's /tokenize) and completions are asked: then the length is exact.
-    Elsewhere random words, their number set by what one request of them counts (its usage); the server's usage tells
-    in the result what it came to.
-    """
-    draw = random.Random(seed)
-    count = max(1, min(count, MAX_BODIES, _MAX_BYTES // (7 * input_tokens)))
-    if asking.api == "completions" and (pool := _find_token_ids(target)):
-        return [draw.choices(pool, k=input_tokens) for _ in range(count)]
-    words = _count_words(target, asking, input_tokens)
-    return [" ".join(draw.choices(_WORDS, k=words)) for _ in range(count)]
-
-
-def _find_token_ids(target: Target) -> list[int] | None:
-    """Token ids of common words, from a vLLM server."""
-    try:
-        answer = target.ask(
-            "/tokenize", {"model": target.model, "prompt": " ".join(_WORDS), "add_special_tokens": False}
-        )
-        return sorted(set(answer["tokens"])) or None
-    except (urllib.error.HTTPError, KeyError, TypeError):
-        return None
-
-
-def _count_words(target: Target, asking: Asking, input_tokens: int) -> int:
-    """Words that come to about `input_tokens` tokens with this model and its chat template."""
-    counted = [_count_prompt_tokens(target, asking, words) for words in (8, 72)]
-    if None in counted or counted[1] == counted[0]:  # a server that tells no usage: a word is about 1.3 tokens
-        return max(1, round(input_tokens / 1.3))
-    few, many = (float(value or 0) for value in counted)
-    each = (many - few) / 64
-    return max(1, round((input_tokens - (few - 8 * each)) / each))
-
-
-def _count_prompt_tokens(target: Target, asking: Asking, words: int) -> int | None:
-    text = " ".join((_WORDS * (words // len(_WORDS) + 1))[:words])
-    usage = try_request(target, asking.path, asking.make_body(target.model, text)).get("usage") or {}
-    return usage.get("prompt_tokens")

@@ -141,7 +141,7 @@ def _name_result() -> Path:
 
 
 def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
-    from raylaunch.bench import prompts
+    from raylaunch.bench import prompts, synthetic
     from raylaunch.bench.levels import Level, LoadTest
     from raylaunch.bench.stats import merge_slo
     from raylaunch.bench.target import find_target, try_request
@@ -160,19 +160,18 @@ def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
     target = find_target(
         launch=launch, url=options["url"], port=options["port"], model=options["model"], insecure=options["insecure"]
     )
-    synthetic = options["input_tokens"]
+    tokens = options["input_tokens"]
     asking = prompts.Asking(
-        api=options["api"] or ("completions" if synthetic else "chat"),
+        api=options["api"] or ("completions" if tokens else "chat"),
         stream=not options["no_stream"],
         max_tokens=options["output_tokens"] or options["max_tokens"],
         exact=options["output_tokens"] is not None,
         temperature=options["temperature"],
     )
-    if synthetic:
+    if tokens:
         counted = LoadTest(target, asking, (), levels, requests=options["requests"], duration_s=options["duration"])
-        most = sum(counted.count_requests(level) or prompts.MAX_BODIES for level in levels) + options["warmup"]
-        asked = prompts.make_synthetic(target, asking, input_tokens=synthetic, count=most, seed=options["seed"])
-        source = f"synthetic, {synthetic} tokens"
+        most = sum(counted.count_requests(level) or synthetic.MAX_BODIES for level in levels) + options["warmup"]
+        asked, source = synthetic.make_synthetic(target, asking, input_tokens=tokens, count=most, seed=options["seed"])
     elif options["questions"]:
         asked, source = prompts.read_questions(options["questions"]), options["questions"].name
     else:

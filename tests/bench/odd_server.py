@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 TOKENS = 6
 Behave = Callable[[int], str]
 """Number of the request (from 0) -> "" (well), "503", "error event", "break", "die", "stall", "close", "no usage"."""
@@ -34,16 +36,30 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 512
 
 
+def count_tokens(tokenizer: Tokenizer | None, asked: dict[str, Any]) -> int:
+    """Tokens of a prompt: a text gets special tokens, token ids are taken as they are, a chat is its words alone."""
+    if tokenizer is None:
+        return 7
+    if "messages" in asked:
+        return sum(len(tokenizer.encode(one["content"], add_special_tokens=False).ids) for one in asked["messages"])
+    return len(tokenizer.encode(asked["prompt"]).ids if isinstance(asked["prompt"], str) else asked["prompt"])
+
+
 @contextlib.contextmanager
 def serve(
-    behave: Behave = lambda _: "", *, each_s: float = 0.002, tls: tuple[Path, Path] | None = None
+    behave: Behave = lambda _: "",
+    *,
+    each_s: float = 0.002,
+    tls: tuple[Path, Path] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[OddServer]:
-    """Serve until the block ends."""
+    """Serve until the block ends; with a tokenizer, answer /tokenize and count prompts as vLLM does."""
     lock = threading.Lock()
     stopping = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -64,10 +80,14 @@ def serve(
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize" and tokenizer is not None:
+                ids = tokenizer.encode(asked["prompt"], add_special_tokens=asked["add_special_tokens"]).ids
+                self.answer(200, {"count": len(ids), "max_model_len": 2048, "tokens": ids, "token_strs": None})
+                return
             if not self.path.endswith("/completions"):
                 self.answer(404, {"detail": "Not Found"})
                 return
-            usage = {"prompt_tokens": 7, "completion_tokens": TOKENS}
+            usage = {"prompt_tokens": count_tokens(tokenizer, asked), "completion_tokens": TOKENS}
             if asked["max_tokens"] == 1:  # the request before the load
                 self.answer(200, {"choices": [{"finish_reason": "length"}], "usage": usage})
                 return

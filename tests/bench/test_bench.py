@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from raylaunch.bench import result as result_file
 from tests.bench import odd_server
@@ -182,6 +183,17 @@ def test_synthetic_prompts_differ(tmp_path: Path) -> None:
         run(tmp_path, server.url, "-n", "12", "-c", "4", "--input-tokens", "30", "--output-tokens", "6")
         assert len({body["prompt"] for body in server.seen}) == 12
         assert all(body["ignore_eos"] and body["max_tokens"] == 6 for body in server.seen)
+
+
+def test_synthetic_prompts_are_text_of_exact_length(tmp_path: Path, tiny_llama: Path) -> None:
+    """The server tells its tokens: it gets text, and counts as many as were asked for."""
+    tokenizer = Tokenizer.from_file(str(tiny_llama / "tokenizer.json"))
+    with odd_server.serve(tokenizer=tokenizer) as server:
+        result = run(tmp_path, server.url, "-n", "12", "-c", "4", "--input-tokens", "30")
+        prompts = [body["prompt"] for body in server.seen]
+    assert [len(tokenizer.encode(prompt).ids) for prompt in prompts] == [30] * 12
+    assert (result["tokens_counted_by"], result["input_tokens"]) == ("usage", 12 * 30)
+    assert (result["asked"]["prompts"], result["asked"]["distinct_prompts"]) == ("synthetic text, 30 tokens", 12)
 
 
 def test_closing_server_and_missing_usage(tmp_path: Path) -> None:

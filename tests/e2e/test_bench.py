@@ -39,4 +39,5 @@ def test_bench_measures_the_demo(tmp_path: Path, smollm2_folder: Path) -> None:
         assert exact.returncode == 0, exact.stderr
         told = json.loads(exact.stdout)
         assert (told["input_tokens"], told["output_tokens"]) == (8 * 40, 8 * 16)
+        assert told["asked"]["prompts"] == "synthetic text, 40 tokens"
         assert told["versions"]["vllm"]
