@@ -7,9 +7,10 @@ from pathlib import Path
 import launches
 import pytest
 
-from raylaunch.errors import NoProcessError
+from raylaunch.errors import EngineError, NoProcessError
 from raylaunch.keep.door import listen
 from raylaunch.keep.starts import Starts
+from raylaunch.keep.watch import EngineTroubled
 from raylaunch.private_ray import find_free_ports
 from raylaunch.supervisor import Supervisor
 
@@ -31,6 +32,23 @@ def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
         assert attempt.engine.is_alive()
         attempt.end()
         assert count_files() == before
+
+
+def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
+    """Though its processes live: it is ended like an engine that stands still, and started again."""
+    (port,) = find_free_ports(1)
+    supervisor = Supervisor(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
+    try:
+        supervisor.attempts.append(supervisor.starts.begin())
+        with pytest.raises(EngineError, match="did not come up within 1 s"):
+            supervisor._wait(lambda: False, 1.0)
+        supervisor.was_ready = True
+        with pytest.raises(EngineTroubled) as caught:
+            supervisor._wait(lambda: False, 1.0)
+        assert caught.value.trouble.cause == "wedge"
+        assert "its start is wedged" in caught.value.trouble.what
+    finally:
+        supervisor.stop()
 
 
 def test_a_restart_waits_until_there_is_a_process() -> None:
