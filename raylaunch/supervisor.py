@@ -239,7 +239,7 @@ class Supervisor:
         self.board.note_incident(incident.id, trouble)
         if was_serving:
             with contextlib.suppress(NoProcessError):  # what the old one gives back may be enough
-                self._begin()  # its imports run while the old one ends
+                self.starts.place(self._begin(), again=True, hold=True)  # as far as it comes while the old one ends
         left = self._end_old(attempt, failing=telling, wedged=trouble.cause == "wedge")
         incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
         incidents.add_evidence(incident, attempt, self.launch)

@@ -54,7 +54,7 @@ class Attempt:
         Args:
             hold: join Ray, or start a private one, and wait there.
         """
-        if self.driver is not None and self.driver.tell({"do": "place"}):
+        if self.driver is not None and (hold or self.driver.tell({"do": "place"})):
             return
         if self.driver is not None:  # it failed while it was held: what was wrong may be over
             self.driver.stop(self.mark)
