@@ -78,7 +78,7 @@ class KeepBlock(BaseModel):
     drain_s: float = Field(default=30.0, ge=0, le=86400)
     """How long running requests may take to finish when the service is stopped."""
     stand_by: bool = True
-    """While an engine serves, the next serving child has its imports done already, for about 0.7 GB of host memory."""
+    """While an engine serves, the next serving child has its imports done already, for about 0.5 GB of host memory."""
     same_cause_limit: int = Field(default=5, ge=1, le=1000)
     """So many starts in a row that fail for one cause end the service."""
 

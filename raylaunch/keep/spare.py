@@ -1,7 +1,7 @@
 """The next start, before it is needed: a serving child that stands by, and on suspicion the way into Ray as well.
 
 Importing vLLM is a good part of a restart. So while an engine serves, the next serving child does it in advance and
-then waits, for about 0.7 GB of host memory; where that is short there is none.
+then waits, for about 0.5 GB of host memory; where that is short there is none.
 
 And a wedge is only one after the whole progress limit. So at a quarter of the limit the other child of the next start
 goes ahead, too, as far as it comes without the GPUs. If the engine moves again that start ends, and for ten minutes
