@@ -1,12 +1,13 @@
 """A running server's own figures, from the Prometheus text of its /metrics (vLLM's names, 0.25 to 0.33)."""
 
-import ssl
 import time
 import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from raylaunch import tls
 
 _TIMEOUT_S = 5.0
 _TOKENS_WINDOW_S = 5.0
@@ -54,7 +55,7 @@ class EngineRates:
 def fetch_text(url: str, timeout_s: float = _TIMEOUT_S) -> str | None:
     """The answer's text; None where there is no answer, or not a good one."""
     try:
-        context = ssl._create_unverified_context() if url.startswith("https:") else None  # our own server
+        context = tls.make_client_context(verify=False) if url.startswith("https:") else None  # our own server
         with urllib.request.urlopen(url, timeout=timeout_s, context=context) as response:
             return str(response.read().decode())
     except (urllib.error.URLError, OSError):

@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from raylaunch import tls
 from raylaunch.errors import EngineError
 
 _REQUEST_TIMEOUT_S = 300.0
@@ -71,8 +71,7 @@ def _connect(where: SplitResult) -> http.client.HTTPConnection:
     """A connection to our own server; its certificate need not name this machine as we do."""
     host, port = where.hostname or "", where.port
     if where.scheme == "https":
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context = tls.make_client_context(verify=False)
         return http.client.HTTPSConnection(host, port, timeout=_REQUEST_TIMEOUT_S, context=context)
     return http.client.HTTPConnection(host, port, timeout=_REQUEST_TIMEOUT_S)
 

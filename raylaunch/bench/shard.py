@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic, sleep
 
+from raylaunch import tls
 from raylaunch.bench.plan import Control, Plan, Progress, ShardResult
 from raylaunch.bench.streams import Address, Row, State, Stream
 from raylaunch.bench.watch import Watch, make_room
@@ -248,8 +249,4 @@ class Shard:
 def _make_context(address: Address) -> ssl.SSLContext | None:
     if address.server_name is None:
         return None
-    context = ssl.create_default_context()
-    if not address.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    return tls.make_client_context(verify=address.verify)

@@ -1,10 +1,8 @@
 """The server under load: where it is, which model it serves, whether its key fits; asked before a load begins."""
 
-import functools
 import json
 import os
 import socket
-import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from raylaunch import tls
 from raylaunch.bench.streams import Address
 from raylaunch.bench.wire import describe_error, make_head
 from raylaunch.errors import BenchError, LaunchFileError
@@ -92,7 +91,7 @@ class Target:
         request.add_header("Content-Type", "application/json")
         if self.api_key:
             request.add_header("Authorization", f"Bearer {self.api_key}")
-        context = _make_tls_context(self.verify_tls)
+        context = tls.make_client_context(verify=self.verify_tls)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as response:
                 return json.loads(response.read())
@@ -106,15 +105,6 @@ class Target:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise BenchError(f"nobody answers at {self.url}: {reason}", fix=_START) from error
-
-
-@functools.cache
-def _make_tls_context(verify: bool) -> ssl.SSLContext:
-    """Made once: to read the system's certificates takes some 30 ms of CPU."""
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def find_target(
