@@ -8,6 +8,10 @@ import json
 import random
 import string
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _WORD_LETTERS = (2, 7)
 _TRIES = 100
@@ -27,7 +31,7 @@ def make_questions(tokenizer: Path, *, count: int, tokens: int, seed: int) -> li
     return [_make_question(reads, tokens, draw) for _ in range(count)]
 
 
-def _make_question(reads: "Tokenizer", tokens: int, draw: random.Random) -> str:  # type: ignore[name-defined]  # noqa: F821
+def _make_question(reads: "Tokenizer", tokens: int, draw: random.Random) -> str:
     """Words cut where the last token ends; drawn again where the cut text reads otherwise."""
     for _ in range(_TRIES):
         words = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(*_WORD_LETTERS))) for _ in range(tokens)]

@@ -10,7 +10,8 @@ in the same order, and take answers of exact length, in turns; ratios are of med
   once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out:
   its times to first token may be lower, and its throughput is.
 - open loop, Poisson arrivals at a share (OPEN_SHARE) of what the sweep reached at that level: both clients offer the
-  same load whatever they are like, so their times to first token can be compared.
+  same load whatever they are like. Their arrivals are drawn apart (vLLM's client stretches its draw to take exactly
+  requests / rate seconds), so times to first token scatter with the bursts: more pairs, or the server's own beside it.
 
 Beside it stands each client's own error: what it reports on average less what the server counted meanwhile (vLLM's own
 histograms of the time to first token and of the time per output token). A client that sees first tokens late reports

@@ -180,8 +180,7 @@ class WarmVllmBenches:
         self, url: str, model: str, tokenizer: Path, *, asked: list[str], seed: int, at_once: int | None,
         rate: float | None, **tokens: int,
     ) -> dict[str, Any]:  # fmt: skip
-        """One load of the questions `asked`, and the CPU seconds it took; of fewer streams than processes, each takes
-        one."""
+        """One load of the questions `asked`, with its CPU seconds; of fewer streams than processes, each takes one."""
         benches = self._all[: min(len(self._all), at_once or len(asked))]
         parts = len(benches)
         before_s = sum(servers.read_cpu_s(bench.pid) for bench in benches)
