@@ -64,6 +64,11 @@ class Look:
     free_bytes: int = 0
     is_writable: bool = True
 
+    @property
+    def contents(self) -> tuple[object, ...]:
+        """All files, whole and under way."""
+        return self.manifest, dict(self.files), dict(self.aside), dict(self.parts)
+
 
 def look(folder: Path) -> Look:
     """Look at a model's path on this machine; makes nothing."""

@@ -100,22 +100,23 @@ class _Pull:
         for node, name in self.distrusted:
             if node in holdings:
                 holdings[node] = holdings[node].without({name})
-        lacking = [node for node in nodes if truth.sizes.keys() - holdings[node].whole or looks[node].manifest is None]
-        lacking = [node for node in lacking if node not in self.refused]
+        writable = [node for node in nodes if node not in self.refused]
+        lacking = [node for node in writable if truth.sizes.keys() - holdings[node].whole or not looks[node].manifest]
         writers = await survey.find_storages(self.crew, truth, lacking)
         for node, writer in writers.items():
             if node != writer and self.shared.get(node) != writer:
                 say(f"{node}: shares its storage with {writer}")
                 self.shared[node] = writer
-        if await self._lock([node for node in lacking if writers[node] == node]):
+        written = [node for node in lacking if writers[node] == node]
+        await self._lock(written)
+        if await survey.have_changed(self.crew, looks, written):
             return None
-        mine = {node: holding for node, holding in holdings.items() if writers.get(node, node) == node}
-        mine = {node: holding for node, holding in mine.items() if node not in self.refused}
+        mine = {node: holdings[node] for node in writable if writers.get(node, node) == node}
         survey.check_room(truth, looks, mine, order.folder)
         return truth, mine, writers
 
-    async def _lock(self, nodes: Sequence[str]) -> bool:
-        """Take the locks, always in the same order; whether that meant waiting for another pull."""
+    async def _lock(self, nodes: Sequence[str]) -> None:
+        """Take the locks, always in the same order, after other pulls that have them."""
         waited = False
         for node in nodes:
             while not await self.crew.call(node, "try_lock"):
@@ -123,7 +124,6 @@ class _Pull:
                     self.reporter.say(f"{node}: another process fetches into {self.order.folder}: waiting for it")
                 waited = True
                 await asyncio.sleep(_LOCK_POLL_S)
-        return waited
 
     async def _run_round(self, truth: Truth, holdings: dict[str, Holding]) -> bool:
         """Move what can be moved; whether there was anything to move."""

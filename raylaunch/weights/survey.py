@@ -86,6 +86,12 @@ async def look_everywhere(crew: Crew, nodes: Sequence[str]) -> dict[str, Look]:
     return looks
 
 
+async def have_changed(crew: Crew, looks: Mapping[str, Look], nodes: Sequence[str]) -> bool:
+    """Whether files came or went on these nodes since the looks: another pull can have ended before we had its lock."""
+    again = await look_everywhere(crew, nodes)
+    return any(again[node].contents != looks[node].contents for node in nodes)
+
+
 async def find_truth(crew: Crew, order: Order, looks: Mapping[str, Look], say: Say) -> Truth:
     """What the model should be: by a manifest that some node has, else the hub, else a folder that somebody filled.
 

@@ -1,10 +1,12 @@
 """What can go wrong between the hub and a disk, on one machine: real client, real HTTP, real file systems."""
 
+import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import Hub
@@ -12,8 +14,12 @@ from hub_server import Hub
 from raylaunch.errors import WeightsError
 from raylaunch.model_folder import MANIFEST, Manifest, find_problems
 from raylaunch.weights import hub
+from raylaunch.weights.console import ConsoleReporter
+from raylaunch.weights.crew import LocalCrew
 from raylaunch.weights.fetch import fetch_model
 from raylaunch.weights.hub import HubAccess, list_repo, read_file
+from raylaunch.weights.pull import pull
+from raylaunch.weights.survey import Order
 
 from .conftest import REPO, SHARDS, make_safetensors, wanted_of
 
@@ -204,6 +210,29 @@ def test_files_are_plain_and_readable_by_all(model_hub: Hub, folder: Path) -> No
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
     assert oct(folder.stat().st_mode & 0o777) == "0o755"
     assert all(path.is_file() and not path.is_symlink() for path in folder.iterdir())
+
+
+class _Overtaken(LocalCrew):
+    """Another pull of the same runs to its end after this one has looked, before it has the lock."""
+
+    overtaken_by: Coroutine[Any, Any, object] | None = None
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        if method == "try_lock" and self.overtaken_by:
+            other, self.overtaken_by = self.overtaken_by, None
+            await other
+        return await super().call(node, method, *arguments, lane=lane, **named)
+
+
+def test_pull_that_another_overtook_asks_for_nothing(model_hub: Hub, folder: Path) -> None:
+    """It looked when nothing was there, and had the lock at once: the other was done by then."""
+    folder.parent.mkdir(parents=True)
+    order = Order(REPO, None, folder, HubAccess(model_hub.url))
+    crew, reporter = _Overtaken(folder), ConsoleReporter(lambda _: None)
+    crew.overtaken_by = pull(order, LocalCrew(folder), reporter)
+    asyncio.run(pull(order, crew, reporter))
+    assert read_all(folder) == wanted_of(model_hub)
+    assert model_hub.count_sent() == sum(len(body) for body in wanted_of(model_hub).values())
 
 
 # ---- folders that somebody else filled
