@@ -26,7 +26,7 @@ from raylaunch.weights.plan import (
 from raylaunch.weights.progress import Progress, Reporter, announce
 from raylaunch.weights.refusal import RESUMES, HubRefusedError
 from raylaunch.weights.result import PullResult
-from raylaunch.weights.survey import Order, Truth
+from raylaunch.weights.survey import Order, Proven, Truth
 
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
@@ -45,7 +45,7 @@ async def pull(order: Order, crew: Crew, reporter: Reporter) -> PullResult:
 class _Pull:
     def __init__(self, order: Order, crew: Crew, reporter: Reporter) -> None:
         self.order, self.crew, self.reporter = order, crew, reporter
-        self.proven: dict[tuple[str, str], str] = {}
+        self.proven: Proven = {}
         self.refused: dict[str, str] = {}
         """Node -> why nothing can be written there any more."""
         self.damages: Counter[tuple[str, str]] = Counter()
@@ -95,7 +95,7 @@ class _Pull:
         """What is, and what should be; None where it has to be looked at again: somebody else pulled meanwhile."""
         order, say = self.order, self.reporter.say
         looks = await survey.look_everywhere(self.crew, nodes)
-        truth = await survey.find_truth(self.crew, order, looks, say)
+        truth = await survey.find_truth(self.crew, order, looks, self.proven, say)
         holdings = await survey.find_holdings(self.crew, order, truth, looks, self.proven, say)
         for node, name in self.distrusted:
             if node in holdings:

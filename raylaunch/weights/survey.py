@@ -15,6 +15,8 @@ from raylaunch.weights.place import Look
 from raylaunch.weights.plan import Holding, measure_missing
 
 Say = Callable[[str], None]
+Proven = dict[tuple[str, str], str]
+"""(node, file) -> SHA-256 of files that a pull saw whole; grows."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ async def have_changed(crew: Crew, looks: Mapping[str, Look], nodes: Sequence[st
     return any(again[node].contents != looks[node].contents for node in nodes)
 
 
-async def find_truth(crew: Crew, order: Order, looks: Mapping[str, Look], say: Say) -> Truth:
+async def find_truth(crew: Crew, order: Order, looks: Mapping[str, Look], proven: Proven, say: Say) -> Truth:
     """What the model should be: by a manifest that some node has, else the hub, else a folder that somebody filled.
 
     Raises:
@@ -111,7 +113,7 @@ async def find_truth(crew: Crew, order: Order, looks: Mapping[str, Look], say: S
             return Truth(listing, listing.source)
     if order.revision is None:
         for node, seen in looks.items():
-            if (truth := await _adopt(crew, order, node, seen)) is not None:
+            if (truth := await _adopt(crew, order, node, seen, proven)) is not None:
                 say(f"{reasons[0]}: taking the folder on {node} for what {order.repo} should be")
                 return truth
     raise WeightsError(
@@ -121,25 +123,29 @@ async def find_truth(crew: Crew, order: Order, looks: Mapping[str, Look], say: S
     )
 
 
-async def _adopt(crew: Crew, order: Order, node: str, seen: Look) -> Truth | None:
+async def _adopt(crew: Crew, order: Order, node: str, seen: Look, proven: Proven) -> Truth | None:
     """A folder filled by hand, if it is a whole model by its own index."""
     if not seen.files or await crew.call(node, "judge"):
         return None
     wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files)}
-    hashes = await crew.call(node, "verify", wanted)
+    hashes = await _verify(crew, node, wanted, proven)
     files = {name: RepoFile(file.size, hashes[name]) for name, file in wanted.items() if name in hashes}
     listing = Listing(order.repo, order.revision, "", order.access.endpoint, files, {})
     return Truth(listing, f"{order.folder} on {node}, filled by hand")
 
 
-async def find_holdings(
-    crew: Crew, order: Order, truth: Truth, looks: Mapping[str, Look], proven: dict[tuple[str, str], str], say: Say
-) -> dict[str, Holding]:
-    """What each node has that is right; differences from a manifest are told by name.
+async def _verify(crew: Crew, node: str, wanted: Mapping[str, RepoFile], proven: Proven) -> dict[str, str]:
+    """Read files whole that were not yet; name -> SHA-256 of those that are what they should be."""
+    unread = {name: file for name, file in wanted.items() if (node, name) not in proven}
+    hashes: dict[str, str] = await crew.call(node, "verify", unread) if unread else {}
+    proven.update({(node, name): sha256 for name, sha256 in hashes.items()})
+    return {name: proven[node, name] for name in wanted if (node, name) in proven}
 
-    Args:
-        proven: (node, file) -> SHA-256 of files that this pull saw whole; grows.
-    """
+
+async def find_holdings(
+    crew: Crew, order: Order, truth: Truth, looks: Mapping[str, Look], proven: Proven, say: Say
+) -> dict[str, Holding]:
+    """What each node has that is right; differences from a manifest are told by name."""
     found = await asyncio.gather(
         *(_find_whole(crew, order, truth, node, seen, proven, say) for node, seen in looks.items())
     )
@@ -162,7 +168,7 @@ async def _reach_everywhere(crew: Crew, order: Order, nodes: Iterable[str]) -> l
 
 
 async def _find_whole(
-    crew: Crew, order: Order, truth: Truth, node: str, seen: Look, proven: dict[tuple[str, str], str], say: Say
+    crew: Crew, order: Order, truth: Truth, node: str, seen: Look, proven: Proven, say: Say
 ) -> frozenset[str]:
     """Files that are right: by this pull, by an interrupted one, by manifest and samples, else by their hash."""
     sizes = truth.sizes
@@ -185,8 +191,7 @@ async def _find_whole(
     if unproven := {name: truth.listing.files[name] for name in sorted(there - whole)}:
         size = sum(sizes[name] for name in unproven) / 1e9
         say(f"{node}: hashing {len(unproven)} files that are there ({size:.1f} GB)")
-        hashes = await crew.call(node, "verify", unproven)
-        proven.update({(node, name): sha256 for name, sha256 in hashes.items()})
+        hashes = await _verify(crew, node, unproven, proven)
         for name in sorted(unproven.keys() - hashes.keys()):
             say(f"{node}: {name} is not what it should be (hash differs)")
         whole |= hashes.keys()

@@ -252,6 +252,29 @@ def test_folder_filled_by_hand_is_taken_as_it_is(model_hub: Hub, folder: Path) -
     assert read_all(folder) == wanted_of(model_hub) | {"notes.md": b"mine"}
 
 
+class _Counting(LocalCrew):
+    """Keeps the names of the files that it is to read whole."""
+
+    read: tuple[str, ...] = ()
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        if method == "verify":
+            self.read += tuple(arguments[0])
+        return await super().call(node, method, *arguments, lane=lane, **named)
+
+
+def test_folder_filled_by_hand_is_read_once(model_hub: Hub, folder: Path) -> None:
+    """With no hub in reach to tell what the files should be: 141 GB are not read twice."""
+    folder.mkdir(parents=True)
+    for name, body in wanted_of(model_hub).items():
+        (folder / name).write_bytes(body)
+    crew = _Counting(folder)
+    order = Order(REPO, None, folder, HubAccess("http://127.0.0.1:9"))
+    asyncio.run(pull(order, crew, ConsoleReporter(lambda _: None)))
+    assert sorted(crew.read) == sorted(wanted_of(model_hub))
+    assert not find_problems(folder)
+
+
 def test_manifest_names_what_was_left_out(model_hub: Hub, folder: Path) -> None:
     lines = fetch(folder)
     manifest = Manifest.read(folder)
