@@ -7,14 +7,23 @@ the serving child beside it, so that imports run meanwhile.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from raylaunch import cluster, output, placement
 from raylaunch.checks import nodes as node_checks
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import ClusterError
-from raylaunch.private_ray import PrivateRay
 from raylaunch.rehearsal import plan, standin
 from raylaunch.weights.offer import offer_pull
+
+
+@dataclass(frozen=True)
+class OwnRay:
+    """A private Ray of this launch, on this machine (keep.ray_process); others do not run anything in it."""
+
+    address: str
+    folder: Path
+    """For its sockets; Ray's and ours are removed with it."""
 
 
 @dataclass
@@ -26,7 +35,7 @@ class Driver:
     """Which stand-in platform carries the ranks: "cpu", "gpu" or None for real GPUs."""
     env_vars: Mapping[str, str]
     """Environment of everything that runs in Ray for this launch."""
-    private: PrivateRay | None = None
+    private: OwnRay | None = None
     address: str = ""
     reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -34,45 +43,35 @@ class Driver:
     on_wait: Callable[[Sequence[str]], None] = lambda _lines: None
     """Is given what is here and what is missing, at each look for the GPUs."""
 
-    def join(self) -> None:
-        """Join the Ray cluster, or start a private one where the launch may.
+    def join(self, private: OwnRay | None = None) -> None:
+        """Join the Ray cluster, or a private one.
 
         Raises:
             ClusterError: there is none, or it cannot be joined.
         """
-        began = time.monotonic()
-        block = self.config.cluster
-        address = cluster.find_address()
-        if address is None and (self.standin_kind or block.local):
-            output.say(
-                f"starting a private Ray: {block.nodes} x {block.gpus_per_node} "
-                f"{'logical ' if self.standin_kind else ''}GPUs on this machine"
-            )
-            self.env_vars = {**self.env_vars, **plan.stay_on_loopback(self.standin_kind)}
-            self.private = PrivateRay.start(
-                nodes=block.nodes, gpus_per_node=block.gpus_per_node, env_vars=self.env_vars
-            )
-            address = self.private.address
+        self.private = private
+        if private is not None:
             # vLLM's ZeroMQ sockets are files that it leaves behind: in here they go with the private cluster.
-            self.env_vars = {**self.env_vars, "VLLM_RPC_BASE_PATH": str(self.private.folder)}
+            own = {**plan.stay_on_loopback(self.standin_kind), "VLLM_RPC_BASE_PATH": str(private.folder)}
+            self.env_vars = {**self.env_vars, **own}
+        address = private.address if private else cluster.find_address()
         if address is None:
+            gpus = self.config.cluster.gpus_per_node
             raise ClusterError(
                 "no Ray cluster runs on this machine, and RAY_ADDRESS is not set",
-                fix=f"on the head: `ray start --head --port=6379 --num-gpus={block.gpus_per_node}`; "
-                f"on each other node: `ray start --address=<head ip>:6379 --num-gpus={block.gpus_per_node}`; "
+                fix=f"on the head: `ray start --head --port=6379 --num-gpus={gpus}`; "
+                f"on each other node: `ray start --address=<head ip>:6379 --num-gpus={gpus}`; "
                 "without GPUs: add --rehearse",
             )
         cluster.join(address, env_vars=self.env_vars)
         self.address = address
         output.say(f"joined Ray at {address}")
-        self.seconds["join"] = time.monotonic() - began
 
     def confirm_gpus(self) -> tuple[cluster.ClusterNode, ...]:
         """Wait for the GPUs, one live line per node.
 
         Raises:
             NotEnoughGpusError: they did not come in time.
-            ClusterError: a node of our own private Ray died, so they cannot come.
         """
         began = time.monotonic()
         block = self.config.cluster
@@ -87,18 +86,9 @@ class Driver:
                 gpus_per_node=block.gpus_per_node,
                 wait_s=block.wait_s,
                 report=report,
-                look=self._look,
             )
         self.seconds["wait"] = time.monotonic() - began
         return found
-
-    def _look(self) -> tuple[int, tuple[cluster.ClusterNode, ...]]:
-        if self.private is not None and (failure := self.private.find_failure()):
-            raise ClusterError(
-                f"a Ray node of this launch's own died: {failure}",
-                fix="free memory and disk space on this machine, and run it again",
-            )
-        return cluster.count_gpus(), cluster.list_nodes()
 
     def check(self, found: tuple[cluster.ClusterNode, ...]) -> None:
         """Check every node at once and tell all findings; a stand-in model is written wherever it lacks first.
@@ -139,15 +129,13 @@ class Driver:
         return self.reservation
 
     def release(self) -> None:
-        """Give back the GPUs, leave Ray, and end the private cluster if there is one."""
+        """Give back the GPUs and leave Ray."""
         import ray
 
         if ray.is_initialized():
-            if self.reservation is not None and self.private is None:
+            if self.reservation is not None:
                 self.reservation.release()
             ray.shutdown()
-        if self.private is not None:
-            self.private.stop()
 
 
 def map_rows(places: tuple[placement.RankPlace, ...]) -> list[list[str]]:

@@ -163,6 +163,15 @@ def _list_group(leader_pid: int) -> Iterator[Path]:
                     yield entry
 
 
+def list_group_names(leader_pid: int) -> set[str]:
+    """Names (15 characters at most) of the programs that live in the group that `leader_pid` led."""
+    found = set()
+    for entry in _list_group(leader_pid):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found.add((entry / "comm").read_text().strip())
+    return found
+
+
 def kill_group(leader_pid: int) -> None:
     """Kill what is left of the process group that `leader_pid` led; a group that is gone is fine."""
     try:

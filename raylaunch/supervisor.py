@@ -130,7 +130,7 @@ class Supervisor:
         else:
             attempt.count_from_here(self.starts.log)
         self.attempts.append(attempt)
-        self.board.note_processes(self.attempts, attempt.mark)
+        self.board.note_processes(self.attempts, self.starts.rays, attempt.mark)
         return attempt
 
     def begin_and_place(self) -> Attempt:
@@ -145,6 +145,7 @@ class Supervisor:
                 self.board.set_note(error.what)
                 time.sleep(_NO_PROCESS_S)
             else:
+                self.starts.rays.end_retired(lambda: self.hurried)
                 return attempt
 
     def _start(self) -> None:
@@ -156,7 +157,7 @@ class Supervisor:
             limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
         launch = attempt.served
         attempt.order_engine(self.listening.fileno())
-        self.board.note_processes(self.attempts, attempt.mark)
+        self.board.note_processes(self.attempts, self.starts.rays, attempt.mark)
         self.board.set_note(f"starting {launch.world_size} vLLM worker(s)")
         output.say(f"starting {launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
         self._wait(lambda: "accepting" in attempt.engine.events, limit_s)
@@ -237,6 +238,7 @@ class Supervisor:
         incident = incidents.begin(self.board.service.port, self.launch.served_model_names[0], trouble,
                                    attempt.engine.requests_running if was_serving else 0)  # fmt: skip
         self.board.note_incident(incident.id, trouble)
+        self.starts.rays.judge(trouble.cause, was_serving=was_serving)
         if was_serving:
             with contextlib.suppress(NoProcessError):  # what the old one gives back may be enough
                 self.starts.place(self._begin(), again=True, hold=True)  # as far as it comes while the old one ends
@@ -255,6 +257,7 @@ class Supervisor:
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
         left = attempt.end(failing=failing, wedged=wedged, hurried=lambda: self.hurried)
         self.attempts.remove(attempt)
+        self.starts.rays.end_retired(lambda: self.hurried)
         return left
 
     def _make_room(self) -> None:
@@ -290,6 +293,7 @@ class Supervisor:
         for attempt in [*self.attempts]:
             self._end_old(attempt)
         self.spare.close()
+        self.starts.rays.close(lambda: self.hurried)
         self.control.close()
         self.door.close()
         self.listening.close()

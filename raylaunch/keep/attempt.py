@@ -15,6 +15,7 @@ from raylaunch.child import EngineChild
 from raylaunch.config import LaunchConfig
 from raylaunch.keep import MARK_VARIABLE, RANK_TITLE
 from raylaunch.keep.driver_child import DriverChild
+from raylaunch.keep.ray_child import RayChild
 from raylaunch.keep.talking import PULSE, TalkingChild
 from raylaunch.processes import ProcessId
 
@@ -29,6 +30,10 @@ class Attempt:
     """RAYLAUNCH_MARK of everything it starts, on every node."""
     engine: EngineChild
     driver: DriverChild | None = None
+    ray: RayChild | None = None
+    """The private Ray that it runs in; it outlives it."""
+    is_introduced: bool = False
+    """Whether the driver process has been told where that is."""
     began: float = field(default_factory=time.monotonic)
     ahead_s: float = 0.0
     """For how long it had been there when it was needed."""
@@ -47,17 +52,19 @@ class Attempt:
             self.engine.log.replace(log)
         self.engine.log = log
 
-    def place(self, launch: LaunchConfig, *, rehearse: bool, standin: str | None, env_vars: Mapping[str, str],
-              wait_s: float | None, hold: bool = False) -> None:  # fmt: skip
+    def place(self, launch: LaunchConfig, ray: RayChild | None, *, rehearse: bool, standin: str | None,
+              env_vars: Mapping[str, str], wait_s: float | None, hold: bool = False) -> None:  # fmt: skip
         """Start the driver process: weights, Ray, GPUs, checks, places; or let one go on that was held.
 
         Args:
-            hold: join Ray, or start a private one, and wait there.
+            ray: the private Ray to place it in; None: the cluster that is joined.
+            hold: join Ray, and wait there.
         """
-        if self.driver is not None and (hold or self.driver.tell({"do": "place"})):
+        if self.driver is not None and self.ray is ray and (hold or self.driver.tell({"do": "place"})):
             return
-        if self.driver is not None:  # it failed while it was held: what was wrong may be over
-            self.driver.stop(self.mark)
+        if self.driver is not None:  # it failed while it was held, or its Ray did: what was wrong may be over
+            self.driver.stop()
+        self.ray, self.is_introduced = ray, False
         sys.stderr.flush()
         order = {
             "launch": launch.to_json(),
@@ -65,6 +72,7 @@ class Attempt:
             "standin": standin,
             "wait_s": wait_s,
             "hold": hold,
+            "private": ray is not None,
             "env_vars": {**env_vars, MARK_VARIABLE: self.mark},
         }
         self.driver = DriverChild.start(order, os.environ | {MARK_VARIABLE: self.mark})
@@ -85,8 +93,8 @@ class Attempt:
 
     @property
     def children(self) -> tuple[TalkingChild, ...]:
-        """Those that were started."""
-        return (self.engine, self.driver) if self.driver else (self.engine,)
+        """Those that have something to tell."""
+        return tuple(child for child in (self.engine, self.driver, self.ray) if child is not None)
 
     def read_events(self, wait_s: float) -> None:
         """Take in what both have told; with nothing to take in, wait so long for it."""
@@ -97,6 +105,8 @@ class Attempt:
             selector.select(wait_s)
         for child in self.children:
             child.read_events()
+        if self.driver is not None and self.ray is not None and self.ray.place and not self.is_introduced:
+            self.is_introduced = self.driver.tell({"do": "join", **self.ray.place})
 
     @property
     def is_placed(self) -> bool:
@@ -123,8 +133,7 @@ class Attempt:
     @property
     def leaders(self) -> tuple[ProcessId, ...]:
         """Processes that lead a process group of this attempt."""
-        private = self.driver.private_leaders if self.driver else ()
-        return (self.engine.process.identity, *([self.driver.process.identity] if self.driver else []), *private)
+        return (self.engine.process.identity, *([self.driver.process.identity] if self.driver else []))
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -151,7 +160,7 @@ class Attempt:
     def end(
         self, *, failing: bool = False, wedged: bool = False, hurried: Callable[[], bool] = lambda: False
     ) -> list[int]:
-        """End everything of this attempt; safe to repeat.
+        """End everything of this attempt, but for the Ray it ran in; safe to repeat.
 
         Args:
             failing: the serving child was told to fail its clients.
@@ -166,7 +175,7 @@ class Attempt:
         self.engine.stop(failing=failing, hurried=hurried)
         left = processes.kill_marked(MARK_VARIABLE, self.mark, title=RANK_TITLE) if wedged else []
         if self.driver is not None:
-            self.driver.stop(self.mark, hurried)
+            self.driver.stop(hurried)
         return left + processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
 
 

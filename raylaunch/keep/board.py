@@ -12,6 +12,7 @@ from raylaunch.keep import figures
 from raylaunch.keep.attempt import Attempt
 from raylaunch.keep.door import Notice
 from raylaunch.keep.figures import Figures
+from raylaunch.keep.rays import Rays
 from raylaunch.keep.watch import Progress, Trouble
 from raylaunch.processes import ProcessId
 from raylaunch.readiness import StartupTimes
@@ -89,16 +90,16 @@ class Board:
         """For how long the state has been what it is."""
         return time.monotonic() - self._since
 
-    def note_processes(self, attempts: Sequence[Attempt], mark: str) -> None:
+    def note_processes(self, attempts: Sequence[Attempt], rays: Rays, mark: str) -> None:
         """Write down what would have to be ended, should this process be killed."""
         last = attempts[-1] if attempts else None
         driver = last.driver if last else None
         ranks = tuple(driver.events["placed"]["ranks"]) if driver and "placed" in driver.events else ()
         self.carried = tuple(dict.fromkeys(rank["ip"] for rank in ranks)) or self.carried
         self.service = self.service.update(
-            group_leaders=tuple(leader for attempt in attempts for leader in attempt.leaders),
+            group_leaders=(*(leader for attempt in attempts for leader in attempt.leaders), *rays.leaders),
             ray_address=(driver.address or None) if driver else None,
-            private_ray_folder=str(driver.private_folder) if driver and driver.private_folder else None,
+            private_ray_folder=str(rays.folder) if rays.folder else None,
             ranks=ranks,
             mark=mark,
         )

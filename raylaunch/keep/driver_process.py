@@ -5,9 +5,9 @@
 Ray ends a process of its own accord where its head or its raylet is gone (2.60), and calls into it may block for a
 minute: all of that happens here, and the supervisor outlives it. Stages told as events::
 
-    private   a private Ray's folder and processes     joined    Ray's address
-    waiting   what is waited for, in words             placed    launch, reservation, places: the engine's order
-    failed    a RaylaunchError, then the end           pulse     twice a second: what is dead, gone, short of memory
+    joined    Ray's address                      placed    launch, reservation, places: the engine's order
+    waiting   what is waited for, in words       pulse     twice a second: what is dead, gone, short of memory
+    failed    a RaylaunchError, then the end
 """
 
 import json
@@ -17,13 +17,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from raylaunch import cluster, config, monitor, output, placement
 from raylaunch.checks import nodes as node_checks
 from raylaunch.cluster import ClusterNode
 from raylaunch.config import LaunchConfig
-from raylaunch.driver import Driver
+from raylaunch.driver import Driver, OwnRay
 from raylaunch.errors import ChecksFailedError, ClusterError, LaunchFileError, RaylaunchError
 from raylaunch.keep import MARK_VARIABLE, ray_look, sweep
 from raylaunch.keep.orders import OrderReader
@@ -48,7 +49,9 @@ class Order:
     env_vars: dict[str, str]
     """Environment of everything in Ray."""
     hold: bool
-    """Wait for another line once Ray is joined: the GPUs are not free yet, and may never have to be."""
+    """Wait for the order to "place" once Ray is joined: the GPUs are not free yet, and may never have to be."""
+    private: bool
+    """Wait for the order to "join" a private Ray, which is being started."""
 
     @classmethod
     def from_line(cls, line: str) -> "Order":
@@ -87,13 +90,12 @@ def place(order: Order, tell: Tell, reader: OrderReader) -> Driver:
     driver = Driver(launch, order.standin, {**order.env_vars, **threads})
     driver.on_wait = lambda lines: tell("waiting", lines=list(lines))
     try:
-        driver.join()
+        joining = time.monotonic()
+        driver.join(_wait_for_private(reader) if order.private else None)
+        driver.seconds["join"] = time.monotonic() - joining
         signal.signal(signal.SIGTERM, _leave)  # again: ray.init puts a handler of its own in its place (Ray 2.60)
-        if driver.private is not None:
-            leaders = [(node.identity.pid, node.identity.started) for node in driver.private.nodes]
-            tell("private", folder=str(driver.private.folder), leaders=leaders)
         tell("joined", address=driver.address)
-        if order.hold and not reader.read_first():
+        if order.hold and reader.wait_for("place") is None:
             sys.exit(0)  # the supervisor is gone
         found = driver.confirm_gpus()
         _check(driver, found, patience_s=0.0 if order.wait_s is None else _FREEING_S)
@@ -115,6 +117,12 @@ def place(order: Order, tell: Tell, reader: OrderReader) -> Driver:
         real_shape=real_shape,
     )
     return driver
+
+
+def _wait_for_private(reader: OrderReader) -> OwnRay:
+    if (told := reader.wait_for("join")) is None:
+        sys.exit(0)  # the supervisor is gone
+    return OwnRay(told["address"], Path(told["folder"]))
 
 
 def _check(driver: Driver, found: tuple[ClusterNode, ...], *, patience_s: float) -> None:

@@ -1,7 +1,9 @@
 """Orders on stdin, as a child reads them: the first one whole, then whatever comes, without a buffer in between."""
 
+import json
 import os
 import select
+from typing import Any
 
 
 class OrderReader:
@@ -10,6 +12,7 @@ class OrderReader:
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
         self._rest = b""
+        self._kept: dict[str, dict[str, Any]] = {}
         self.closed = False
         """Whether the supervisor has gone."""
 
@@ -19,6 +22,15 @@ class OrderReader:
             self._take()
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
+
+    def wait_for(self, what: str) -> dict[str, Any] | None:
+        """Wait for the order to do `what`, past others that are kept; None where the supervisor went without it."""
+        while what not in self._kept:
+            if not (line := self.read_first()):
+                return None
+            order = json.loads(line)
+            self._kept[order["do"]] = order
+        return self._kept[what]
 
     def read_lines(self) -> list[str]:
         """The whole lines that have come, waiting for at most one read."""

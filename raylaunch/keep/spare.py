@@ -8,7 +8,6 @@ goes ahead, too, as far as it comes without the GPUs. If the engine moves again 
 nothing is suspected; the engine that serves never waits for any of it.
 """
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from raylaunch import output
 from raylaunch.checks.facts import measure_ram
 from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
+from raylaunch.keep.endings import Endings
 from raylaunch.keep.starts import Starts
 
 _AFTER_S = 5.0
@@ -33,7 +33,7 @@ class Spare:
         self._starts, self._hurried = starts, hurried
         self._attempt: Attempt | None = None
         self._no_other_until = self._calm_until = 0.0
-        self._endings: list[threading.Thread] = []
+        self._endings = Endings()
 
     @property
     def standing_by(self) -> int | None:
@@ -93,13 +93,9 @@ class Spare:
     def dismiss(self) -> None:
         """End it, without waiting."""
         if (attempt := self.take()) is not None:
-            ending = threading.Thread(target=lambda: attempt.end(hurried=self._hurried), name="spare-end")
-            ending.start()
-            self._endings = [*(one for one in self._endings if one.is_alive()), ending]
+            self._endings.begin(lambda: attempt.end(hurried=self._hurried))
 
     def close(self) -> None:
         """End it, and wait until nothing of any is left."""
         self.dismiss()
-        for ending in self._endings:
-            ending.join()
-        self._endings.clear()
+        self._endings.wait()

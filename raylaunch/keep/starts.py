@@ -9,6 +9,7 @@ from pathlib import Path
 from raylaunch.config import LaunchConfig
 from raylaunch.errors import NoProcessError
 from raylaunch.keep.attempt import Attempt
+from raylaunch.keep.rays import Rays
 from raylaunch.rehearsal import plan
 
 _FOREVER_S = 86400.0
@@ -24,6 +25,7 @@ class Starts:
         """Engines accept on `listening` and log into `folder`; `standin` is plan.choose_standin's answer."""
         self.launch, self.standin, self.rehearse = launch, standin, rehearse
         self.log = folder / "engine.log"
+        self.rays = Rays()
         self._listening = listening
         self._count = 0
 
@@ -60,12 +62,14 @@ class Starts:
         Raises:
             NoProcessError: there is no process or memory for the driver process.
         """
+        env_vars = self._make_environment()
         with _no_process():
             attempt.place(
                 self.launch,
+                self.rays.find(self.launch, self.standin, env_vars),
                 rehearse=self.rehearse,
                 standin=self.standin,
-                env_vars=self._make_environment(),
+                env_vars=env_vars,
                 wait_s=_FOREVER_S if again else None,
                 hold=hold,
             )

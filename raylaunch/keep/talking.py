@@ -105,6 +105,11 @@ class TalkingChild:
         """Whether the child runs."""
         return self.process.popen.poll() is None
 
+    def describe_end(self) -> str:
+        """How it ended, in words."""
+        status = self.process.popen.wait()
+        return f"by signal {-status}" if status < 0 else f"with exit status {status}"
+
     def silent_s(self) -> float:
         """Seconds since the last pulse."""
         return time.monotonic() - self.pulsed_at

@@ -104,9 +104,11 @@ def raise_on_failed_start(attempt: Attempt) -> None:
         EngineTroubled: Ray lost a node or a worker.
     """
     engine, driver = attempt.engine, attempt.driver
+    if attempt.ray is not None and (failure := attempt.ray.find_failure()) is not None:
+        raise failure
     if driver is not None:
-        if (failure := driver.find_failure()) is not None:
-            raise failure
+        if (ended := driver.find_failure()) is not None:
+            raise ended
         trouble = judge_ray(attempt.seen)
         # Before the engine is up it tells a worker's death itself, and better: with the worker's own error.
         if trouble is not None and engine.is_alive() and ("engine" in engine.events or trouble.cause == "node"):

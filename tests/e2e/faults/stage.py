@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from raylaunch.processes import ProcessId, wait_until
+from raylaunch.keep import MARK_VARIABLE
+from raylaunch.processes import ProcessId, list_marked, wait_until
 from raylaunch.rehearsal.standin import Shape, write_standin
 
 from .. import harness
@@ -92,12 +93,19 @@ class Stage:
         return told in self._find_all("-m raylaunch.server") and told != self.find_server()
 
     def list_identities(self) -> dict[ProcessId, str]:
-        """All processes of the engine, with their command lines; not the supervisor, nor who stands by."""
+        """All processes of the engine and its Ray, with their command lines; not the supervisor, nor who stands by."""
         known = harness.list_processes(self.served.home) | {self.find_core(): "EngineCore"}
         stands_by = self.record()["stand_by"]
         for pid in (self.served.process.pid, stands_by, *(list_children(stands_by) if stands_by else ())):
             known.pop(pid, None)
         return {one: command for pid, command in known.items() if (one := ProcessId.of(pid)) is not None}
+
+    def find_left(self, before: Mapping[ProcessId, str]) -> tuple[str, ...]:
+        """Those that are still there, but for the private Ray that carries the engine now: it may be the same."""
+        leaders = {leader["pid"] for leader in self.record()["group_leaders"]}
+        (keeper,) = leaders & {*self._find_all("-m raylaunch.keep.ray_process")}
+        in_use = set(list_marked(MARK_VARIABLE, read_mark(keeper)))
+        return find_living({one: command for one, command in before.items() if one.pid not in in_use})
 
     def measure_memory(self) -> int:
         """Memory of all processes of the service, bytes; what several share is counted once."""
@@ -161,7 +169,7 @@ class Stage:
         self.wait_settled()
         memory = self.measure_memory() / self.first_memory_bytes
         row = Row(
-            fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, find_living(before), memory
+            fault, kind, last - struck, waiting.describe(), ready_s, self.first_ready_s, self.find_left(before), memory
         )
         print(row, flush=True)
         return row
@@ -172,6 +180,12 @@ class Stage:
         clients.start(streaming=0, whole=1, max_tokens=2)
         clients.wait()
         assert clients.sent[0].tokens == 2, clients.describe()
+
+
+def read_mark(pid: int) -> str:
+    """Of the service's start, or of its Ray, that a process belongs to."""
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next(entry.partition("=")[2] for entry in environment if entry.startswith(f"{MARK_VARIABLE}="))
 
 
 def list_children(pid: int) -> list[int]:

@@ -1,0 +1,82 @@
+"""Which private Ray the next engine runs in: the one that carried the last engine, or a fresh one where it is in doubt.
+
+A demo or a rehearsal brings its own Ray. Like a cluster that is joined it outlives the engines: a killed worker is no
+reason to start it anew, and a start of Ray costs two cores eight seconds.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from raylaunch import cluster, output
+from raylaunch.config import LaunchConfig
+from raylaunch.keep.endings import Endings
+from raylaunch.keep.ray_child import RayChild
+from raylaunch.processes import ProcessId
+from raylaunch.rehearsal import plan
+
+_ENGINES_OWN = ("worker", "engine", "wedge", "canary")
+"""Causes of trouble (watch.Trouble) that lie in the engine: its Ray is used again if all its daemons live."""
+
+
+class Rays:
+    """At most one that counts, and those that are being ended. For the supervisor's main thread."""
+
+    def __init__(self) -> None:
+        self.current: RayChild | None = None
+        self._retired: list[RayChild] = []
+        self._endings = Endings()
+        self._count = 0
+
+    def find(self, launch: LaunchConfig, standin: str | None, env_vars: Mapping[str, str]) -> RayChild | None:
+        """The private Ray of this launch, started if need be; None where a cluster is joined, or has to be.
+
+        Raises:
+            OSError: there is no process or memory for it.
+        """
+        block = launch.cluster
+        env_vars = {**env_vars, **plan.stay_on_loopback(standin)}
+        order = {"nodes": block.nodes, "gpus_per_node": block.gpus_per_node, "env_vars": env_vars}
+        if self.current is not None and (self.current.order != order or self.current.find_failure() is not None):
+            self.retire()
+        if self.current is None and (standin or block.local) and cluster.find_address() is None:
+            logical = "logical " if standin else ""
+            output.say(f"starting a private Ray: {block.nodes} x {block.gpus_per_node} {logical}GPUs on this machine")
+            self._count += 1
+            self.current = RayChild.start(f"{launch.port}-{os.getpid()}-ray{self._count}", order)
+        return self.current
+
+    def judge(self, cause: str, *, was_serving: bool) -> None:
+        """After a failure: keep the Ray that carried the engine only if it is surely none of Ray's making."""
+        ray = self.current
+        if ray is not None and not (was_serving and cause in _ENGINES_OWN and ray.is_whole()):
+            self.retire()
+
+    def retire(self) -> None:
+        """The next engine gets another one; this one ends with `end_retired`, when the engine in it has ended."""
+        if self.current is not None:
+            self._retired.append(self.current)
+        self.current = None
+
+    def end_retired(self, hurried: Callable[[], bool]) -> None:
+        """End those that carry nothing any more, without waiting; `hurried` says whether patience is over."""
+        for ray in self._retired:
+            self._endings.begin(lambda ray=ray: ray.stop(hurried))  # type: ignore[misc]
+        self._retired.clear()
+
+    def close(self, hurried: Callable[[], bool]) -> None:
+        """End all, and wait until nothing of any is left."""
+        self.retire()
+        self.end_retired(hurried)
+        self._endings.wait()
+
+    @property
+    def leaders(self) -> tuple[ProcessId, ...]:
+        """Processes that lead a process group."""
+        return self.current.leaders if self.current else ()
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the one that counts, once it is up."""
+        place = self.current.place if self.current else None
+        return Path(place["folder"]) if place else None
