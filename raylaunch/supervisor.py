@@ -25,7 +25,7 @@ from raylaunch.keep.recovery import Recovery
 from raylaunch.keep.spare import Spare
 from raylaunch.keep.starts import Starts
 from raylaunch.keep.swap import Swap
-from raylaunch.keep.takeover import find_same
+from raylaunch.keep.takeover import is_served_already
 from raylaunch.keep.watch import EngineTroubled, Progress, Trouble
 from raylaunch.rehearsal import plan
 
@@ -51,10 +51,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
     Raises:
         RaylaunchError: it did not come up, or failed again and again for one cause; nothing of it is left.
     """
-    if (running := find_same(launch, rehearse=rehearse)) is not None:
-        output.say(
-            f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
-        )
+    if is_served_already(launch, rehearse=rehearse):
         return
     processes.raise_file_limit()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to end what was begun
@@ -80,11 +77,12 @@ class Supervisor:
         self.board = Board(launch, rehearsal=standin if rehearse else None)
         self.door = Door(self.listening, self.board.look, tls=tls, api_keys=launch.api_keys)
         self.door.open()
-        self.control = Control(self.board.service.folder)
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
-        self.starts = Starts(launch, standin, self.listening, self.board.service.folder, rehearse=rehearse)
-        self.spare = Spare(self.starts, lambda: self.hurried)
+        folder = self.board.service.folder
+        self.control = Control(folder)
+        self.starts = Starts(launch, standin, self.listening, folder, rehearse=rehearse, hurried=self.is_hurried)
+        self.spare = Spare(self.starts, self.is_hurried)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None
         """Asks while an engine is ready; None while none is."""
@@ -108,6 +106,10 @@ class Supervisor:
         self.stopping = True
         raise StopRequested(signal.Signals(number).name)
 
+    def is_hurried(self) -> bool:
+        """Whether patience is over."""
+        return self.hurried
+
     def run(self) -> None:
         """Start engines and watch them, until a signal or a cause that does not go away."""
         while True:
@@ -115,10 +117,8 @@ class Supervisor:
                 self._start()
                 self._wait(lambda: self.swap is not None and self.swap.accepted)
                 self._make_room()
-            except EngineTroubled as error:
-                self._recover(error.trouble, None)
-            except RaylaunchError as error:
-                self._recover(Trouble.of_error(error), error)
+            except (EngineTroubled, RaylaunchError) as error:
+                self._recover(error)
 
     def _begin(self) -> Attempt:
         """Start the next serving child importing, or take the one that stands by."""
@@ -145,7 +145,6 @@ class Supervisor:
                 self.board.set_note(error.what)
                 time.sleep(_NO_PROCESS_S)
             else:
-                self.starts.rays.end_retired(lambda: self.hurried)
                 return attempt
 
     def _start(self) -> None:
@@ -219,17 +218,16 @@ class Supervisor:
         if self.swap is not None and not self.swap.accepted and attempt.driver and self.swap.settle(attempt.driver):
             self.swap = None
 
-    def _recover(self, trouble: Trouble, error: RaylaunchError | None) -> None:
+    def _recover(self, error: EngineTroubled | RaylaunchError) -> None:
         """End what is left of a failed engine, keep what was seen, and get ready for the next one.
 
         Raises:
             RaylaunchError: the first start failed, or too many did for one cause.
         """
-        if error is not None and not self.was_ready:
+        if isinstance(error, RaylaunchError) and not self.was_ready:
             raise error
-        was_serving = self.canary is not None
-        self.canary = None
-        attempt = self.attempts[-1]
+        trouble = error.trouble if isinstance(error, EngineTroubled) else Trouble.of_error(error)
+        attempt, was_serving, self.canary = self.attempts[-1], self.canary is not None, None
         self.door.open()
         self.board.set_state("restarting", trouble.what)
         output.say(f"{trouble.what}; ending it, then starting again", style="yellow")
@@ -255,9 +253,9 @@ class Supervisor:
         time.sleep(self.recovery.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        left = attempt.end(failing=failing, wedged=wedged, hurried=lambda: self.hurried)
+        left = attempt.end(failing=failing, wedged=wedged, hurried=self.is_hurried)
         self.attempts.remove(attempt)
-        self.starts.rays.end_retired(lambda: self.hurried)
+        self.starts.rays.end_retired()
         return left
 
     def _make_room(self) -> None:
@@ -268,7 +266,7 @@ class Supervisor:
         self.board.set_state("restarting", "another launch is swapped in")
         attempt = self.attempts[-1]
         self.spare.dismiss()
-        attempt.engine.drain(self.launch.keep.drain_s, lambda: self.hurried, "the service is being restarted")
+        attempt.engine.drain(self.launch.keep.drain_s, self.is_hurried, "the service is being restarted")
         self._end_old(attempt)
         self._take_launch(self.swap.launch)
 
@@ -287,13 +285,13 @@ class Supervisor:
             attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
             if running := attempt.engine.requests_running:
                 output.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
-            attempt.engine.drain(drain_s, lambda: self.hurried, "the service was stopped")
+            attempt.engine.drain(drain_s, self.is_hurried, "the service was stopped")
         self.board.set_state("stopping", "stopping")
         self.spare.dismiss()
         for attempt in [*self.attempts]:
             self._end_old(attempt)
         self.spare.close()
-        self.starts.rays.close(lambda: self.hurried)
+        self.starts.rays.close()
         self.control.close()
         self.door.close()
         self.listening.close()

@@ -6,6 +6,7 @@ reason to start it anew, and a start of Ray costs two cores eight seconds.
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from raylaunch import cluster, output
@@ -22,7 +23,9 @@ _ENGINES_OWN = ("worker", "engine", "wedge", "canary")
 class Rays:
     """At most one that counts, and those that are being ended. For the supervisor's main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, hurried: Callable[[], bool]) -> None:
+        """`hurried` says whether patience is over."""
+        self._hurried = hurried
         self.current: RayChild | None = None
         self._retired: list[RayChild] = []
         self._endings = Endings()
@@ -58,16 +61,16 @@ class Rays:
             self._retired.append(self.current)
         self.current = None
 
-    def end_retired(self, hurried: Callable[[], bool]) -> None:
-        """End those that carry nothing any more, without waiting; `hurried` says whether patience is over."""
+    def end_retired(self) -> None:
+        """End those that carry nothing any more, without waiting."""
         for ray in self._retired:
-            self._endings.begin(lambda ray=ray: ray.stop(hurried))  # type: ignore[misc]
+            self._endings.begin(partial(ray.stop, self._hurried))
         self._retired.clear()
 
-    def close(self, hurried: Callable[[], bool]) -> None:
+    def close(self) -> None:
         """End all, and wait until nothing of any is left."""
         self.retire()
-        self.end_retired(hurried)
+        self.end_retired()
         self._endings.wait()
 
     @property

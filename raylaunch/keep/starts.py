@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from raylaunch.config import LaunchConfig
@@ -20,12 +20,26 @@ class Starts:
     """Begins attempts for the launch that is served."""
 
     def __init__(
-        self, launch: LaunchConfig, standin: str | None, listening: socket.socket, folder: Path, *, rehearse: bool
+        self,
+        launch: LaunchConfig,
+        standin: str | None,
+        listening: socket.socket,
+        folder: Path,
+        *,
+        rehearse: bool,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Engines accept on `listening` and log into `folder`; `standin` is plan.choose_standin's answer."""
+        """Begin for `launch`.
+
+        Args:
+            standin: plan.choose_standin's answer.
+            listening: what engines accept on.
+            folder: what they log into.
+            hurried: whether patience is over.
+        """
         self.launch, self.standin, self.rehearse = launch, standin, rehearse
         self.log = folder / "engine.log"
-        self.rays = Rays()
+        self.rays = Rays(hurried)
         self._listening = listening
         self._count = 0
 
@@ -73,6 +87,8 @@ class Starts:
                 wait_s=_FOREVER_S if again else None,
                 hold=hold,
             )
+        if not hold:  # the engine before has ended
+            self.rays.end_retired()
 
     def _make_environment(self) -> dict[str, str]:
         return plan.make_environment(self.standin, self.launch.world_size)

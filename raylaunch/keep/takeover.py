@@ -7,8 +7,17 @@ from raylaunch.keep.watch import Trouble
 from raylaunch.service import Service, end_leftovers, list_services
 
 
-def find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
-    """A living service of the same launch. Leftovers of a dead supervisor are ended on the way."""
+def is_served_already(launch: LaunchConfig, *, rehearse: bool) -> bool:
+    """Whether a service of the same launch lives, which is told. Leftovers of a dead supervisor are ended first."""
+    running = _find_same(launch, rehearse=rehearse)
+    if running is not None:
+        output.say(
+            f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
+        )
+    return running is not None
+
+
+def _find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
     for service in list_services():
         if not service.is_alive():
             left = end_leftovers(service)

@@ -51,6 +51,16 @@ def list_processes(home: Path) -> dict[int, str]:
     return found
 
 
+def find_processes(home: Path, *words: str) -> list[int]:
+    """Pids of this home's processes whose command line, or the title that lies over it, has all these words."""
+    found = []
+    for pid in sorted(list_processes(home)):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            found += [pid] if all(word in command for word in words) else []
+    return found
+
+
 def list_shared_memory() -> set[str]:
     """Shared-memory files and sockets that engines make on this machine."""
     sockets = {entry.name for entry in Path("/tmp").iterdir() if entry.is_socket()}

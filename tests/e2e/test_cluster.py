@@ -6,28 +6,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import ray
 
-from raylaunch import config
-from raylaunch.driver import Driver
-from raylaunch.errors import ClusterError
+from raylaunch import cluster
 from raylaunch.private_ray import PrivateRay
 
 from . import harness
 
 pytestmark = pytest.mark.ray
+_Answer = TypeVar("_Answer")
 
 
 @pytest.fixture
 def foreign_ray(tmp_path: Path) -> Iterator[PrivateRay]:
     """A cluster of one node with two logical GPUs that raylaunch did not start."""
-    cluster = PrivateRay.start(nodes=1, gpus_per_node=2, env_vars={harness.MARK: str(tmp_path / "foreign")})
-    yield cluster
-    cluster.stop()
+    running = PrivateRay.start(nodes=1, gpus_per_node=2, env_vars={harness.MARK: str(tmp_path / "foreign")})
+    yield running
+    running.stop()
 
 
 def write_launch(folder: Path, *, nodes: int = 1, gpus: int = 1, wait_s: float = 2) -> Path:
@@ -64,45 +64,32 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
     assert all(node.identity.is_alive() for node in foreign_ray.nodes)
 
 
+def ask_a_worker(private: PrivateRay, question: Callable[[], _Answer]) -> _Answer:
+    """What a worker of this Ray answers."""
+    cluster.join(private.address, env_vars={})
+    try:
+        answer: _Answer = ray.get(ray.remote(question).remote())
+    finally:
+        cluster.leave()
+    return answer
+
+
 def test_private_ray_opens_more_files_than_a_login_shell_may(tmp_path: Path) -> None:
     """From a soft limit of 1,024, as on a fresh Debian, Ray's workers have what a server of many streams needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
-    driver = Driver(config.load(write_launch(tmp_path), environ={}), "cpu", {harness.MARK: str(tmp_path / "home")})
+    private = PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={harness.MARK: str(tmp_path)})
     try:
-        driver.join()
-        seen, _ = ray.get(ray.remote(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)).remote())
-        assert seen == min(65536, hard)
+        assert ask_a_worker(private, lambda: resource.getrlimit(resource.RLIMIT_NOFILE))[0] == min(65536, hard)
     finally:
-        driver.release()
+        private.stop()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_ranks_of_a_private_ray_have_the_priority_of_their_server(tmp_path: Path) -> None:
+def test_ranks_of_a_private_ray_have_the_priority_of_their_server(foreign_ray: PrivateRay) -> None:
     """Ray's own default is niceness 15: behind the very processes that wait for them."""
-    driver = Driver(config.load(write_launch(tmp_path), environ={}), "cpu", {harness.MARK: str(tmp_path / "home")})
-    try:
-        driver.join()
-        seen = ray.get(ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
-        assert seen == os.getpriority(os.PRIO_PROCESS, 0)
-    finally:
-        driver.release()
-
-
-def test_death_of_a_private_node_is_told_at_once(tmp_path: Path) -> None:
-    """A second node of our own Ray dies while its GPUs are awaited: its log's last words, not a wait of ten minutes."""
-    launch = config.load(write_launch(tmp_path, nodes=2, gpus=2, wait_s=600), environ={})
-    driver = Driver(launch, "cpu", {harness.MARK: str(tmp_path / "home")})
-    try:
-        driver.join()
-        assert driver.private is not None
-        second = driver.private.nodes[1].popen
-        second.kill()
-        second.wait()
-        with pytest.raises(ClusterError, match=r"127\.0\.0\.2: "):
-            driver.confirm_gpus()
-    finally:
-        driver.release()
+    seen = ask_a_worker(foreign_ray, lambda: os.getpriority(os.PRIO_PROCESS, 0))
+    assert seen == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_dead_address_is_told_at_once(tmp_path: Path) -> None:

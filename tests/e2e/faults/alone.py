@@ -37,12 +37,9 @@ class Bare:
 
     def find(self, *words: str) -> int:
         """The pid of the first process whose command line or log prefix has all these words."""
-        for pid in sorted(harness.list_processes(self.home)):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-                if all(word in command for word in words):
-                    return pid
-        raise AssertionError((words, harness.list_processes(self.home)))
+        found = harness.find_processes(self.home, *words)
+        assert found, (words, harness.list_processes(self.home))
+        return found[0]
 
     def find_core(self) -> int:
         """The pid of EngineCore, a child of the server: its title lies over its environment."""

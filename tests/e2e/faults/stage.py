@@ -129,12 +129,7 @@ class Stage:
         return found[0]
 
     def _find_all(self, *words: str) -> list[int]:
-        found = []
-        for pid in harness.list_processes(self.served.home):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-                found += [pid] if all(word in command for word in words) else []
-        return found
+        return harness.find_processes(self.served.home, *words)
 
     def find_core(self) -> int:
         """The pid of EngineCore, the one child of an API server with that name: who stands by has none."""

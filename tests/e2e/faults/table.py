@@ -31,8 +31,8 @@ here (60 s by default), the canary's pause {pause:.0f} s (60 s). {machine}, {ver
   progress limit + 5 s for a wedge.
 - **ready**: from the strike until a completion came back, and how many times the first start that is. Bar: 1.25. At a
   wedge the progress limit passes first and is in it; while nobody asks the canary's pause, too.
-- **left over**: processes of the struck engine that were there afterwards, and the memory of all processes of the
-  service when it was ready again, against the first time. Bars: none; 1.
+- **left over**: processes of the struck engine that were there afterwards, those of its Ray where that was replaced,
+  and the memory of all processes of the service when it was ready again, against the first time. Bars: none; 1.
 - **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it.
   A client was given up after {patience:.0f} s. An empty cell: it has no such process, or does not come so far (it does
   not start again).

@@ -40,6 +40,7 @@ SIGNALS = (
     ("kill -9 of a raylet", "death", send(_KILL, *RAYLET)),
     ("kill -9 of the GCS", "death", send(_KILL, "gcs/gcs_server")),
     ("kill -9 of the driver process", "death", send(_KILL, "raylaunch.keep.driver_process")),
+    ("kill -9 of the private Ray's keeper", "death", send(_KILL, "raylaunch.keep.ray_process")),
     ("SIGSTOP of a rank", "wedge", stop_rank(1)),
     ("SIGSTOP of EngineCore", "wedge", hit_core(_STOP)),
     ("SIGSTOP of the API server", "wedge", hit_server(_STOP)),
