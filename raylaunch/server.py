@@ -16,14 +16,12 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
-import time
 from argparse import Namespace
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from raylaunch.keep.orders import OrderReader
+from raylaunch.keep.orders import Events, OrderReader
 
 if TYPE_CHECKING:
     from raylaunch.config import LaunchConfig
@@ -96,18 +94,6 @@ class Order:
         return cls(**fields | {"launch": LaunchConfig.from_json(fields["launch"])})
 
 
-class Events:
-    """Where the child tells how far it is."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def tell(self, stage: str, **facts: Any) -> None:
-        """Write one event, with the wall clock in seconds."""
-        self._stream.write(json.dumps({"stage": stage, "at": time.time(), **facts}) + "\n")
-        self._stream.flush()
-
-
 def _die_during_start(_number: int, _frame: FrameType | None) -> None:
     """One SIGTERM ends a start-up: vLLM would lose it (0.32: zmq swallows the KeyboardInterrupt of its handler)."""
     for child in multiprocessing.active_children():
@@ -175,7 +161,7 @@ async def serve(vllm_server: Namespace, order: Order, events: Events, orders: Or
 
 def main() -> None:
     """Import vLLM, read the order, serve it."""
-    events = Events(os.fdopen(int(sys.argv[sys.argv.index("--events") + 1]), "w"))
+    events = Events()
     signal.signal(signal.SIGTERM, _die_during_start)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     events.tell("born")

@@ -97,7 +97,7 @@ class Attempt:
         return tuple(child for child in (self.engine, self.driver, self.ray) if child is not None)
 
     def read_events(self, wait_s: float) -> None:
-        """Take in what both have told; with nothing to take in, wait so long for it."""
+        """Take in what they have told; with nothing to take in, wait so long for it."""
         with selectors.PollSelector() as selector:
             for child in self.children:
                 if child.is_alive():

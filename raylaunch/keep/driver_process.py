@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from raylaunch import cluster, config, monitor, output, placement
 from raylaunch.checks import nodes as node_checks
@@ -27,7 +27,7 @@ from raylaunch.config import LaunchConfig
 from raylaunch.driver import Driver, OwnRay
 from raylaunch.errors import ChecksFailedError, ClusterError, LaunchFileError, RaylaunchError
 from raylaunch.keep import MARK_VARIABLE, ray_look, sweep
-from raylaunch.keep.orders import OrderReader
+from raylaunch.keep.orders import Events, OrderReader, end_on_sigterm
 from raylaunch.rehearsal import plan
 from raylaunch.weights.fetch import fetch_model
 
@@ -93,7 +93,7 @@ def place(order: Order, tell: Tell, reader: OrderReader) -> Driver:
         joining = time.monotonic()
         driver.join(_wait_for_private(reader) if order.private else None)
         driver.seconds["join"] = time.monotonic() - joining
-        signal.signal(signal.SIGTERM, _leave)  # again: ray.init puts a handler of its own in its place (Ray 2.60)
+        end_on_sigterm()  # again: ray.init puts a handler of its own in its place (Ray 2.60)
         tell("joined", address=driver.address)
         if order.hold and reader.wait_for("place") is None:
             sys.exit(0)  # the supervisor is gone
@@ -185,10 +185,6 @@ def check_other(launch: LaunchConfig, *, rehearse: bool) -> RaylaunchError | Non
     return None
 
 
-def _leave(_number: int, _frame: Any) -> None:
-    sys.exit(0)
-
-
 def _tell_failure(error: RaylaunchError, tell: Tell) -> None:
     tell(
         "failed",
@@ -202,15 +198,8 @@ def _tell_failure(error: RaylaunchError, tell: Tell) -> None:
 
 def main() -> None:
     """Read the order, hold the GPUs, tell what is seen; give them back at the end."""
-    stream = os.fdopen(int(sys.argv[sys.argv.index("--events") + 1]), "w")
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def tell(stage: str, **facts: Any) -> None:
-        stream.write(json.dumps({"stage": stage, "at": time.time(), **facts}) + "\n")
-        stream.flush()
-
-    reader = OrderReader()
+    end_on_sigterm()
+    tell, reader = Events().tell, OrderReader()
     order = Order.from_line(reader.read_first())
     os.environ.update(order.env_vars)
     try:

@@ -1,9 +1,37 @@
-"""Orders on stdin, as a child reads them: the first one whole, then whatever comes, without a buffer in between."""
+"""A child's side of the talk with its supervisor (talking.py is the other): orders on stdin, events on `--events FD`.
+
+Both are JSON lines. The first order is read whole, then whatever comes, without a buffer in between.
+"""
 
 import json
 import os
 import select
+import signal
+import sys
+import time
 from typing import Any
+
+
+class Events:
+    """Where a child tells how far it is."""
+
+    def __init__(self) -> None:
+        self._stream = os.fdopen(int(sys.argv[sys.argv.index("--events") + 1]), "w")
+
+    def tell(self, stage: str, **facts: Any) -> None:
+        """Write one event, with the wall clock in seconds."""
+        self._stream.write(json.dumps({"stage": stage, "at": time.time(), **facts}) + "\n")
+        self._stream.flush()
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends this child through its `finally` clauses; Ctrl-C in a terminal is the supervisor's affair."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave(_number: int, _frame: Any) -> None:
+    sys.exit(0)
 
 
 class OrderReader:

@@ -9,33 +9,21 @@ It stands beside the driver process, so that Ray outlives the engines. Stages to
 """
 
 import json
-import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
 
 from raylaunch.errors import ClusterError
-from raylaunch.keep.orders import OrderReader
+from raylaunch.keep.orders import Events, OrderReader, end_on_sigterm
 from raylaunch.private_ray import PrivateRay
 
 _LOOK_EVERY_S = 0.5
 
 
-def _leave(_number: int, _frame: Any) -> None:
-    sys.exit(0)
-
-
 def main() -> None:
     """Read the order (PrivateRay.start's arguments), start the nodes, look after them until a signal."""
-    stream = os.fdopen(int(sys.argv[sys.argv.index("--events") + 1]), "w")
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def tell(stage: str, **facts: Any) -> None:
-        stream.write(json.dumps({"stage": stage, **facts}) + "\n")
-        stream.flush()
-
-    reader = OrderReader()
+    end_on_sigterm()
+    tell, reader = Events().tell, OrderReader()
     order = json.loads(reader.read_first())
     try:
         ray = PrivateRay.start(**order)
@@ -53,7 +41,7 @@ def main() -> None:
         ray.stop()
 
 
-def _look_after(ray: PrivateRay, reader: OrderReader, tell: Any) -> None:
+def _look_after(ray: PrivateRay, reader: OrderReader, tell: Callable[..., None]) -> None:
     told = False
     while True:
         reader.wait(_LOOK_EVERY_S)

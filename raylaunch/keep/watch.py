@@ -14,6 +14,7 @@ from raylaunch.child import EngineChild
 from raylaunch.errors import RaylaunchError
 from raylaunch.keep.attempt import Attempt
 from raylaunch.keep.driver_child import DriverChild
+from raylaunch.keep.ray_child import RayChild
 from raylaunch.keep.talking import PULSE
 
 _SILENT_S = 2.0
@@ -88,6 +89,7 @@ def raise_on_trouble(attempt: Attempt, progress: Progress, limit_s: float) -> No
     assert driver is not None
     trouble = (
         judge_ray(attempt.seen)
+        or _look_at_keeper(attempt.ray)
         or _look_at_driver(driver)
         or _look_at_engine(engine)
         or _look_at_progress(engine, progress, limit_s)
@@ -174,6 +176,13 @@ def _shorten(why: str) -> str:
     lines = [line.strip() for line in why.splitlines() if line.strip()]
     first = lines[0] if lines else "Ray gives no reason"
     return first if len(first) <= 240 else first[:240] + "..."
+
+
+def _look_at_keeper(ray: RayChild | None) -> Trouble | None:
+    """Its nodes have been told to end with it, and take up to half a minute for that: no use waiting for them."""
+    if ray is None or ray.is_alive():
+        return None
+    return Trouble("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
 
 
 def _look_at_driver(driver: DriverChild) -> Trouble | None:

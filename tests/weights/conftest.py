@@ -3,11 +3,14 @@
 import json
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import Hub, serve
+
+from benchmarks.islands import GATEWAY, Islands, islands
 
 REPO = "somebody/some-llama"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -53,3 +56,27 @@ def model_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "models" / "some--llama"
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Islands]:
+    """Three hosts, 96 MiB of disk each."""
+    with islands(3, tmp_path_factory.mktemp("data"), data_mib=96, is_reachable=True) as made:
+        yield made
+
+
+@pytest.fixture
+def hub(hosts: Islands) -> Iterator[Hub]:
+    """A hub that all hosts reach, with a model of two shards of 12 MiB."""
+    files = make_files() | {name: make_safetensors(12 << 20) for name in SHARDS}
+    with serve(Hub(REPO, files), GATEWAY) as running:
+        yield running
+
+
+@pytest.fixture
+def model(hosts: Islands, tmp_path: Path) -> Iterator[Path]:
+    """The model's path; whatever is there afterwards is removed."""
+    folder = hosts.data / tmp_path.name
+    yield folder
+    for island in hosts.islands:
+        subprocess.run(["find", island.find(hosts.data), "-mindepth", "1", "-delete"], check=True)
