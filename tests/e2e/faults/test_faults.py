@@ -36,29 +36,33 @@ def hold_bars(row: Row) -> None:
 
 @pytest.mark.timeout(900)
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output rank killed, another one stopped, API server and raylet killed; then a pause that is no wedge.
+    """The output rank killed, another stopped, API server, Ray's keeper and a raylet killed; then a pause that is no wedge.
 
     In the end a drain ends it with exit 0, and nothing is left, of the start that was got ready in vain neither.
     """
     with stage(tmp_path) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
+        rays = [one.record()["ray_address"]]
         for fault, kind, hit in (
             ("kill -9 of the output rank", "death", kill_rank(2)),
             ("SIGSTOP of a rank", "wedge", stop_rank(1)),
             ("kill -9 of the API server", "death", hit_server(signal.SIGKILL)),
+            ("kill -9 of the private Ray's keeper", "death", send(signal.SIGKILL, "raylaunch.keep.ray_process")),
             ("kill -9 of a raylet", "death", send(signal.SIGKILL, *RAYLET)),
         ):
             hold_bars(one.strike(fault, kind, hit))
+            rays.append(one.record()["ray_address"])
+        assert [rays.index(address) for address in rays] == [0, 0, 0, 0, 4, 5]  # the first one carried four engines
         told = incidents.list_incidents()
-        assert [entry.cause for entry in told[:3]] == ["worker", "wedge", "engine"]
-        assert told[3].cause in ("node", "worker")  # its workers', where Ray takes long to miss the node
+        assert [entry.cause for entry in told[:4]] == ["worker", "wedge", "engine", "node"]
+        assert told[4].cause in ("node", "worker")  # its workers', where Ray takes long to miss the node
         assert "rank 2" in told[0].what
         assert {entry.outcome for entry in told} == {"serving again"}
         assert all((entry.folder / "ranks.log").stat().st_size for entry in told)
-        assert one.record()["restarts"] == 4
+        assert one.record()["restarts"] == 5
         check_pause(one)
-        assert one.record()["restarts"] == 4
-        assert len(incidents.list_incidents()) == 4
+        assert one.record()["restarts"] == 5
+        assert len(incidents.list_incidents()) == 5
         check_drain(one)
         assert one.hammer.refused == []
         assert len(one.hammer.unanswered) <= 8, one.hammer.unanswered  # what an API server held when it was killed
