@@ -36,7 +36,7 @@ def hold_bars(row: Row) -> None:
 
 @pytest.mark.timeout(900)
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output rank killed, another stopped, API server, Ray's keeper and a raylet killed; then a pause that is no wedge.
+    """A rank killed, another stopped, API server, Ray's keeper and a raylet killed; then a pause that is no wedge.
 
     In the end a drain ends it with exit 0, and nothing is left, of the start that was got ready in vain neither.
     """
