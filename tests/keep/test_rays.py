@@ -9,9 +9,12 @@ from pathlib import Path
 import launches
 import pytest
 
-from raylaunch.keep import MARK_VARIABLE
+from raylaunch.errors import ClusterError
+from raylaunch.keep import MARK_VARIABLE, watch
+from raylaunch.keep.door import listen
 from raylaunch.keep.ray_child import RayChild
 from raylaunch.keep.rays import Rays
+from raylaunch.keep.starts import Starts
 from raylaunch.processes import list_group_names, list_marked, wait_until
 
 pytestmark = pytest.mark.ray
@@ -102,12 +105,19 @@ def test_none_where_a_cluster_can_be_joined(rays: Rays, monkeypatch: pytest.Monk
     assert rays.find(LAUNCH, "cpu", {}) is None
 
 
-def test_death_of_a_node_is_told_with_its_last_words(rays: Rays) -> None:
+def test_death_of_a_node_ends_a_start_with_its_last_words(rays: Rays, tmp_path: Path) -> None:
     """While its GPUs are awaited: not a wait of ten minutes."""
     ray = find_up(rays)
     os.kill(ray.leaders[2].pid, signal.SIGKILL)
     assert wait_until(lambda: ray.find_failure() is not None, _END_S)
-    assert "a Ray node of this launch's own died: 127.0.0.2: " in str(ray.find_failure())
+    with listen("127.0.0.1", 0) as bound:
+        attempt = Starts(LAUNCH, "cpu", bound, tmp_path, rehearse=False).begin()
+    attempt.ray = ray
+    try:
+        with pytest.raises(ClusterError, match=r"a Ray node of this launch's own died: 127\.0\.0\.2: "):
+            watch.raise_on_failed_start(attempt)
+    finally:
+        attempt.end()
     assert rays.find(LAUNCH, "cpu", {}) is not ray
 
 
