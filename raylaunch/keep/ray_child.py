@@ -52,8 +52,7 @@ class RayChild(TalkingChild):
 
     def find_failure(self) -> ClusterError | None:
         """Why it is not up, or not whole any more; None while nothing is known of that."""
-        if self.pipe >= 0:
-            self.read_events()
+        self.read_events()
         if failed := self.events.get("failed"):
             return ClusterError(failed["what"], fix=failed["fix"])
         if not self.is_alive():
@@ -70,8 +69,7 @@ class RayChild(TalkingChild):
 
     def stop(self, hurried: Callable[[], bool] = lambda: False) -> None:
         """End every node; kill what does not go. Safe to repeat."""
-        if self.pipe >= 0:
-            self.read_events()  # it may have come up a moment ago
+        self.read_events()  # it may have come up a moment ago
         self.ask_to_end()
         self.wait_end(_STOP_S, hurried)
         # Ray's agents outlive raylet and leader by minutes where the GCS is gone (2.60).

@@ -82,7 +82,7 @@ class TalkingChild:
         return True
 
     def read_events(self) -> list[str]:
-        """Take in what the child has told since the last call; the stages of it."""
+        """Take in what the child has told since the last call; the stages of it. None of one that has been closed."""
         told = []
         while chunk := self._read_chunk():
             *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -96,6 +96,8 @@ class TalkingChild:
         return told
 
     def _read_chunk(self) -> bytes:
+        if self.pipe < 0:
+            return b""
         try:
             return os.read(self.pipe, 65536)
         except BlockingIOError:
