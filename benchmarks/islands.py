@@ -166,13 +166,17 @@ def islands(
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
             island.keeper.popen.wait()
+        # The kernel takes a namespace's links away some time after its name: the next hosts would find it there.
+        subprocess.run(["ip", "link", "del", prefix], check=False, capture_output=True)
         for number in range(count + bare + 1):
             subprocess.run(["ip", "netns", "del", f"{prefix}-{number}"], check=False, capture_output=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def _make_bridge(prefix: str, *, is_reachable: bool) -> None:
