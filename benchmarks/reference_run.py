@@ -4,7 +4,9 @@
     python -m benchmarks.reference_run demo --levels 1,4 --duration 10    the demo model on CPU
 
 First the sweep, with its report; then pairs: at each level both clients send the same questions, text of exact length,
-in the same order, and take answers of exact length, in turns; ratios are of medians. Twice:
+in the same order, and take answers of exact length, in turns. Ratios are of medians, and those of the single pairs have
+an interval in which their mean lies (95 %): for 500 at once it takes waves of requests, not one (--requests 3000), to
+be narrow. Twice:
 
 - closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
   once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out:
@@ -27,7 +29,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import time
 import urllib.request
@@ -40,6 +41,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, GPU_ENGINE, write_8b_model
+from benchmarks.pairs import conclude
 from benchmarks.questions import make_questions, write_questions
 from benchmarks.servers import Server
 from benchmarks.vllm_peer import WarmVllmBenches
@@ -57,17 +59,6 @@ OPEN_SHARE = 0.8
 """Of the requests/s of the sweep: an open loop at all of it would queue ever more."""
 OPEN_REQUESTS = 32
 """At least so many in an open loop: its times scatter with the arrivals."""
-FIGURES = (
-    "ttft_p50_ms",
-    "ttft_mean_ms",
-    "tpot_p50_ms",
-    "output_tokens_per_s",
-    "ttft_error_ms",
-    "tpot_error_ms",
-    "server_tpot_mean_ms",
-    "cpu_s",
-    "server_cpu_s",
-)
 
 
 @dataclass(frozen=True)
@@ -175,27 +166,15 @@ def measure(bench: Bench, client: Client, load: Load, asked: list[str], seed: in
     return told
 
 
-def compare(bench: Bench, load: Load) -> dict[str, Any]:
-    """All pairs of one level, the order changing, and ratios of medians: ours / vLLM's."""
-    rows: list[dict[str, Any]] = []
+def compare(bench: Bench, load: Load, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What is known of one level after each pair of runs more than `rows`; who goes first changes."""
     clients = {"raylaunch": bench.measure_ours, "vllm": bench.measure_vllm}
-    for pair in range(bench.options.pairs):
+    for pair in range(len(rows), len(rows) + bench.options.pairs):
         names = list(clients) if pair % 2 else list(reversed(clients))
         seed = 1000 * load.at_once + pair
         asked = make_questions(Path(bench.server.model), count=load.requests, tokens=bench.options.tokens_in, seed=seed)
         rows.append({name: measure(bench, clients[name], load, asked, seed) for name in names})
-    medians = {
-        name: {figure: statistics.median(row[name][figure] for row in rows) for figure in FIGURES} for name in clients
-    }
-    ours, theirs = medians["raylaunch"], medians["vllm"]
-    return {
-        **asdict(load),
-        "throughput_ratio": ours["output_tokens_per_s"] / theirs["output_tokens_per_s"],
-        "ttft_p50_ratio": ours["ttft_p50_ms"] / theirs["ttft_p50_ms"],
-        "ttft_mean_ratio": ours["ttft_mean_ms"] / theirs["ttft_mean_ms"],
-        "medians": medians,
-        "pairs": rows,
-    }
+        yield {**asdict(load), **conclude(rows), "pairs": rows}
 
 
 def sweep(bench: Bench) -> dict[str, Any]:
@@ -206,18 +185,33 @@ def sweep(bench: Bench) -> dict[str, Any]:
     return bench.run_ours(result, "-c", options.levels, "--duration", f"{options.duration}s", *asked)
 
 
-def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> Iterator[dict[str, Any]]:
-    """Level by level, as many requests as the sweep had in its time."""
-    asked_for = [int(level) for level in bench.options.levels.split(",")]
+def plan_loads(options: argparse.Namespace, swept: dict[str, Any], loop: str) -> Iterator[Load]:
+    """Each level's: as many requests as --requests says, else as the sweep had in its time."""
+    asked_for = [int(level) for level in options.levels.split(",")]
     for level in swept["levels"]:
-        at_once, requests = level["load"]["concurrency"], max(4, level["requests_ok"])
-        if at_once not in asked_for:
-            continue
-        rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
-        requests = max(requests, OPEN_REQUESTS) if rate else requests
-        row = compare(bench, Load(at_once, requests, rate))
-        print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
-        yield row
+        at_once, requests = level["load"]["concurrency"], options.requests or max(4, level["requests_ok"])
+        if at_once in asked_for:
+            rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
+            yield Load(at_once, max(requests, OPEN_REQUESTS) if rate else requests, rate)
+
+
+def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> None:
+    """Level by level; what is known is written after each pair, for device time may end before the run does."""
+    options, began = bench.options, time.monotonic()
+    split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
+    name = f"reference-{options.case}-{loop}{split}"
+    kept = options.out / f"{name}.json"
+    before = json.loads(kept.read_text())["levels"] if options.go_on and kept.exists() else []
+    done: list[dict[str, Any]] = []
+    for load in plan_loads(options, swept, loop):
+        row: dict[str, Any] = {}
+        rows = [pair for level in before if asdict(load).items() <= level.items() for pair in level["pairs"]]
+        for row in compare(bench, load, rows):
+            facts = {"case": options.case, "engine": CASES[options.case], "took_s": time.monotonic() - began}
+            facts |= {"vllm_processes": options.vllm_processes, "levels": [*done, row]}
+            servers.write_result(name, facts, options.out)
+            print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
+        done.append(row)
 
 
 def main() -> None:
@@ -225,7 +219,9 @@ def main() -> None:
     parser.add_argument("case", choices=tuple(CASES), nargs="?", default="gpu-8b")
     parser.add_argument("--levels", default="1,8,64,256,500")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds in which a level's requests begin")
+    parser.add_argument("--requests", type=int, help="of each load; without it, as many as the sweep had in its time")
     parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--go-on", action="store_true", help="add to the pairs that the result in --out has")
     parser.add_argument("--vllm-processes", type=int, default=1)
     parser.add_argument("--swept", type=Path, help="a kept sweep's result: pairs only, with its loads")
     parser.add_argument("--loops", default="closed,open")
@@ -234,11 +230,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=servers.RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    engine = CASES[options.case]
     port = servers.find_free_port()
     with servers.scratch() as folder:
         model = servers.find_demo_model() if options.case == "demo" else str(write_8b_model(folder / "model"))
-        launch = servers.write_launch(folder, model, engine)
+        launch = servers.write_launch(folder, model, CASES[options.case])
         serving = servers.start(
             "raylaunch", servers.raylaunch_command(launch, port), port=port, model=model,
             environ={"RAYLAUNCH_HOME": str(folder / "home")}, log=folder / "raylaunch.log",
@@ -249,16 +244,7 @@ def main() -> None:
             bench = Bench(server, options, folder, vllm)
             swept = json.loads(options.swept.read_text()) if options.swept else sweep(bench)
             for loop in options.loops.split(","):
-                began = time.monotonic()
-                rows = []
-                for row in run_pairs(bench, swept, loop):
-                    rows.append(row)  # kept level by level: device time may end before the run does
-                    facts = {"case": options.case, "engine": engine, "took_s": time.monotonic() - began}
-                    facts |= {"vllm_processes": options.vllm_processes}
-                    split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
-                    servers.write_result(
-                        f"reference-{options.case}-{loop}{split}", {**facts, "levels": rows}, options.out
-                    )
+                run_pairs(bench, swept, loop)
             vllm.close()
         shutil.copy(folder / "raylaunch.log", options.out / f"reference-{options.case}-serve.txt")
 
