@@ -51,9 +51,12 @@ class Rays:
 
     def judge(self, cause: str, *, was_serving: bool) -> None:
         """After a failure: keep the Ray that carried the engine only if it is surely none of Ray's making."""
-        ray = self.current
-        if ray is not None and not (was_serving and cause in _ENGINES_OWN and ray.is_whole()):
+        if not self.is_fit(cause, was_serving=was_serving):
             self.retire()
+
+    def is_fit(self, cause: str, *, was_serving: bool) -> bool:
+        """Whether the current one may carry an engine again, after this trouble of the one that it carries."""
+        return was_serving and cause in _ENGINES_OWN and self.current is not None and self.current.is_whole()
 
     def retire(self) -> None:
         """The next engine gets another one; this one ends with `end_retired`, when the engine in it has ended."""

@@ -67,16 +67,18 @@ def test_whole_one_carries_the_next_engine(rays: Rays) -> None:
 
 def test_doubtful_one_is_replaced(rays: Rays) -> None:
     """Trouble of Ray's own, or a start that failed: the next engine must not fail for the same reason."""
-    used = []
-    for cause, was_serving in (("gcs", True), ("node", True), ("driver", True), ("worker", False)):
-        used.append(find_up(rays))
-        rays.judge(cause, was_serving=was_serving)
-        assert rays.current is None
-        rays.end_retired()
+    ray = find_up(rays)
+    assert rays.is_fit("worker", was_serving=True)
+    for cause, was_serving in (("gcs", True), ("driver", True), ("worker", False)):
+        assert not rays.is_fit(cause, was_serving=was_serving), cause
+    rays.judge("node", was_serving=True)
+    assert rays.current is None
+    rays.end_retired()
+    fresh = find_up(rays)
     rays.close()
-    assert len({ray.mark for ray in used}) == len(used)
-    for ray in used:
-        assert_gone(ray)
+    assert fresh.mark != ray.mark
+    assert_gone(ray)
+    assert_gone(fresh)
 
 
 @pytest.mark.parametrize(("at", "daemon"), [(0, "gcs_server"), (1, "raylet")])

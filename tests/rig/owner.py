@@ -92,15 +92,20 @@ class Owner:
         return dict(eval(said))
 
     def list_traces(self) -> list[str]:
-        """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state."""
+        """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state.
+
+        Folders of this machine that the hosts share are left out: a clone under /tmp has keys of its own.
+        """
         found = []
+        shared = tuple(f"{folder}/" for folder in self.rig.shared)
         for host in self.rig.hosts:
             look = (
                 "docker ps -aq | sed 's/^/container /'; ls -d /tmp/ray_tmp_mount/* 2>/dev/null;"
                 "ps ax -o comm= | grep -E '^(raylet|gcs_server|ray::)';"
                 "grep -rl 'PRIVATE KEY' /tmp /root/ray* 2>/dev/null"
             )
-            found += [f"{host.name}: {line}" for line in host.run(look, check=False).stdout.splitlines()]
+            lines = host.run(look, check=False).stdout.splitlines()
+            found += [f"{host.name}: {line}" for line in lines if not line.startswith(shared)]
         found += [str(path) for path in self.home.glob(".raylaunch/clusters/*/ray")]
         return found + [str(path) for path in self.home.glob(".raylaunch/clusters/*/keys")]
 
