@@ -32,7 +32,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,23 +195,36 @@ def plan_loads(options: argparse.Namespace, swept: dict[str, Any], loop: str) ->
             yield Load(at_once, max(requests, OPEN_REQUESTS) if rate else requests, rate)
 
 
+def read_kept(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A result to go on with.
+
+    Raises:
+        SystemExit: it is of another engine, or of other requests.
+    """
+    kept: dict[str, Any] = json.loads(path.read_text())
+    if other := [fact for fact, value in facts.items() if kept.get(fact) != value]:
+        raise SystemExit(f"{path}: of another {', '.join(other)}; go on in another --out, or without --go-on")
+    return kept
+
+
 def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> None:
     """Level by level; what is known is written after each pair, for device time may end before the run does."""
     options, began = bench.options, time.monotonic()
     split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
     name = f"reference-{options.case}-{loop}{split}"
-    kept = options.out / f"{name}.json"
-    before = json.loads(kept.read_text())["levels"] if options.go_on and kept.exists() else []
-    done: list[dict[str, Any]] = []
+    facts = {"case": options.case, "engine": CASES[options.case], "vllm_processes": options.vllm_processes}
+    facts |= {"tokens_in": options.tokens_in, "tokens_out": options.tokens_out}
+    levels: dict[Load, dict[str, Any]] = {}
+    if options.go_on and (path := options.out / f"{name}.json").exists():
+        kept = read_kept(path, facts)
+        levels = {Load(level["at_once"], level["requests"], level["rate"]): level for level in kept["levels"]}
+        facts["goes_on_from"] = [*kept.get("goes_on_from", ()), kept["command"]]
     for load in plan_loads(options, swept, loop):
-        row: dict[str, Any] = {}
-        rows = [pair for level in before if asdict(load).items() <= level.items() for pair in level["pairs"]]
-        for row in compare(bench, load, rows):
-            facts = {"case": options.case, "engine": CASES[options.case], "took_s": time.monotonic() - began}
-            facts |= {"vllm_processes": options.vllm_processes, "levels": [*done, row]}
-            servers.write_result(name, facts, options.out)
+        for row in compare(bench, load, levels[load]["pairs"] if load in levels else []):
+            levels[load] = row
+            took_s = time.monotonic() - began
+            servers.write_result(name, {**facts, "took_s": took_s, "levels": list(levels.values())}, options.out)
             print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
-        done.append(row)
 
 
 def main() -> None:
@@ -221,7 +234,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=10.0, help="seconds in which a level's requests begin")
     parser.add_argument("--requests", type=int, help="of each load; without it, as many as the sweep had in its time")
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--go-on", action="store_true", help="add to the pairs that the result in --out has")
+    parser.add_argument("--go-on", action="store_true", help="add to the result in --out, pairs and levels")
     parser.add_argument("--vllm-processes", type=int, default=1)
     parser.add_argument("--swept", type=Path, help="a kept sweep's result: pairs only, with its loads")
     parser.add_argument("--loops", default="closed,open")
