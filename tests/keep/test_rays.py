@@ -75,6 +75,8 @@ def test_doubtful_one_is_replaced(rays: Rays) -> None:
     assert rays.current is None
     rays.end_retired()
     fresh = find_up(rays)
+    rays.judge("worker", was_serving=False)
+    assert rays.current is None
     rays.close()
     assert fresh.mark != ray.mark
     assert_gone(ray)
