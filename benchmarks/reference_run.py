@@ -186,13 +186,18 @@ def sweep(bench: Bench) -> dict[str, Any]:
 
 
 def plan_loads(options: argparse.Namespace, swept: dict[str, Any], loop: str) -> Iterator[Load]:
-    """Each level's: as many requests as --requests says, else as the sweep had in its time."""
-    asked_for = [int(level) for level in options.levels.split(",")]
-    for level in swept["levels"]:
-        at_once, requests = level["load"]["concurrency"], options.requests or max(4, level["requests_ok"])
-        if at_once in asked_for:
-            rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
-            yield Load(at_once, max(requests, OPEN_REQUESTS) if rate else requests, rate)
+    """Each level's, in the order asked for: as many requests as --requests says, else as the sweep had in its time.
+
+    Raises:
+        SystemExit: the sweep has no such level.
+    """
+    levels = {level["load"]["concurrency"]: level for level in swept["levels"]}
+    for at_once in (int(level) for level in options.levels.split(",")):
+        if (level := levels.get(at_once)) is None:
+            raise SystemExit(f"--levels {at_once}: not in the sweep, which has {', '.join(map(str, levels))}")
+        requests = options.requests or max(4, level["requests_ok"])
+        rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
+        yield Load(at_once, max(requests, OPEN_REQUESTS) if rate else requests, rate)
 
 
 def read_kept(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
