@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.pairs import FIGURES, conclude, find_interval
+from benchmarks.pairs import FIGURES, conclude, find_interval, find_interval_at_equal
 
 
 def test_interval_of_ratios() -> None:
@@ -16,6 +16,26 @@ def test_interval_of_ratios() -> None:
 
 def test_few_pairs_have_no_interval() -> None:
     assert find_interval([1.0, 1.1, 0.9, 1.0]) is None
+
+
+def test_interval_at_equal_cpu() -> None:
+    """Throughput that falls with the root of the CPU seconds, and is 2 % higher where these are equal."""
+    cpu = [0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    found = find_interval_at_equal([1.02 / math.sqrt(one) for one in cpu], cpu)
+    assert found == pytest.approx((1.02, 1.02))
+
+
+def test_interval_at_equal_cpu_is_as_wide_as_the_line_is_loose() -> None:
+    """Residuals of 0.01 around a flat line at 0: standard error 0.01 sqrt(6/4) / sqrt(6), t of 4 degrees 2.776."""
+    cpu = [0.5, 1.0, 2.0, 0.5, 1.0, 2.0]
+    low, high = find_interval_at_equal([math.exp(0.01 * sign) for sign in (1, 1, 1, -1, -1, -1)], cpu) or (0.0, 0.0)
+    assert high == pytest.approx(math.exp(2.776 * 0.01 / math.sqrt(4)), rel=1e-3)
+    assert low == pytest.approx(1 / high)
+
+
+def test_no_line_through_few_pairs_or_equal_ones() -> None:
+    assert find_interval_at_equal([1.0, 1.1, 0.9, 1.0, 1.0], [1.0, 1.1, 0.9, 1.0, 1.2]) is None
+    assert find_interval_at_equal([1.0] * 6, [1.0] * 6) is None
 
 
 def test_ratios_are_ours_by_theirs() -> None:
