@@ -21,7 +21,7 @@ from raylaunch.bench.streams import Row
 MOST_BATCHES, FEWEST_BATCHES = 30, 5
 FEWEST_PER_BATCH = 3
 """Requests that begin in a batch; with fewer, a median of them says little."""
-_SAME = ("api", "stream", "max_tokens", "exact_tokens", "temperature", "prompts")
+_SAME = ("api", "stream", "max_tokens", "exact_tokens", "own_output_tokens", "temperature", "prompts")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:
     """
     first, second = read_result(a), read_result(b)
     differences = [
-        f"{key}: {first['asked'][key]!r} in A, {second['asked'][key]!r} in B"
+        f"{key}: {first['asked'].get(key)!r} in A, {second['asked'].get(key)!r} in B"
         for key in _SAME
-        if first["asked"][key] != second["asked"][key]
+        if first["asked"].get(key) != second["asked"].get(key)
     ]
     rows = [_read_levels(path) for path in (a, b)]
     of_b = {describe_load(level["load"]): number for number, level in enumerate(second["levels"])}

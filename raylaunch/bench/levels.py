@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylaunch.bench import stats
-from raylaunch.bench.prompts import Asking, Prompt
+from raylaunch.bench.prompts import Asked, Asking
 from raylaunch.bench.target import Target
 
 STREAMS_PER_SHARD = 500
@@ -31,7 +31,7 @@ class LoadTest:
 
     target: Target
     asking: Asking
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Asked]
     levels: tuple[Level, ...]
     requests: int | None = None
     """For each level; None with a duration: as many as fit; None without: three times as many as at once."""

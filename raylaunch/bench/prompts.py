@@ -17,6 +17,18 @@ Prompt = str | list[int] | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class SizedPrompt:
+    """A prompt that says how long its own answer is, as recorded ones do."""
+
+    prompt: Prompt
+    output_tokens: int
+
+
+Asked = Prompt | SizedPrompt
+"""What one request asks."""
+
+
+@dataclass(frozen=True)
 class Asking:
     """How prompts are asked."""
 
@@ -34,26 +46,35 @@ class Asking:
         """Where requests go."""
         return PATHS[self.api]
 
-    def make_body(self, model: str, prompt: Prompt) -> bytes:
-        """One request's body."""
+    def make_body(self, model: str, asked: Asked) -> bytes:
+        """One request's body; exact lengths for all go before a prompt's own."""
+        prompt, max_tokens, exact = asked, self.max_tokens, self.exact
+        if isinstance(asked, SizedPrompt):
+            prompt = asked.prompt
+            max_tokens, exact = self.max_tokens if self.exact else asked.output_tokens, True
         fields: dict[str, Any] = {"model": model}
         if self.api == "completions":
             fields["prompt"] = join_messages(prompt) if isinstance(prompt, list) and _is_messages(prompt) else prompt
         else:
             fields["messages"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        fields["max_tokens"] = self.max_tokens
+        fields["max_tokens"] = max_tokens
         if self.temperature is not None:
             fields["temperature"] = self.temperature
-        if self.exact:
+        if exact:
             fields["ignore_eos"] = True
         fields["stream"] = self.stream
         if self.stream:
             fields["stream_options"] = {"include_usage": True}
         return json.dumps(fields, ensure_ascii=False).encode()
 
-    def make_bodies(self, model: str, prompts: Sequence[Prompt]) -> tuple[bytes, ...]:
+    def make_bodies(self, model: str, prompts: Sequence[Asked]) -> tuple[bytes, ...]:
         """All bodies, in order."""
         return tuple(self.make_body(model, prompt) for prompt in prompts)
+
+    def find_own_lengths(self, prompts: Sequence[Asked]) -> tuple[int, int] | None:
+        """Shortest and longest answer, in tokens, of those whose length is their prompt's; None where none is."""
+        lengths = [prompt.output_tokens for prompt in prompts if isinstance(prompt, SizedPrompt)]
+        return (min(lengths), max(lengths)) if lengths and not self.exact else None
 
 
 def _is_messages(prompt: Sequence[Any]) -> bool:
@@ -71,11 +92,13 @@ def list_own_questions() -> list[Prompt]:
     return [json.loads(line)["question"] for line in text.splitlines()]
 
 
-def read_questions(path: Path) -> list[Prompt]:
+def read_questions(path: Path) -> list[Asked]:
     """Questions of a file: JSONL (a string, or an object with question, prompt, text or messages) or ShareGPT's JSON.
 
+    An object may say, too, how many tokens its answer has: output_tokens, as in the files of vLLM's benchmark.
+
     Raises:
-        BenchError: it cannot be read, or no question is in it.
+        BenchError: it cannot be read, no question is in it, or an answer's length is no number of tokens.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -90,7 +113,11 @@ def read_questions(path: Path) -> list[Prompt]:
             entries = [(number, json.loads(line)) for number, line in lines if line.strip()]
     except ValueError as error:
         raise BenchError(f"{path} is neither JSON nor JSONL: {error}", fix="one JSON value a line") from error
-    prompts = [prompt for _, entry in entries if (prompt := _read_entry(entry)) is not None]
+    prompts = [
+        _read_length(entry, prompt, f"{path}, entry {number}")
+        for number, entry in entries
+        if (prompt := _read_entry(entry)) is not None
+    ]
     if not prompts:
         raise BenchError(
             f"no question in {path} ({len(entries)} entries)",
@@ -110,3 +137,12 @@ def _read_entry(entry: Any) -> Prompt | None:
     if isinstance(turns, list):
         return next((str(turn["value"]) for turn in turns if turn.get("from") in ("human", "user")), None)
     return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
+
+
+def _read_length(entry: Any, prompt: Prompt, where: str) -> Asked:
+    length = entry.get("output_tokens") if isinstance(entry, dict) else None
+    if length is None:
+        return prompt
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise BenchError(f"{where}: output_tokens is {length!r}", fix="a whole number of tokens, 1 or more; or none")
+    return SizedPrompt(prompt, length)

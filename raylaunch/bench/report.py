@@ -202,6 +202,8 @@ def make_facts(result: Mapping[str, Any]) -> str:
     asked, versions = result["asked"], result["versions"]
     how = f"{asked['api']}, {'streaming' if asked['stream'] else 'whole answers'}"
     longest = f"{'exactly' if asked['exact_tokens'] else 'at most'} {asked['max_tokens']} tokens"
+    if own := asked.get("own_output_tokens"):
+        longest = f"{own[0]} to {own[1]} tokens, as its file says"
     facts = {
         "asked": f"{how}, {longest}; {asked['prompts']} ({asked['distinct_prompts']} distinct)",
         "tokens": f"counted by {'the server' if result['tokens_counted_by'] == 'usage' else 'output events'}",

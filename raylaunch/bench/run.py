@@ -228,6 +228,7 @@ def make_result(
             "stream": test.asking.stream,
             "max_tokens": test.asking.max_tokens,
             "exact_tokens": test.asking.exact,
+            "own_output_tokens": test.asking.find_own_lengths(test.prompts),
             "temperature": test.asking.temperature,
             "prompts": test.source,
             "distinct_prompts": len(test.prompts),

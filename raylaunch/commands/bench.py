@@ -1,5 +1,6 @@
 """bench, and what is done with its results: compare, report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,7 @@ def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
         exact=options["output_tokens"] is not None,
         temperature=options["temperature"],
     )
+    asked: Sequence[prompts.Asked]
     if tokens:
         counted = LoadTest(target, asking, (), levels, requests=options["requests"], duration_s=options["duration"])
         most = sum(counted.count_requests(level) or synthetic.MAX_BODIES for level in levels) + options["warmup"]

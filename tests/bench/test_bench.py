@@ -178,6 +178,17 @@ def test_key_questions_and_options_reach_the_server(tmp_path: Path) -> None:
     assert "sk-secret" not in (tmp_path / "result.json").read_text()
 
 
+def test_questions_with_lengths_of_their_own(tmp_path: Path) -> None:
+    """Asked for exactly; the result and its report tell which lengths those were."""
+    questions = tmp_path / "recorded.jsonl"
+    questions.write_text('{"prompt": "a?", "output_tokens": 3}\n{"prompt": "b?", "output_tokens": 40}\n')
+    with odd_server.serve() as server:
+        result = run(tmp_path, server.url, "-n", "2", "-c", "1", "--questions", str(questions))
+        assert [(body["max_tokens"], body["ignore_eos"]) for body in server.seen] == [(3, True), (40, True)]
+    assert result["asked"]["own_output_tokens"] == [3, 40]
+    assert "3 to 40 tokens, as its file says" in (tmp_path / "result.html").read_text()
+
+
 def test_synthetic_prompts_differ(tmp_path: Path) -> None:
     with odd_server.serve() as server:
         run(tmp_path, server.url, "-n", "12", "-c", "4", "--input-tokens", "30", "--output-tokens", "6")

@@ -60,6 +60,9 @@ def test_invalid_and_different_are_not_judged(tmp_path: Path) -> None:
     differences, (comparison,) = compare_files(a, b)
     assert differences == ["max_tokens: 256 in A, 7 in B"]
     assert not any(line.verdict for line in comparison.lines)
+    result["asked"] |= {"max_tokens": 256, "own_output_tokens": [64, 192]}
+    b.write_text(json.dumps(result))
+    assert compare_files(a, b)[0] == ["own_output_tokens: None in A, [64, 192] in B"]
 
 
 def test_command(tmp_path: Path) -> None:

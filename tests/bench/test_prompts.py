@@ -26,6 +26,7 @@ def test_own_questions() -> None:
         ('{"messages": [{"role": "user", "content": "Hi"}]}', [[{"role": "user", "content": "Hi"}]]),
         ('[{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, {"x": 1}]', ["b"]),
         ('{"question": "你是谁"}', ["你是谁"]),
+        ('{"prompt": "How?", "output_tokens": 7}\n"Who?"', [prompts.SizedPrompt("How?", 7), "Who?"]),
     ],
 )
 def test_files(tmp_path: Path, content: str, expected: list[object]) -> None:
@@ -40,6 +41,29 @@ def test_files_without_a_question(tmp_path: Path, content: str) -> None:
     file.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(BenchError, match="questions"):
         prompts.read_questions(file)
+
+
+@pytest.mark.parametrize("length", ["0", "-3", "7.5", '"7"', "true"])
+def test_answers_of_no_length(tmp_path: Path, length: str) -> None:
+    """Told with its entry, before anything is asked."""
+    file = tmp_path / "questions.jsonl"
+    file.write_text(f'"Who?"\n{{"prompt": "How?", "output_tokens": {length}}}')
+    with pytest.raises(BenchError, match=r"questions.jsonl, entry 2: output_tokens is"):
+        prompts.read_questions(file)
+
+
+def test_lengths_of_their_own() -> None:
+    """A prompt's own length is exact; one for all (--output-tokens) goes before it."""
+    asked = [prompts.SizedPrompt("How?", 7), "Who?", prompts.SizedPrompt([1, 2], 90)]
+    asking = prompts.Asking(api="completions", max_tokens=50)
+    bodies = [json.loads(body) for body in asking.make_bodies("m", asked)]
+    assert [(body["prompt"], body["max_tokens"], body.get("ignore_eos")) for body in bodies] == [
+        ("How?", 7, True), ("Who?", 50, None), ([1, 2], 90, True),
+    ]  # fmt: skip
+    assert asking.find_own_lengths(asked) == (7, 90)
+    for_all = prompts.Asking(api="completions", max_tokens=50, exact=True)
+    assert {json.loads(body)["max_tokens"] for body in for_all.make_bodies("m", asked)} == {50}
+    assert for_all.find_own_lengths(asked) is asking.find_own_lengths(["Who?"]) is None
 
 
 def test_bodies() -> None:
