@@ -19,7 +19,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def find_peers(url: str, streams: int, requests: int, folder: Path) -> dict[str,
     load = peers.Load(at_once=streams, requests=requests, tokens_in=20, tokens_out=TOKENS)
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     if servers.describe_machine()["versions"]["vllm"]:
-        found["vllm bench serve"] = lambda: vllm_peer.run_vllm(url, "truth", tokenizer, folder, **asdict(load))
+        found["vllm bench serve"] = lambda: vllm_peer.run_vllm(url, "truth", tokenizer, folder, load)
     if aiperf := peers.find_command("aiperf"):
         found["aiperf"] = lambda: peers.run_aiperf(aiperf, url, "truth", tokenizer, folder, load)
     if guidellm := peers.find_command("guidellm"):

@@ -5,12 +5,13 @@
 
 First the sweep, with its report; then pairs: at each level both clients send the same questions, text of exact length,
 in the same order, and take answers of exact length, in turns. Ratios are of medians, and those of the single pairs have
-an interval in which their mean lies (95 %): for 500 at once it takes waves of requests, not one (--requests 3000), to
-be narrow. Twice:
+an interval in which their mean lies (95 %): many short pairs (--requests 1000 --pairs 20) make it narrow, for on a
+shared machine the CPU, and with it the server, is now faster and now slower (benchmarks.pairs). Twice:
 
 - closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
-  once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out:
-  its times to first token may be lower, and its throughput is.
+  once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out,
+  and the server itself then answers sooner, though the client is the worse one. With --uneven, answers are of half to
+  three halves of --tokens-out, as real ones differ: there are no waves, and both clients offer the same load.
 - open loop, Poisson arrivals at a share (OPEN_SHARE) of what the sweep reached at that level: both clients offer the
   same load whatever they are like. Their arrivals are drawn apart (vLLM's client stretches its draw to take exactly
   requests / rate seconds), so times to first token scatter with the bursts: more pairs, or the server's own beside it.
@@ -22,7 +23,8 @@ too much of the one and too little of the other.
 Where one process of vLLM's client is the limit (its `cpu_s` per second of `duration_s` nears 1), --vllm-processes 4
 lets four offer the load in equal parts. That the server had the same work shows in its own CPU time (`server_cpu_s`).
 
-Written: reference-<case>-<loop>.json (the pairs; -split4 with four processes), and the sweep's result, rows and report.
+Written: reference-<case>-<loop>.json (the pairs; -uneven, and -split4 with four processes), and the sweep's result,
+rows and report.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, GPU_ENGINE, write_8b_model
 from benchmarks.pairs import conclude
-from benchmarks.questions import make_questions, write_questions
+from benchmarks.questions import Question, make_questions, write_questions
 from benchmarks.servers import Server
 from benchmarks.vllm_peer import WarmVllmBenches
 
@@ -73,7 +75,6 @@ class Bench:
     def run_ours(self, output: Path, *arguments: str) -> dict[str, Any]:
         """`raylaunch bench` as a user runs it; returns its result."""
         command = servers.bench_command(self.server, output, *arguments)
-        command += ["--output-tokens", str(self.options.tokens_out)]
         environ = os.environ | {"RAYLAUNCH_HOME": str(self.folder / "home")}
         done = subprocess.run(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
@@ -83,7 +84,7 @@ class Bench:
         told: dict[str, Any] = json.loads(output.read_text())
         return told
 
-    def measure_ours(self, load: "Load", asked: list[str], seed: int) -> dict[str, Any]:
+    def measure_ours(self, load: "Load", asked: list[Question], seed: int) -> dict[str, Any]:
         """One load by `raylaunch bench`."""
         offered = ("--rate", str(load.rate)) if load.rate else ("-c", str(load.at_once))
         questions = write_questions(self.folder / "ours.asked.json", asked)
@@ -95,6 +96,7 @@ class Bench:
         return {
             "requests_ok": told["requests_ok"],
             "input_tokens": told["input_tokens"],
+            "output_tokens": told["output_tokens"],
             "duration_s": told["duration_s"],
             "ttft_mean_ms": told["ttft_ms"]["mean"],
             "ttft_p50_ms": told["ttft_ms"]["p50"],
@@ -107,13 +109,13 @@ class Bench:
             "invalid_because": told["invalid_because"],
         }
 
-    def measure_vllm(self, load: "Load", asked: list[str], seed: int) -> dict[str, Any]:
+    def measure_vllm(self, load: "Load", asked: list[Question], seed: int) -> dict[str, Any]:
         """One load by `vllm bench serve`."""
+        at_once = None if load.rate else load.at_once
+        model = self.server.model
         return self.vllm.run(
-            self.server.url, self.server.model, Path(self.server.model), asked=asked, seed=seed,
-            at_once=None if load.rate else load.at_once, rate=load.rate,
-            tokens_in=self.options.tokens_in, tokens_out=self.options.tokens_out,
-        )  # fmt: skip
+            self.server.url, model, Path(model), asked=asked, seed=seed, at_once=at_once, rate=load.rate
+        )
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,11 @@ def read_server(url: str) -> dict[str, tuple[float, int]]:
     }
 
 
-Client = Callable[[Load, list[str], int], dict[str, Any]]
+Client = Callable[[Load, list[Question], int], dict[str, Any]]
 """Offers a load with these questions and this seed, and says what it saw."""
 
 
-def measure(bench: Bench, client: Client, load: Load, asked: list[str], seed: int) -> dict[str, Any]:
+def measure(bench: Bench, client: Client, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
     """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
     api_server = servers.find_process(bench.folder / "home", "raylaunch.server")
     before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
@@ -166,14 +168,30 @@ def measure(bench: Bench, client: Client, load: Load, asked: list[str], seed: in
     return told
 
 
+def refuse_other_work(pair: Mapping[str, Mapping[str, Any]]) -> None:
+    """A pair is one only where both clients had the same answers.
+
+    Raises:
+        SystemExit: they had not; a failed request, too, is seen here.
+    """
+    for figure in ("requests_ok", "input_tokens", "output_tokens"):
+        had = [pair[name][figure] for name in ("raylaunch", "vllm")]
+        if had[0] != had[1]:
+            raise SystemExit(f"not the same work: {figure} {had[0]} of raylaunch, {had[1]} of vLLM's client")
+
+
 def compare(bench: Bench, load: Load, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What is known of one level after each pair of runs more than `rows`; who goes first changes."""
     clients = {"raylaunch": bench.measure_ours, "vllm": bench.measure_vllm}
     for pair in range(len(rows), len(rows) + bench.options.pairs):
         names = list(clients) if pair % 2 else list(reversed(clients))
         seed = 1000 * load.at_once + pair
-        asked = make_questions(Path(bench.server.model), count=load.requests, tokens=bench.options.tokens_in, seed=seed)
+        asked = make_questions(
+            Path(bench.server.model), count=load.requests, tokens=bench.options.tokens_in,
+            answer_tokens=find_answer_tokens(bench.options), seed=seed,
+        )  # fmt: skip
         rows.append({name: measure(bench, clients[name], load, asked, seed) for name in names})
+        refuse_other_work(rows[-1])
         yield {**asdict(load), **conclude(rows), "pairs": rows}
 
 
@@ -181,8 +199,14 @@ def sweep(bench: Bench) -> dict[str, Any]:
     """All levels by `raylaunch bench`, with its report."""
     options = bench.options
     result = options.out / f"reference-{options.case}-sweep.json"
-    asked = ("--input-tokens", str(options.tokens_in))
+    asked = ("--input-tokens", str(options.tokens_in), "--output-tokens", str(options.tokens_out))
     return bench.run_ours(result, "-c", options.levels, "--duration", f"{options.duration}s", *asked)
+
+
+def find_answer_tokens(options: argparse.Namespace) -> tuple[int, int]:
+    """Shortest and longest answer."""
+    tokens = options.tokens_out
+    return (tokens - tokens // 2, tokens + tokens // 2) if options.uneven else (tokens, tokens)
 
 
 def plan_loads(options: argparse.Namespace, swept: dict[str, Any], loop: str) -> Iterator[Load]:
@@ -216,9 +240,9 @@ def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> None:
     """Level by level; what is known is written after each pair, for device time may end before the run does."""
     options, began = bench.options, time.monotonic()
     split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
-    name = f"reference-{options.case}-{loop}{split}"
+    name = f"reference-{options.case}-{loop}{'-uneven' if options.uneven else ''}{split}"
     facts = {"case": options.case, "engine": CASES[options.case], "vllm_processes": options.vllm_processes}
-    facts |= {"tokens_in": options.tokens_in, "tokens_out": options.tokens_out}
+    facts |= {"tokens_in": options.tokens_in, "answer_tokens": [*find_answer_tokens(options)]}
     levels: dict[Load, dict[str, Any]] = {}
     if options.go_on and (path := options.out / f"{name}.json").exists():
         kept = read_kept(path, facts)
@@ -245,6 +269,7 @@ def main() -> None:
     parser.add_argument("--loops", default="closed,open")
     parser.add_argument("--tokens-in", type=int, default=256)
     parser.add_argument("--tokens-out", type=int, default=128)
+    parser.add_argument("--uneven", action="store_true", help="answers of half to three halves of --tokens-out")
     parser.add_argument("--out", type=Path, default=servers.RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import servers
-from benchmarks.peers import run_measured, tell_failure
-from benchmarks.questions import write_questions
+from benchmarks.peers import Load, run_measured, tell_failure
+from benchmarks.questions import Question, write_questions
 
 _VLLM_BENCH = """
 from vllm.benchmarks import serve
@@ -32,32 +32,35 @@ def find_vllm_bench() -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"]
 
 
+def ask_random(tokens_in: int, tokens_out: int) -> list[str]:
+    """Arguments of `vllm bench serve` for random prompts and answers of so many tokens."""
+    return [*("--dataset-name", "random", "--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out))]
+
+
+def ask_file(questions: Path) -> list[str]:
+    """Arguments of `vllm bench serve` for those of a file (questions.write_questions), in their order."""
+    return ["--dataset-name", "sharegpt", "--dataset-path", str(questions), "--disable-shuffle"]
+
+
 def make_vllm_arguments(
     url: str,
     model: str,
     tokenizer: Path,
     result: Path,
     *,
+    asked: list[str],
     requests: int,
-    tokens_in: int,
-    tokens_out: int,
-    questions: Path | None = None,
     seed: int = 0,
     at_once: int | None = None,
     rate: float | None = None,
 ) -> list[str]:
     """Arguments of `vllm bench serve` for one load: `at_once`, or open loop at `rate` requests/s.
 
-    Its prompts are random ones of `tokens_in` tokens, or those of the file `questions` (questions.write_questions).
+    Args:
+        asked: what ask_random or ask_file gives.
     """
     arguments = ["--backend", "openai", "--base-url", url, "--model", model]
-    arguments += ["--tokenizer", str(tokenizer), "--ignore-eos", "--seed", str(seed)]
-    if questions is None:
-        arguments += ["--dataset-name", "random", "--random-input-len", str(tokens_in)]
-        arguments += ["--random-output-len", str(tokens_out)]
-    else:
-        arguments += ["--dataset-name", "sharegpt", "--dataset-path", str(questions), "--disable-shuffle"]
-        arguments += ["--sharegpt-output-len", str(tokens_out)]
+    arguments += ["--tokenizer", str(tokenizer), "--ignore-eos", "--seed", str(seed), *asked]
     arguments += ["--num-prompts", str(requests), "--percentile-metrics", "ttft,tpot"]
     arguments += ["--max-concurrency", str(at_once)] if at_once else []
     arguments += ["--request-rate", str(rate)] if rate else []
@@ -72,6 +75,7 @@ def read_vllm_result(result: Path) -> dict[str, Any]:
         "requests_ok": told["completed"],
         "duration_s": told["duration"],
         "input_tokens": told["total_input_tokens"],
+        "output_tokens": told["total_output_tokens"],
         "ttft_mean_ms": told["mean_ttft_ms"],
         "ttft_p50_ms": told["median_ttft_ms"],
         "ttft_p99_ms": told["p99_ttft_ms"],
@@ -98,6 +102,7 @@ def merge_vllm_results(results: Sequence[Path]) -> dict[str, Any]:
         "requests_ok": sum(one["completed"] for one in told),
         "duration_s": duration_s,
         "input_tokens": sum(one["total_input_tokens"] for one in told),
+        "output_tokens": sum(tokens),
         "ttft_mean_ms": statistics.fmean(first_s) * 1e3,
         "ttft_p50_ms": statistics.median(first_s) * 1e3,
         "tpot_p50_ms": statistics.median(tpot_s) * 1e3,
@@ -106,11 +111,13 @@ def merge_vllm_results(results: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def run_vllm(url: str, model: str, tokenizer: Path, folder: Path, **load: Any) -> dict[str, Any]:
-    """One load by `vllm bench serve` (make_vllm_arguments says which); its CPU includes its imports."""
+def run_vllm(url: str, model: str, tokenizer: Path, folder: Path, load: Load) -> dict[str, Any]:
+    """One load by `vllm bench serve`, of random prompts; its CPU includes its imports."""
     result = folder / "vllm.json"
     result.unlink(missing_ok=True)
-    command = [*find_vllm_bench(), *make_vllm_arguments(url, model, tokenizer, result, **load)]
+    asked = ask_random(load.tokens_in, load.tokens_out)
+    told = make_vllm_arguments(url, model, tokenizer, result, asked=asked, requests=load.requests, at_once=load.at_once)
+    command = [*find_vllm_bench(), *told]
     cpu_s, status, text = run_measured(command, folder)
     if not result.exists():
         return tell_failure(status, text)
@@ -177,21 +184,21 @@ class WarmVllmBenches:
             bench.wait("ready")
 
     def run(
-        self, url: str, model: str, tokenizer: Path, *, asked: list[str], seed: int, at_once: int | None,
-        rate: float | None, **tokens: int,
+        self, url: str, model: str, tokenizer: Path, *, asked: list[Question], seed: int, at_once: int | None,
+        rate: float | None,
     ) -> dict[str, Any]:  # fmt: skip
         """One load of the questions `asked`, with its CPU seconds; of fewer streams than processes, each takes one."""
         benches = self._all[: min(len(self._all), at_once or len(asked))]
         parts = len(benches)
         before_s = sum(servers.read_cpu_s(bench.pid) for bench in benches)
         for number, bench in enumerate(benches):
+            questions = write_questions(bench.result.with_suffix(".asked.json"), asked[number::parts])
             bench.begin([
                 *make_vllm_arguments(
-                    url, model, tokenizer, bench.result, seed=seed + 100 * number,
+                    url, model, tokenizer, bench.result, asked=ask_file(questions), seed=seed + 100 * number,
                     requests=share_out(len(asked), parts, number),
-                    questions=write_questions(bench.result.with_suffix(".asked.json"), asked[number::parts]),
                     at_once=share_out(at_once, parts, number) if at_once else None,
-                    rate=rate / parts if rate else None, **tokens,
+                    rate=rate / parts if rate else None,
                 ),
                 *(("--save-detailed",) if parts > 1 else ()),
             ])  # fmt: skip
