@@ -6,7 +6,8 @@
 First the sweep, with its report; then pairs: at each level both clients send the same questions, text of exact length,
 in the same order, and take answers of exact length, in turns. Ratios are of medians, and those of the single pairs have
 an interval in which their mean lies (95 %): many short pairs (--requests 1000 --pairs 20) make it narrow, for on a
-shared machine the CPU, and with it the server, is now faster and now slower (benchmarks.pairs). Twice:
+shared machine the CPU, and with it the server, is now faster and now slower (benchmarks.pairs). Levels take turns, so
+that each has its pairs wherever time ends. Twice:
 
 - closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
   once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out,
@@ -34,7 +35,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, GPU_ENGINE, write_8b_model
 from benchmarks.pairs import conclude
 from benchmarks.questions import Question, make_questions, write_questions
+from benchmarks.reference_loads import Load, plan_loads
 from benchmarks.servers import Server
 from benchmarks.vllm_peer import WarmVllmBenches
 
@@ -57,10 +59,6 @@ ROOMY = GPU_ENGINE | {
 DECODE_GRAPHS = {"enforce_eager": False, "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
 """Without them each step of so small a model is as long as Python takes to launch its kernels, and that varies."""
 CASES = {"gpu-8b": ROOMY | DECODE_GRAPHS, "gpu-8b-eager": ROOMY, "demo": DEMO_ENGINE}
-OPEN_SHARE = 0.8
-"""Of the requests/s of the sweep: an open loop at all of it would queue ever more."""
-OPEN_REQUESTS = 32
-"""At least so many in an open loop: its times scatter with the arrivals."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Bench:
         told: dict[str, Any] = json.loads(output.read_text())
         return told
 
-    def measure_ours(self, load: "Load", asked: list[Question], seed: int) -> dict[str, Any]:
+    def measure_ours(self, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
         """One load by `raylaunch bench`."""
         offered = ("--rate", str(load.rate)) if load.rate else ("-c", str(load.at_once))
         questions = write_questions(self.folder / "ours.asked.json", asked)
@@ -109,23 +107,13 @@ class Bench:
             "invalid_because": told["invalid_because"],
         }
 
-    def measure_vllm(self, load: "Load", asked: list[Question], seed: int) -> dict[str, Any]:
+    def measure_vllm(self, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
         """One load by `vllm bench serve`."""
         at_once = None if load.rate else load.at_once
         model = self.server.model
         return self.vllm.run(
             self.server.url, model, Path(model), asked=asked, seed=seed, at_once=at_once, rate=load.rate
         )
-
-
-@dataclass(frozen=True)
-class Load:
-    """One level's."""
-
-    at_once: int
-    requests: int
-    rate: float | None = None
-    """Of an open loop, requests/s; None for a closed one."""
 
 
 SERVER_HISTOGRAMS = {
@@ -180,19 +168,19 @@ def refuse_other_work(pair: Mapping[str, Mapping[str, Any]]) -> None:
             raise SystemExit(f"not the same work: {figure} {had[0]} of raylaunch, {had[1]} of vLLM's client")
 
 
-def compare(bench: Bench, load: Load, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is known of one level after each pair of runs more than `rows`; who goes first changes."""
+def run_pair(bench: Bench, load: Load, number: int) -> dict[str, Any]:
+    """One run of each client; who goes first changes from pair to pair."""
+    options = bench.options
     clients = {"raylaunch": bench.measure_ours, "vllm": bench.measure_vllm}
-    for pair in range(len(rows), len(rows) + bench.options.pairs):
-        names = list(clients) if pair % 2 else list(reversed(clients))
-        seed = 1000 * load.at_once + pair
-        asked = make_questions(
-            Path(bench.server.model), count=load.requests, tokens=bench.options.tokens_in,
-            answer_tokens=find_answer_tokens(bench.options), seed=seed,
-        )  # fmt: skip
-        rows.append({name: measure(bench, clients[name], load, asked, seed) for name in names})
-        refuse_other_work(rows[-1])
-        yield {**asdict(load), **conclude(rows), "pairs": rows}
+    names = list(clients) if number % 2 else list(reversed(clients))
+    seed = 1000 * load.at_once + number
+    asked = make_questions(
+        Path(bench.server.model), count=load.requests, tokens=options.tokens_in,
+        answer_tokens=find_answer_tokens(options), seed=seed,
+    )  # fmt: skip
+    pair = {name: measure(bench, clients[name], load, asked, seed) for name in names}
+    refuse_other_work(pair)
+    return pair
 
 
 def sweep(bench: Bench) -> dict[str, Any]:
@@ -209,21 +197,6 @@ def find_answer_tokens(options: argparse.Namespace) -> tuple[int, int]:
     return (tokens - tokens // 2, tokens + tokens // 2) if options.uneven else (tokens, tokens)
 
 
-def plan_loads(options: argparse.Namespace, swept: dict[str, Any], loop: str) -> Iterator[Load]:
-    """Each level's, in the order asked for: as many requests as --requests says, else as the sweep had in its time.
-
-    Raises:
-        SystemExit: the sweep has no such level.
-    """
-    levels = {level["load"]["concurrency"]: level for level in swept["levels"]}
-    for at_once in (int(level) for level in options.levels.split(",")):
-        if (level := levels.get(at_once)) is None:
-            raise SystemExit(f"--levels {at_once}: not in the sweep, which has {', '.join(map(str, levels))}")
-        requests = options.requests or max(4, level["requests_ok"])
-        rate = round(OPEN_SHARE * level["requests_per_s"], 3) if loop == "open" else None
-        yield Load(at_once, max(requests, OPEN_REQUESTS) if rate else requests, rate)
-
-
 def read_kept(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """A result to go on with.
 
@@ -237,7 +210,7 @@ def read_kept(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> None:
-    """Level by level; what is known is written after each pair, for device time may end before the run does."""
+    """All levels in turn, pair by pair; what is known is written after each, for time may end before the run does."""
     options, began = bench.options, time.monotonic()
     split = f"-split{options.vllm_processes}" if options.vllm_processes > 1 else ""
     name = f"reference-{options.case}-{loop}{'-uneven' if options.uneven else ''}{split}"
@@ -248,12 +221,14 @@ def run_pairs(bench: Bench, swept: dict[str, Any], loop: str) -> None:
         kept = read_kept(path, facts)
         levels = {Load(level["at_once"], level["requests"], level["rate"]): level for level in kept["levels"]}
         facts["goes_on_from"] = [*kept.get("goes_on_from", ()), kept["command"]]
-    for load in plan_loads(options, swept, loop):
-        for row in compare(bench, load, levels[load]["pairs"] if load in levels else []):
-            levels[load] = row
-            took_s = time.monotonic() - began
-            servers.write_result(name, {**facts, "took_s": took_s, "levels": list(levels.values())}, options.out)
-            print(json.dumps({key: value for key, value in row.items() if key != "pairs"}), flush=True)
+    loads = list(plan_loads(swept, options.levels, options.requests, loop))
+    for load in loads * options.pairs:
+        pairs = levels[load]["pairs"] if load in levels else []
+        pairs.append(run_pair(bench, load, len(pairs)))
+        levels[load] = {**asdict(load), **conclude(pairs), "pairs": pairs}
+        took_s = time.monotonic() - began
+        servers.write_result(name, {**facts, "took_s": took_s, "levels": list(levels.values())}, options.out)
+        print(json.dumps({key: value for key, value in levels[load].items() if key != "pairs"}), flush=True)
 
 
 def main() -> None:
@@ -261,7 +236,7 @@ def main() -> None:
     parser.add_argument("case", choices=tuple(CASES), nargs="?", default="gpu-8b")
     parser.add_argument("--levels", default="1,8,64,256,500")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds in which a level's requests begin")
-    parser.add_argument("--requests", type=int, help="of each load; without it, as many as the sweep had in its time")
+    parser.add_argument("--requests", help="a number, or one for each level; else as many as the sweep had in its time")
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--go-on", action="store_true", help="add to the result in --out, pairs and levels")
     parser.add_argument("--vllm-processes", type=int, default=1)
@@ -273,6 +248,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=servers.RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    swept = json.loads(options.swept.read_text()) if options.swept else None
+    if swept is not None:
+        list(plan_loads(swept, options.levels, options.requests, "closed"))  # what cannot be had is told before a start
     port = servers.find_free_port()
     with servers.scratch() as folder:
         model = servers.find_demo_model() if options.case == "demo" else str(write_8b_model(folder / "model"))
@@ -285,7 +263,8 @@ def main() -> None:
             print(f"ready after {server.ready_s:.0f} s", flush=True)
             vllm = WarmVllmBenches(folder, options.vllm_processes)
             bench = Bench(server, options, folder, vllm)
-            swept = json.loads(options.swept.read_text()) if options.swept else sweep(bench)
+            if swept is None:
+                swept = sweep(bench)
             for loop in options.loops.split(","):
                 run_pairs(bench, swept, loop)
             vllm.close()
