@@ -5,9 +5,11 @@ wedge; the port refuses nobody; nothing is left over. How long it takes to be re
 deadline only: a shared machine's minutes are no measure.
 """
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from raylaunch.keep import incident as incidents
 from raylaunch.processes import wait_until
 
 from .. import harness
-from .clients import NO_JSON, Clients
+from .clients import NO_JSON, Clients, Hammer
 from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, hit_server, kill_rank, send, stage, stop_rank
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
@@ -34,11 +36,13 @@ def hold_bars(row: Row) -> None:
     assert row.left == (), row
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank killed, another stopped, API server, Ray's keeper and a raylet killed; then a pause that is no wedge.
 
-    In the end a drain ends it with exit 0, and nothing is left, of the start that was got ready in vain neither.
+    Then the supervisor itself: clients are told, and a new serve on the same port ends what is left, and is ready. The
+    API server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment. In the end a
+    drain ends the new one with exit 0, and nothing is left, of the start that was got ready in vain neither.
     """
     with stage(tmp_path) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
@@ -63,8 +67,12 @@ def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_pause(one)
         assert one.record()["restarts"] == 5
         assert len(incidents.list_incidents()) == 5
-        check_drain(one)
-        assert one.hammer.refused == []
+        with take_over(one, hold_server_s=0.5) as (row, again):
+            hold_bars(row)
+            assert incidents.find_incident("last").cause == "supervisor"
+            check_drain(again)
+        for hammer in (one.hammer, again.hammer):
+            assert hammer.refused == []
         assert len(one.hammer.unanswered) <= 8, one.hammer.unanswered  # what an API server held when it was killed
 
 
@@ -101,20 +109,9 @@ def check_drain(one: Stage) -> None:
     assert one.served.wait_gone() == {}
 
 
-@pytest.mark.timeout(600)
-def test_killed_supervisor_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 of the supervisor: clients are told, and a new serve on the same port ends what is left, and is ready.
-
-    The API server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment.
-    """
-    with stage(tmp_path) as one:
-        monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
-        hold_bars(kill_supervisor(one, hold_server_s=0.5))
-        assert incidents.find_incident("last").cause == "supervisor"
-
-
-def kill_supervisor(one: Stage, hold_server_s: float = 0.0) -> Row:
-    """kill -9 of it with requests in flight; a new serve takes its place at once, and then ends as asked."""
+@contextlib.contextmanager
+def take_over(one: Stage, hold_server_s: float = 0.0) -> Iterator[tuple[Row, Stage]]:
+    """kill -9 of the supervisor with requests in flight; a new serve, which is given, takes its place at once."""
     clients = Clients(one.served.url, MODEL)
     clients.start(streaming=2, whole=1)
     before = one.list_identities()
@@ -132,12 +129,10 @@ def kill_supervisor(one: Stage, hold_server_s: float = 0.0) -> Row:
     with harness.serving(one.served.home, str(one.launch), port=port) as taken:
         taken.wait_ready()
         ready_s = time.monotonic() - struck
-        again = Stage(taken, one.hammer, one.launch)
-        again.wait_settled()
-        row = Row(
-            "kill -9 of the supervisor, and a new serve", "death", last_s, clients.describe(), ready_s,
-            one.first_ready_s, find_living(before), again.measure_memory() / one.first_memory_bytes,
-        )  # fmt: skip
-        assert taken.end(signal.SIGTERM) == 0
-        assert taken.wait_gone() == {}
-    return row
+        with Hammer(taken.url) as hammer:
+            again = Stage(taken, hammer, one.launch)
+            again.wait_settled()
+            yield Row(
+                "kill -9 of the supervisor, and a new serve", "death", last_s, clients.describe(), ready_s,
+                one.first_ready_s, find_living(before), again.measure_memory() / one.first_memory_bytes,
+            ), again  # fmt: skip

@@ -24,7 +24,7 @@ from .. import harness
 from . import alone, table
 from .clients import Clients
 from .stage import MODEL, Row, Stage, hit_core, hit_server, kill_rank, send, stage, stop_rank
-from .test_faults import RAYLET, hold_bars, kill_supervisor
+from .test_faults import RAYLET, hold_bars, take_over
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
 RANDOM_FAULTS = 20
@@ -105,10 +105,10 @@ def test_every_fault(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_killed_supervisor(tmp_path: Path) -> None:
     """The supervisor's own row."""
-    with stage(tmp_path) as one:
-        row = kill_supervisor(one)
+    with stage(tmp_path) as one, take_over(one) as (row, again):
         open_book().note_row(row)
         hold_bars(row)
+        end(again)
 
 
 @pytest.mark.timeout(3600)
