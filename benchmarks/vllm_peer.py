@@ -34,7 +34,7 @@ def find_vllm_bench() -> list[str]:
 
 def ask_random(tokens_in: int, tokens_out: int) -> list[str]:
     """Arguments of `vllm bench serve` for random prompts and answers of so many tokens."""
-    return [*("--dataset-name", "random", "--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out))]
+    return ["--dataset-name", "random", "--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out)]
 
 
 def ask_file(questions: Path) -> list[str]:

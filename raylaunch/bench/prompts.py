@@ -51,7 +51,8 @@ class Asking:
         prompt, max_tokens, exact = asked, self.max_tokens, self.exact
         if isinstance(asked, SizedPrompt):
             prompt = asked.prompt
-            max_tokens, exact = self.max_tokens if self.exact else asked.output_tokens, True
+            if not self.exact:
+                max_tokens, exact = asked.output_tokens, True
         fields: dict[str, Any] = {"model": model}
         if self.api == "completions":
             fields["prompt"] = join_messages(prompt) if isinstance(prompt, list) and _is_messages(prompt) else prompt
