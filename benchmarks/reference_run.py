@@ -10,9 +10,9 @@ shared machine the CPU, and with it the server, is now faster and now slower (be
 that each has its pairs wherever time ends. Twice:
 
 - closed loop, so many at once. Equal requests then go in waves: all end in one step, and what a client sends again at
-  once is one large prefill, behind which all of them wait. A client that is slow to send again spreads its waves out,
-  and the server itself then answers sooner, though the client is the worse one. With --uneven, answers are of half to
-  three halves of --tokens-out, as real ones differ: there are no waves, and both clients offer the same load.
+  once is one large prefill, behind which all of them wait. A client that is slow to send again may spread its waves
+  out, and the server itself then answers sooner: likely, not proven. With --uneven, answers are of half to three halves
+  of --tokens-out, as real ones differ, and do not end together.
 - open loop, Poisson arrivals at a share (OPEN_SHARE) of what the sweep reached at that level: both clients offer the
   same load whatever they are like. Their arrivals are drawn apart (vLLM's client stretches its draw to take exactly
   requests / rate seconds), so times to first token scatter with the bursts: more pairs, or the server's own beside it.
