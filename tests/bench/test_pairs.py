@@ -43,3 +43,11 @@ def test_ratios_are_ours_by_theirs() -> None:
     found = conclude([{"raylaunch": ours, "vllm": theirs}] * 5)
     assert found["throughput_ratio"] == 1.25
     assert found["ttft_p50_interval"] == pytest.approx((1.25, 1.25))
+
+
+def test_what_clients_add_is_told_as_a_difference() -> None:
+    """-2, -1, 0, 1, 2 around -3: standard error 0.7071, t of 4 degrees 2.776."""
+    rows = [{name: dict.fromkeys(FIGURES, 10.0) for name in ("raylaunch", "vllm")} for _ in range(5)]
+    for step, row in zip(range(-2, 3), rows, strict=True):
+        row["raylaunch"]["ttft_error_ms"] = 7.0 + step
+    assert conclude(rows)["ttft_error_difference_ms"] == pytest.approx((-3 - 1.963, -3 + 1.963), rel=1e-3)
