@@ -8,8 +8,7 @@ equally fast in both runs of a pair (a line through the logarithms of both ratio
 are equal). What a client itself may cost the server is taken out with it: `server_cpu` tells how much that could be.
 
 A time to first token is the server's (`server_ttft`, which it counts by itself) and what the client adds in reading it.
-The latter does not scatter with the server's speed: it is told as a difference of milliseconds, where a client that
-sees first tokens late is seen at once.
+The latter scatters less with the server's speed (up to 64 at once hardly): it is told as a difference in milliseconds.
 """
 
 import argparse
@@ -50,7 +49,7 @@ Interval = tuple[float, float]
 def conclude(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of some pairs, and ratios ours / vLLM's: of these medians, and the intervals of the mean pair's.
 
-    `ttft_error_difference_ms` is ours less vLLM's.
+    `ttft_error_difference_ms` is where the mean of ours less vLLM's lies.
     """
     medians = {
         name: {figure: statistics.median(row[name][figure] for row in rows) for figure in FIGURES}
@@ -125,8 +124,8 @@ def main() -> None:
                 told += f"{how} [{found[0]:.3f}, {found[1]:.3f}]" if found else ""
             print(told)
         added = list_differences(rows, "ttft_error_ms")
-        reach = find_mean_interval(added)
-        told = f" [{reach[0]:+.2f}, {reach[1]:+.2f}]" if reach else ""
+        lies = find_mean_interval(added)
+        told = f" [{lies[0]:+.2f}, {lies[1]:+.2f}]" if lies else ""
         print(f"  ttft_error   {statistics.fmean(added):+.2f} ms{told}, ours less vLLM's")
 
 
