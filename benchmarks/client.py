@@ -59,7 +59,7 @@ def ask_truth(url: str) -> dict[str, Any]:
 def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -> dict[str, Any]:
     """`raylaunch bench`; what it is not sure of it says itself."""
     result = folder / "ours.json"
-    command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", url, "-c", str(streams), "-n", str(requests)]
+    command = [sys.executable, "-m", "raylaunch", "bench", "--url", url, "-c", str(streams), "-n", str(requests)]
     command += ["--api", "completions", "--max-tokens", str(TOKENS), "--warmup", "0", "--shards", str(shards)]
     cpu_s, status, text = peers.run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
     if not result.exists():
@@ -91,7 +91,7 @@ def run_openai(url: str, streams: int, requests: int, folder: Path) -> dict[str,
 
 def find_peers(url: str, streams: int, requests: int, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     """The other clients that are installed, each ready to offer the load; any tokenizer does: the server reads none."""
-    from raylaunch.rehearsal.standin import Shape, write_standin
+    from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
     tokenizer = folder / "tokenizer"
     write_standin(tokenizer, Shape(heads=8, kv_heads=8, layers=1))

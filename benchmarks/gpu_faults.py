@@ -39,7 +39,7 @@ class Struck:
     def tell(self, *arguments: str) -> str:
         """What a command of raylaunch prints."""
         return subprocess.run(
-            [sys.executable, "-m", "raylaunch.cli", *arguments], env=os.environ | {"RAYLAUNCH_HOME": str(self.home)},
+            [sys.executable, "-m", "raylaunch", *arguments], env=os.environ | {"RAYLAUNCH_HOME": str(self.home)},
             stdout=subprocess.PIPE, text=True, check=False,
         ).stdout  # fmt: skip
 

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import servers
-from raylaunch import cluster, monitor, service
-from raylaunch.gpu_sample import GpuSample
-from raylaunch.monitor import NodeSample
-from raylaunch.private_ray import PrivateRay
+from raylaunch.cluster import monitor, ray_session
+from raylaunch.cluster.monitor import NodeSample
+from raylaunch.cluster.private import PrivateRay
+from raylaunch.node.gpu_sample import GpuSample
+from raylaunch.serve import service_record
 
 _FIGURES = (
     *("use_percent", "memory_used_bytes", "memory_total_bytes", "power_w", "power_cap_w", "temperature_c"),
@@ -27,8 +28,8 @@ _FIGURES = (
 
 
 def find_address() -> str | None:
-    running = [found for found in service.list_services() if found.is_alive() and found.ray_address]
-    return running[0].ray_address if running else cluster.find_address()
+    running = [found for found in service_record.list_services() if found.is_alive() and found.ray_address]
+    return running[0].ray_address if running else ray_session.find_address()
 
 
 def watch(seconds: int) -> list[list[NodeSample]]:
@@ -85,9 +86,9 @@ def main() -> None:
         private = PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={})
         address = private.address
     try:
-        cluster.join(address, env_vars={})
+        ray_session.join(address, env_vars={})
         nodes = watch(options.seconds)
-        cluster.leave()
+        ray_session.leave()
     finally:
         if private is not None:
             private.stop()

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import servers
-from raylaunch.weights.hub import RepoFile
-from raylaunch.weights.part import Finished, Part, hash_file
+from raylaunch.weights.hub_types import RepoFile
+from raylaunch.weights.partial_file import Finished, Part, hash_file
 from raylaunch.weights.transfer import CHUNK_BYTES, read_disk
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylaunch import processes, raysettings
+from raylaunch.base import processes
+from raylaunch.cluster import settings
 
 HEAD_PORT = 6391
 _NETWORK = "10.91.7"
@@ -84,7 +85,7 @@ class Islands:
         with log.open("wb") as output:
             island.ray = processes.Child.start(
                 island.command(command),
-                environment={**os.environ, **_QUIET, **raysettings.NODE},
+                environment={**os.environ, **_QUIET, **settings.NODE},
                 output=output,
             )
         if not processes.wait_until(lambda: "Ray runtime started" in log.read_text(errors="replace"), _START_S):

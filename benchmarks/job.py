@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    from raylaunch import cli
+    from raylaunch.cli import main as cli
 
     folder = Path.home() / "raylaunch-bench" / time.strftime("%Y%m%d-%H%M%S")
     arguments = sys.argv[1:]

@@ -31,9 +31,9 @@ GPU_ENGINE = {
 
 def write_8b_model(folder: Path) -> Path:
     """Llama-3.1-8B's config.json (its sizes are public) with the stand-in's tokenizer; the weights are dummies."""
-    from raylaunch.rehearsal import standin
+    from raylaunch.engine.rehearsal import standin_model
 
-    standin.write_standin(folder, standin.Shape(heads=8, kv_heads=8, layers=1))
+    standin_model.write_standin(folder, standin_model.Shape(heads=8, kv_heads=8, layers=1))
     (folder / "model.safetensors").unlink()
     config = json.loads((folder / "config.json").read_text()) | {
         "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,

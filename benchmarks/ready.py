@@ -38,8 +38,8 @@ def demo_server(name: str, folder: Path, model: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def rehearsal_server(name: str, folder: Path, model: str) -> Iterator[Server]:
     """Sixteen workers behind one of the two servers."""
-    from raylaunch.private_ray import PrivateRay
-    from raylaunch.rehearsal import plan
+    from raylaunch.cluster.private import PrivateRay
+    from raylaunch.engine.rehearsal import plan
 
     port = servers.find_free_port()
     if name == "raylaunch":
@@ -75,7 +75,7 @@ def main() -> None:
     rows: list[dict[str, float]] = []
     with servers.scratch() as folder:
         if options.case == "rehearsal":
-            from raylaunch.rehearsal.standin import smallest_shape, write_standin
+            from raylaunch.engine.rehearsal.standin_model import smallest_shape, write_standin
 
             model = str(write_standin(folder / "model", smallest_shape(tp=4, pp=4)))
         else:

@@ -145,7 +145,7 @@ Client = Callable[[Load, list[Question], int], dict[str, Any]]
 
 def measure(bench: Bench, client: Client, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
     """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
-    api_server = servers.find_process(bench.folder / "home", "raylaunch.server")
+    api_server = servers.find_process(bench.folder / "home", "raylaunch.engine.api_server")
     before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
     told = client(load, asked, seed)
     told["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s

@@ -59,7 +59,7 @@ def find_process(home: Path, word: str) -> int:
 
     Of several the oldest: the younger one stands by.
     """
-    from raylaunch import processes
+    from raylaunch.base import processes
 
     found = [processes.ProcessId.of(pid) for pid in processes.list_marked("RAYLAUNCH_HOME", str(home), word)]
     if living := [one for one in found if one is not None]:
@@ -102,10 +102,10 @@ def start(
 
 def find_demo_model() -> str:
     """The demo model's folder, fetched into raylaunch's own folder where it is not there yet."""
-    from raylaunch import config
-    from raylaunch.weights.fetch import fetch_model
+    from raylaunch.config import launch_file
+    from raylaunch.weights.fetch_local import fetch_model
 
-    demo = config.load(None, environ=os.environ)
+    demo = launch_file.load(None, environ=os.environ)
     return str(fetch_model(demo.model.repo, demo.model.revision, demo.model_folder, report=print))
 
 
@@ -119,12 +119,12 @@ def write_launch(folder: Path, model: str, engine: Mapping[str, Any]) -> Path:
 
 def raylaunch_command(launch: Path, port: int, *more: str) -> list[str]:
     """`raylaunch serve` of this Python."""
-    return [sys.executable, "-m", "raylaunch.cli", "serve", str(launch), "--set", f"server.port={port}", *more]
+    return [sys.executable, "-m", "raylaunch", "serve", str(launch), "--set", f"server.port={port}", *more]
 
 
 def bench_command(server: Server, result: Path, *more: str) -> list[str]:
     """`raylaunch bench` of this Python and this machine alone."""
-    command = [sys.executable, "-m", "raylaunch.cli", "bench", "--url", server.url, "--here"]
+    command = [sys.executable, "-m", "raylaunch", "bench", "--url", server.url, "--here"]
     return [*command, "--model", server.model, "-o", str(result), *more]
 
 
@@ -140,7 +140,7 @@ def vllm_command(model: str, port: int, engine: Mapping[str, Any]) -> list[str]:
 
 def describe_machine() -> dict[str, Any]:
     """What a reader needs to place the figures."""
-    from raylaunch import versions
+    from raylaunch.base import versions
 
     cpu = next(
         (

@@ -33,7 +33,7 @@ PAYLOAD = 1448 / 1514
 
 def write_model(folder: Path, size_mib: int, files: int) -> None:
     """Shards that differ, an index, and the manifest of a finished pull."""
-    from raylaunch.model_folder import FileFacts, Manifest
+    from raylaunch.node.model_folder import FileFacts, Manifest
 
     folder.mkdir(parents=True)
     block = os.urandom(1 << 20)
@@ -128,7 +128,7 @@ def measure_baselines(made: Islands, options: argparse.Namespace) -> list[dict[s
 
 def spread_on_loopback(options: argparse.Namespace) -> dict[str, Any]:
     """Two raylets of one machine: what a pair of nodes can do where the link does not hold it."""
-    from raylaunch.private_ray import PrivateRay
+    from raylaunch.cluster.private import PrivateRay
 
     size = options.size_mib << 20
     with tempfile.TemporaryDirectory(prefix="raylaunch-spread-", dir="/dev/shm") as place:

@@ -7,9 +7,8 @@ import os
 import sys
 import threading
 
-from hub_server import Hub, serve
-
 from benchmarks.spread_inside import REPO
+from tests.hub_server import Hub, serve
 
 
 def main(host: str, size_mib: int, files: int) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import ray
 
-from raylaunch import cluster
-from raylaunch.cluster import ClusterNode
-from raylaunch.weights.crew import RayCrew
-from raylaunch.weights.hub import HubAccess
+from raylaunch.cluster import ray_session
+from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.weights.agents import RayCrew
+from raylaunch.weights.hub_types import HubAccess
+from raylaunch.weights.inventory import Order
 from raylaunch.weights.pull import pull
-from raylaunch.weights.survey import Order
 
 REPO = "bench/model"
 
@@ -126,9 +126,9 @@ def main() -> None:
     parser.add_argument("--hub", default="http://127.0.0.1:9")
     parser.add_argument("--nobody-has-it", action="store_true")
     options = parser.parse_args()
-    cluster.join(options.address, env_vars={})
+    ray_session.join(options.address, env_vars={})
     order = Order(REPO, None, options.folder, HubAccess(options.hub))
-    nodes = cluster.wait_for_gpus(nodes=options.nodes, gpus_per_node=1, wait_s=60, report=lambda _: None)
+    nodes = ray_session.wait_for_gpus(nodes=options.nodes, gpus_per_node=1, wait_s=60, report=lambda _: None)
     keep = None if options.nobody_has_it else nodes[0].ip
     for lanes in options.lanes:
         runs = []

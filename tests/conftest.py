@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch import smollm2
-from raylaunch.rehearsal import standin
+from raylaunch.engine.rehearsal import standin_model
+from raylaunch.weights import smollm2
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "models"
 """Kept between runs and ignored by git: converting the default model takes half a minute."""
@@ -59,5 +59,5 @@ def smollm2_folder() -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of a few MB: 8 heads, 8 KV heads, 8 layers, float32, its tokenizer with a chat template."""
-    shape = standin.Shape(heads=8, kv_heads=8, layers=8)
-    return standin.write_standin(tmp_path_factory.mktemp("models") / "tiny-llama", shape)
+    shape = standin_model.Shape(heads=8, kv_heads=8, layers=8)
+    return standin_model.write_standin(tmp_path_factory.mktemp("models") / "tiny-llama", shape)

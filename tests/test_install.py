@@ -140,7 +140,7 @@ def test_half_made_environment_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_torch_version_is_read_without_importing() -> None:
-    from raylaunch import versions
+    from raylaunch.base import versions
 
     assert install.read_torch_version() == versions.TORCH
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
-from raylaunch import cli, clusterfile
-from raylaunch.commands import bench
-from raylaunch.config import load
+from raylaunch.cli import bench, main
+from raylaunch.config import cluster_file
+from raylaunch.config.launch_file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -62,7 +62,7 @@ def finds_nothing_serving(command: str) -> None:
 def is_parsed_by_bench(command: str) -> None:
     """`bench` takes these arguments, and the cluster file loads."""
     context = bench.run_bench.make_context("run", shlex.split(command)[2:])
-    clusterfile.load(ROOT / context.params["cluster"])
+    cluster_file.load(ROOT / context.params["cluster"])
 
 
 def wants_results(command: str) -> None:
@@ -92,7 +92,7 @@ def activates(command: str) -> None:
 def is_parsed_by_raylaunch(command: str) -> None:
     """raylaunch's own command line takes these arguments, and the launch file loads."""
     _, verb, *arguments = shlex.split(command)
-    context = cli.cli.commands[verb].make_context(verb, arguments)
+    context = main.cli.commands[verb].make_context(verb, arguments)
     if context.params.get("launch"):
         load(ROOT / context.params["launch"], environ={})
 
@@ -100,7 +100,7 @@ def is_parsed_by_raylaunch(command: str) -> None:
 def is_parsed_by_weights(command: str) -> None:
     """A verb of `raylaunch weights` takes these arguments, and the launch file loads."""
     _, _, verb, *arguments = shlex.split(command)
-    group = cli.cli.commands["weights"]
+    group = main.cli.commands["weights"]
     assert isinstance(group, click.Group)
     context = group.commands[verb].make_context(verb, arguments)
     load(ROOT / context.params["launch"], environ={})
@@ -198,7 +198,7 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch bench --concurrency 1,8,64,500 --slo ttft=2s,tpot=50ms": (finds_nothing_serving, BENCH_TEST),
     "raylaunch init cluster.yaml --hosts 10.0.0.1,10.0.0.2 --user ubuntu": (
         is_parsed_by_raylaunch,
-        "tests/test_clustertext.py::test_init_writes_file_token_and_layer",
+        "tests/provision/test_template.py::test_init_writes_file_token_and_layer",
     ),
     "raylaunch doctor cluster.yaml": (
         is_parsed_by_raylaunch,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch import __version__, versions
+from raylaunch import __version__
+from raylaunch.base import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

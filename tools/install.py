@@ -176,7 +176,7 @@ def main(extras: Sequence[str]) -> int:
 
 def read_torch_version() -> str:
     """PyTorch's version out of raylaunch/versions.py, the one place that names it; importing needs the package."""
-    text = (ROOT / "raylaunch" / "versions.py").read_text()
+    text = (ROOT / "raylaunch" / "base" / "versions.py").read_text()
     found = re.search(r'^TORCH = "(.+)"$', text, re.MULTILINE)
     if found is None:
         raise InstallError("raylaunch/versions.py names no TORCH")

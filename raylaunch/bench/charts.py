@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from raylaunch.bench.streams import Row
+from raylaunch.bench.connection import Row
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 26.0, 20.0
 """Margins around what is drawn: the value axis, air, the title line, the time axis."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from raylaunch.bench import stats
-from raylaunch.bench.levels import describe_load
+from raylaunch.bench.connection import Row
+from raylaunch.bench.load import describe_load
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.streams import Row
 
 MOST_BATCHES, FEWEST_BATCHES = 30, 5
 FEWEST_PER_BATCH = 3

@@ -6,7 +6,7 @@ from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.streams import Row
+from raylaunch.bench.connection import Row
 
 WIDTH = 1080.0
 _HUES = (215, 28, 165, 275, 340, 90, 195, 45)

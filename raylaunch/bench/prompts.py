@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylaunch.errors import BenchError
+from raylaunch.base.errors import BenchError
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _TEXT_FIELDS = ("question", "prompt", "text", "input", "instruction")

@@ -6,14 +6,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.levels import describe_load
+from raylaunch.bench.connection import Row
+from raylaunch.bench.load import describe_load
 from raylaunch.bench.panels import draw_time_panels, wrap_svg
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.streams import Row
-from raylaunch.bench.telling import MEASURES
-from raylaunch.errors import BenchError
+from raylaunch.bench.summary import MEASURES
 
 HALF = 520.0
 SWEEP_LEGEND = (

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raylaunch.bench.streams import Row
-from raylaunch.errors import BenchError
+from raylaunch.base.errors import BenchError
+from raylaunch.bench.connection import Row
 
 FORMAT_VERSION = 1
 KIND = "raylaunch bench"

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from raylaunch.base.errors import BenchError
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
-from raylaunch.bench.fleet import Fleet
-from raylaunch.bench.levels import Level, LoadTest, describe_load
-from raylaunch.bench.plan import Plan, Progress, ShardResult
+from raylaunch.bench.load import Level, LoadTest, describe_load
+from raylaunch.bench.local_shards import Fleet
 from raylaunch.bench.sampling import Sampler, cut_moments
+from raylaunch.bench.self_check import MAX_FAILED_SHARE, Watch, find_client_limits
+from raylaunch.bench.shard_plan import Plan, Progress, ShardResult
 from raylaunch.bench.target import Target
-from raylaunch.bench.watch import MAX_FAILED_SHARE, Watch, find_client_limits
-from raylaunch.errors import BenchError
 
 ENDS = {
     "stopped": "stopped before its end",
@@ -206,7 +206,7 @@ def make_result(
     test: LoadTest, levels: list[dict[str, Any]], made_at: float, sampler: Sampler | None
 ) -> dict[str, Any]:
     """The whole result: what was asked, of what, on what; the figures of the last level on top."""
-    from raylaunch import versions
+    from raylaunch.base import versions
 
     last = levels[-1]
     reasons = [

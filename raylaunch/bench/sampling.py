@@ -7,9 +7,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from raylaunch.bench.target import Target
-from raylaunch.engine_metrics import EngineFigures, fetch_text, parse_metrics
-from raylaunch.monitor import ClusterSample
-from raylaunch.node_sample import NodeSample
+from raylaunch.cluster.monitor import ClusterSample
+from raylaunch.engine.metrics import EngineFigures, fetch_text, parse_metrics
+from raylaunch.node.sampler import NodeSample
 
 _METRICS_TIMEOUT_S = 2.0
 _PATIENCE = 1.5

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic, sleep
 
-from raylaunch import tls
-from raylaunch.bench.plan import Control, Plan, Progress, ShardResult
-from raylaunch.bench.streams import Address, Row, State, Stream
-from raylaunch.bench.watch import Watch, make_room
-from raylaunch.bench.wire import make_request
+from raylaunch.base import tls
+from raylaunch.bench.connection import Address, Row, State, Stream
+from raylaunch.bench.http_response import make_request
+from raylaunch.bench.self_check import Watch, make_room
+from raylaunch.bench.shard_plan import Control, Plan, Progress, ShardResult
 
 TICK_S = 0.05
 _CONNECTING_AT_ONCE = 128

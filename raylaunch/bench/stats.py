@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from raylaunch.bench.streams import Row
+from raylaunch.bench.connection import Row
 
 PERCENTILES = (50, 90, 95, 99)
 _MAX_SLICES = 120

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from raylaunch import tls
-from raylaunch.bench.streams import Address
-from raylaunch.bench.wire import describe_error, make_head
-from raylaunch.errors import BenchError, LaunchFileError
+from raylaunch.base import tls
+from raylaunch.base.errors import BenchError, LaunchFileError
+from raylaunch.bench.connection import Address
+from raylaunch.bench.http_response import describe_error, make_head
 
 if TYPE_CHECKING:
-    from raylaunch.config import LaunchConfig
-    from raylaunch.service import Service
+    from raylaunch.config.launch import LaunchConfig
+    from raylaunch.serve.service_record import Service
 
 _TIMEOUT_S = 10.0
 _ALL_INTERFACES = ("", "0.0.0.0", "::")
@@ -120,14 +120,14 @@ def find_target(
         where = url.rstrip("/").removesuffix("/v1")
         found = Target(where if "://" in where else f"http://{where}", model or "", key, verify_tls=not insecure)
     elif launch is not None:
-        from raylaunch.service import make_url
+        from raylaunch.serve.service_record import make_url
 
         where = make_url(launch.host, launch.port, tls=bool(launch.server.get("ssl_certfile")))
         key = key or next(iter(launch.api_keys), None)
         everywhere = launch.host in _ALL_INTERFACES
         found = Target(where, model or launch.served_model_names[0], key, False, everywhere)
     else:
-        from raylaunch.service import find_service
+        from raylaunch.serve.service_record import find_service
 
         service = find_service(port)
         key = key or _find_key(service)
@@ -139,10 +139,10 @@ def _find_key(service: "Service") -> str | None:
     """The API key in the launch file that the service was started with, where it needs one."""
     if not service.needs_api_key or service.launch_file is None:
         return None
-    from raylaunch import config
+    from raylaunch.config import launch_file
 
     try:
-        keys = config.load(Path(service.launch_file), environ=os.environ).api_keys
+        keys = launch_file.load(Path(service.launch_file), environ=os.environ).api_keys
     except LaunchFileError:
         return None
     return next(iter(keys), None)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from raylaunch.checks.gpus import GpuProcess
-from raylaunch.engine_metrics import EngineFigures, EngineRates
-from raylaunch.gpu_sample import GpuSample
-from raylaunch.host_sample import HostSample, InterfaceSample
-from raylaunch.service import describe_age
+from raylaunch.base.text import describe_age
+from raylaunch.engine.metrics import EngineFigures, EngineRates
+from raylaunch.node.gpu_sample import GpuSample
+from raylaunch.node.host_sample import HostSample, InterfaceSample
+from raylaunch.node.nvml import GpuProcess
 from raylaunch.top.view import ServiceView
 
 NOTHING = "-"

@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from raylaunch import cluster
-from raylaunch.engine_metrics import EngineFigures, EngineHistory, EngineRates, fetch_text, parse_metrics
-from raylaunch.errors import ServiceError
-from raylaunch.monitor import ClusterSample
-from raylaunch.monitor_child import ChildMonitor
-from raylaunch.service import Service, find_service, list_services
+from raylaunch.base.errors import ServiceError
+from raylaunch.cluster import ray_session
+from raylaunch.cluster.monitor import ClusterSample
+from raylaunch.cluster.monitor_process import ChildMonitor
+from raylaunch.engine.metrics import EngineFigures, EngineHistory, EngineRates, fetch_text, parse_metrics
+from raylaunch.serve.service_record import Service, find_service, list_services
 from raylaunch.top.view import View, arrange_nodes, describe_service
 
 _METRICS_TIMEOUT_S = 2.0
@@ -86,7 +86,7 @@ class Looker:
                     f"the service on port {port} is gone", fix="`raylaunch serve LAUNCH.yaml` starts it again"
                 )
             self._service = found[0]
-        address = self._service.ray_address if self._service else cluster.find_address()
+        address = self._service.ray_address if self._service else ray_session.find_address()
         stale = self._monitor is not None and (
             self._monitor.address != address
             or (self._monitor.ended and time.monotonic() - self._started_at >= _AGAIN_S)

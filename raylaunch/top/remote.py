@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from raylaunch import clusterfile
-from raylaunch.remote import read_lines
+from raylaunch.config import cluster_file
+from raylaunch.provision.remote import read_lines
 from raylaunch.top.view import View
 
 _VIEW = TypeAdapter(View)
@@ -21,7 +21,7 @@ def watch(cluster: Path, port: int | None) -> Iterator[View]:
         ClusterError: the cluster is not up, or cannot be reached.
         ServiceError: nothing is to be seen there, in the head's words.
     """
-    told = clusterfile.load(cluster)
+    told = cluster_file.load(cluster)
     for line in read_lines(told, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
         yield take_in(_VIEW.validate_json(line), told.head_ip, time.time())
 

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raylaunch import paths
-from raylaunch.checks.gpus import GpuProcess
-from raylaunch.engine_metrics import EngineFigures, EngineRates
-from raylaunch.gpu_sample import GpuSample
-from raylaunch.host_sample import HostSample, ProcessSample
-from raylaunch.keep.incident import Incident
-from raylaunch.monitor import ClusterSample, Worker
-from raylaunch.node_sample import NodeSample
-from raylaunch.service import Service
+from raylaunch.base import paths
+from raylaunch.cluster.monitor import ClusterSample
+from raylaunch.cluster.ranks import Rank
+from raylaunch.engine.metrics import EngineFigures, EngineRates
+from raylaunch.node.gpu_sample import GpuSample
+from raylaunch.node.host_sample import HostSample, ProcessSample
+from raylaunch.node.nvml import GpuProcess
+from raylaunch.node.sampler import NodeSample
+from raylaunch.serve.incident import Incident
+from raylaunch.serve.service_record import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def arrange_nodes(seen: ClusterSample, service: Service | None) -> tuple[NodeVie
 
 
 def _arrange_node(
-    node: NodeSample, ranks: Sequence[Mapping[str, Any]], workers: Sequence[Worker], rehearsal: str | None
+    node: NodeSample, ranks: Sequence[Mapping[str, Any]], workers: Sequence[Rank], rehearsal: str | None
 ) -> NodeView:
     by_place = {(rank["tp_rank"], rank["pp_rank"]): int(rank["rank"]) for rank in ranks}
     rank_of = {

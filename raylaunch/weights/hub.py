@@ -12,75 +12,32 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from raylaunch.checks.manifest import is_plain_name
-from raylaunch.errors import WeightsError
-from raylaunch.weights.refusal import RESUMES, explain_refusal
+from raylaunch.base.errors import WeightsError
+from raylaunch.node.manifest import is_plain_name
+from raylaunch.weights.hub_errors import RESUMES, explain_refusal
+from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile, get_endpoint
 
 PIECE_BYTES = 512 << 10
 """Bytes read from the hub at a time: what an interruption can lose of each file that is under way."""
+
+
 _PROBE_S = 4.0
+
+
 _PATIENCE_S = 120.0
 """Longest time without a byte before a download is given up; what came is kept."""
+
+
 _WAIT_FIRST_S, _WAIT_MOST_S = 0.5, 30.0
+
+
 _RETRIED = (408, 429, 500, 502, 503, 504)
+
+
 _KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 """Weights, configs, chat template, tokenizers. Python files are read only where a launch says trust_remote_code."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubAccess:
-    """How this process reaches the hub, for a process on another node."""
-
-    endpoint: str
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def of_this_process(cls) -> "HubAccess":
-        """Endpoint and token as huggingface_hub finds them here."""
-        from huggingface_hub import get_token
-
-        return cls(get_endpoint(), get_token())
-
-
-@dataclass(frozen=True, slots=True)
-class RepoFile:
-    """A file as the hub lists it."""
-
-    size: int
-    sha256: str | None = None
-    """Of files under LFS, which all weights are."""
-    git_sha1: str | None = None
-    """Git's id of the others: SHA-1 over "blob <size>", a zero byte and the content."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repo at one commit."""
-
-    repo: str
-    revision: str | None
-    """As asked for."""
-    commit: str
-    endpoint: str
-    files: Mapping[str, RepoFile]
-    """What a server needs of it, by name."""
-    left_out: Mapping[str, int]
-    """The rest: path -> bytes."""
-
-    @property
-    def source(self) -> str:
-        """Where the files come from, in words."""
-        return f"{self.endpoint} commit {self.commit}"
-
-
-def get_endpoint() -> str:
-    """Address of the hub, or of the mirror that HF_ENDPOINT names."""
-    from huggingface_hub import constants
-
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def explain_unreachable(endpoint: str | None = None) -> str | None:

@@ -3,16 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from raylaunch.errors import WeightsError
-from raylaunch.weights.crew import Crew
-from raylaunch.weights.hub import Listing
-from raylaunch.weights.plan import Holding, Move
-from raylaunch.weights.porter import Counts
+from raylaunch.base import console
+from raylaunch.base.errors import WeightsError
+from raylaunch.base.text import describe_seconds
+from raylaunch.weights.agents import Crew
+from raylaunch.weights.hub_types import Listing
+from raylaunch.weights.node_agent import Counts
+from raylaunch.weights.transfer_plan import Holding, Move
 
 _POLL_S = 1.0
+
+
 _WINDOW_S = 10.0
 """Rates are means over so many seconds."""
 
@@ -109,14 +114,6 @@ def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) ->
     return f", {rate / 1e6:.0f} MB/s{came} | {describe_seconds(left / rate)} left"
 
 
-def describe_seconds(seconds: float) -> str:
-    """A duration in words: "42 s", "5 min", "3 h 20 min"."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def announce(reporter: Reporter, listing: Listing, moves: Sequence[Move]) -> None:
     """Say once what will come from where, and what is left out."""
     for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
@@ -127,3 +124,63 @@ def announce(reporter: Reporter, listing: Listing, moves: Sequence[Move]) -> Non
     if listing.left_out:
         size = sum(listing.left_out.values()) / 1e9
         reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
+
+
+_PLAIN_EVERY_POLLS = 10
+
+
+@dataclass
+class ConsoleReporter:
+    """Live lines on a terminal; elsewhere plain ones, every ten seconds."""
+
+    lines: Callable[[Sequence[str]], None]
+    """As output.live_lines gives it."""
+    _polls: int = 0
+
+    def say(self, line: str) -> None:
+        """Tell something once."""
+        console.say(line)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Tell how far each node is."""
+        self._polls += 1
+        if console.console.is_terminal or self._polls % _PLAIN_EVERY_POLLS == 1:
+            self.lines(lines)
+
+
+@dataclass
+class PullResult:
+    """What a pull did."""
+
+    repo: str
+    folder: str
+    source: str
+    commit: str | None
+    nodes: tuple[str, ...]
+    total_bytes: int
+    """Of the model, on each node."""
+    files: int
+    left_out_files: int
+    left_out_bytes: int
+    from_hub_bytes: int = 0
+    from_peers_bytes: int = 0
+    seconds: float = 0.0
+    already: bool = False
+    """Every node had everything."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Node -> node whose storage it shares."""
+
+
+def describe(result: PullResult) -> str:
+    """The last line of a pull: what is where, and what it cost."""
+    nodes = "this machine" if len(result.nodes) == 1 else f"{len(result.nodes)} nodes"
+    what = (
+        f"{result.repo} is whole in {result.folder} on {nodes}: {result.files} files, {result.total_bytes / 1e9:.2f} GB"
+    )
+    if result.already:
+        return f"{what}; nothing had to move"
+    left_out = f"; left out {result.left_out_bytes / 1e9:.2f} GB" if result.left_out_bytes else ""
+    return (
+        f"{what} in {describe_seconds(result.seconds)}; {result.from_hub_bytes / 1e9:.2f} GB asked of the hub, "
+        f"{result.from_peers_bytes / 1e9:.2f} GB from node to node{left_out}"
+    )

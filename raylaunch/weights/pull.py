@@ -9,11 +9,14 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from raylaunch.errors import WeightsError
-from raylaunch.weights import finish, survey
-from raylaunch.weights.crew import Crew, NodeLostError, find_host, run_all
-from raylaunch.weights.part import Finished, Unfinished
-from raylaunch.weights.plan import (
+from raylaunch.base.errors import WeightsError
+from raylaunch.weights import commit, inventory
+from raylaunch.weights.agents import Crew, NodeLostError, find_host, run_all
+from raylaunch.weights.hub_errors import RESUMES, HubRefusedError
+from raylaunch.weights.inventory import Order, Proven, Truth
+from raylaunch.weights.partial_file import Finished, Unfinished
+from raylaunch.weights.progress import Progress, PullResult, Reporter, announce
+from raylaunch.weights.transfer_plan import (
     PIECES_AT_MOST,
     Holding,
     Move,
@@ -23,10 +26,6 @@ from raylaunch.weights.plan import (
     order_chain,
     plan_moves,
 )
-from raylaunch.weights.progress import Progress, Reporter, announce
-from raylaunch.weights.refusal import RESUMES, HubRefusedError
-from raylaunch.weights.result import PullResult
-from raylaunch.weights.survey import Order, Proven, Truth
 
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
@@ -77,9 +76,9 @@ class _Pull:
                     continue
                 truth, holdings, writers = state
                 if not await self._run_round(truth, holdings):
-                    manifest = await finish.write_manifest(self.crew, truth, next(iter(holdings)), self.proven)
+                    manifest = await commit.write_manifest(self.crew, truth, next(iter(holdings)), self.proven)
                     served = {n: writers.get(n, n) for n in nodes if writers.get(n, n) not in self.refused}
-                    await finish.put_in_place(self.crew, manifest, served)
+                    await commit.put_in_place(self.crew, manifest, served)
                     return self._conclude(truth, nodes, moved=moved)
                 moved = True
             except NodeLostError as error:
@@ -94,25 +93,25 @@ class _Pull:
     async def _survey(self, nodes: Sequence[str]) -> "tuple[Truth, dict[str, Holding], dict[str, str]] | None":
         """What is, and what should be; None where it has to be looked at again: somebody else pulled meanwhile."""
         order, say = self.order, self.reporter.say
-        looks = await survey.look_everywhere(self.crew, nodes)
-        truth = await survey.find_truth(self.crew, order, looks, self.proven, say)
-        holdings = await survey.find_holdings(self.crew, order, truth, looks, self.proven, say)
+        looks = await inventory.look_everywhere(self.crew, nodes)
+        truth = await inventory.find_truth(self.crew, order, looks, self.proven, say)
+        holdings = await inventory.find_holdings(self.crew, order, truth, looks, self.proven, say)
         for node, name in self.distrusted:
             if node in holdings:
                 holdings[node] = holdings[node].without({name})
         writable = [node for node in nodes if node not in self.refused]
         lacking = [node for node in writable if truth.sizes.keys() - holdings[node].whole or not looks[node].manifest]
-        writers = await survey.find_storages(self.crew, truth, lacking)
+        writers = await inventory.find_storages(self.crew, truth, lacking)
         for node, writer in writers.items():
             if node != writer and self.shared.get(node) != writer:
                 say(f"{node}: shares its storage with {writer}")
                 self.shared[node] = writer
         written = [node for node in lacking if writers[node] == node]
         await self._lock(written)
-        if await survey.have_changed(self.crew, looks, written):
+        if await inventory.have_changed(self.crew, looks, written):
             return None
         mine = {node: holdings[node] for node in writable if writers.get(node, node) == node}
-        survey.check_room(truth, looks, mine, order.folder)
+        inventory.check_room(truth, looks, mine, order.folder)
         return truth, mine, writers
 
     async def _lock(self, nodes: Sequence[str]) -> None:

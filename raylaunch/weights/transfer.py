@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
-from raylaunch.weights.part import Buffer, Finished, Part, Unfinished, run_in_thread
+from raylaunch.weights.partial_file import Buffer, Finished, Part, Unfinished, run_in_thread
 
 CHUNK_BYTES = 4 << 20
 """What travels in one call: below Ray's own limit of 5,000,000 bytes for arguments inside a call (raysettings.py)."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
-from raylaunch.bench.levels import Level, LoadTest
-from raylaunch.bench.plan import ShardResult
+from raylaunch.bench.connection import Row
+from raylaunch.bench.load import Level, LoadTest
 from raylaunch.bench.prompts import Asking
 from raylaunch.bench.run import make_result, summarise_level
-from raylaunch.bench.streams import Row
+from raylaunch.bench.self_check import Watch
+from raylaunch.bench.shard_plan import ShardResult
 from raylaunch.bench.target import Target
-from raylaunch.bench.watch import Watch
 
 NODES = ("10.0.0.1", "10.0.0.2")
 

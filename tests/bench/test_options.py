@@ -5,8 +5,8 @@ import math
 import click
 import pytest
 
-from raylaunch.commands import bench
-from raylaunch.commands.values import parse_seconds, write_words
+from raylaunch.cli import bench
+from raylaunch.cli.values import parse_seconds, write_words
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2s", 2.0), ("50ms", 0.05), ("1m", 60.0), ("2.5", 2.5), ("90 s", 90.0)])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.base.errors import BenchError
 from raylaunch.bench import prompts
-from raylaunch.errors import BenchError
 
 
 def test_own_questions() -> None:

@@ -7,13 +7,15 @@ from tokenizers import Tokenizer
 
 from benchmarks.questions import make_questions, write_questions
 from raylaunch.bench.prompts import SizedPrompt, read_questions
-from raylaunch.rehearsal import standin
+from raylaunch.engine.rehearsal import standin_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stand-in's folder, with its tokenizer."""
-    return standin.write_standin(tmp_path_factory.mktemp("model"), standin.Shape(heads=8, kv_heads=8, layers=1))
+    return standin_model.write_standin(
+        tmp_path_factory.mktemp("model"), standin_model.Shape(heads=8, kv_heads=8, layers=1)
+    )
 
 
 def test_questions_are_of_the_length_asked_for_and_all_differ(model: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
-from raylaunch.bench.card import write_png
+from raylaunch.bench.png_card import write_png
 from raylaunch.bench.report import write_report
-from raylaunch.errors import BenchError
 from tests.bench import browser, made_results
 from tests.bench.browser import Browser
 

@@ -4,8 +4,8 @@ import time
 
 from raylaunch.bench.sampling import Moment, Sampler, cut_moments
 from raylaunch.bench.target import Target
-from raylaunch.engine_metrics import EngineFigures
-from raylaunch.monitor_child import ChildMonitor
+from raylaunch.cluster.monitor_process import ChildMonitor
+from raylaunch.engine.metrics import EngineFigures
 
 
 def figures(**values: float) -> EngineFigures:

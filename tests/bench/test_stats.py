@@ -5,7 +5,7 @@ from array import array
 import pytest
 
 from raylaunch.bench import stats
-from raylaunch.bench.streams import Row
+from raylaunch.bench.connection import Row
 
 
 def row(due: float, arrivals: list[float], *, tokens: int | None = None, error: str | None = None) -> Row:

@@ -13,8 +13,8 @@ from typing import TypeVar
 import pytest
 import ray
 
-from raylaunch import cluster
-from raylaunch.private_ray import PrivateRay
+from raylaunch.cluster import ray_session
+from raylaunch.cluster.private import PrivateRay
 
 from . import harness
 
@@ -66,11 +66,11 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
 
 def ask_a_worker(private: PrivateRay, question: Callable[[], _Answer]) -> _Answer:
     """What a worker of this Ray answers."""
-    cluster.join(private.address, env_vars={})
+    ray_session.join(private.address, env_vars={})
     try:
         answer: _Answer = ray.get(ray.remote(question).remote())
     finally:
-        cluster.leave()
+        ray_session.leave()
     return answer
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.service import Service
+from raylaunch.serve.service_record import Service
 
 from . import harness
 
@@ -198,8 +198,8 @@ def test_api_key_guards_the_server_and_is_written_nowhere(tmp_path: Path, smollm
 
 def test_record_survives_a_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record is read back as it was written, by its owner only."""
-    from raylaunch.processes import ProcessId
-    from raylaunch.service import list_services
+    from raylaunch.base.processes import ProcessId
+    from raylaunch.serve.service_record import list_services
 
     monkeypatch.setenv(harness.MARK, str(tmp_path))
     identity = ProcessId.of(os.getpid())

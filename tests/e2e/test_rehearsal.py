@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raylaunch.rehearsal.standin import Shape, write_standin
+from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from . import harness
 

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from watching import prometheus
 
-from raylaunch.processes import wait_until
+from raylaunch.base.processes import wait_until
+from tests.deploy import prometheus
 
 from . import harness
 from .harness import Serving
 
 pytestmark = pytest.mark.engine
 DEADLINE_S = 60.0
-_SAMPLING = ("raylaunch.monitor_child", "ray::NodeSampler")
+_SAMPLING = ("raylaunch.cluster.monitor_process", "ray::NodeSampler")
 
 
 @pytest.fixture(scope="module")

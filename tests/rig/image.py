@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from raylaunch import versions
+from raylaunch.base import versions
 from tests.rig.rig import start_rig
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "rig"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylaunch.clustertext import LAYER_IMAGE, ClusterPlan, write
+from raylaunch.provision.template import LAYER_IMAGE, ClusterPlan, write
 from tests.rig.host import Host
 from tests.rig.rig import Rig
 

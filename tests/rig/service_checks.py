@@ -5,7 +5,7 @@ import signal
 import stat
 from pathlib import Path
 
-from raylaunch.processes import wait_until
+from raylaunch.base.processes import wait_until
 from tests.rig.host import Host
 from tests.rig.owner import Owner, wait_for_line
 

@@ -14,7 +14,7 @@ import urllib.request
 
 import grpc
 
-from raylaunch import clusterports as ports
+from raylaunch.config import cluster_ports as ports
 
 GRPC_DOORS = {
     "GCS": (ports.GCS, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"),

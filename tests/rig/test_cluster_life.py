@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch import clusterports as ports
-from raylaunch import versions
-from raylaunch.clustertext import ClusterPlan, write
-from raylaunch.processes import wait_until
+from raylaunch.base import versions
+from raylaunch.base.processes import wait_until
+from raylaunch.config import cluster_ports as ports
+from raylaunch.provision.template import ClusterPlan, write
 from tests.e2e.harness import find_free_port
 from tests.rig.host import Host
 from tests.rig.host import wait_until as host_wait_until

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.processes import wait_until
+from raylaunch.base.processes import wait_until
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.owner import CONTAINER, Owner
 from tests.rig.rig import start_rig

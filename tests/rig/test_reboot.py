@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.clustertext import LAYER_IMAGE
+from raylaunch.provision.template import LAYER_IMAGE
 from tests.rig.host import Host, wait_until
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.owner import Owner

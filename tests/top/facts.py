@@ -4,14 +4,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from raylaunch.checks.gpus import GpuProcess
-from raylaunch.engine_metrics import EngineFigures, EngineRates
-from raylaunch.gpu_sample import GpuSample, GpusSample
-from raylaunch.host_sample import HostSample, InterfaceSample
-from raylaunch.monitor import ClusterSample, Worker
-from raylaunch.node_sample import NodeSample
-from raylaunch.processes import ProcessId
-from raylaunch.service import Service
+from raylaunch.base.processes import ProcessId
+from raylaunch.cluster.monitor import ClusterSample
+from raylaunch.cluster.ranks import Rank
+from raylaunch.engine.metrics import EngineFigures, EngineRates
+from raylaunch.node.gpu_sample import GpuSample, GpusSample
+from raylaunch.node.host_sample import HostSample, InterfaceSample
+from raylaunch.node.nvml import GpuProcess
+from raylaunch.node.sampler import NodeSample
+from raylaunch.serve.service_record import Service
 
 GIB = 1 << 30
 TP, PP = 4, 4
@@ -58,7 +59,7 @@ def make_cluster(nodes: int = 2, gpus_per_node: int = 8) -> ClusterSample:
         samples.append(
             NodeSample(node_id, ip, f"gpu-box-{number}", time.time(), make_host(), GpusSample(gpus), 0.1, 60.0)
         )
-        workers += [Worker(node_id, 5000 + rank, rank % TP, rank // TP) for rank in ranks]
+        workers += [Rank(node_id, 5000 + rank, rank % TP, rank // TP) for rank in ranks]
     return ClusterSample(time.time(), tuple(samples), (), tuple(workers))
 
 

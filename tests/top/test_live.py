@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.harness import RAYLAUNCH
 
-from raylaunch.private_ray import PrivateRay
-from raylaunch.processes import wait_until
+from raylaunch.base.processes import wait_until
+from raylaunch.cluster.private import PrivateRay
 from raylaunch.top.live import Looker
 from raylaunch.top.view import View
+from tests.e2e.harness import RAYLAUNCH
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 120.0

@@ -11,12 +11,12 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console, Group
 
-from raylaunch.checks.gpus import GpuProcess
-from raylaunch.gpu_sample import GpuFault, GpusSample, XidEvent
-from raylaunch.host_sample import ProcessSample
-from raylaunch.keep.incident import Incident
-from raylaunch.monitor import ClusterSample, SilentNode
-from raylaunch.service import Service
+from raylaunch.cluster.monitor import ClusterSample, SilentNode
+from raylaunch.node.gpu_sample import GpuFault, GpusSample, XidEvent
+from raylaunch.node.host_sample import ProcessSample
+from raylaunch.node.nvml import GpuProcess
+from raylaunch.serve.incident import Incident
+from raylaunch.serve.service_record import Service
 from raylaunch.top.screen import render
 from raylaunch.top.view import ServiceView, View, arrange_nodes, describe_service
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, serve
 
 from benchmarks.islands import GATEWAY, Islands, islands
+from tests.hub_server import Hub, serve
 
 REPO = "somebody/some-llama"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

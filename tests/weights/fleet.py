@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hub_server import Hub
-
 from benchmarks.islands import GATEWAY, Island, Islands
-from raylaunch.checks.manifest import MANIFEST
+from raylaunch.node.manifest import MANIFEST
+from tests.hub_server import Hub
 
 from .conftest import REPO, wanted_of
 
@@ -26,7 +25,7 @@ def write_command(hosts: Islands, model: Path, *words: str, nodes: int = 3) -> l
     launch.write_text(
         f"model: {{repo: {REPO}, path: {model}}}\ncluster: {{nodes: {nodes}, gpus_per_node: 1, wait_s: 90}}\n"
     )
-    return [sys.executable, "-m", "raylaunch.cli", "weights", words[0], str(launch), *words[1:]]
+    return [sys.executable, "-m", "raylaunch", "weights", words[0], str(launch), *words[1:]]
 
 
 def start(

@@ -8,14 +8,13 @@ import pty
 import re
 import struct
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
 import pytest
-from hub_server import Hub
 
 from benchmarks.islands import Islands
+from tests.hub_server import Hub
 
 from .conftest import REPO, SHARDS, wanted_of
 from .fleet import DEADLINE_S, assert_whole, pull, run, start, wait_until, write_command
@@ -105,35 +104,6 @@ def run_on_terminal(hosts: Islands, command: list[str], hub: Hub, answer: str = 
             drawn += data
     os.close(ours)
     return process.wait(DEADLINE_S), drawn.decode()
-
-
-_OFFER = """
-import sys
-from pathlib import Path
-from raylaunch import cluster
-from raylaunch.checks.findings import Finding
-from raylaunch.config import load
-from raylaunch.weights.offer import offer_pull
-cluster.join(sys.argv[1], env_vars={})
-found = Finding("10.91.7.2", "model folder is not there", "raylaunch weights pull LAUNCH.yaml")
-print("pulled:", offer_pull(load(Path(sys.argv[2]), environ={}), [found]))
-"""
-"""What `serve` does with its findings."""
-
-
-@pytest.mark.parametrize("answer", ["n", "y"])
-def test_serve_offers_to_pull(hosts: Islands, hub: Hub, model: Path, answer: str) -> None:
-    """Asked on a terminal: the model comes with "y", and nothing happens with "n"."""
-    launch = write_command(hosts, model, "pull")[5]
-    command = [sys.executable, "-c", _OFFER, hosts.address, launch]
-    status, drawn = run_on_terminal(hosts, command, hub, f"{answer}\n")
-    assert status == 0, drawn
-    assert f"Pull {REPO} to every node now?" in drawn
-    assert f"pulled: {answer == 'y'}" in drawn
-    if answer == "y":
-        assert_whole(hosts, model, hub)
-    else:
-        assert hub.count_sent() == 0
 
 
 def test_live_lines_on_a_terminal(hosts: Islands, hub: Hub, model: Path) -> None:

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hub_server import Hub
 
 from benchmarks.islands import Islands
 from raylaunch.weights.transfer import CHUNK_BYTES
+from tests.hub_server import Hub
 
 from .conftest import SHARDS, wanted_of
 from .fleet import DEADLINE_S, assert_whole, kill_porter, measure, pull, read_all, run, start, wait_until
@@ -169,7 +169,7 @@ def test_kills_of_task_driver_and_raylet_at_random_bytes(hosts: Islands, hub: Hu
         elif kind == "driver":
             for pid in hosts.islands[0].list_pids():
                 with contextlib.suppress(OSError):
-                    if b"raylaunch.cli" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if b"\0raylaunch\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         os.kill(pid, signal.SIGKILL)
             process.wait(DEADLINE_S)
         else:

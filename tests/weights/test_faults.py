@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub
 
-from raylaunch.errors import WeightsError
-from raylaunch.model_folder import MANIFEST, Manifest, find_problems
+from raylaunch.base.errors import WeightsError
+from raylaunch.node.manifest import MANIFEST, Manifest
+from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub
-from raylaunch.weights.console import ConsoleReporter
-from raylaunch.weights.crew import LocalCrew
-from raylaunch.weights.fetch import fetch_model
-from raylaunch.weights.hub import HubAccess, list_repo, read_file
+from raylaunch.weights.agents import LocalCrew
+from raylaunch.weights.fetch_local import fetch_model
+from raylaunch.weights.hub import list_repo, read_file
+from raylaunch.weights.hub_types import HubAccess
+from raylaunch.weights.inventory import Order
+from raylaunch.weights.progress import ConsoleReporter
 from raylaunch.weights.pull import pull
-from raylaunch.weights.survey import Order
+from tests.hub_server import Hub
 
 from .conftest import REPO, SHARDS, make_safetensors, wanted_of
 

@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hub_server import Hub
-
-from raylaunch.model_folder import find_problems
-from raylaunch.weights.crew import LocalCrew
-from raylaunch.weights.hub import HubAccess
+from raylaunch.node.model_folder import find_problems
+from raylaunch.weights.agents import LocalCrew
+from raylaunch.weights.hub_types import HubAccess
+from raylaunch.weights.inventory import Order
 from raylaunch.weights.pull import pull
-from raylaunch.weights.survey import Order
 from raylaunch.weights.transfer import CHUNK_BYTES
+from tests.hub_server import Hub
 
 from .conftest import REPO, SHARDS, make_safetensors, wanted_of
 

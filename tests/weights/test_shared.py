@@ -1,4 +1,4 @@
-"""Two nodes that share their storage, and what `serve` offers."""
+"""Two nodes that share their storage."""
 
 import json
 import os
@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import Hub
 
-from raylaunch.checks.findings import Finding
-from raylaunch.config import load
-from raylaunch.private_ray import PrivateRay
-from raylaunch.weights.offer import offer_pull
+from raylaunch.cluster.private import PrivateRay
+from tests.hub_server import Hub
 
 from .conftest import REPO, wanted_of
 
@@ -26,7 +23,7 @@ def test_shared_storage_is_filled_once(model_hub: Hub, tmp_path: Path) -> None:
     cluster = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars={})
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "raylaunch.cli", "weights", "pull", str(launch), "--json"],
+            [sys.executable, "-m", "raylaunch", "weights", "pull", str(launch), "--json"],
             env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
     finally:
@@ -37,10 +34,3 @@ def test_shared_storage_is_filled_once(model_hub: Hub, tmp_path: Path) -> None:
     assert set(result["shared"].items()) == {(result["nodes"][1], result["nodes"][0])}
     assert {path.name: path.read_bytes() for path in model.glob("[!.]*")} == wanted_of(model_hub)
     assert model_hub.count_sent() == sum(len(body) for body in wanted_of(model_hub).values())
-
-
-def test_nobody_is_asked_without_a_terminal() -> None:
-    """The findings name the command instead."""
-    found = Finding("10.0.0.2", "model folder /data/x is not there", "raylaunch weights pull LAUNCH.yaml")
-    assert not offer_pull(load(None, environ={}), [found])
-    assert not offer_pull(load(None, environ={}), [])

@@ -14,11 +14,11 @@ from pickle import PickleBuffer
 import pytest
 
 from benchmarks.spread import write_model
-from raylaunch.private_ray import PrivateRay
-from raylaunch.weights.hub import RepoFile
-from raylaunch.weights.part import Part, Unfinished
-from raylaunch.weights.plan import PIECES_AT_MOST, count_files, count_streams, measure_window
+from raylaunch.cluster.private import PrivateRay
+from raylaunch.weights.hub_types import RepoFile
+from raylaunch.weights.partial_file import Part, Unfinished
 from raylaunch.weights.transfer import CHUNK_BYTES, Transfer
+from raylaunch.weights.transfer_plan import PIECES_AT_MOST, count_files, count_streams, measure_window
 
 _PIECES = 40
 _STALLED_S = 0.5

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from raylaunch.private_ray import PrivateRay
-from raylaunch.rehearsal import plan
-from raylaunch.rehearsal.standin import Shape, write_standin
+from raylaunch.cluster.private import PrivateRay
+from raylaunch.engine.rehearsal import plan
+from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from .. import harness
 from .clients import Clients

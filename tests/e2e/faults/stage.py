@@ -11,9 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from raylaunch.keep import MARK_VARIABLE
-from raylaunch.processes import ProcessId, list_marked, wait_until
-from raylaunch.rehearsal.standin import Shape, write_standin
+from raylaunch.base.processes import MARK_VARIABLE, ProcessId, list_marked, wait_until
+from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from .. import harness
 from .clients import Clients, Hammer
@@ -90,7 +89,7 @@ class Stage:
 
     def _stands_by(self) -> bool:
         told = self.record()["stand_by"]  # of the last engine's time where the disk is full: then that one serves now
-        return told in self._find_all("-m raylaunch.server") and told != self.find_server()
+        return told in self._find_all("-m raylaunch.engine.api_server") and told != self.find_server()
 
     def list_identities(self) -> dict[ProcessId, str]:
         """All processes of the engine and its Ray, with their command lines; not the supervisor, nor who stands by."""
@@ -103,7 +102,7 @@ class Stage:
     def find_left(self, before: Mapping[ProcessId, str]) -> tuple[str, ...]:
         """Those that are still there, but for the private Ray that carries the engine now: it may be the same."""
         leaders = {leader["pid"] for leader in self.record()["group_leaders"]}
-        (keeper,) = leaders & {*self._find_all("-m raylaunch.keep.ray_process")}
+        (keeper,) = leaders & {*self._find_all("-m raylaunch.serve.private_ray_main")}
         in_use = set(list_marked(MARK_VARIABLE, read_mark(keeper)))
         return find_living({one: command for one, command in before.items() if one.pid not in in_use})
 
@@ -133,11 +132,11 @@ class Stage:
 
     def find_core(self) -> int:
         """The pid of EngineCore, the one child of an API server with that name: who stands by has none."""
-        return next(core for server in self._find_all("-m raylaunch.server") for core in list_cores(server))
+        return next(core for server in self._find_all("-m raylaunch.engine.api_server") for core in list_cores(server))
 
     def find_server(self) -> int:
         """The pid of the API server that serves."""
-        return next(server for server in self._find_all("-m raylaunch.server") if list_cores(server))
+        return next(server for server in self._find_all("-m raylaunch.engine.api_server") if list_cores(server))
 
     def strike(
         self, fault: str, kind: str, hit: Callable[["Stage"], None], *, clients: tuple[int, int] = (2, 1)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raylaunch import versions
+from raylaunch.base import versions
 
 from .stage import CANARY_S, PROGRESS_LIMIT_S, Row
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.keep import incident as incidents
-from raylaunch.processes import wait_until
+from raylaunch.base.processes import wait_until
+from raylaunch.serve import incident as incidents
 
 from .. import harness
 from .clients import NO_JSON, Clients, Hammer
@@ -63,7 +63,7 @@ def strike_all(one: Stage) -> None:
         ("kill -9 of the output rank", "death", kill_rank(2)),
         ("SIGSTOP of a rank", "wedge", stop_rank(1)),
         ("kill -9 of the API server", "death", hit_server(signal.SIGKILL)),
-        ("kill -9 of the private Ray's keeper", "death", send(signal.SIGKILL, "raylaunch.keep.ray_process")),
+        ("kill -9 of the private Ray's keeper", "death", send(signal.SIGKILL, "raylaunch.serve.private_ray_main")),
         ("kill -9 of a raylet", "death", send(signal.SIGKILL, *RAYLET)),
     ):
         hold_bars(one.strike(fault, kind, hit))

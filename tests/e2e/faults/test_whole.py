@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import pytest
 
-from raylaunch.keep import incident as incidents
+from raylaunch.serve import incident as incidents
 
 from .. import harness
 from . import alone, table
@@ -39,8 +39,8 @@ SIGNALS = (
     ("kill -9 of the API server", "death", hit_server(_KILL)),
     ("kill -9 of a raylet", "death", send(_KILL, *RAYLET)),
     ("kill -9 of the GCS", "death", send(_KILL, "gcs/gcs_server")),
-    ("kill -9 of the driver process", "death", send(_KILL, "raylaunch.keep.driver_process")),
-    ("kill -9 of the private Ray's keeper", "death", send(_KILL, "raylaunch.keep.ray_process")),
+    ("kill -9 of the driver process", "death", send(_KILL, "raylaunch.serve.driver_main")),
+    ("kill -9 of the private Ray's keeper", "death", send(_KILL, "raylaunch.serve.private_ray_main")),
     ("SIGSTOP of a rank", "wedge", stop_rank(1)),
     ("SIGSTOP of EngineCore", "wedge", hit_core(_STOP)),
     ("SIGSTOP of the API server", "wedge", hit_server(_STOP)),

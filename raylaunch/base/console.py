@@ -1,0 +1,107 @@
+"""Console: stdout is the result, stderr is progress.
+
+`say` and friends write to stderr through one rich console, which falls back to plain lines where stderr is no terminal.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from raylaunch.base.errors import LaunchFileError, RaylaunchError
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) ends nothing."""
+    with contextlib.suppress(OSError):
+        console.print(Text(text), style=style)
+
+
+def print_result(text: str) -> None:
+    """Write a result to stdout, unformatted."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_json(value: Any) -> None:
+    """Write a result to stdout for a program to read (UTF-8 kept readable, keys in the order given)."""
+    print_result(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_json_line(value: Any) -> None:
+    """Write one of a stream of results to stdout, each in a line of its own."""
+    print_result(json.dumps(value, ensure_ascii=False, default=str))
+
+
+_STYLES = {"red": "bold red", "not checked": "magenta", "warning": "yellow", "ok": "green"}
+
+
+def print_states(lines: Sequence[tuple[str | None, str]]) -> None:
+    """Write lines of a result to stdout, never folded; on a terminal the state that begins a line is coloured."""
+    shown = Console(highlight=False, soft_wrap=True)
+    for state, line in lines:
+        length = len(state or "")
+        shown.print(Text.assemble((line[:length], _STYLES.get(state or "", "")), line[length:]))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    """A plain table: headers, no box, cells taken as text and not as markup."""
+    table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+def show(renderable: RenderableType) -> None:
+    """Write a table or other rich object to stderr."""
+    with contextlib.suppress(OSError):
+        console.print(renderable)
+
+
+def print_error(error: RaylaunchError) -> None:
+    """Tell an expected failure: what and where, the lines of the log that matter, what to do, the full log."""
+    console.print(Text.assemble(("error: ", "bold red"), error.what))
+    if isinstance(error, LaunchFileError):
+        for problem in error.problems:
+            console.print(Text(f"  {problem}"))
+    for line in error.excerpt:
+        console.print(Text(f"  | {line}"), style="dim")
+    if error.fix:
+        console.print(Text.assemble(("what to do: ", "bold"), error.fix))
+    if error.log is not None:
+        console.print(Text(f"full log: {error.log}"))
+
+
+@contextlib.contextmanager
+def live_lines() -> Iterator[Callable[[Sequence[str]], None]]:
+    """Lines that replace themselves on a terminal; elsewhere each changed line is written once.
+
+    Yields:
+        A function that takes the lines as they are now. A line's text before its first ":" names it.
+    """
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            yield lambda lines: live.update(Text("\n".join(lines)))
+        return
+    seen: dict[str, str] = {}
+
+    def write_changed(lines: Sequence[str]) -> None:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            state = rest.partition("|")[0]
+            if seen.get(name) != state:
+                seen[name] = state
+                say(line)
+
+    yield write_changed

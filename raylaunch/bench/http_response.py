@@ -1,0 +1,273 @@
+"""One answer of an OpenAI-compatible server, read byte by byte: HTTP/1.1 framing, server-sent events, token usage.
+
+Why not an HTTP library: at 500 streams x 50 tokens/s their cost for each event is what their benchmarks measure (see
+docs/bench.md). This reads exactly what such servers send: status line and headers, `Transfer-Encoding: chunked`,
+`Content-Length` or until the connection closes, keep-alive, events of `data:` lines. JSON is decoded for the first
+output event, for events that carry usage or an error, and for the last one; the others are counted.
+"""
+
+import json
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+from raylaunch.base.errors import RaylaunchError
+
+_MAX_HEAD_BYTES = 64 << 10
+_UNTIL_CLOSE = -1
+
+
+class WireError(RaylaunchError):
+    """The bytes are not an HTTP/1.1 answer."""
+
+
+def make_head(method: str, host: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request, all but its Content-Length line and the blank line."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
+
+
+def make_request(head: bytes, body: bytes) -> bytes:
+    """A whole request."""
+    return b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+
+
+class Answer:
+    """One answer while it is read. Times are the caller's clock, in seconds."""
+
+    __slots__ = (
+        *("_body", "_decode", "_head", "_left", "_rest", "_tail", "_trailer"),
+        *("arrivals", "broke", "error", "finished", "keep_alive", "last_s", "started", "status", "streaming", "usage"),
+    )
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.streaming = False
+        """Whether it came as server-sent events."""
+        self.keep_alive = True
+        self.started = False
+        """Whether a byte of it came."""
+        self.arrivals = array("d")
+        """When each output event was read: events of one read share its time."""
+        self.last_s = 0.0
+        """When the last byte was read."""
+        self.usage: dict[str, Any] | None = None
+        self.error: str | None = None
+        """What the server itself said was wrong, in a stream or as a body."""
+        self.finished = False
+        """Whether the stream said [DONE] or why it stopped."""
+        self.broke = False
+        """Whether the connection closed before the answer was whole."""
+        self._head = bytearray()
+        self._rest = b""
+        self._tail = b""
+        self._body: list[bytes] = []
+        self._left: int | None = None  # bytes to come: of the body, or of the current chunk if _decode
+        self._decode = False
+        self._trailer = False
+
+    def feed(self, data: bytes, now: float) -> bool:
+        """Take what one read brought; returns whether the answer is whole.
+
+        Raises:
+            WireError: this is no HTTP/1.1 answer.
+        """
+        self.last_s = now
+        if self.arrivals and not (self._rest or self._left or self._tail):
+            # The steady state of a stream: this read is one chunk that is one event.
+            cut = data.find(b"\r\n", 0, 10)
+            if (
+                cut > 0
+                and data.startswith(b"data: {", cut + 2)
+                and data.endswith(b"}\n\n\r\n")
+                and data.count(b"\n\n") == 1
+                and int(data[:cut].partition(b";")[0], 16) == len(data) - cut - 4
+            ):
+                self._take(data[cut + 8 : -4], now)
+                return False
+        if not self.status:
+            self.started = True
+            body = self._read_head(data)
+            if body is None:
+                return False
+            data = body
+        if self._decode:
+            return self._read_chunks(data, now)
+        return self._read_plain(data, now)
+
+    def close(self, now: float) -> None:
+        """Take that the connection was closed."""
+        if self.status and self._left == _UNTIL_CLOSE and not self._decode:
+            self._end_body()
+        else:
+            self.broke = True
+        self.last_s = self.last_s or now
+        self.keep_alive = False
+
+    def _read_head(self, data: bytes) -> bytes | None:
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._head) > _MAX_HEAD_BYTES or not bytes(self._head[:5]).startswith(b"HTTP/"[: len(self._head)]):
+                raise WireError(f"not an HTTP answer: {bytes(self._head[:60])!r}")
+            return None
+        status_line, *lines = bytes(self._head[:end]).decode("latin-1").split("\r\n")
+        rest = bytes(self._head[end + 4 :])
+        self._head.clear()
+        version, _, after = status_line.partition(" ")
+        code = after[:3]
+        if not version.startswith("HTTP/1.") or not code.isdigit():
+            raise WireError(f"not an HTTP/1.1 answer: {status_line[:60]!r}")
+        if int(code) < 200:  # 100 Continue and the like: the answer follows
+            return self._read_head(rest) if rest else None
+        self.status = int(code)
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self.keep_alive = headers.get("connection", "").lower() != "close" and version == "HTTP/1.1"
+        self.streaming = headers.get("content-type", "").lower().startswith("text/event-stream")
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            self._decode, self._left = True, None
+        else:
+            length = headers.get("content-length", "")
+            self._left = int(length) if length.isdigit() else _UNTIL_CLOSE
+        return rest
+
+    def _read_plain(self, data: bytes, now: float) -> bool:
+        assert self._left is not None
+        if self._left != _UNTIL_CLOSE:
+            data = data[: self._left]
+            self._left -= len(data)
+        self._take_payload(data, now)
+        if self._left == 0:
+            self._end_body()
+        return self._left == 0
+
+    def _read_chunks(self, data: bytes, now: float) -> bool:
+        """Undo the chunked framing; `_left` counts the current chunk's bytes with the CRLF behind it."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        pieces: list[bytes] = []
+        at, size, whole = 0, len(data), False
+        while at < size:
+            if self._left:
+                payload = min(self._left - 2, size - at)
+                if payload > 0:
+                    pieces.append(data[at : at + payload])
+                taken = min(self._left, size - at)
+                at += taken
+                self._left -= taken
+                continue
+            cut = data.find(b"\r\n", at)
+            if cut < 0:
+                self._rest = data[at:]
+                break
+            line = data[at:cut]
+            at = cut + 2
+            if self._trailer:
+                if not line:
+                    whole = True
+                    break
+                continue
+            try:
+                length = int(line.partition(b";")[0], 16)
+            except ValueError:
+                raise WireError(f"not a chunk's length: {line[:40]!r}") from None
+            self._trailer = length == 0
+            self._left = length + 2 if length else 0
+        if pieces:
+            self._take_payload(b"".join(pieces), now)
+        if whole:
+            self._end_body()
+        return whole
+
+    def _take_payload(self, payload: bytes, now: float) -> None:
+        if not self.streaming:
+            self._body.append(payload)
+            return
+        text = self._tail + payload
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        *events, self._tail = text.split(b"\n\n")
+        for event in events:
+            self._take_event(event, now)
+
+    def _take_event(self, event: bytes, now: float) -> None:
+        """One event: its data lines joined, as the standard has it; comments (": ping") say nothing."""
+        if b"\n" in event or not event.startswith(b"data:"):
+            lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+            if not lines:
+                return
+            self._take(b"\n".join(lines), now)
+            return
+        self._take(event[5:].strip(), now)
+
+    def _take(self, data: bytes, now: float) -> None:
+        """One event's data. Inside JSON a quote is escaped, so these searches do not meet the model's own words."""
+        if (
+            self.arrivals
+            and b'"usage":{' not in data
+            and b'"error"' not in data
+            and b'"choices":[{' in data
+            and b'"finish_reason":"' not in data
+        ):
+            self.arrivals.append(now)
+            return
+        if data == b"[DONE]":
+            self.finished = True
+            return
+        try:
+            fields = json.loads(data)
+        except ValueError:
+            self.error = f"an event that is not JSON: {data[:80]!r}"
+            return
+        if isinstance(fields, dict):
+            self._look_at(fields, now)
+
+    def _look_at(self, fields: dict[str, Any], now: float) -> None:
+        if said := fields.get("error"):
+            self.error = describe_error(said)
+        if isinstance(fields.get("usage"), dict):
+            self.usage = fields["usage"]
+        choices = fields.get("choices")
+        if not choices:
+            return
+        if choices[0].get("finish_reason"):
+            self.finished = True
+        if not _only_names_a_role(choices[0]):
+            self.arrivals.append(now)
+
+    def _end_body(self) -> None:
+        if self.streaming:
+            if self._tail.strip():
+                self._take_event(self._tail.strip(b"\n"), self.last_s)
+            return
+        body = b"".join(self._body)
+        try:
+            fields = json.loads(body)
+        except ValueError:
+            if self.status == 200:
+                self.error = f"a body that is not JSON: {body[:80]!r}"
+            else:
+                self.error = body[:200].decode(errors="replace").strip()
+            return
+        if not isinstance(fields, dict):
+            return
+        if self.status != 200 or "error" in fields:
+            self.error = describe_error(fields.get("error") or fields.get("message") or fields.get("detail") or fields)
+        if isinstance(fields.get("usage"), dict):
+            self.usage = fields["usage"]
+        self.finished = bool(fields.get("choices"))
+
+
+def describe_error(said: Any) -> str:
+    """A server's error in one line: its message where it has one."""
+    if isinstance(said, dict):
+        said = said.get("message") or json.dumps(said, ensure_ascii=False)
+    return " ".join(str(said).split())[:200]
+
+
+def _only_names_a_role(choice: Mapping[str, Any]) -> bool:
+    """Whether this is a chat stream's opening event, {"role": "assistant", "content": ""}: it carries no token."""
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or "role" not in delta or choice.get("finish_reason"):
+        return False
+    return not any(value for key, value in delta.items() if key != "role")

@@ -1,0 +1,163 @@
+"""A result as one PNG for a chat: the figures that matter, what happened over time, how latencies are spread.
+
+The charts are those of the HTML report. resvg turns the SVG into pixels (`pip install 'raylaunch[report]'`): one wheel
+of 1.4 MB without system libraries, where a plotting library would need every chart drawn a second time.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from raylaunch.base.errors import BenchError
+from raylaunch.bench import charts
+from raylaunch.bench.charts import Series
+from raylaunch.bench.connection import Row
+from raylaunch.bench.load import describe_load
+from raylaunch.bench.panels import list_gpu_series
+from raylaunch.bench.report import describe_machines, list_tiles
+from raylaunch.bench.result import read_result, read_rows
+
+WIDTH, PAD, SCALE = 1120, 36, 2
+_FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "/System/Library/Fonts", "/Library/Fonts")
+_COLOURS = ("#2f6bdf", "#e07a1f", "#0e9384", "#7a4fd0", "#c0356f", "#4d7c0f", "#0891b2", "#8a5a2b")
+_STYLE = (
+    "text{font-family:'DejaVu Sans','Noto Sans','Liberation Sans','Helvetica','Arial',sans-serif}"
+    ".title{font-size:13.5px;font-weight:bold;fill:#171a21}.unit{font-weight:normal;fill:#5d6675;font-size:12.5px}"
+    ".tick{font-size:11.5px;fill:#5d6675}.label{font-size:11.5px;font-weight:bold;fill:#171a21}"
+    ".grid{stroke:#e6e8ec}.axis{stroke:#b4bac4}.mark{stroke:#171a21;stroke-dasharray:3 3}"
+    ".bar-wait{stroke:#e07a1f;opacity:.75}.bar-answer{stroke:#2f6bdf}.bar-failed{stroke:#b42318}"
+    ".big{font-size:25px;font-weight:bold;fill:#171a21}.soft{font-size:13px;fill:#5d6675}"
+) + "".join(f".stroke-c{n}{{stroke:{colour}}}.fill-c{n}{{fill:{colour}}}" for n, colour in enumerate(_COLOURS))
+
+
+def write_png(result_path: Path, target: Path) -> Path:
+    """Draw the last level of a result (of a sweep: with its throughput over the levels).
+
+    Raises:
+        BenchError: a file cannot be read or written, or resvg or every font is missing.
+    """
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise BenchError("a PNG needs resvg-py", fix="pip install 'raylaunch[report]'") from error
+    if not _has_fonts():
+        raise BenchError("a PNG needs a font, and this machine has none", fix="apt-get install fonts-dejavu-core")
+    result = read_result(result_path)
+    last = len(result["levels"]) - 1
+    rows = [row for level, row in read_rows(result_path) if level == last]
+    picture = resvg_py.svg_to_bytes(svg_string=make_card(result, rows), zoom=SCALE)
+    try:
+        target.write_bytes(bytes(picture))
+    except OSError as error:
+        raise BenchError(f"{target} cannot be written: {error.strerror}", fix="name another with --png") from error
+    return target
+
+
+def _has_fonts() -> bool:
+    folders = (*_FONT_FOLDERS, str(Path.home() / ".fonts"), str(Path.home() / ".local/share/fonts"))
+    return any(next(Path(folder).rglob("*.[to]t[fc]"), None) for folder in folders)
+
+
+def make_card(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The card's SVG."""
+    level = result["levels"][-1]
+    inner = WIDTH - 2 * PAD
+    parts = [_draw_head(result, level, inner), _draw_tiles(level, inner)]
+    y = 232.0
+
+    def place(inside: str, x: float = 0.0) -> None:
+        parts.append(f'<g transform="translate({PAD + x:g} {y:g})">{inside}</g>')
+
+    for inside, height in _draw_time(level, rows, inner):
+        place(inside)
+        y += height + 16
+    half = inner / 2 - 12
+    for number, inside in enumerate(_draw_spread(result, level, half)):
+        place(inside, x=(half + 24) * (number % 2))
+        y += 206 * (number % 2)
+    height = y + 14
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}">'
+        f"<style>{_STYLE}</style>"
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>'
+    )
+
+
+def _draw_head(result: Mapping[str, Any], level: Mapping[str, Any], inner: float) -> str:
+    valid = result["valid"]
+    words, ink, back = ("valid", "#0f7b4f", "#e3f5ec") if valid else ("INVALID", "#b42318", "#fdeceb")
+    told = f"{describe_load(level['load'])} · {describe_machines(result)} · {result['made_at'][:10]}"
+    if not valid:
+        told = f"{result['invalid_because'][0]} · {told}"
+    right = PAD + inner
+    word = f'<text x="{right - 46}" y="53" text-anchor="middle" fill="{ink}" font-size="14" font-weight="bold">{words}'
+    return (
+        f'<text x="{PAD}" y="56" class="big">{escape(_shorten(result["server"]["model"], 52))}</text>'
+        f'<text x="{PAD}" y="80" class="soft">{escape(_shorten(told, 130))}</text>'
+        f'<rect x="{right - 92}" y="34" width="92" height="28" rx="14" fill="{back}"/>'
+        f"{word}</text>"
+    )
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _draw_tiles(level: Mapping[str, Any], inner: float) -> str:
+    tiles = list_tiles(level)[:6]
+    width = (inner - 10 * (len(tiles) - 1)) / len(tiles)
+    parts = []
+    for number, (value, unit, name) in enumerate(tiles):
+        x = PAD + number * (width + 10)
+        parts.append(
+            f'<rect x="{x:.1f}" y="104" width="{width:.1f}" height="92" rx="12" fill="#f5f6f8"/>'
+            f'<text x="{x + 14:.1f}" y="144" class="big">{escape(value)}</text>'
+            f'<text x="{x + 14:.1f}" y="164" class="soft">{escape(unit)}</text>'
+            f'<text x="{x + 14:.1f}" y="183" class="soft">{escape(name)}</text>'
+        )
+    return "".join(parts)
+
+
+def _draw_time(level: Mapping[str, Any], rows: Sequence[Row], inner: float) -> list[tuple[str, float]]:
+    series, duration_s = level["series"], level["duration_s"]
+    slices = [number * series["slice_s"] for number in range(len(series["running"]))]
+    tokens = Series("output", series["output_tokens_per_s"], "c0")
+    drawn = [
+        (
+            charts.draw_lines(
+                "Throughput", "output tokens/s", slices, [tokens], duration_s=duration_s, width=inner, height=140.0,
+                fill=True, step=True,
+            ),
+            140.0,
+        ),
+        (charts.draw_requests(rows, duration_s=duration_s, width=inner, height=220.0), 220.0),
+    ]  # fmt: skip
+    samples = level.get("samples") or []
+    if lines := list_gpu_series(samples, "use_percent"):
+        times = [sample["t_s"] for sample in samples]
+        use = charts.draw_lines("GPU use", "%", times, lines, duration_s=duration_s, width=inner, at_least=100.0)
+        drawn.append((use, 130.0))
+    return drawn
+
+
+def _draw_spread(result: Mapping[str, Any], level: Mapping[str, Any], half: float) -> list[str]:
+    drawn = []
+    for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
+        measured = level[key]
+        marks = [(name, measured[name]) for name in ("p50", "p99") if measured[name] is not None]
+        drawn.append(charts.draw_histogram(title, measured["histogram"], marks, width=half, height=190.0))
+    levels = result["levels"]
+    if len(levels) > 1:
+        loads = [one["load"]["concurrency"] or one["load"]["rate_per_s"] for one in levels]
+        unit = "over requests at once" if levels[0]["load"]["concurrency"] else "over requests/s"
+        tokens = Series("output tokens/s", [one["output_tokens_per_s"] for one in levels], "c0")
+        first = [
+            Series(name, [one["ttft_ms"][name] for one in levels], f"c{n}") for n, name in enumerate(("p50", "p99"))
+        ]
+        for title, told, lines in (
+            ("Throughput", "output tokens/s", [tokens]),
+            ("First token, p50 and p99", "ms", first),
+        ):
+            drawn.append(charts.draw_sweep(title, f"{told} {unit}", loads, lines, width=half, height=190.0))
+    return drawn

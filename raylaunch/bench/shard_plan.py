@@ -1,0 +1,85 @@
+"""What a shard is told, and what it brings back."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from raylaunch.bench.connection import Address, Row
+from raylaunch.bench.self_check import Watch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one shard is to do."""
+
+    addresses: tuple[Address, ...]
+    """Tried in this order until one connects."""
+    head: bytes
+    """Of every request: wire.make_head."""
+    bodies: tuple[bytes, ...]
+    """Request n sends bodies[(first_body + n) % len(bodies)]."""
+    timeout_s: float
+    """Longest silence on a request."""
+    first_body: int = 0
+    shard: int = 0
+    shards: int = 1
+    """This shard sends the requests shard, shard + shards, shard + 2 shards, ..."""
+    concurrency: int | None = None
+    """Closed loop: of all shards together; each stream sends its next request when the last is answered."""
+    rate_per_s: float | None = None
+    """Open loop: of all shards together; Poisson arrivals, whatever the server does."""
+    requests: int | None = None
+    duration_s: float | None = None
+    """No request begins later than this."""
+    seed: int = 0
+
+    @property
+    def streams(self) -> int:
+        """Closed loop: connections of this shard."""
+        assert self.concurrency is not None
+        return self.concurrency // self.shards + (self.shard < self.concurrency % self.shards)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a shard is."""
+
+    done: int
+    failed: int
+    running: int
+    events: int
+    """Output events of the requests that are done."""
+
+
+@dataclass
+class ShardResult:
+    """What a shard brings back."""
+
+    rows: list[Row]
+    watch: Watch
+    began_s: float
+    """On the shard's own monotonic clock."""
+    ended_s: float
+    ended: str
+    """"whole", "stopped" (from outside), "gone" (every request fails), "stalled" (no byte for timeout_s) or "lost"
+    (the shard itself)."""
+    cut_off: int = 0
+    """Requests under way that were given up because the run was stopped."""
+    rows_cut: list[Row] = field(default_factory=list)
+    clock_offset_s: float = 0.0
+    """This shard's clock minus the starter's (processes of one machine share it)."""
+    clock_error_s: float = 0.0
+    """The most that the offset can be wrong by."""
+    node: str = ""
+
+
+class Control(Protocol):
+    """How a shard hears from, and reports to, whoever started it."""
+
+    def wait_for_start(self) -> float | None:
+        """Tell that all is prepared; returns the moment to begin on this machine's clock, or None to end."""
+
+    def is_stopped(self) -> bool:
+        """Whether to end now."""
+
+    def report(self, progress: Progress) -> None:
+        """Take the state; called twice a second."""

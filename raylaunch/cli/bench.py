@@ -1,0 +1,270 @@
+"""bench, and what is done with its results: compare, report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch
+from raylaunch.cli.values import Numbers, Seconds, SloType, write_words
+
+if TYPE_CHECKING:
+    from raylaunch.bench.load import LoadTest
+
+
+class DefaultGroup(click.Group):
+    """A group whose first argument need not be a verb: then it is `run`'s."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put `run` in front of what names no verb."""
+        if not args or args[0] not in self.commands:
+            args.insert(0, "run")
+        return super().parse_args(context, args)
+
+
+@click.group("bench", cls=DefaultGroup, add_help_option=False)
+def bench() -> None:
+    """Offer load to a server and measure it; or: bench compare, bench report."""
+
+
+@bench.command("run", context_settings={"help_option_names": ["-h", "--help"]})
+@LAUNCH
+@click.option("--url", help="Server; without it the launch file's, or the one that runs here.")
+@click.option("--model", help="Model name; without it, the server's first.")
+@PORT
+@click.option("--insecure", is_flag=True, help="Do not check the server's certificate.")
+@click.option(
+    "-c", "--concurrency", type=Numbers(int, "numbers"), help="Requests at once; several are a sweep: 1,8,64."
+)
+@click.option("--rate", type=Numbers(float, "numbers"), help="Open loop: requests/s, Poisson; several are a sweep.")
+@click.option(
+    "-n", "--requests", type=click.IntRange(min=1), help="Requests of each level.  [default: 3 x concurrency]"
+)
+@click.option("--duration", type=Seconds(), help="Begin requests for so long, as 60s.")
+@click.option("--questions", type=click.Path(path_type=Path), help="JSONL or ShareGPT file.  [default: 500 of our own]")
+@click.option("--input-tokens", type=click.IntRange(min=1), help="Synthetic prompts of this length instead.")
+@click.option("--output-tokens", type=click.IntRange(min=1), help="Exactly this many for each (vLLM's ignore_eos).")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@click.option("--api", type=click.Choice(["chat", "completions"]), help="[default: chat; completions if synthetic]")
+@click.option("--no-stream", is_flag=True, help="Ask for whole answers: no times to first token or between tokens.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Without it, the server's own.")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that are not counted."
+)
+@click.option("--slo", type=SloType(), help="Count what keeps this as goodput: ttft=2s,tpot=50ms,e2e=30s.")
+@click.option("--shards", default="auto", show_default=True, help="Load processes, or auto.")
+@click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: bench-<time>.json]")
+@click.option("--here", is_flag=True, help="Keep the load on this machine, though Ray has other nodes.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the HTML report beside the result.")
+@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
+@click.option(
+    "--sample/--no-sample", default=True, show_default=True, help="Sample GPUs, network and engine meanwhile."
+)
+@click.option("--force", is_flag=True, help="Exit 0 though the result is INVALID; it says so all the same.")
+@CLUSTER
+@JSON
+@click.pass_context
+def run_bench(context: click.Context, /, **options: Any) -> int:
+    """Offer load to an OpenAI-compatible server and measure it.
+
+    The result is one JSON file, with its rows beside it. It says INVALID, and the exit status is 1, where the client
+    and not the server set the figures, or where the run was not whole.
+
+    `raylaunch bench compare A.json B.json` tells whether two results differ; `raylaunch bench report A.json` draws one.
+    """
+    from raylaunch.base import console
+    from raylaunch.bench import result as result_file
+    from raylaunch.bench.summary import tell_result
+
+    path = options["output"] or _name_result()
+    if options["cluster"]:
+        _run_there(context, path)
+    else:
+        _run_here(options, path)
+    console.say(f"result: {path}")
+    _draw(path, html=options["report"], png=options["png"])
+    result = result_file.read_result(path)
+    if options["as_json"]:
+        console.print_json(result)
+    else:
+        console.print_result("\n".join(tell_result(result)))
+    if result["ended"] == "stopped":
+        return 130
+    return 0 if result["valid"] or options["force"] else 1
+
+
+def _run_here(options: dict[str, Any], path: Path) -> None:
+    from raylaunch.bench import result as result_file
+
+    test, launch = _make_test(options)
+    outcome = _run(test, address=None if options["here"] else find_ray(options), sample=options["sample"])
+    outcome.result["launch"] = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
+    result_file.write_result(path, outcome.result, outcome.rows)
+
+
+def _run_there(context: click.Context, path: Path) -> None:
+    """Run the same command on the cluster's head, and bring the result home."""
+    from raylaunch.bench import remote
+    from raylaunch.config import cluster_file
+
+    if context.params["launch"]:
+        raise click.UsageError("with --cluster, the service that runs there is meant: no launch file is needed")
+    words = write_words(context, without=_OF_THIS_MACHINE)
+    ray_session = cluster_file.load(context.params["cluster"])
+    remote.bench(ray_session, words, questions=context.params["questions"], result=path)
+
+
+_OF_THIS_MACHINE = ("cluster", "output", "questions", "report", "png", "as_json", "force")
+"""Options that mean this machine's files and this command's end, wherever the load comes from."""
+
+
+def find_ray(options: dict[str, Any]) -> str | None:
+    """The Ray cluster of the service under load, else the one that this machine is in, else None."""
+    from raylaunch.cluster import ray_session
+    from raylaunch.serve.service_record import list_services
+
+    if not options["url"]:
+        living = [
+            service for service in list_services() if service.is_alive() and options["port"] in (None, service.port)
+        ]
+        if len(living) == 1 and living[0].ray_address:
+            return living[0].ray_address
+    return ray_session.find_address()
+
+
+def _name_result() -> Path:
+    import time
+
+    return Path(f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json")
+
+
+def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
+    from raylaunch.bench import prompts, synthetic
+    from raylaunch.bench.load import Level, LoadTest
+    from raylaunch.bench.stats import merge_slo
+    from raylaunch.bench.target import find_target, try_request
+
+    if options["concurrency"] and options["rate"]:
+        raise click.UsageError("--concurrency (closed loop) and --rate (open loop) exclude each other")
+    if options["questions"] and options["input_tokens"]:
+        raise click.UsageError("--questions and --input-tokens exclude each other")
+    if options["shards"] != "auto" and not options["shards"].isdigit():
+        raise click.UsageError("--shards is a number or auto")
+    rates = options["rate"] or ()
+    levels = tuple(Level(rate_per_s=rate) for rate in rates) or tuple(
+        Level(concurrency=number) for number in options["concurrency"] or (16,)
+    )
+    launch = load_launch(options["launch"], ()) if options["launch"] else None
+    target = find_target(
+        launch=launch, url=options["url"], port=options["port"], model=options["model"], insecure=options["insecure"]
+    )
+    tokens = options["input_tokens"]
+    asking = prompts.Asking(
+        api=options["api"] or ("completions" if tokens else "chat"),
+        stream=not options["no_stream"],
+        max_tokens=options["output_tokens"] or options["max_tokens"],
+        exact=options["output_tokens"] is not None,
+        temperature=options["temperature"],
+    )
+    asked: Sequence[prompts.Asked]
+    if tokens:
+        counted = LoadTest(target, asking, (), levels, requests=options["requests"], duration_s=options["duration"])
+        most = sum(counted.count_requests(level) or synthetic.MAX_BODIES for level in levels) + options["warmup"]
+        asked, source = synthetic.make_synthetic(target, asking, input_tokens=tokens, count=most, seed=options["seed"])
+    elif options["questions"]:
+        asked, source = prompts.read_questions(options["questions"]), options["questions"].name
+    else:
+        asked, source = prompts.list_own_questions(), "raylaunch's own questions"
+    try_request(target, asking.path, asking.make_body(target.model, asked[0]))
+    test = LoadTest(
+        target, asking, asked, levels,
+        requests=options["requests"], duration_s=options["duration"], warmup=options["warmup"],
+        shards=None if options["shards"] == "auto" else int(options["shards"]), timeout_s=options["timeout"],
+        slo=merge_slo(options["slo"] or {}), seed=options["seed"], source=source,
+    )  # fmt: skip
+    return test, launch
+
+
+def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
+    """Run the test here, or over the nodes of the Ray cluster at `address`; sample what the same cluster has."""
+    import contextlib
+    import signal
+    from dataclasses import replace
+
+    from raylaunch.base import console
+    from raylaunch.bench.local_shards import Fleet, ProcessFleet
+    from raylaunch.bench.run import run_test
+    from raylaunch.bench.sampling import Sampler
+    from raylaunch.cluster import ray_session
+
+    # A job that is stopped, a container that ends: what was measured is kept then, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        sampler = None
+        if sample:
+            from raylaunch.cluster.monitor_process import ChildMonitor
+
+            sampler = stack.enter_context(Sampler(test.target, ChildMonitor(address)))
+        fleet: Fleet = ProcessFleet()
+        if address is not None and (test.target.on_all_interfaces or not test.target.is_local):
+            from raylaunch.bench.ray_shards import RayFleet, find_own_ip
+
+            ray_session.join(address, env_vars={})
+            stack.callback(ray_session.leave)
+            nodes = ray_session.list_nodes()
+            if len(nodes) > 1:
+                target = test.target.seen_from_afar(find_own_ip()) if test.target.is_local else test.target
+                fleet, test = RayFleet(nodes), replace(test, target=target, machines=len(nodes))
+                console.say(f"load comes from {len(nodes)} nodes: {', '.join(node.ip for node in nodes)}")
+        show = stack.enter_context(console.live_lines())
+        return run_test(test, fleet, sampler, show=show)
+
+
+def _draw(result: Path, *, html: bool, png: bool) -> None:
+    from raylaunch.base import console
+
+    if html:
+        from raylaunch.bench.report import write_report
+
+        console.say(f"report: {write_report(result, result.with_suffix('.html'))}")
+    if png:
+        from raylaunch.bench.png_card import write_png
+
+        console.say(f"picture: {write_png(result, result.with_suffix('.png'))}")
+
+
+@bench.command("report", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
+def draw_report(result: Path, png: bool) -> None:
+    """Draw a result again: RESULT.html beside it, and RESULT.png with --png."""
+    _draw(result, html=True, png=png)
+
+
+@bench.command("compare", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@JSON
+def compare(a: Path, b: Path, as_json: bool) -> None:
+    """Tell whether two results differ: intervals, and a verdict only where there is one."""
+    import dataclasses
+
+    from raylaunch.base import console
+    from raylaunch.bench.compare import compare_files, tell_comparison
+
+    differences, found = compare_files(a, b)
+    if as_json:
+        levels = [
+            dataclasses.asdict(one)
+            | {"lines": [dataclasses.asdict(line) | {"verdict": line.verdict} for line in one.lines]}
+            for one in found
+        ]
+        console.print_json({"a": str(a), "b": str(b), "differences": differences, "levels": levels})
+    else:
+        console.print_result("\n".join([f"A: {a}", f"B: {b}", *tell_comparison(differences, found)]))
+
+
+COMMANDS = (bench,)

@@ -1,0 +1,114 @@
+"""init, up, down, dashboard: the machines as one Ray cluster, from the laptop."""
+
+from pathlib import Path
+
+import click
+
+from raylaunch.cli.options import CLUSTER as ON_CLUSTER
+from raylaunch.cli.options import PORT, find_service, load_launch, run_on_cluster
+
+CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml")
+
+
+@click.command()
+@click.argument("file", default="cluster.yaml", type=click.Path(path_type=Path), metavar="[CLUSTER.yaml]")
+@click.option("--hosts", help="Addresses with commas between, the head's first.", metavar="A,B[,C...]")
+@click.option("--user", help="Who logs in there, and may use docker.")
+@click.option("--key", default="~/.ssh/id_ed25519", show_default=True, help="Private key that opens every host.")
+@click.option("--image", help="A ready image with Ray and raylaunch in it; without it, each host builds raylaunch's.")
+@click.option("--data", default="/data", show_default=True, help="Folder of the models, the same on every host.")
+@click.option("--name", default="raylaunch", show_default=True, help="What the cluster is called.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(
+    file: Path, hosts: str | None, user: str | None, key: str, image: str | None, data: str, name: str, force: bool
+) -> None:
+    """Write a cluster file, and make the token and the image's layer that its hosts are given.
+
+    For a file that is there already, without --hosts: only the latter, for plain `ray up`.
+    """
+    from raylaunch.base import console
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import artifacts, template
+
+    if hosts:
+        if not user:
+            raise click.UsageError("--hosts needs --user: who logs in there")
+        if file.exists() and not force:
+            raise click.UsageError(f"{file} is there already: --force writes over it")
+        named = [host.strip() for host in hosts.split(",") if host.strip()]
+        plan = template.ClusterPlan(
+            hosts=named, user=user, key=key, image=image or template.LAYER_IMAGE, data=data, name=name
+        )
+        template.write(plan, file)
+    elif not file.exists():
+        raise click.UsageError(f"{file} is not there: say --hosts A,B --user U to write it")
+    cluster = cluster_file.load(file)
+    folder = artifacts.write_kit(cluster.cluster_name)
+    console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}; token and image layer in {folder}")
+    console.say(f"next: raylaunch up {file}")
+
+
+@click.command()
+@CLUSTER
+@click.option("--image-archive", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Load the image from this file of `docker save` where it is missing.")  # fmt: skip
+@click.option("--serve", "launch_file", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Then serve it.")
+@click.option("--rehearse", is_flag=True, help="With --serve: with a stand-in model on logical GPUs.")
+@click.option("--wait-s", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Longest wait.")
+def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehearse: bool, wait_s: float) -> None:
+    """Make the hosts one checked Ray cluster; what is up already stays as it is."""
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import up as launch
+
+    if rehearse and launch_file is None:
+        raise click.UsageError("--rehearse needs --serve: what is to be rehearsed")
+    file = cluster_file.load(cluster)
+    loaded = load_launch(launch_file, ()) if launch_file else None
+    launch.up(file, archive=image_archive, wait_s=wait_s)
+    if loaded is not None:
+        from raylaunch.provision import remote
+
+        remote.serve(file, loaded, rehearse=rehearse, detach=False, with_key=True)
+
+
+@click.command()
+@CLUSTER
+def down(cluster: Path) -> None:
+    """Take the cluster down, and see that nothing of it is left."""
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import down as teardown
+
+    teardown.down(cluster_file.load(cluster))
+
+
+@click.command()
+@CLUSTER
+@click.option("--port", type=int, default=8265, show_default=True, help="On this machine.")
+def dashboard(cluster: Path, port: int) -> None:
+    """Open a way to Ray's dashboard, which listens on the head's loopback alone; until Ctrl-C."""
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import remote
+
+    remote.hold_dashboard(cluster_file.load(cluster), port)
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until Ctrl-C.")
+@PORT
+@ON_CLUSTER
+def logs(follow: bool, port: int | None, cluster: Path | None) -> int | None:
+    """Show the log of the engine and its workers."""
+    if cluster is None:
+        from raylaunch.serve import logs as logfile
+
+        logfile.show(find_service(port).folder / "engine.log", follow=follow)
+        return None
+    if not follow:
+        return run_on_cluster(cluster, "logs", port)
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import remote
+
+    return remote.follow_verb(cluster_file.load(cluster), ["logs", "-f", *([f"--port={port}"] if port else [])])
+
+
+COMMANDS = (init, up, down, dashboard, logs)

@@ -1,0 +1,47 @@
+"""The verbs of `raylaunch`, a module for each family; each verb parses, loads, makes one call and prints.
+
+Light to import: a verb imports what it needs when it runs. Here: the options that families share.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
+    from raylaunch.serve.service_record import Service
+
+LAUNCH = click.argument("launch", required=False, type=click.Path(path_type=Path), metavar="[LAUNCH.yaml]")
+SETS = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a value, as engine.max_model_len=8192."
+)
+PORT = click.option("--port", type=int, help="Which service, where several run here.")
+CLUSTER = click.option(
+    "--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Do it on that cluster, from here."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":
+    """The launch that a verb was given, with this process's variables and the verb's flags over it."""
+    from raylaunch.config import launch_file
+
+    return launch_file.load(launch, sets=sets, environ=os.environ)
+
+
+def find_service(port: int | None) -> "Service":
+    """The one living service of this machine, or the one on `port`."""
+    from raylaunch.serve import service_record
+
+    return service_record.find_service(port)
+
+
+def run_on_cluster(cluster: Path, verb: str, port: int | None, *options: str) -> int:
+    """Run a verb on a cluster's head; its output is this process's, its exit status is returned."""
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import remote
+
+    words = [verb, *(option for option in options if option), *([f"--port={port}"] if port is not None else [])]
+    return remote.run_verb(cluster_file.load(cluster), words)

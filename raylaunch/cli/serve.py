@@ -1,0 +1,150 @@
+"""serve, config, ask, status, stop: one service on this machine."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from raylaunch.cli import incidents
+from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
+
+
+@click.command()
+@LAUNCH
+@SETS
+@click.option("--rehearse", is_flag=True, help="Run the same layout here on logical GPUs, with a stand-in model.")
+@CLUSTER
+@click.option("--detach", is_flag=True, help="With --cluster: return once it is handed over.")
+@click.option("--open-api", is_flag=True, help="With --cluster: no API key is made where the launch names none.")
+@click.option("--systemd", is_flag=True, help="Print a systemd unit that keeps it served, and end.")
+def serve(
+    launch: Path | None,
+    sets: tuple[str, ...],
+    rehearse: bool,
+    cluster: Path | None,
+    detach: bool,
+    open_api: bool,
+    systemd: bool,
+) -> None:
+    """Serve a launch until Ctrl-C; without a file, the small demo model."""
+    if systemd:
+        incidents.print_unit(launch, sets, rehearse=rehearse)
+        return
+    loaded = load_launch(launch, sets)
+    if cluster is not None:
+        from raylaunch.config import cluster_file
+        from raylaunch.provision import remote
+
+        remote.serve(cluster_file.load(cluster), loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
+        return
+    from raylaunch.serve import supervisor
+
+    supervisor.serve(loaded, rehearse=rehearse)
+
+
+@click.command()
+@LAUNCH
+@SETS
+@JSON
+def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
+    """Show a launch as it would be served, and where each value comes from."""
+    from raylaunch.base import console
+    from raylaunch.config import launch_file as launch_config
+
+    loaded = load_launch(launch, sets)
+    rows = launch_config.describe_rows(loaded)
+    if as_json:
+        console.print_json({key: {"value": value, "source": source} for key, value, source in rows})
+        return
+    width = max(len(key) for key, _, _ in rows)
+    for key, value, source in rows:
+        console.print_result(f"{key:<{width}} = {launch_config.format_value(value)}  ({source})")
+
+
+@click.command("ask")
+@click.argument("question", required=False)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
+@click.option("--url", help="Server; without it, the one that runs here.")
+@click.option("--model", help="Model name; without it, the server's first.")
+@click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
+@PORT
+@CLUSTER
+def ask_question(
+    question: str | None,
+    max_tokens: int | None,
+    url: str | None,
+    model: str | None,
+    timeout_s: float,
+    port: int | None,
+    cluster: Path | None,
+) -> None:
+    """Ask a question (or the text on stdin) and stream the answer."""
+    if question is None:
+        question = sys.stdin.read() if not sys.stdin.isatty() else ""
+    if not question.strip():
+        raise click.UsageError('there is no question: raylaunch ask "Who are you?", or write it to stdin')
+    from raylaunch.serve.ask import ask as ask_server
+
+    key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            from raylaunch.config import cluster_file
+            from raylaunch.provision import remote
+
+            where, kept = stack.enter_context(remote.reach_service(cluster_file.load(cluster), port))
+            key = key or kept
+        else:
+            where = url or find_service(port).url
+        for piece in ask_server(
+            question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s
+        ):
+            click.echo(piece, nl=False)
+    click.echo()
+
+
+@click.command()
+@JSON
+@PORT
+@CLUSTER
+def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
+    """Tell what serves here, since when, on which nodes, and how busy it is."""
+    if cluster is not None:
+        return run_on_cluster(cluster, "status", port, "--json" if as_json else "")
+    from raylaunch.base import console
+    from raylaunch.serve.status import look_at
+
+    seen = look_at(find_service(port))
+    if as_json:
+        console.print_json(seen.to_json())
+    else:
+        console.print_result("\n".join(seen.to_lines()))
+    return None
+
+
+@click.command()
+@PORT
+@click.option("--timeout-s", type=float, default=120.0, show_default=True, help="Longest wait, in seconds.")
+@CLUSTER
+def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None:
+    """End what `serve` started here."""
+    if cluster is not None:
+        return run_on_cluster(cluster, "stop", port, f"--timeout-s={timeout_s}")
+    from raylaunch.base import console
+    from raylaunch.serve.service_record import end_leftovers, list_services, stop_service
+
+    chosen = [service for service in list_services() if port in (None, service.port)]
+    if not chosen:
+        console.say("nothing serves on this machine" + (f" on port {port}" if port else "") + ": nothing to stop")
+    for service in chosen:
+        if service.is_alive():
+            stop_service(service, timeout_s=timeout_s, report=console.say)
+            console.say(f"stopped {service.models[0]} on port {service.port}")
+        else:
+            left = end_leftovers(service)
+            console.say(f"port {service.port}: its supervisor was gone; ended {len(left)} processes it left behind")
+    return None
+
+
+COMMANDS = (serve, config, ask_question, status, stop)

@@ -1,0 +1,133 @@
+"""weights pull, check, rm: a launch's model on all nodes of the cluster, or on this machine where there is none."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raylaunch.cli.options import JSON, LAUNCH, SETS, load_launch
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
+    from raylaunch.weights.agents import Crew
+
+
+@click.group()
+def weights() -> None:
+    """See to a launch's model: the same files at the same path on every node."""
+
+
+@weights.command()
+@LAUNCH
+@SETS
+@JSON
+@click.option("--verify", is_flag=True, help="Read every file that is there whole, before taking it for right.")
+@click.option("--lanes", type=click.IntRange(1, 8), help="Parallel chains between nodes; more for faster links.")
+def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool, lanes: int | None) -> None:
+    """Bring the model to every node: from the hub once, then from node to node."""
+    loaded = load_launch(launch, sets)
+    from raylaunch.base import console
+    from raylaunch.weights import pull as pulling
+    from raylaunch.weights.hub_types import HubAccess
+    from raylaunch.weights.inventory import Order
+    from raylaunch.weights.progress import ConsoleReporter, describe
+
+    crew = _gather_crew(loaded, lanes=lanes)
+    model = loaded.model
+    order = Order(model.repo, model.revision, loaded.model_folder, HubAccess.of_this_process(), verify)
+    with console.live_lines() as show:
+        result = asyncio.run(pulling.pull(order, crew, ConsoleReporter(show)))
+    console.say(describe(result), style="bold green")
+    if as_json:
+        console.print_json(asdict(result))
+
+
+@weights.command()
+@LAUNCH
+@SETS
+@JSON
+@click.option("--fast", is_flag=True, help="Sizes and sampled blocks instead of every byte.")
+def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool) -> None:
+    """Compare every file on every node with the manifest; asks no network."""
+    loaded = load_launch(launch, sets)
+    from raylaunch.base import console
+    from raylaunch.base.errors import WeightsError
+    from raylaunch.weights import verification as checking
+
+    model, folder = loaded.model, loaded.model_folder
+    crew = _gather_crew(loaded)
+    found = asyncio.run(checking.check(model.repo, model.revision, folder, crew, fast=fast))
+    if as_json:
+        console.print_json(asdict(found))
+    nodes = found.problems
+    if not found.is_whole:
+        rows = [(node, problem) for node, problems in found.problems.items() for problem in problems]
+        console.show(console.make_table(("node", "file"), rows))
+        raise WeightsError(
+            f"{folder}: {len(rows)} finding(s), on {sum(map(bool, found.problems.values()))} of {len(nodes)} node(s)",
+            fix=f"raylaunch weights pull --verify {launch or ''}: it mends them from the other nodes, or the hub",
+        )
+    console.say(
+        f"{folder} is whole on {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {found.files} files, "
+        f"{found.total_bytes / 1e9:.2f} GB, by {'sizes and samples' if fast else 'every byte'}, {found.seconds:.1f} s; "
+        f"from {found.source}"
+    )
+
+
+@weights.command("rm")
+@LAUNCH
+@SETS
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
+    """Remove the model from every node: the files that a pull brought, and nothing else."""
+    loaded = load_launch(launch, sets)
+    from raylaunch.base import console
+    from raylaunch.base.errors import WeightsError
+    from raylaunch.serve import service_record
+    from raylaunch.weights import verification as checking
+
+    folder = loaded.model_folder
+    for running in service_record.list_services():
+        if running.is_alive() and str(folder) in running.models:
+            raise WeightsError(
+                f"{folder} is being served on port {running.port}", fix=f"raylaunch stop --port {running.port}"
+            )
+    crew = _gather_crew(loaded, waits=False)
+    if not yes:
+        click.confirm(f"Remove {folder} from {len(crew.refresh())} node(s)?", abort=True, err=True)
+    kept = asyncio.run(checking.remove(crew))
+    for node, sentences in kept.items():
+        for sentence in sentences:
+            console.say(f"{node}: {sentence}")
+    console.say(f"removed {loaded.model.repo} from {', '.join(kept)}")
+
+
+def _gather_crew(loaded: "LaunchConfig", *, lanes: int | None = None, waits: bool = True) -> "Crew":
+    """Porters on all nodes of the Ray cluster, or here alone where none runs.
+
+    Args:
+        waits: wait for the launch's nodes, as `serve` does.
+    """
+    from raylaunch.base import console
+    from raylaunch.cluster import ray_session
+    from raylaunch.weights.agents import LocalCrew, RayCrew
+
+    address = ray_session.find_address()
+    if address is None:
+        if loaded.cluster.nodes > 1:
+            nodes = loaded.cluster.nodes
+            console.say(f"no Ray cluster runs here: this machine alone, not the {nodes} nodes of the launch")
+        return LocalCrew(loaded.model_folder)
+    ray_session.join(address, env_vars={})
+    if waits:
+        block = loaded.cluster
+        with console.live_lines() as report:
+            ray_session.wait_for_gpus(
+                nodes=block.nodes, gpus_per_node=block.gpus_per_node, wait_s=block.wait_s, report=report
+            )
+    return RayCrew(loaded.model_folder, lanes=lanes)
+
+
+COMMANDS = (weights,)

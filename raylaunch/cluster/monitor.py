@@ -1,0 +1,228 @@
+"""The cluster at this moment, each second: a small Ray actor on each node samples it, and ends with the watcher.
+
+::
+
+    cluster.join(address, env_vars={})
+    for seen in monitor.follow(stop):        # stop: threading.Event
+        for node in seen.nodes:
+            node.host.cpu_percent, [gpu.power_w for gpu in node.gpus.gpus]
+
+The actors take no CPU from Ray's accounts and are not detached: Ray ends them when this process leaves or dies.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from raylaunch import node as node_room
+from raylaunch.cluster import ray_session, ship
+from raylaunch.cluster.ranks import Rank, list_living_ranks
+from raylaunch.node.sampler import NodeSample, NodeSampler
+
+_LATE_S = 0.9
+"""A node whose sample is later than the others' by so much is told as silent, until it sends the next one."""
+
+
+_START_S = 30.0
+"""Longest wait for the first answer: Ray starts a process on each node (1 to 3 s, more where a disk is cold)."""
+
+
+_WORKERS_EACH_S = 5.0
+
+
+_UNREAD = 4
+"""Samples that wait for a watcher that does not read (Ctrl-Z); then the actor waits, too."""
+
+
+_AGAIN_S = 10.0
+"""After an actor died, until another one is started on that node."""
+
+
+@dataclass(frozen=True, slots=True)
+class SilentNode:
+    """A node that was there and gave no sample this time."""
+
+    ip: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSample:
+    """All nodes at one moment."""
+
+    at: float
+    """Wall clock here, seconds since 1970."""
+    nodes: tuple[NodeSample, ...]
+    """The head first, then by address."""
+    silent: tuple[SilentNode, ...] = ()
+    workers: tuple[Rank, ...] = ()
+    """Of all engines in this cluster."""
+
+
+class Watcher(Protocol):
+    """Something that samples nodes: Ray's (Monitor), or this machine without Ray (LocalMonitor)."""
+
+    def sample(self) -> ClusterSample:
+        """All nodes now."""
+
+    def close(self) -> None:
+        """End what samples."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    node: ray_session.ClusterNode
+    actor: Any = None
+    stream: Any = None
+    """What the actor sends: an ObjectRefGenerator; None where no actor runs."""
+    heard: bool = False
+    """Whether this actor has sent a sample already."""
+    why: str = ""
+    since: float = 0.0
+    """When it fell silent (monotonic)."""
+
+
+class Monitor:
+    """Samples every node of the Ray cluster that this process joined; new nodes are taken in, lost ones told.
+
+    Args:
+        interval_s: seconds from one sample to the next; the nodes keep it.
+        list_nodes: the living nodes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        interval_s: float = 1.0,
+        *,
+        list_nodes: Callable[[], tuple[ray_session.ClusterNode, ...]] = ray_session.list_nodes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._interval_s, self._list_nodes, self._clock = interval_s, list_nodes, clock
+        self._watched: dict[str, _Watched] = {}
+        self._workers: tuple[Rank, ...] = ()
+        self._workers_at = -_WORKERS_EACH_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def sample(self) -> ClusterSample:
+        """The next sample of each node; waits for it. The first call waits for the actors to start, too."""
+        import ray
+
+        self._take_in_nodes()
+        if self._clock() - self._workers_at >= _WORKERS_EACH_S:
+            self._workers, self._workers_at = list_living_ranks(), self._clock()
+        watched = list(self._watched.values())
+        due = [one for one in watched if one.stream is not None and not one.why]
+        patience_s = self._interval_s + (_LATE_S if any(one.heard for one in due) else _START_S)
+        if due:
+            ray.wait([one.stream for one in due], num_returns=len(due), timeout=patience_s, fetch_local=True)
+        else:
+            time.sleep(self._interval_s)
+        samples = [sample for one in watched if (sample := self._read_newest(one)) is not None]
+        silent = tuple(
+            SilentNode(one.node.ip, f"{one.why} for {self._clock() - one.since:.0f} s") for one in watched if one.why
+        )
+        return ClusterSample(time.time(), tuple(samples), silent, self._workers)
+
+    def close(self) -> None:
+        """End the actors."""
+        import ray
+
+        for watched in self._watched.values():
+            if watched.actor is not None and ray.is_initialized():
+                ray.kill(watched.actor)
+        self._watched.clear()
+
+    def _take_in_nodes(self) -> None:
+        living = {node.node_id: node for node in self._list_nodes()}
+        addresses = {node.ip for node in living.values()}
+        for node_id, watched in list(self._watched.items()):
+            if node_id in living:
+                continue
+            if watched.node.ip in addresses:  # it came back: Ray gives a node a new id each time
+                del self._watched[node_id]
+            else:
+                self._lose(watched, "gone from Ray")
+        for node_id, node in living.items():
+            known = self._watched.setdefault(node_id, _Watched(node))
+            if known.actor is None and (not known.why or self._clock() - known.since >= _AGAIN_S):
+                known.actor = _start_actor(node)
+                known.stream = known.actor.run.options(
+                    num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
+                ).remote(self._interval_s)
+                known.heard, known.why = False, ""
+
+    def _read_newest(self, watched: _Watched) -> NodeSample | None:
+        import ray
+
+        newest: NodeSample | None = None
+        while watched.stream is not None and ray.wait([watched.stream], timeout=0)[0]:
+            try:
+                newest = ray.get(next(watched.stream))
+            except (ray.exceptions.RayError, StopIteration) as error:
+                self._lose(watched, f"sampling ended ({type(error).__name__})")
+                return None
+        if newest is not None:
+            watched.heard, watched.why = True, ""
+        elif watched.stream is not None:
+            self._fall_silent(watched, "no answer" if watched.heard else "no first sample")
+        return newest
+
+    def _lose(self, watched: _Watched, why: str) -> None:
+        watched.actor = watched.stream = None
+        self._fall_silent(watched, why)
+
+    def _fall_silent(self, watched: _Watched, why: str) -> None:
+        if not watched.why:
+            watched.since = self._clock()
+        watched.why = why
+
+
+class LocalMonitor:
+    """Samples this machine alone, in this process: where there is no Ray."""
+
+    def __init__(self, interval_s: float = 1.0) -> None:
+        self._stream = NodeSampler("", "127.0.0.1").run(interval_s)
+
+    def sample(self) -> ClusterSample:
+        """The next sample of this machine; waits for it."""
+        node = next(self._stream)
+        return ClusterSample(node.at, (node,))
+
+    def close(self) -> None:
+        """Nothing runs beside this process."""
+
+
+def follow(
+    stop: threading.Event, *, interval_s: float = 1.0, watcher: Watcher | None = None
+) -> Iterator[ClusterSample]:
+    """Sample all nodes each `interval_s` seconds until `stop` is set; then the actors are gone.
+
+    Args:
+        watcher: what samples; without one, a Monitor of the Ray cluster that this process joined.
+    """
+    watcher = watcher or Monitor(interval_s)
+    try:
+        while not stop.is_set():
+            yield watcher.sample()
+    finally:
+        watcher.close()
+
+
+def _start_actor(node: ray_session.ClusterNode) -> Any:
+    import ray
+
+    with ship.by_value(node_room):
+        return (
+            ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(NodeSampler)
+            .options(scheduling_strategy=ship.on_node(node.node_id))
+            .remote(node.node_id, node.ip)
+        )

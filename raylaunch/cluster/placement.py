@@ -1,0 +1,144 @@
+"""Give each rank of the engine its GPU: tensor-parallel groups inside a node, pipeline stages across nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raylaunch.base.errors import ClusterError, NotEnoughGpusError
+from raylaunch.cluster.ranks import list_free_resources
+from raylaunch.cluster.ray_session import ClusterNode
+
+_RESERVE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Where a rank of the engine runs; rank = pp_rank x TP + tp_rank, vLLM's own order."""
+
+    rank: int
+    tp_rank: int
+    pp_rank: int
+    node: ClusterNode
+    gpu: int | None = None
+    """Index of the GPU on its node as Ray numbers them; None until Ray has reserved it."""
+
+
+def plan_places(
+    nodes: Sequence[ClusterNode],
+    *,
+    tp: int,
+    pp: int,
+    gpus_per_node: int | None = None,
+    tp_across_nodes: bool = False,
+) -> list[RankPlace]:
+    """Give each rank a node: a tensor-parallel group stays inside one node, pipeline stages go across nodes.
+
+    Stages fill a node before the next one begins, so a request crosses the network as seldom as can be.
+
+    Args:
+        gpus_per_node: what the launch asks of each node, and the most that is taken there; None takes all.
+
+    Raises:
+        ClusterError: the groups do not fit.
+    """
+    places: list[RankPlace] = []
+    free = [node.gpus if gpus_per_node is None else min(node.gpus, gpus_per_node) for node in nodes]
+    sizes = tuple(free)
+    at = 0
+    for pp_rank in range(pp):
+        while not tp_across_nodes and at < len(nodes) and free[at] < tp:
+            at += 1
+        for tp_rank in range(tp):
+            while at < len(nodes) and free[at] < 1:
+                at += 1
+            if at == len(nodes):
+                raise ClusterError(
+                    f"{pp} groups of {tp} GPUs do not fit on nodes with {', '.join(map(str, sizes))} GPUs",
+                    fix="lower engine.tensor_parallel_size or raise cluster.nodes",
+                )
+            free[at] -= 1
+            places.append(RankPlace(pp_rank * tp + tp_rank, tp_rank, pp_rank, nodes[at]))
+    return places
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """GPUs held for an engine: a Ray placement group with one bundle a rank."""
+
+    group_id: str
+    """Hexadecimal id of the placement group."""
+    places: tuple[RankPlace, ...]
+
+    def release(self) -> None:
+        """Give the GPUs back; Ray ends what still runs on them."""
+        import ray
+        from ray.util.placement_group import PlacementGroup
+
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(self.group_id))))
+
+
+def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_S) -> Reservation:
+    """Reserve one GPU per rank where it was planned, and learn the GPUs' indices.
+
+    The reservation is a placement group of this process's Ray job: should this process die, Ray frees it and ends
+    whatever runs in it.
+
+    Args:
+        timeout_s: longest wait for GPUs that somebody else holds, in seconds.
+
+    Raises:
+        NotEnoughGpusError: the GPUs are there but taken.
+    """
+    import ray
+
+    group = ray.util.placement_group(
+        [{"GPU": 1.0}] * len(places),
+        strategy="PACK",
+        bundle_label_selector=[{"ray.io/node-id": place.node.node_id} for place in places],
+    )
+    if not group.wait(timeout_s):
+        ray.util.remove_placement_group(group)
+        free = {node: int(resources.get("GPU", 0)) for node, resources in list_free_resources().items()}
+        told = {place.node.ip: free.get(place.node.node_id, 0) for place in places}
+        raise NotEnoughGpusError(
+            "the GPUs are there but taken: "
+            + "; ".join(f"{ip} has {count} free" for ip, count in told.items())
+            + f" of {len(places)} needed in all",
+            fix="`raylaunch status` and `ray status` show who holds them; `raylaunch stop` ends a service of ours",
+        )
+    return Reservation(group.id.hex(), tuple(_find_gpu_indices(group, places)))
+
+
+def _find_gpu_indices(group: Any, places: Sequence[RankPlace]) -> list[RankPlace]:
+    """Work out each rank's GPU: vLLM gives a node's reserved GPUs to its ranks in ascending order."""
+    reserved: dict[str, list[RankPlace]] = {}
+    for place in places:
+        reserved.setdefault(place.node.node_id, []).append(place)
+    found: list[RankPlace] = []
+    for ranks in reserved.values():
+        if len(ranks) == ranks[0].node.gpus:
+            indices = list(range(len(ranks)))
+        else:  # somebody else has, or may get, the others: ask Ray which ones are ours
+            indices = _ask_gpu_indices(group, [place.rank for place in ranks])
+        found += [replace(place, gpu=index) for place, index in zip(ranks, indices, strict=True)]
+    return sorted(found, key=lambda place: place.rank)
+
+
+def _ask_gpu_indices(group: Any, bundles: Sequence[int]) -> list[int]:
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    def tell_gpu() -> str:
+        return str(ray.get_runtime_context().get_accelerator_ids()["GPU"][0])
+
+    asked = [
+        ray.remote(tell_gpu)
+        .options(
+            num_cpus=0,
+            num_gpus=1,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+        )
+        .remote()
+        for bundle in bundles
+    ]
+    return sorted(int(index) for index in ray.get(asked, timeout=_RESERVE_TIMEOUT_S))

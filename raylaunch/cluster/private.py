@@ -1,0 +1,157 @@
+"""A Ray cluster of our own on this machine, for demo and rehearsal: private folder, free ports, ended with the service.
+
+Each node is a `ray start --block` process in a session of its own; several nodes take 127.0.0.1, 127.0.0.2 and so on.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from raylaunch.base import processes
+from raylaunch.base.errors import ClusterError
+from raylaunch.base.ports import find_free_ports
+from raylaunch.cluster import settings
+
+_START_TIMEOUT_S = 90.0
+
+
+_STOP_TIMEOUT_S = 6.0
+"""Twice what it takes; where workers had to be killed before, it now and then hangs (2.60), and is killed itself."""
+
+
+_NODE_PORTS = (
+    *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
+    *("metrics-export-port", "object-manager-port", "node-manager-port"),
+)
+
+
+_HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
+
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
+
+
+_TRIES = 3
+"""Of a start for which somebody takes a port between the choice and the use of it."""
+
+
+_PORT_TAKEN = re.compile(r"\bports?\b|\bin use\b", re.IGNORECASE)
+"""In the last words of a Ray node that found one taken (2.60)."""
+
+
+class _PortTakenError(ClusterError):
+    """Somebody took a port that was free a moment ago."""
+
+
+@dataclass(frozen=True)
+class PrivateRay:
+    """A running private cluster; `stop` ends it."""
+
+    address: str
+    folder: Path
+    nodes: tuple[processes.Child, ...]
+
+    @classmethod
+    def start(cls, *, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
+        """Start `nodes` Ray nodes with `gpus_per_node` logical GPUs each.
+
+        Args:
+            env_vars: environment of every Ray worker, over this process's own.
+
+        Raises:
+            ClusterError: a node did not come up; what its log says, and nothing of it left running.
+        """
+        processes.raise_file_limit()
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(_PortTakenError):
+                return cls._start(nodes, gpus_per_node, env_vars)
+        return cls._start(nodes, gpus_per_node, env_vars)
+
+    @classmethod
+    def _start(cls, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
+        folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
+        # All in one go: what is chosen twice is taken for one component by two (Ray refuses that).
+        port, *ports = find_free_ports(1 + len(_HEAD_PORTS) + nodes * len(_NODE_PORTS))
+        cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
+        try:
+            for index in range(nodes):
+                where = ["--head", f"--port={port}"] if index == 0 else [f"--address={cluster.address}"]
+                names = [*_NODE_PORTS, *(_HEAD_PORTS if index == 0 else ())]
+                where += [f"--{name}={ports.pop()}" for name in names]
+                node = _start_node(folder, f"127.0.0.{index + 1}", gpus_per_node, where, env_vars)
+                cluster = cls(address=cluster.address, folder=folder, nodes=(*cluster.nodes, node))
+                if index == 0:
+                    _wait_for_port(port, node, folder)
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    def find_failure(self) -> str | None:
+        """What the log of the first dead node says last, or None while all live."""
+        for index, node in enumerate(self.nodes):
+            if node.popen.poll() is not None:
+                return f"127.0.0.{index + 1}: {_read_last_line(self.folder / f'node{index}.log')}"
+        return None
+
+    def stop(self) -> None:
+        """End every node, workers first and head last, and remove the folder."""
+        for node in reversed(self.nodes):
+            node.send(signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for node in reversed(self.nodes):
+            node.wait_or_kill(max(0.5, deadline - time.monotonic()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Mapping[str, str]) -> processes.Child:
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block",
+        f"--node-ip-address={ip}", f"--num-gpus={gpus}", f"--temp-dir={folder}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    if "--head" in where:
+        command.append("--include-dashboard=false")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # Else Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
+    keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
+    environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **processes.KEEP_VISIBLE, **settings.NODE, **env_vars}
+    index = int(ip.rpartition(".")[2]) - 1
+    with (folder / f"node{index}.log").open("wb") as log:
+        return processes.Child.start(command, environment=environment, output=log)
+
+
+def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if node.popen.poll() is not None:
+            break
+        time.sleep(0.05)
+    told = _read_last_line(folder / "node0.log")
+    raise (_PortTakenError if _PORT_TAKEN.search(told) else ClusterError)(
+        f"the private Ray of this launch did not start: {told}",
+        fix="`ray start --head --block` by hand shows more; free memory and disk space first",
+    )
+
+
+def _read_last_line(log: Path) -> str:
+    try:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "its log is gone"
+    return lines[-1] if lines else "its log is empty"

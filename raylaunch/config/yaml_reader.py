@@ -1,0 +1,257 @@
+"""Reads YAML with the line of every name, and refuses what is no launch (or cluster) file before it can do harm.
+
+Only the form is looked at here; `launchcheck` and `clusterfile` look at keys and values.
+"""
+
+import difflib
+import itertools
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raylaunch.base.text import is_encodable
+from raylaunch.config.layers import BLOCKS, Key, Said, Source, describe_path, show_key
+
+_MAX_BYTES = 1 << 20
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 32
+_MAX_NUMBER = 1 << 63
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a file is called in messages, and what it cannot do without."""
+
+    noun: str
+    needs: str
+
+
+LAUNCH_FILE = FileKind("launch file", "a `model:` block at least")
+
+
+class BadYamlError(Exception):
+    """YAML that cannot be read; `line` and `column` count from 1."""
+
+    def __init__(self, what: str, mark: Any = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.line = mark.line + 1 if mark else 1
+        self.column = mark.column + 1 if mark else 1
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that stops at documents made to hurt: too deep, or too many values."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.count = 0
+
+    def compose_node(self, parent: "yaml.Node | None", index: Any) -> "yaml.Node | None":
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.count += 1
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise BadYamlError(f"nested more than {_MAX_DEPTH} levels deep", event.start_mark)
+        if self.count > _MAX_VALUES:
+            raise BadYamlError(f"more than {_MAX_VALUES} values", event.start_mark)
+        if isinstance(event, yaml.AliasEvent) and event.anchor not in self.anchors:
+            raise BadYamlError(
+                "an alias (*) without its anchor (&); put text that starts with * in quotes", event.start_mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Walker:
+    """Turns a node tree into plain values, and notes where each was."""
+
+    def __init__(self, loader: _Loader, report: Callable[[int, Key, str], None]) -> None:
+        self.loader = loader
+        self.report = report
+        self.lines: dict[Key, int] = {}
+        self.count = 0
+
+    def walk(self, node: yaml.Node, key: Key) -> Any:
+        """The value of a node; what is wrong in it is reported and reads as None."""
+        self.count += 1
+        if self.count > _MAX_VALUES or len(key) > _MAX_DEPTH:
+            raise BadYamlError(f"aliases that unfold to more than {_MAX_VALUES} values", node.start_mark)
+        if isinstance(node, yaml.MappingNode):
+            return self._walk_mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            # A list's entries are told by the line of their list.
+            return [self.walk(entry, (*key, str(number))) for number, entry in enumerate(node.value)]
+        try:
+            return self._read_scalar(node)
+        except BadYamlError as error:
+            self.report(node.start_mark.line + 1, key, error.what)
+            return None
+
+    def _walk_mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != f"{_TAG}str":
+                self.report(line, key, "a name here is no text; put it in quotes")
+                continue
+            name = name_node.value
+            path = (*key, name)
+            if name in values:
+                self.report(line, path, f"said twice; the first one is in line {self.lines[path]}")
+                continue
+            self.lines[path] = line
+            values[name] = self.walk(value_node, path)
+        return values
+
+    def _read_scalar(self, node: yaml.Node) -> Any:
+        tag, text = node.tag.removeprefix(_TAG), node.value
+        if tag in ("str", "timestamp", "value", "merge") or (tag in ("int", "float") and ":" in text):
+            if "\0" in text or not is_encodable(text):
+                raise BadYamlError("text with characters that no program can pass on (null or half a pair)")
+            return text
+        if tag not in ("int", "float", "bool", "null"):
+            raise BadYamlError("a YAML tag (!...); put text that starts with ! in quotes")
+        try:
+            value = self.loader.construct_object(node)
+        except (ValueError, KeyError, IndexError, OverflowError):
+            raise BadYamlError("a number or word that YAML cannot read; put text in quotes") from None
+        if isinstance(value, int) and not -_MAX_NUMBER <= value < _MAX_NUMBER:
+            raise BadYamlError("a number of more than 64 bits")
+        return value
+
+
+def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Any, dict[Key, int]]:
+    """The plain value of a YAML document, and the line of every name.
+
+    Args:
+        report: called with line, path and words for what is wrong with a single value.
+
+    Raises:
+        BadYamlError: the document as a whole cannot be read.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        walker = _Walker(loader, report)
+        return (None if node is None else walker.walk(node, ())), walker.lines
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        mark = yaml.Mark("", 0, before.count("\n"), len(before) - before.rfind("\n") - 1, None, 0)
+        raise BadYamlError("a control character, which YAML does not allow", mark) from None
+    except yaml.MarkedYAMLError as error:
+        # Quoted text of the file may be a secret: only single characters and token names are repeated.
+        what = re.sub(r"'(?!<)[^']{2,}'", "...", error.problem or "not YAML")
+        if "'\\t' that cannot start any token" in (error.problem or ""):
+            what = "a tab; YAML indents with spaces"
+        if "expected a single document" in (error.context or ""):
+            what = "a second document (---); the file holds one"
+        raise BadYamlError(what, error.problem_mark or error.context_mark) from None
+
+
+def read_file(path: Path | None, content: bytes, said: Said, kind: FileKind = LAUNCH_FILE) -> None:
+    """Say what a file's content says.
+
+    Args:
+        path: for messages; None is the demo.
+    """
+    name = describe_path(path)
+    found: list[tuple[int, Key, str]] = []
+    try:
+        values, lines = _parse_blocks(content, kind, lambda *finding: found.append(finding))
+    except BadYamlError as error:
+        said.problems.append(f"{name}:{error.line}: column {error.column}: {error.what}")
+        said.unread = True
+        return
+    for line, key, what in found:
+        said.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
+    bad = {key for _, key, _ in found}
+    for key, line in lines.items():
+        said.sources[key] = Source("file", f"{name}:{line}")
+    said.values = _without(values, bad)
+
+
+def _parse_blocks(
+    content: bytes, kind: FileKind, report: Callable[[int, Key, str], None]
+) -> tuple[dict[str, Any], dict[Key, int]]:
+    values, lines = parse_yaml(_decode(content, kind), report)
+    if values is None:
+        raise BadYamlError(f"the file says nothing; it needs {kind.needs}")
+    if not isinstance(values, dict):
+        needs = f"{', '.join(BLOCKS)}, each a name and a colon" if kind is LAUNCH_FILE else kind.needs
+        raise BadYamlError(f"no blocks at the top; the file needs {needs}")
+    return values, lines
+
+
+def _without(values: dict[str, Any], bad: set[Key], key: Key = ()) -> dict[str, Any]:
+    """The values but those that could not be read, which would only be complained about again."""
+    return {
+        name: _without(value, bad, (*key, name)) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if (*key, name) not in bad or isinstance(value, dict)
+    }
+
+
+def _decode(content: bytes, kind: FileKind) -> str:
+    if len(content) > _MAX_BYTES:
+        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is no {kind.noun}")
+    if b"\0" in content:
+        raise BadYamlError(f"binary data, not text: this is no {kind.noun}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        mark = yaml.Mark("", 0, before.count(b"\n"), len(before) - before.rfind(b"\n") - 1, None, 0)
+        raise BadYamlError("not UTF-8 text", mark) from None
+
+
+def fetch_content(path: Path, said: Said, kind: FileKind = LAUNCH_FILE) -> bytes | None:
+    """The bytes of a launch file (at most one more than may be), or None with the problem said."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            what = f"is a directory, not a {kind.noun}" + _name_files(path)
+        elif not stat.S_ISREG(status.st_mode):
+            what = "is no regular file"
+        else:
+            with path.open("rb") as file:
+                return file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        what = "there is no such file" + _name_nearest(path)
+    except PermissionError:
+        what = "no permission to read it"
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        what = f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}"
+    said.problems.append(f"{describe_path(path)}: {what}")
+    said.unread = True
+    return None
+
+
+def _list_launch_files(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, 1000)]
+    except OSError:
+        return []
+    return sorted(name for name in names if name.endswith((".yaml", ".yml")) and is_encodable(name))
+
+
+def _name_files(folder: Path) -> str:
+    names = _list_launch_files(folder)
+    return f"; in it: {', '.join(names[:5])}" if names else ""
+
+
+def _name_nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f", nor a folder {describe_path(path.parent)}"
+    names = _list_launch_files(path.parent)
+    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4) or names[:1]
+    return f"; nearest is {path.parent / nearest[0]}" if nearest else ""

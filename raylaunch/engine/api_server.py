@@ -1,0 +1,187 @@
+"""The serving child: vLLM's own OpenAI app around an engine built from AsyncEngineArgs.
+
+The supervisor starts it before it knows the cluster: the imports, which take most of a short start-up, run while the
+nodes are awaited and checked. Then one JSON line on stdin says what to serve; events go back as JSON lines on the
+descriptor `--events`, pulses of the engine among them. While it serves, stdin brings orders:
+
+    {"do": "drain"}               accept nothing new, let running requests finish, end
+    {"do": "fail", "why": TEXT}   every waiting client has an error now, streams as an error event; then end
+    {"do": "figures", "samples": [[name, labels, value], ...]}    the supervisor's own figures, for /metrics
+"""
+
+import asyncio
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from argparse import Namespace
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from raylaunch.base.ipc import Events, OrderReader
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
+    from raylaunch.engine.engine_args import PlacedEngineArgs
+
+
+def _import_vllm_server() -> Namespace:
+    """vLLM's server functions, wherever the installed version keeps them."""
+    import importlib
+
+    places = {
+        "build_and_serve": ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server"),
+        "build_async_engine_client_from_engine_args": (
+            "vllm.entrypoints.launchers.api_server.entry",
+            "vllm.entrypoints.openai.api_server",
+        ),
+        "validate_api_server_args": (
+            "vllm.entrypoints.common.cli_args",
+            "vllm.entrypoints.launchers.launcher",
+            "vllm.entrypoints.openai.api_server",
+        ),
+        "make_arg_parser": (
+            "vllm.entrypoints.common.cli_args",  # 0.33
+            "vllm.entrypoints.launchers.cli_args",  # 0.32
+            "vllm.entrypoints.openai.cli_args",  # before
+        ),
+        "validate_parsed_serve_args": (
+            "vllm.entrypoints.common.cli_args",
+            "vllm.entrypoints.launchers.cli_args",
+            "vllm.entrypoints.openai.cli_args",
+        ),
+        "set_ulimit": ("vllm.utils.system_utils",),
+        "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
+    }
+    found = Namespace()
+    for name, modules in places.items():
+        for module in modules:
+            try:
+                setattr(found, name, getattr(importlib.import_module(module), name))
+            except ModuleNotFoundError as error:
+                if not (error.name or "").startswith("vllm"):
+                    raise  # the place is there; what it needs is not
+                continue
+            except AttributeError:
+                continue
+            break
+        else:
+            raise ImportError(f"this vLLM has no {name} in any of {', '.join(modules)}")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What the supervisor asks of the child, as one JSON line."""
+
+    launch: "LaunchConfig"
+    reservation: str
+    ray_address: str
+    env_vars: dict[str, str]
+    """Environment of the engine's Ray workers."""
+    socket_fd: int
+    """The bound listening socket."""
+
+    @classmethod
+    def from_line(cls, line: str) -> "Order":
+        """The order in a line of JSON (child.EngineChild.give_order writes it)."""
+        from raylaunch.config.launch import LaunchConfig
+
+        fields = json.loads(line)
+        return cls(**fields | {"launch": LaunchConfig.from_json(fields["launch"])})
+
+
+def _die_during_start(_number: int, _frame: FrameType | None) -> None:
+    """One SIGTERM ends a start-up: vLLM would lose it (0.32: zmq swallows the KeyboardInterrupt of its handler)."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(0)
+
+
+def _import_parser_plugins(args: Any) -> None:
+    """Import the user's own parsers, so that the launch can name them (vLLM does so where it binds the port)."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    if args.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    if getattr(args, "reasoning_parser_plugin", ""):
+        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+
+
+def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", options: dict[str, Any]) -> Any:
+    """vLLM's server reads an argparse namespace: its own defaults, then our engine's fields and options over them."""
+    args = vllm_server.make_arg_parser(vllm_server.FlexibleArgumentParser()).parse_args([])
+    for field in dataclasses.fields(engine_args):
+        if hasattr(args, field.name):
+            setattr(args, field.name, getattr(engine_args, field.name))
+    for name, value in options.items():
+        setattr(args, name, value)
+    if args.lora_modules:
+        from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+        args.lora_modules = [LoRAModulePath(**module) for module in args.lora_modules]
+    _import_parser_plugins(args)
+    vllm_server.validate_parsed_serve_args(args)
+    vllm_server.validate_api_server_args(args)
+    return args
+
+
+def _describe_engine(client: Any) -> dict[str, Any]:
+    """What the ready engine says of its KV cache (blocks are per engine, whatever its TP x PP)."""
+    config = client.vllm_config
+    blocks, block_size = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
+    return {"kv_cache_tokens": blocks * block_size, "max_model_len": config.model_config.max_model_len}
+
+
+async def serve(vllm_server: Namespace, order: Order, events: Events, orders: OrderReader) -> None:
+    """Start the engine and serve until an order, a signal or the engine's death ends it."""
+    from raylaunch.engine import engine_args as engine
+    from raylaunch.engine.control import EngineHand
+
+    options = dict(order.launch.server)
+    if isinstance(options.get("api_key"), str):
+        options["api_key"] = [options["api_key"]]
+    engine_args = engine.build_engine_args(order.launch, reservation=order.reservation, worker_env_vars=order.env_vars)
+    args = make_server_args(vllm_server, engine_args, options)
+    vllm_server.set_ulimit()
+    listening = socket.socket(fileno=order.socket_fd)
+    events.tell("starting")
+    async with vllm_server.build_async_engine_client_from_engine_args(engine_args) as client:
+        events.tell("engine", **_describe_engine(client))
+        following = asyncio.create_task(EngineHand(client, events.tell, orders).follow())
+        address = f"http://{args.host or '0.0.0.0'}:{args.port}"
+        shutdown = await vllm_server.build_and_serve(client, address, listening, args)
+        following.cancel()
+    await shutdown  # only after the engine's context is left
+
+
+def main() -> None:
+    """Import vLLM, read the order, serve it."""
+    events = Events()
+    signal.signal(signal.SIGTERM, _die_during_start)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    events.tell("born")
+    # One tracker for this process and the engine forked from it; vLLM kills an engine's own before it has unlinked the
+    # engine's shared memory.
+    resource_tracker.ensure_running()
+    vllm_server = _import_vllm_server()
+    import uvloop
+
+    from raylaunch.engine import engine_args as engine
+
+    events.tell("imported")
+    orders = OrderReader()
+    order = Order.from_line(orders.read_first())
+    # The engine's process is a Ray driver of its own and reads the address from here.
+    os.environ.update(order.env_vars)
+    os.environ["RAY_ADDRESS"] = order.ray_address
+    os.environ["VLLM_RAY_BUNDLE_INDICES"] = engine.find_rank_order(order.launch.world_size)
+    uvloop.run(serve(vllm_server, order, events, orders))
+
+
+if __name__ == "__main__":
+    main()

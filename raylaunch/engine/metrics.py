@@ -1,0 +1,126 @@
+"""A running server's own figures, from the Prometheus text of its /metrics (vLLM's names, 0.25 to 0.33)."""
+
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raylaunch.base import tls
+
+_TIMEOUT_S = 5.0
+_TOKENS_WINDOW_S = 5.0
+_REQUESTS_WINDOW_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """The engine's own figures, at this moment; counters since the server started, summed over its engines."""
+
+    running: int
+    waiting: int
+    kv_cache_use: float
+    """0 to 1."""
+    prompt_tokens: float = 0.0
+    generation_tokens: float = 0.0
+    first_tokens: float = 0.0
+    """Requests that have their first token."""
+    first_tokens_s: float = 0.0
+    """Their times to first token, summed."""
+    prefix_queries: float = 0.0
+    """Prompt tokens that were looked for in the prefix cache."""
+    prefix_hits: float = 0.0
+    queued: float = 0.0
+    """Requests that left the engine's queue."""
+    queued_s: float = 0.0
+    """Their times in it, summed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRates:
+    """What happened lately; None where nothing did."""
+
+    tokens_in_per_s: float | None
+    tokens_out_per_s: float | None
+    """Both over the last 5 s."""
+    ttft_s: float | None
+    """Mean of the last minute's requests."""
+    prefix_hits: float | None
+    """Share of the last minute's prompt tokens found in the prefix cache, 0 to 1."""
+    window_s: float
+    """What "last minute" is so far: less, while the watching is young."""
+
+
+def fetch_text(url: str, timeout_s: float = _TIMEOUT_S) -> str | None:
+    """The answer's text; None where there is no answer, or not a good one."""
+    try:
+        context = tls.make_client_context(verify=False) if url.startswith("https:") else None  # our own server
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as response:
+            return str(response.read().decode())
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def parse_metrics(text: str) -> EngineFigures | None:
+    """The engine's figures; None where the text has none (no engine runs behind the port)."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    wanted = "\n".join(line for line in text.splitlines() if line.startswith("vllm:") and "_bucket{" not in line)
+    found: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(wanted):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.value)
+    if "vllm:num_requests_running" not in found:
+        return None
+
+    def total(name: str) -> float:
+        return sum(found.get(name, []))
+
+    uses = found.get("vllm:kv_cache_usage_perc", [0.0])
+    return EngineFigures(
+        running=int(total("vllm:num_requests_running")),
+        waiting=int(total("vllm:num_requests_waiting")),
+        kv_cache_use=sum(uses) / len(uses),
+        prompt_tokens=total("vllm:prompt_tokens_total"),
+        generation_tokens=total("vllm:generation_tokens_total"),
+        first_tokens=total("vllm:time_to_first_token_seconds_count"),
+        first_tokens_s=total("vllm:time_to_first_token_seconds_sum"),
+        prefix_queries=total("vllm:prefix_cache_queries_total"),
+        prefix_hits=total("vllm:prefix_cache_hits_total"),
+        queued=total("vllm:request_queue_time_seconds_count"),
+        queued_s=total("vllm:request_queue_time_seconds_sum"),
+    )
+
+
+class EngineHistory:
+    """The figures of the last minute, and the rates between them.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: deque[tuple[float, EngineFigures]] = deque()
+
+    def add(self, figures: EngineFigures) -> EngineRates:
+        """Take in the figures of now; a server that started anew starts the history anew."""
+        now = self._clock()
+        if self._seen and figures.generation_tokens < self._seen[-1][1].generation_tokens:
+            self._seen.clear()
+        self._seen.append((now, figures))
+        while now - self._seen[0][0] > _REQUESTS_WINDOW_S:
+            self._seen.popleft()
+        lately_at, lately = next((at, old) for at, old in self._seen if now - at <= _TOKENS_WINDOW_S)
+        began_at, began = self._seen[0]
+        elapsed_s = now - lately_at
+        first_tokens = figures.first_tokens - began.first_tokens
+        queries = figures.prefix_queries - began.prefix_queries
+        return EngineRates(
+            tokens_in_per_s=(figures.prompt_tokens - lately.prompt_tokens) / elapsed_s if elapsed_s else None,
+            tokens_out_per_s=(figures.generation_tokens - lately.generation_tokens) / elapsed_s if elapsed_s else None,
+            ttft_s=(figures.first_tokens_s - began.first_tokens_s) / first_tokens if first_tokens else None,
+            prefix_hits=(figures.prefix_hits - began.prefix_hits) / queries if queries else None,
+            window_s=now - began_at,
+        )

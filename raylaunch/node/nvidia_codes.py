@@ -1,0 +1,70 @@
+"""The driver's numbers in words: clock event reasons and Xids. Runs on nodes, shipped by value."""
+
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
+minor version compatibility, table 1)."""
+
+
+CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
+
+
+_REASONS = (
+    (0x001, "gpu_idle"),
+    (0x002, "applications_clocks_setting"),
+    (0x004, "sw_power_cap"),
+    (0x008, "hw_slowdown"),
+    (0x010, "sync_boost"),
+    (0x020, "sw_thermal_slowdown"),
+    (0x040, "hw_thermal_slowdown"),
+    (0x080, "hw_power_brake_slowdown"),
+    (0x100, "display_clock_setting"),
+    (0x200, "board_limit"),
+    (0x400, "reliability"),
+)
+"""Bit of nvmlClocksEventReasons (nvml.h, CUDA 13) -> its name as `nvidia-smi -q -d PERFORMANCE` has it."""
+
+
+_XIDS = {
+    13: "graphics engine exception (the program)",
+    31: "memory page fault (the program)",
+    43: "GPU stopped processing (the program)",
+    45: "preemptive clean-up (the program was ended)",
+    48: "double bit ECC error",
+    61: "internal micro-controller breakpoint",
+    62: "internal micro-controller halt",
+    63: "row remapping recorded",
+    64: "row remapping failed",
+    74: "NVLink error",
+    79: "GPU has fallen off the bus",
+    92: "high rate of single bit ECC errors",
+    94: "contained memory error",
+    95: "uncontained memory error",
+    109: "context switch timeout",
+    119: "GSP does not answer",
+    120: "GSP error",
+    140: "unrecovered ECC error",
+    143: "GPU initialization failed",
+    154: "recovery action changed",
+}
+"""Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
+
+
+_OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
+"""Xids that a program's bug or end brings about, or that only take note: no reason to doubt the GPU."""
+
+
+def name_reasons(bits: int) -> tuple[str, ...]:
+    """The names of clock event reasons; a bit that this table does not know is told as its number."""
+    known = tuple(name for bit, name in _REASONS if bits & bit)
+    rest = bits & ~sum(bit for bit, _ in _REASONS)
+    return (*known, f"unknown_{rest:#x}") if rest else known
+
+
+def describe_xid(xid: int) -> str:
+    """What an Xid means, or "" for one that is not common."""
+    return _XIDS.get(xid, "")
+
+
+def is_of_the_program(xid: int) -> bool:
+    """Whether a program's bug or end brings this Xid about, so that the GPU need not be doubted."""
+    return xid in _OF_THE_PROGRAM

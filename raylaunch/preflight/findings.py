@@ -1,0 +1,45 @@
+"""What a check finds: where, what is wrong, what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from raylaunch.base.errors import ChecksFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a node, and what mends it."""
+
+    node: str
+    """The node's address as Ray knows it."""
+    what: str
+    fix: str
+    level: Literal["error", "warning"] = "error"
+    """With an "error" the engine would not come up, or would answer wrongly; a "warning" may be lived with."""
+
+
+def findings_table(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
+    """Rows for output.make_table: node, what, fix; errors first, warnings marked as such."""
+    ordered = sorted(findings, key=lambda finding: finding.level != "error")
+    return [
+        (found.node, found.what if found.level == "error" else f"warning: {found.what}", found.fix) for found in ordered
+    ]
+
+
+def raise_on_errors(findings: Sequence[Finding]) -> None:
+    """Do nothing where there are only warnings.
+
+    Raises:
+        ChecksFailedError: at least one finding is an error; its sentence counts and names the nodes.
+    """
+    errors = [finding for finding in findings if finding.level == "error"]
+    if not errors:
+        return
+    nodes = list(dict.fromkeys(finding.node for finding in errors))
+    first = errors[0]
+    raise ChecksFailedError(
+        f"{len(errors)} {'check' if len(errors) == 1 else 'checks'} failed on {', '.join(nodes)}; "
+        f"the first, on {first.node}: {first.what}",
+        fix=first.fix,
+    )

@@ -1,0 +1,169 @@
+"""The verdict on GPUs: as many as Ray was told, alike, free, with a driver that this PyTorch can use."""
+
+from collections.abc import Iterator, Sequence
+
+from raylaunch.node.facts import NodeFacts
+from raylaunch.node.nvidia_codes import CUDA_12_IMAGES, OLDEST_DRIVER
+from raylaunch.node.nvml import GpuFacts
+from raylaunch.preflight.findings import Finding
+from raylaunch.preflight.machine_rules import describe_values, find_odd
+from raylaunch.preflight.requirements import CheckRequest
+
+_MIB, _GIB = 1 << 20, 1 << 30
+
+
+_UNEXPLAINED_BYTES = 2 * _GIB
+"""More than a driver keeps for itself (0.3 to 0.7 GiB on 24 to 141 GB cards)."""
+
+
+_NVML_FIXES = (
+    (
+        "version mismatch",
+        "the driver was updated under a running kernel module: reboot that machine (or unload and load the module)",
+    ),
+    (
+        "unknown error",
+        "the container lost its GPUs (a daemon-reload on the host does that): restart the container; for good, "
+        'docker\'s "exec-opts": ["native.cgroupdriver=cgroupfs"]',
+    ),
+    (
+        "not found",
+        "start the container with --gpus all (nvidia-container-toolkit on the host), or install the driver",
+    ),
+    ("driver not loaded", "load the driver on the host: modprobe nvidia; `nvidia-smi` there must answer first"),
+    ("not installed", "on that node: pip install nvidia-ml-py"),
+    ("permission", "the devices /dev/nvidia* must be open to the user that Ray runs as"),
+    ("lost", "the GPU fell off the bus: `dmesg | grep -i xid`; power-cycle the machine"),
+)
+
+
+def judge_gpus(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
+    """Findings on GPUs and driver; none for logical GPUs."""
+    if request.logical_gpus:
+        return
+    for node in facts:
+        if node.driver is None:
+            continue
+        if node.driver.error:
+            yield Finding(node.node_ip, f"NVML does not answer: {node.driver.error}", _fix_nvml(node.driver.error))
+            continue
+        yield from _judge_count(node, request)
+        yield from _judge_driver(node)
+        for gpu in node.driver.gpus:
+            yield from _judge_gpu(node, gpu, request)
+    yield from _judge_alike([node for node in facts if node.driver is not None and node.driver.gpus])
+
+
+def _fix_nvml(error: str) -> str:
+    said = error.lower()
+    return next((fix for word, fix in _NVML_FIXES if word in said), "`nvidia-smi` on that node must answer first")
+
+
+def _judge_count(node: NodeFacts, request: CheckRequest) -> Iterator[Finding]:
+    assert node.driver is not None
+    if (count := len(node.driver.gpus)) < request.gpus_per_node:
+        yield Finding(
+            node.node_ip,
+            f"Ray was told of {request.gpus_per_node} GPUs, the driver shows {count}",
+            f"`nvidia-smi -L` there shows which; restart Ray with --num-gpus={count} and lower cluster.gpus_per_node, "
+            "or start the container with --gpus all",
+        )
+
+
+def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
+    """The driver runs the CUDA that PyTorch was built for.
+
+    A driver runs every minor version of a CUDA major from the first driver branch of that major on. A cuda-compat
+    package lets older ones do so on data centre cards; NVML then tells the newer CUDA, so that is asked first.
+    """
+    driver = node.driver
+    assert driver is not None
+    if node.torch_cuda is None:
+        if "torch" in node.packages:
+            yield Finding(
+                node.node_ip,
+                f"PyTorch {node.packages['torch']} is built without CUDA",
+                f"on {node.node_ip}: pip install 'raylaunch[vllm]' in a new environment, or use the vLLM image",
+            )
+        return
+    wanted = tuple(int(part) for part in node.torch_cuda.split("."))
+    if driver.cuda_version is None or driver.cuda_version[0] >= wanted[0]:
+        return
+    oldest = OLDEST_DRIVER.get(wanted[0])
+    yield Finding(
+        node.node_ip,
+        f"driver {driver.driver_version} supports CUDA up to {driver.cuda_version[0]}.{driver.cuda_version[1]}, "
+        f"PyTorch {node.packages.get('torch', '')} is built for CUDA {node.torch_cuda} (it would fail with CUDA error "
+        "803 or 804)",
+        (f"update the driver to {oldest} or newer" if oldest else "update the driver")
+        + f", or use a vLLM built for CUDA {driver.cuda_version[0]}"
+        + (f" ({CUDA_12_IMAGES})" if driver.cuda_version[0] == 12 else ""),
+    )
+
+
+def _judge_gpu(node: NodeFacts, gpu: GpuFacts, request: CheckRequest) -> Iterator[Finding]:
+    where = f"GPU {gpu.index}"
+    if gpu.error:
+        yield Finding(node.node_ip, f"{where} does not answer: {gpu.error}", _fix_nvml(gpu.error))
+        return
+    wanted = int(gpu.total_bytes * request.gpu_memory_utilization)
+    too_little = gpu.free_bytes < wanted
+    free = (
+        f"; vLLM wants {wanted / _GIB:.1f} GiB of {gpu.total_bytes / _GIB:.1f}, {gpu.free_bytes / _GIB:.1f} are free"
+        if too_little
+        else ""
+    )
+    lower = f"lower engine.gpu_memory_utilization below {max(0.0, gpu.free_bytes / gpu.total_bytes):.2f}"
+    if gpu.processes:
+        holders = ", ".join(
+            f"pid {held.pid}{f' ({held.name})' if held.name else ''} holds "
+            + (f"{held.used_bytes / _MIB:,.0f} MiB" if held.used_bytes is not None else "memory")
+            for held in gpu.processes
+        )
+        pids = " ".join(str(held.pid) for held in gpu.processes)
+        yield Finding(
+            node.node_ip,
+            f"{where} is used by others: {holders}{free}",
+            f"on {node.node_ip}: kill {pids}, if they are leftovers; else {lower}",
+            "error" if too_little else "warning",
+        )
+    elif gpu.used_bytes > _UNEXPLAINED_BYTES:
+        yield Finding(
+            node.node_ip,
+            f"{gpu.used_bytes / _MIB:,.0f} MiB of {where} are held by processes outside this container{free}",
+            f"on the host of {node.node_ip}: `nvidia-smi` names them; end them, or {lower}",
+            "error" if too_little else "warning",
+        )
+
+
+def _judge_alike(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+    """One kind of card everywhere: the slowest sets the pace, the smallest the KV cache."""
+    if not nodes:
+        return
+    _, values, odd = find_odd(nodes, _describe_cards)
+    for node in odd:
+        yield Finding(
+            node.node_ip,
+            f"its GPUs are {_describe_cards(node)}, unlike other nodes' ({describe_values(values)})",
+            "leave it so knowingly: every rank waits for the slowest card, and the KV cache is as large as on the "
+            "smallest",
+            "warning",
+        )
+    for node in nodes:
+        assert node.driver is not None
+        if len(cards := {_describe_card(gpu) for gpu in node.driver.gpus if not gpu.error}) > 1:
+            yield Finding(
+                node.node_ip,
+                f"its GPUs differ: {', '.join(sorted(cards))}",
+                "choose equal ones with CUDA_VISIBLE_DEVICES before Ray starts there",
+                "warning",
+            )
+
+
+def _describe_cards(node: NodeFacts) -> str:
+    assert node.driver is not None
+    return " + ".join(sorted({_describe_card(gpu) for gpu in node.driver.gpus if not gpu.error}))
+
+
+def _describe_card(gpu: GpuFacts) -> str:
+    return f"{gpu.name} {gpu.total_bytes / _GIB:.0f} GiB"

@@ -1,0 +1,67 @@
+"""What a launch asks of its nodes: the side of the checks that does not depend on any node."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raylaunch.base import paths
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
+
+_GPU_MEMORY_UTILIZATION = 0.92
+"""vLLM's own default (0.32: CacheConfig.gpu_memory_utilization)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What every node has to be fit for."""
+
+    repo: str
+    model_folder: str
+    gpus_per_node: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    gpu_memory_utilization: float = _GPU_MEMORY_UTILIZATION
+    logical_gpus: bool = False
+    """GPUs are numbers only (rehearsal, demo): nothing is asked of NVML."""
+    needs_weights: bool = True
+    """False where weights are random (engine.load_format=dummy)."""
+    needs_tokenizer: bool = True
+    """False where the tokenizer lies elsewhere, or none is used."""
+    log_folder: str = "/tmp"
+    """Where Ray and raylaunch write on a node."""
+
+    launch_file: str = "LAUNCH.yaml"
+    """As one would name it on the command line."""
+
+    @property
+    def pull_command(self) -> str:
+        """What brings the model to every node."""
+        return f"raylaunch weights pull {self.launch_file}"
+
+    @property
+    def world_size(self) -> int:
+        """Number of vLLM workers."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+def make_request(config: "LaunchConfig", *, logical_gpus: bool) -> CheckRequest:
+    """What `config` asks of its nodes.
+
+    Args:
+        logical_gpus: the launch is a rehearsal or the demo.
+    """
+    engine = config.engine
+    return CheckRequest(
+        repo=config.model.repo,
+        model_folder=str(config.model_folder),
+        gpus_per_node=config.cluster.gpus_per_node,
+        tensor_parallel_size=config.tensor_parallel_size,
+        pipeline_parallel_size=config.pipeline_parallel_size,
+        gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or _GPU_MEMORY_UTILIZATION),
+        logical_gpus=logical_gpus,
+        needs_weights=engine.get("load_format") != "dummy",
+        needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
+        log_folder=str(paths.home()),
+        launch_file=str(config.path) if config.path else "",
+    )

@@ -1,0 +1,122 @@
+"""Ray's launcher as a child of this process: its files in raylaunch's own folder, its words in a log."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from getpass import getuser
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raylaunch.base import paths
+from raylaunch.base.processes import Child
+from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision import artifacts
+from raylaunch.provision.template import KIT_MOUNT, TOKEN_MOUNT
+
+_SSH_WAIT_S = 45
+"""Ray's own patience with a head that does not answer is 900 s."""
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A running `python -m raylaunch.raylauncher`, which does nothing before it has its order."""
+
+    cluster: ClusterFile
+    process: Child
+    log: Path
+
+    def order(self, *, with_build: bool = True) -> None:
+        """Have it begin."""
+        stdin = self.process.popen.stdin
+        assert stdin is not None
+        paths.make_private(_find_temporary(self.cluster))
+        order = {"cluster": read_config(self.cluster, with_build=with_build)}
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write(json.dumps(order).encode())
+
+    def is_alive(self) -> bool:
+        """Whether it still works."""
+        return self.process.popen.poll() is None
+
+    @property
+    def status(self) -> int:
+        """Its exit status; call when it has ended."""
+        return self.process.popen.wait()
+
+    def read_log(self) -> str:
+        """All it printed so far."""
+        return self.log.read_text(errors="replace")
+
+
+def read_config(cluster: ClusterFile, *, with_build: bool) -> dict[str, Any]:
+    """The cluster file for Ray's launcher, what the hosts are given taken from where this machine keeps it.
+
+    Args:
+        with_build: whether hosts build the image where it is missing.
+    """
+    config: dict[str, Any] = yaml.safe_load(cluster.path.read_text())
+    kit = artifacts.folder_of(cluster.cluster_name)
+    mounts = config.get("file_mounts") or {}
+    for inside, source in ((TOKEN_MOUNT, kit / "token"), (KIT_MOUNT, kit / "image")):
+        if inside in mounts:
+            mounts[inside] = str(source)
+    if not with_build:
+        config["initialization_commands"] = [
+            command for command in config.get("initialization_commands") or () if KIT_MOUNT not in command
+        ]
+    return config
+
+
+@contextlib.contextmanager
+def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
+    """Start Ray's launcher for `verb` ("up" or "down"); it ends with the block, or with this process."""
+    folder = paths.make_private(artifacts.folder_of(cluster.cluster_name))
+    environment = os.environ | make_environment(_find_temporary(cluster))
+    log = folder / f"{verb}.log"
+    with log.open("wb") as printed:
+        child = Child.start(
+            [sys.executable, "-u", "-m", "raylaunch.provision.ray_up_main", verb],
+            environment=environment,
+            output=printed,
+            stdin=subprocess.PIPE,
+        )
+    try:
+        yield Launcher(cluster, child, log)
+    finally:
+        child.send(signal.SIGTERM)
+        child.wait_or_kill(_STOP_S)
+        remove_ssh_sockets(cluster.cluster_name)
+
+
+def _find_temporary(cluster: ClusterFile) -> Path:
+    """Where Ray's launcher keeps its own; made with its order, so that an `up` that is refused leaves nothing."""
+    return artifacts.folder_of(cluster.cluster_name) / "ray"
+
+
+def make_environment(temporary: Path) -> Mapping[str, str]:
+    """Where Ray's launcher keeps what it must, and how long it waits."""
+    return {
+        "TMPDIR": str(temporary),
+        "RAY_TMPDIR": str(temporary),
+        "AUTOSCALER_NODE_START_WAIT_S": str(_SSH_WAIT_S),
+        "RAY_UP_enable_autoscaler_v2": "0",  # else it prefixes the start commands with v2's settings (Ray 2.60)
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def remove_ssh_sockets(cluster_name: str) -> None:
+    """Remove the folder of ssh sockets that Ray's launcher leaves in /tmp (Ray 2.60, SSHCommandRunner)."""
+    user, name = (hashlib.sha256(text.encode()).hexdigest()[:10] for text in (getuser(), cluster_name))
+    shutil.rmtree(Path("/tmp", f"ray_ssh_{user}", name), ignore_errors=True)
+    with contextlib.suppress(OSError):  # another cluster's are in it
+        Path("/tmp", f"ray_ssh_{user}").rmdir()

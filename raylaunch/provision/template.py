@@ -1,0 +1,106 @@
+"""Write a cluster file: Ray's own cluster YAML for any number of hosts, from one template (data/cluster.yaml)."""
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.base import versions
+from raylaunch.cluster.settings import NODE
+from raylaunch.config import cluster_ports as ports
+
+LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
+"""What docker/Dockerfile makes of vLLM's official image; built on each host where it is missing."""
+TOKEN_MOUNT = "/root/.ray"
+"""Where Ray looks for its token in a container."""
+KIT_MOUNT = "/opt/raylaunch-image"
+"""Where a host's container sees the image's makings."""
+_OBJECT_STORE_BYTES = 2 << 30
+"""Weights do not pass through it; Ray's own choice (30 % of the RAM) would leave NCCL and vLLM no shared memory."""
+_LONGEST_LINE = 114
+_BUILD = """\
+  {mount}: ~/.raylaunch/clusters/{name}/image # what the image's layer is made of
+
+initialization_commands: # on each host, before its container starts
+  - sh /tmp/ray_tmp_mount/{name}{mount}/build-image {image}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterPlan:
+    """What a user says of a cluster; the rest is the template's."""
+
+    hosts: Sequence[str]
+    """Addresses, the head's first."""
+    user: str
+    key: str = "~/.ssh/id_ed25519"
+    image: str = LAYER_IMAGE
+    """Another one than LAYER_IMAGE is taken as it is: from a registry, or loaded on every host."""
+    data: str = "/data"
+    """Folder of the models, the same on every host."""
+    name: str = "raylaunch"
+
+
+def render(plan: ClusterPlan, file: str) -> str:
+    """The text of the cluster file.
+
+    Args:
+        file: its path as the user will type it.
+    """
+    head, *workers = plan.hosts
+    values = {
+        "FILE": file,
+        "HEAD": head,
+        "WORKERS": ", ".join(workers),
+        "USER": plan.user,
+        "KEY": plan.key,
+        "NAME": plan.name,
+        "IMAGE": plan.image,
+        "DATA": plan.data,
+        "GCS": str(ports.GCS),
+        "STORE": str(_OBJECT_STORE_BYTES),
+        "RAY_SETTINGS": "\n".join(f"    - -e {name}={value}" for name, value in NODE.items()),
+        "BUILD": "",
+        "HEAD_PORTS": _wrap(
+            {
+                "port": ports.GCS,
+                "ray-client-server-port": ports.RAY_CLIENT,
+                "dashboard-host": "127.0.0.1",
+                "dashboard-port": ports.DASHBOARD,
+            }
+        ),
+        "NODE_PORTS": _wrap(
+            {
+                "object-manager-port": ports.OBJECT_MANAGER,
+                "node-manager-port": ports.NODE_MANAGER,
+                "dashboard-agent-grpc-port": ports.DASHBOARD_AGENT_GRPC,
+                "dashboard-agent-listen-port": ports.DASHBOARD_AGENT_HTTP,
+                "runtime-env-agent-port": ports.RUNTIME_ENV_AGENT,
+                "metrics-export-port": ports.METRICS_EXPORT,
+                "min-worker-port": ports.MIN_WORKER,
+                "max-worker-port": ports.MAX_WORKER,
+            }
+        ),
+    }
+    if plan.image == LAYER_IMAGE:
+        values["BUILD"] = _BUILD.format(mount=KIT_MOUNT, name=plan.name, image=plan.image)
+        values["IMAGE"] += " # docker/Dockerfile on vLLM's official image"
+    template = (importlib.resources.files("raylaunch.data") / "cluster.yaml").read_text()
+    return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], template)
+
+
+def write(plan: ClusterPlan, path: Path) -> None:
+    """Write the cluster file."""
+    path.write_text(render(plan, str(path)))
+
+
+def _wrap(options: dict[str, int | str]) -> str:
+    """Options of `ray start`, as many on a line as fit."""
+    lines = [""]
+    for name, value in options.items():
+        option = f"--{name}={value}"
+        if len(lines[-1]) + len(option) > _LONGEST_LINE:
+            lines.append("")
+        lines[-1] += f" {option}" if lines[-1] else option
+    return "\n    ".join(lines)

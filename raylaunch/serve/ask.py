@@ -1,0 +1,91 @@
+"""`raylaunch ask`: one question, streamed, with the openai client that our users' programs use."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from raylaunch.base.errors import ServiceError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+def ask(
+    question: str, *, url: str, model: str | None, api_key: str | None, max_tokens: int | None, timeout_s: float
+) -> Iterator[str]:
+    """Ask and yield the answer piece by piece.
+
+    A chat completion; where the model has no chat template, a plain completion of the question.
+
+    Args:
+        url: of the server, without /v1.
+        model: name; None asks the server and takes its first.
+        max_tokens: longest answer in tokens; None leaves it to the server.
+        timeout_s: longest silence in seconds.
+
+    Raises:
+        ServiceError: nobody answers at `url`, the key or the model is wrong, or the answer broke off.
+    """
+    import openai
+
+    client = openai.OpenAI(
+        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1",
+        api_key=api_key or "none",
+        timeout=openai.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+        max_retries=0,
+    )
+    try:
+        name = model or client.models.list().data[0].id
+        try:
+            yield from _chat(client, name, question, max_tokens)
+        except openai.BadRequestError as error:
+            if "chat template" not in str(error).lower():
+                raise
+            yield from _complete(client, name, question, max_tokens)
+    except openai.AuthenticationError as error:
+        raise ServiceError(
+            f"{url} asks for an API key, and " + ("refuses this one" if api_key else "none was given"),
+            fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
+        ) from error
+    except openai.NotFoundError as error:
+        names = ", ".join(entry.id for entry in client.models.list().data)
+        raise ServiceError(f"{url} serves no model {model}", fix=f"it serves: {names}") from error
+    except openai.APITimeoutError as error:
+        raise ServiceError(
+            f"{url} was silent for {timeout_s:.0f} s", fix="`raylaunch status` shows its queue"
+        ) from error
+    except openai.APIConnectionError as error:
+        raise ServiceError(
+            f"nobody answers at {url}: {error.__cause__ or error}",
+            fix="`raylaunch status` shows what serves here; start with `raylaunch serve`",
+        ) from error
+    except openai.APIError as error:
+        raise ServiceError(
+            f"{url} answered with an error: {error}", fix="`raylaunch status` shows its state"
+        ) from error
+
+
+def _chat(client: "OpenAI", model: str, question: str, max_tokens: int | None) -> Iterator[str]:
+    import openai
+
+    stream = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=max_tokens if max_tokens is not None else openai.omit,
+        stream=True,
+    )
+    for chunk in stream:
+        if chunk.choices and (text := chunk.choices[0].delta.content):
+            yield text
+
+
+def _complete(client: "OpenAI", model: str, question: str, max_tokens: int | None) -> Iterator[str]:
+    import openai
+
+    stream = client.completions.create(
+        model=model, prompt=question, max_tokens=max_tokens if max_tokens is not None else openai.omit, stream=True
+    )
+    for chunk in stream:
+        if chunk.choices and (text := chunk.choices[0].text):
+            yield text

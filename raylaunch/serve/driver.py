@@ -1,0 +1,162 @@
+"""The driver: from a launch to GPUs that are confirmed, checked and reserved.
+
+Join Ray, confirm its GPUs, check every node, give each rank its place. Nothing is served here; the supervisor starts
+the serving child beside it, so that imports run meanwhile.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raylaunch.base import console
+from raylaunch.base.errors import ClusterError
+from raylaunch.cluster import placement, ray_session
+from raylaunch.config.launch import LaunchConfig
+from raylaunch.engine.rehearsal import plan, standin_model
+from raylaunch.preflight import run as node_checks
+
+
+@dataclass(frozen=True)
+class OwnRay:
+    """A private Ray of this launch, on this machine (keep.ray_process); others do not run anything in it."""
+
+    address: str
+    folder: Path
+    """For its sockets; Ray's and ours are removed with it."""
+
+
+@dataclass
+class Driver:
+    """What the driver holds; `release` gives all of it back."""
+
+    config: LaunchConfig
+    standin_kind: str | None
+    """Which stand-in platform carries the ranks: "cpu", "gpu" or None for real GPUs."""
+    env_vars: Mapping[str, str]
+    """Environment of everything that runs in Ray for this launch."""
+    private: OwnRay | None = None
+    address: str = ""
+    reservation: placement.Reservation | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds it took."""
+    on_wait: Callable[[Sequence[str]], None] = lambda _lines: None
+    """Is given what is here and what is missing, at each look for the GPUs."""
+
+    def join(self, private: OwnRay | None = None) -> None:
+        """Join the Ray cluster, or a private one.
+
+        Raises:
+            ClusterError: there is none, or it cannot be joined.
+        """
+        self.private = private
+        if private is not None:
+            # vLLM's ZeroMQ sockets are files that it leaves behind: in here they go with the private cluster.
+            own = {**plan.stay_on_loopback(self.standin_kind), "VLLM_RPC_BASE_PATH": str(private.folder)}
+            self.env_vars = {**self.env_vars, **own}
+        address = private.address if private else ray_session.find_address()
+        if address is None:
+            gpus = self.config.cluster.gpus_per_node
+            raise ClusterError(
+                "no Ray cluster runs on this machine, and RAY_ADDRESS is not set",
+                fix=f"on the head: `ray start --head --port=6379 --num-gpus={gpus}`; "
+                f"on each other node: `ray start --address=<head ip>:6379 --num-gpus={gpus}`; "
+                "without GPUs: add --rehearse",
+            )
+        ray_session.join(address, env_vars=self.env_vars)
+        self.address = address
+        console.say(f"joined Ray at {address}")
+
+    def confirm_gpus(self) -> tuple[ray_session.ClusterNode, ...]:
+        """Wait for the GPUs, one live line per node.
+
+        Raises:
+            NotEnoughGpusError: they did not come in time.
+        """
+        began = time.monotonic()
+        block = self.config.cluster
+        with console.live_lines() as show:
+
+            def report(lines: Sequence[str]) -> None:
+                show(lines)
+                self.on_wait(lines)
+
+            found = ray_session.wait_for_gpus(
+                nodes=block.nodes,
+                gpus_per_node=block.gpus_per_node,
+                wait_s=block.wait_s,
+                report=report,
+            )
+        self.seconds["wait"] = time.monotonic() - began
+        return found
+
+    def check(self, found: tuple[ray_session.ClusterNode, ...]) -> None:
+        """Check every node at once and tell all findings; a stand-in model is written wherever it lacks first.
+
+        Raises:
+            ChecksFailedError: at least one of them is an error.
+            ClusterError: the stand-in could not be written on a node.
+        """
+        began = time.monotonic()
+        if self.private is None and standin_model.is_standin(self.config.model_folder):
+            standin_model.write_on_nodes(self.config.model_folder, found)
+        request = node_checks.make_request(self.config, logical_gpus=self.standin_kind is not None)
+        _, findings = node_checks.check_nodes(found, request)
+        if findings:
+            console.show(console.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))
+        node_checks.raise_on_errors(findings)
+        console.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
+        self.seconds["check"] = time.monotonic() - began
+
+    def place(self, found: tuple[ray_session.ClusterNode, ...]) -> placement.Reservation:
+        """Reserve a GPU for each rank and show the map.
+
+        Raises:
+            NotEnoughGpusError: the GPUs are taken.
+        """
+        config = self.config
+        places = placement.plan_places(
+            found,
+            tp=config.tensor_parallel_size,
+            pp=config.pipeline_parallel_size,
+            gpus_per_node=config.cluster.gpus_per_node,
+            tp_across_nodes=config.cluster.tp_across_nodes,
+        )
+        self.reservation = placement.reserve(places)
+        console.show(console.make_table(("rank", "TP", "PP", "node", "GPU"), map_rows(self.reservation.places)))
+        return self.reservation
+
+    def release(self) -> None:
+        """Give back the GPUs and leave Ray."""
+        import ray
+
+        if ray.is_initialized():
+            if self.reservation is not None:
+                self.reservation.release()
+            ray.shutdown()
+
+
+def map_rows(places: tuple[placement.RankPlace, ...]) -> list[list[str]]:
+    """The rank map, ranks of one node and stage in one row: rank, TP rank, PP rank, node, GPU."""
+    rows: list[list[str]] = []
+    groups: dict[tuple[str, int], list[placement.RankPlace]] = {}
+    for place in places:
+        groups.setdefault((place.node.node_id, place.pp_rank), []).append(place)
+    for group in groups.values():
+        first = group[0]
+        rows.append(
+            [
+                _span([place.rank for place in group]),
+                _span([place.tp_rank for place in group]),
+                str(first.pp_rank),
+                f"{first.node.ip} ({first.node.hostname})",
+                _span([place.gpu for place in group if place.gpu is not None]),
+            ]
+        )
+    return rows
+
+
+def _span(numbers: list[int]) -> str:
+    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ",".join(str(number) for number in numbers)

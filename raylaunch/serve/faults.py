@@ -1,0 +1,225 @@
+"""What is seen of a running service, and what it means: a death, a wedge, or nothing.
+
+Each look sees what the others miss: a dead child by its exit; a dead worker or node by Ray; a wedge (everything lives,
+and nothing moves) by the engine's own progress, which the canary asks for where no client does.
+"""
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.ipc import PULSE
+from raylaunch.serve.attempt import Attempt
+from raylaunch.serve.driver_process import DriverChild
+from raylaunch.serve.engine_process import EngineChild
+from raylaunch.serve.private_ray_process import RayChild
+
+_SILENT_S = 2.0
+"""Ray's side tells a pulse twice a second; from here on its head is looked at directly."""
+_DEAF_S = 20.0
+"""No pulse from the driver process for so long, though Ray's head accepts: it hangs."""
+_CONNECT_TIMEOUT_S = 1.0
+_TAKEN_ALONG = ("its owner has died", "killed by `ray.kill`", "placement group was removed")
+"""In Ray's reason (2.60) of a worker's death: EngineCore ended it, or ended itself."""
+SUSPICION_SHARE = 0.25
+"""Of the progress limit: so long a healthy engine stands still only in the longest prefills."""
+_SETTLE_S = 1.5
+"""Ray marks a node dead a second or two after its workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the engine has to be ended."""
+
+    cause: str
+    """One word for counting: "worker", "node", "gcs", "engine", "wedge", "driver", "gpu", "start", "canary"."""
+    what: str
+    """What happened and where, as one sentence."""
+    fix: str = ""
+
+    @classmethod
+    def of_error(cls, error: RaylaunchError) -> "Trouble":
+        """A start that failed."""
+        return cls("start", error.what, error.fix)
+
+
+class Progress:
+    """Whether tokens move while requests run."""
+
+    def __init__(self, now: float) -> None:
+        self._moves = -1
+        self._since = now
+        self._running = 0
+
+    def take(self, pulse: Mapping[str, Any], now: float) -> None:
+        """Learn from a pulse of the serving child: requests `running`, and `moves` counted so far."""
+        running, moves = int(pulse["running"]), int(pulse["moves"])
+        if moves != self._moves or running == 0 or self._running == 0:
+            self._moves, self._since = moves, now
+        self._running = running
+
+    def age_s(self, now: float) -> float:
+        """Seconds for which requests have run and nothing has moved; 0 when idle."""
+        return now - self._since if self._running else 0.0
+
+    @property
+    def running(self) -> int:
+        """Requests that clients wait for."""
+        return self._running
+
+
+class EngineTroubled(Exception):
+    """The engine has to be ended."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.what)
+        self.trouble = trouble
+
+
+def raise_on_trouble(attempt: Attempt, progress: Progress, limit_s: float) -> None:
+    """Look at an engine that serves, gravest knowledge first.
+
+    Raises:
+        EngineTroubled: something died, or nothing moves.
+    """
+    engine, driver = attempt.engine, attempt.driver
+    assert driver is not None
+    trouble = (
+        judge_ray(attempt.seen)
+        or _look_at_keeper(attempt.ray)
+        or _look_at_driver(driver)
+        or _look_at_engine(engine)
+        or _look_at_progress(engine, progress, limit_s)
+    )
+    if trouble is not None:
+        raise EngineTroubled(trouble)
+
+
+def raise_on_failed_start(attempt: Attempt) -> None:
+    """Look at an engine that is being started.
+
+    Raises:
+        RaylaunchError: one of its two processes ended.
+        EngineTroubled: Ray lost a node or a worker.
+    """
+    engine, driver = attempt.engine, attempt.driver
+    if attempt.ray is not None and (failure := attempt.ray.find_failure()) is not None:
+        raise failure
+    if driver is not None:
+        if (ended := driver.find_failure()) is not None:
+            raise ended
+        trouble = judge_ray(attempt.seen)
+        # Before the engine is up it tells a worker's death itself, and better: with the worker's own error.
+        if trouble is not None and engine.is_alive() and ("engine" in engine.events or trouble.cause == "node"):
+            raise EngineTroubled(trouble)
+    if not engine.is_alive():
+        raise engine.explain_death()
+
+
+def is_suspicious(attempt: Attempt, progress: Progress, limit_s: float) -> bool:
+    """Whether an engine that serves may be about to be found wedged."""
+    return max(attempt.engine.silent_s(), progress.age_s(time.monotonic())) > SUSPICION_SHARE * limit_s
+
+
+def settle(attempt: Attempt, first: Trouble) -> Trouble:
+    """Wait a moment for whoever knows more: a worker's death is often its node's, an engine's often a worker's.
+
+    Of a wedge Ray has had the whole progress limit to tell more.
+    """
+    knows = {"engine": 0, "driver": 0, "wedge": 3, "canary": 3, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
+    best = first
+    deadline = time.monotonic() + _SETTLE_S
+    while attempt.driver is not None and time.monotonic() < deadline and knows.get(best.cause, 9) < 3:
+        time.sleep(0.1)
+        attempt.driver.read_events()
+        found = judge_ray(attempt.seen)
+        if found is not None and knows[found.cause] > knows[best.cause]:
+            best = found
+    return best
+
+
+def judge_ray(pulse: Mapping[str, Any]) -> Trouble | None:
+    """What a pulse of the driver process means: dead nodes, then lost GPUs, then the worker that died first."""
+    if gone := pulse.get("gone"):
+        return Trouble("node", f"node {gone[0]} is gone: Ray has lost it" + _count_more(gone))
+    if lost := pulse.get("lost_gpus"):
+        return Trouble("gpu", f"{lost[0]}" + _count_more(lost))
+    if dead := pulse.get("dead"):
+        first = [actor for actor in dead if not any(words in actor["why"] for words in _TAKEN_ALONG)]
+        if not first:
+            return Trouble(
+                "engine", "the engine's core process (EngineCore) died, or gave up: its workers went with it"
+            )
+        return Trouble("worker", describe_worker(min(first, key=lambda actor: actor["ended_at"])))
+    return None
+
+
+def _count_more(entries: Sequence[Any]) -> str:
+    return f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
+
+
+def describe_worker(actor: Mapping[str, Any]) -> str:
+    """A dead worker in words: rank, node, pid, and what Ray says of its death."""
+    rank = "" if actor["rank"] is None else f" rank {actor['rank']}"
+    return f"worker{rank} on node {actor['ip']} (pid {actor['pid']}) died: {_shorten(actor['why'])}"
+
+
+def _shorten(why: str) -> str:
+    """Ray's reason without its advice."""
+    if "running low on memory" in why or "memory pressure" in why:
+        return "killed by Ray because the node ran low on host memory"
+    if "Worker unexpectedly exits" in why or "connection error code 2" in why:
+        return "killed (most likely signal 9; often the kernel, out of memory)"
+    lines = [line.strip() for line in why.splitlines() if line.strip()]
+    first = lines[0] if lines else "Ray gives no reason"
+    return first if len(first) <= 240 else first[:240] + "..."
+
+
+def _look_at_keeper(ray: RayChild | None) -> Trouble | None:
+    """Its nodes have been told to end with it, and take up to half a minute for that: no use waiting for them."""
+    if ray is None or ray.is_alive():
+        return None
+    return Trouble("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
+
+
+def _look_at_driver(driver: DriverChild) -> Trouble | None:
+    if driver.silent_s() > _SILENT_S and driver.address and not _accepts(driver.address):
+        return Trouble("gcs", f"Ray's head (GCS) at {driver.address} is gone: nothing accepts connections there")
+    if not driver.is_alive():
+        return Trouble("driver", "the process that holds our GPUs in Ray ended: " + driver.describe_end())
+    if driver.silent_s() > _DEAF_S:
+        return Trouble("gcs", f"Ray at {driver.address} has not answered for {driver.silent_s():.0f} s")
+    return None
+
+
+def _accepts(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _look_at_engine(engine: EngineChild) -> Trouble | None:
+    if not engine.is_alive():
+        error = engine.explain_death()
+        return Trouble("engine", error.what, error.fix)
+    if engine.events.get(PULSE, {}).get("dead"):
+        return Trouble("engine", "the engine's core process (EngineCore) died")
+    return None
+
+
+def _look_at_progress(engine: EngineChild, progress: Progress, limit_s: float) -> Trouble | None:
+    if (silent_s := engine.silent_s()) > limit_s:
+        return Trouble("wedge", f"the API server has not moved for {silent_s:.0f} s: it is wedged")
+    if (age_s := progress.age_s(time.monotonic())) > limit_s:
+        return Trouble(
+            "wedge",
+            f"no token has moved for {age_s:.0f} s while {progress.running} request(s) run: the engine is wedged, "
+            "though all its processes live",
+        )
+    return None

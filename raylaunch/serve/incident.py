@@ -1,0 +1,204 @@
+"""Incidents: one folder for each death or wedge of an engine, without secrets, for whoever looks afterwards.
+
+::
+
+    ~/.raylaunch/incidents/20261124-061502-8080/
+      incident.json    cause in one sentence, timeline, how long it took, how it ended
+      engine.log       the last lines of the log: server, EngineCore and workers, in order
+      ranks.log        the last lines of each process by itself
+      ray.json         nodes and workers as Ray told them last
+      gpus.json        GPUs and memory of each node as they were told last
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from raylaunch.base import paths
+from raylaunch.base import text as words
+from raylaunch.base.errors import ServiceError
+from raylaunch.base.paths import write_quietly
+from raylaunch.config.launch import LaunchConfig
+from raylaunch.explain.log_lines import parse_line
+from raylaunch.serve.attempt import Attempt
+from raylaunch.serve.faults import Trouble
+
+_LOG_LINES = 400
+_RANK_LINES = 40
+_KEPT = 200
+"""Older ones go."""
+_SHORTEST_SECRET = 4
+"""A shorter value cannot be told from ordinary text."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What happened, told in the order in which it happened."""
+
+    id: str
+    port: int
+    model: str
+    cause: str
+    """One word, as watch.Trouble has it."""
+    what: str
+    """The cause in one sentence."""
+    fix: str = ""
+    began_at: float = 0.0
+    """Wall clock, seconds since 1970, as in the timeline."""
+    requests: int = 0
+    """Clients that waited and were given an error."""
+    timeline: tuple[tuple[float, str], ...] = ()
+    ended_at: float | None = None
+    outcome: str = "going on"
+    """"going on", "serving again", "stopped" or "gave up"."""
+    left: tuple[str, ...] = field(default=())
+    """Processes that had to be killed after everything had been asked to end."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return paths.home() / "incidents" / self.id
+
+    def note(self, text: str) -> Self:
+        """The incident with one more line in its timeline, saved."""
+        return replace(self, timeline=(*self.timeline, (time.time(), text))).save()
+
+    def close(self, outcome: str) -> Self:
+        """The incident as it ended, saved."""
+        return replace(self, outcome=outcome, ended_at=time.time()).save()
+
+    def save(self) -> Self:
+        """Write incident.json; a full disk is told and survived."""
+        write_quietly(self.folder / "incident.json", json.dumps(asdict(self), ensure_ascii=False, indent=1))
+        return self
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read one back.
+
+        Raises:
+            OSError, ValueError, TypeError, KeyError: it is none.
+        """
+        fields = json.loads(path.read_text())
+        fields["timeline"] = tuple((float(at), str(text)) for at, text in fields["timeline"])
+        return cls(**fields | {"left": tuple(fields["left"])})
+
+    def to_lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.id}: {self.what}"]
+        lines += [f"what to do: {self.fix}"] if self.fix else []
+        lines += [f"{self.requests} request(s) had an error; port {self.port}, {self.model}"]
+        lines += [f"  {at - self.began_at:+8.1f} s  {text}" for at, text in self.timeline]
+        ended = f" after {self.ended_at - self.began_at:.1f} s" if self.ended_at else ""
+        return [*lines, f"outcome: {self.outcome}{ended}", f"folder: {self.folder}"]
+
+
+def begin(port: int, model: str, trouble: Trouble, requests: int) -> Incident:
+    """Open an incident's folder.
+
+    Args:
+        requests: clients that waited.
+    """
+    now = time.time()
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{port}"
+    folder = paths.home() / "incidents"
+    number = 2
+    chosen = name
+    while (folder / chosen).exists():
+        chosen, number = f"{name}-{number}", number + 1
+    incident = Incident(
+        chosen, port, model, trouble.cause, trouble.what, trouble.fix, now, requests, ((now, trouble.what),)
+    )
+    _drop_old(folder)
+    return incident.save()
+
+
+def _drop_old(folder: Path) -> None:
+    try:
+        for old in sorted(entry for entry in folder.iterdir() if entry.is_dir())[: -_KEPT + 1]:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+    except OSError:
+        return
+
+
+def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> None:
+    """Keep what was seen last: the log's tail, each process's own, Ray's state, GPUs and memory; secrets masked."""
+    log, seen = attempt.engine.read_log(), attempt.seen
+    secrets = find_secrets(launch.dump(mask=False), os.environ)
+
+    def write(name: str, text: str) -> None:
+        write_quietly(incident.folder / name, hide(text, secrets))
+
+    write("engine.log", "\n".join(log[-_LOG_LINES:]) + "\n")
+    write("ranks.log", _group_by_process(log))
+    write("ray.json", json.dumps({key: value for key, value in seen.items() if key != "nodes"}, indent=1))
+    write("gpus.json", json.dumps(seen.get("nodes", {}), indent=1))
+
+
+def _group_by_process(log: Sequence[str]) -> str:
+    """The last lines of each process that wrote to the log."""
+    by_process: dict[str, list[str]] = {}
+    for line in log:
+        source = parse_line(line).source
+        name = f"{source.name or 'server'}{f' pid={source.pid}' if source.pid else ''}"
+        by_process.setdefault(f"{name}{f' ip={source.ip}' if source.ip else ''}", []).append(line)
+    parts = [f"== {name}\n" + "\n".join(lines[-_RANK_LINES:]) + "\n" for name, lines in by_process.items()]
+    return "\n".join(parts)
+
+
+def find_secrets(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Texts that must be written nowhere: values with secret names in a launch's blocks and in the environment."""
+    found: set[str] = set()
+
+    def walk(value: Any, secret: bool) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                walk(entry, secret or words.is_secret(str(key)))
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                walk(entry, secret)
+        elif secret and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
+            found.add(value)
+
+    walk(dict(values), False)
+    walk(dict(environ), False)
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def hide(text: str, secrets: Sequence[str]) -> str:
+    """`text` with every secret masked."""
+    for secret in secrets:
+        text = text.replace(secret, words.MASK)
+    return text
+
+
+def list_incidents() -> list[Incident]:
+    """All incidents on this machine, oldest first."""
+    found = []
+    for path in sorted((paths.home() / "incidents").glob("*/incident.json")):
+        try:
+            found.append(Incident.from_file(path))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+def find_incident(name: str) -> Incident:
+    """One incident by its id, or "last".
+
+    Raises:
+        ServiceError: there is none.
+    """
+    known = list_incidents()
+    chosen = known[-1:] if name == "last" else [incident for incident in known if incident.id == name]
+    if not chosen:
+        raise ServiceError(
+            f"there is no incident {name} on this machine", fix="`raylaunch incidents` lists those that there are"
+        )
+    return chosen[0]

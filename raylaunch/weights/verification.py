@@ -1,0 +1,86 @@
+"""Every file on every node against the manifest, without the network; and what is removed again."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.base.errors import WeightsError
+from raylaunch.weights.agents import Crew
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found."""
+
+    repo: str
+    folder: str
+    source: str
+    commit: str | None
+    fast: bool
+    files: int
+    total_bytes: int
+    """Of the model, on each node."""
+    problems: Mapping[str, tuple[str, ...]]
+    """Node -> a sentence for each file that is not what it should be."""
+    seconds: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every node has every file as it should be."""
+        return not any(self.problems.values())
+
+
+async def check(repo: str, revision: str | None, folder: Path, crew: Crew, *, fast: bool) -> CheckResult:
+    """Compare the model's folder on all nodes at once with the manifest that most of them hold.
+
+    Args:
+        fast: sizes and sampled blocks; else every byte.
+
+    Raises:
+        WeightsError: no node has a manifest.
+    """
+    began = time.monotonic()
+    nodes = crew.refresh()
+    looks = dict(zip(nodes, await asyncio.gather(*(crew.call(node, "look") for node in nodes)), strict=True))
+    known = [seen.manifest for seen in looks.values() if seen.manifest]
+    if not known:
+        raise WeightsError(
+            f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
+            fix="raylaunch weights pull LAUNCH.yaml: it writes one, and copies nothing that is there already",
+        )
+    texts = [repr(manifest) for manifest in known]
+    manifest = known[texts.index(Counter(texts).most_common(1)[0][0])]
+    told = await asyncio.gather(*(crew.call(node, "compare", manifest.files, fast=fast) for node in nodes))
+    problems: dict[str, tuple[str, ...]] = {}
+    for (node, seen), differences in zip(looks.items(), told, strict=True):
+        own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
+        if not own and seen.manifest != manifest:
+            own = ["its manifest is missing or another"]
+        if not manifest.is_of(repo, revision):
+            wanted = f"{repo} at {revision or 'main'}"
+            own.insert(0, f"holds {manifest.repo} at {manifest.revision or 'main'}, not {wanted}")
+        problems[node] = tuple(own)
+    return CheckResult(
+        repo=manifest.repo,
+        folder=str(folder),
+        source=manifest.source,
+        commit=manifest.commit,
+        fast=fast,
+        files=len(manifest.files),
+        total_bytes=sum(facts.size for facts in manifest.files.values()),
+        problems=problems,
+        seconds=time.monotonic() - began,
+    )
+
+
+async def remove(crew: Crew) -> dict[str, list[str]]:
+    """Remove the model from all nodes; node -> sentences on what was kept there.
+
+    Raises:
+        WeightsError: a folder that raylaunch did not fill, or one that cannot be removed.
+    """
+    # One after the other: nodes may share the storage.
+    return {node: await crew.call(node, "remove") for node in crew.refresh()}

@@ -1,0 +1,146 @@
+"""An answer is read alike however the network cuts it up."""
+
+import json
+import random
+
+import pytest
+
+from raylaunch.bench.http_response import Answer, WireError, make_head, make_request
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def chunk(payload: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(payload), payload)
+
+
+def token(text: str, finish: str | None = None) -> bytes:
+    return event(id="1", choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish}])
+
+
+ROLE = event(id="1", choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+USAGE = event(id="1", choices=[], usage={"prompt_tokens": 9, "completion_tokens": 5})
+DONE = b"data: [DONE]\n\n"
+TEXTS = ["Paris", 'data: "error": {', "你好\u2028", '"usage":{', "\n\n[DONE]"]
+STREAM = [ROLE, *(token(text) for text in TEXTS[:-1]), token(TEXTS[-1], "stop"), USAGE, DONE]
+
+
+def read(pieces: list[bytes]) -> Answer:
+    answer = Answer()
+    whole = False
+    for number, piece in enumerate(pieces):
+        assert not whole
+        whole = answer.feed(piece, float(number))
+    assert whole
+    return answer
+
+
+def is_right(answer: Answer) -> None:
+    assert answer.status == 200
+    assert len(answer.arrivals) == len(TEXTS)
+    assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 5}
+    assert answer.finished
+    assert answer.error is None
+
+
+def test_as_a_server_writes_it() -> None:
+    """One event a read: each has its own time, the role's and the usage's count for nothing."""
+    answer = read([HEAD, *(chunk(one) for one in STREAM), b"0\r\n\r\n"])
+    is_right(answer)
+    assert list(answer.arrivals) == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_cut_anywhere() -> None:
+    """Every cut in two, every byte alone, and 300 random cuts of the same bytes say the same."""
+    whole = HEAD + b"".join(chunk(one) for one in STREAM) + b"0\r\n\r\n"
+    for at in range(1, len(whole)):
+        is_right(read([whole[:at], whole[at:]]))
+    is_right(read([whole[at : at + 1] for at in range(len(whole))]))
+    draw = random.Random(1)
+    for _ in range(300):
+        cuts = sorted(draw.sample(range(1, len(whole)), draw.randint(1, 40)))
+        is_right(read([whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]))
+
+
+def test_events_and_chunks_need_not_agree() -> None:
+    """Chunks that end within an event, several events in one chunk, CRLF line ends, comments, spaces in JSON."""
+    body = b"".join(STREAM)
+    is_right(read([HEAD + b"".join(chunk(body[at : at + 7]) for at in range(0, len(body), 7)) + b"0\r\n\r\n"]))
+    is_right(read([HEAD, chunk(body), b"0\r\n\r\n"]))
+    is_right(read([HEAD, chunk(b": ping\n\n" + body.replace(b"\n\n", b"\r\n\r\n")), b"0\r\nX-Trailer: 1\r\n\r\n"]))
+    spaced = b"".join(b"data: %s\n\n" % json.dumps(json.loads(one[6:])).encode() for one in STREAM[:-1]) + DONE
+    is_right(read([HEAD, chunk(spaced), b"0\r\n\r\n"]))
+
+
+def test_without_chunks() -> None:
+    """Content-Length, and until the connection closes."""
+    body = b"".join(STREAM)
+    plain = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+    is_right(read([plain + body[:50], body[50:]]))
+    answer = Answer()
+    assert not answer.feed(b"HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + body, 1.0)
+    answer.close(2.0)
+    assert not answer.broke
+    assert not answer.keep_alive
+    is_right(answer)
+
+
+def test_whole_json_answer() -> None:
+    body = json.dumps({"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 3}}).encode()
+    answer = read([b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body])
+    assert (answer.finished, answer.usage, list(answer.arrivals)) == (True, {"completion_tokens": 3}, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": {"message": "context too long", "code": 400}}', "context too long"),
+        (b'{"object": "error", "message": "no such model"}', "no such model"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b"<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>"),
+    ],
+)
+def test_errors_are_told_in_the_servers_words(body: bytes, said: str) -> None:
+    answer = read([b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)])
+    assert (answer.status, answer.error, answer.finished) == (400, said, False)
+
+
+def test_error_event_under_200() -> None:
+    """vLLM tells of a dead engine inside the stream."""
+    stream = [ROLE, token("a"), event(error={"message": "EngineCore died", "code": 500}), DONE]
+    answer = read([HEAD, *(chunk(one) for one in stream), b"0\r\n\r\n"])
+    assert answer.error == "EngineCore died"
+
+
+def test_closed_before_its_end() -> None:
+    answer = Answer()
+    answer.feed(HEAD + chunk(token("a")), 1.0)
+    answer.close(2.0)
+    assert answer.broke
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 200 OK\r\n" * 6000])
+def test_not_http(data: bytes) -> None:
+    with pytest.raises(WireError):
+        Answer().feed(data, 1.0)
+
+
+def test_not_a_chunk() -> None:
+    with pytest.raises(WireError):
+        Answer().feed(HEAD + b"data: hello\r\n", 1.0)
+
+
+def test_continue_comes_before_the_answer() -> None:
+    body = b"".join(chunk(one) for one in STREAM)
+    is_right(read([b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD, body + b"0\r\n\r\n"]))
+
+
+def test_request() -> None:
+    head = make_head("POST", "localhost:80", "/v1/completions", {"Authorization": "Bearer k"})
+    assert make_request(head, b"{}") == (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost:80\r\nAuthorization: Bearer k\r\nContent-Length: 2\r\n\r\n{}"
+    )

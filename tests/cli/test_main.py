@@ -1,0 +1,98 @@
+"""The door: exit codes, import weight, and what a bug looks like."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raylaunch.cli import main
+from raylaunch.config import launch_file
+
+HEAVY = ("ray", "vllm", "torch", "openai", "huggingface_hub", "pydantic", "yaml", "rich")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`raylaunch --help` starts with click and the standard library alone."""
+    script = (
+        "import sys\nfrom raylaunch.cli import main as cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_supervisor_imports_no_engine() -> None:
+    """What `serve` imports in its own process holds no PyTorch and no vLLM."""
+    script = (
+        "import sys, raylaunch.serve.supervisor, raylaunch.serve.driver, raylaunch.engine.rehearsal.plan\n"
+        "heavy = [name for name in ('torch', 'vllm', 'transformers') if name in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_version_tells_every_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, the engine included."""
+    assert run("--version") == 0
+    told = capsys.readouterr().out
+    for package in ("raylaunch", "ray", "vllm", "torch", "huggingface_hub", "openai", "nvidia-ml-py"):
+        assert f"\n{package} " in f"\n{told}"
+
+
+def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage errors are click's: exit 2."""
+    assert run("serve", "--no-such-flag") == 2
+    assert "no-such-flag" in capsys.readouterr().err
+    assert run("ask", "  ") == 2
+
+
+def test_expected_failure_is_1_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong launch file: the problem with its place, no traceback."""
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("engine:\n  tensor_paralel_size: 4\n")
+    assert run("serve", str(launch)) == 1
+    told = capsys.readouterr().err
+    assert "launch.yaml:2" in told
+    assert "tensor_parallel_size" in told
+    assert "Traceback" not in told
+
+
+def test_bug_is_3_with_a_report_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exception nobody expected: exit 3, a report with the traceback, the environment's secrets not in it."""
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
+    monkeypatch.setenv("RAYLAUNCH_SERVER__API_KEY", "sk-very-secret")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("made by a test")
+
+    monkeypatch.setattr(launch_file, "load", fail)
+    assert run("config") == 3
+    [report] = (tmp_path / "bugs").iterdir()
+    assert str(report) in capsys.readouterr().err
+    text = report.read_text()
+    assert "ZeroDivisionError: made by a test" in text
+    assert "sk-very-secret" not in text
+
+
+def test_config_shows_values_sources_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where each value came from; a key is masked in both forms."""
+    monkeypatch.setenv("RAYLAUNCH_SERVER__API_KEY", "sk-very-secret")
+    assert run("config", "--set", "engine.max_model_len=512") == 0
+    plain = capsys.readouterr().out
+    assert "engine.max_model_len" in plain
+    assert "512" in plain
+    assert "RAYLAUNCH_SERVER__API_KEY" in plain
+    assert run("config", "--json") == 0
+    assert "sk-very-secret" not in plain + capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""The cluster file: what is read of it, and how what is wrong is told."""
+
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.errors import ClusterFileError
+from raylaunch.config import cluster_file, cluster_ports
+from raylaunch.config.cluster_file import ClusterFile
+
+WHOLE = """\
+cluster_name: two-node
+provider:
+  type: local
+  head_ip: 10.0.0.1
+  worker_ips: [10.0.0.2, 10.0.0.3]
+auth:
+  ssh_user: ubuntu
+  ssh_private_key: ~/.ssh/id_ed25519
+docker:
+  image: vllm/vllm-openai:v0.32.0
+  container_name: raylaunch
+  pull_before_run: false
+  run_options:
+    - --gpus all --ipc=host
+    - --shm-size 10.24g
+    - -v /srv/models:/data
+    - -e NCCL_SOCKET_IFNAME=$(ip route get 10.0.0.9 | cut -d' ' -f3)
+    - -e NCCL_P2P_DISABLE=1
+initialization_commands:
+  - docker image inspect x || docker build -t x -
+head_start_ray_commands:
+  - ray stop
+"""
+
+
+def write(folder: Path, content: str = WHOLE) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(content)
+    return path
+
+
+def load(folder: Path, content: str = WHOLE) -> ClusterFile:
+    return cluster_file.load(write(folder, content))
+
+
+def problems_of(folder: Path, content: str) -> tuple[str, ...]:
+    with pytest.raises(ClusterFileError) as caught:
+        load(folder, content)
+    assert caught.value.fix
+    return tuple(problem.replace(f"{folder}/", "") for problem in caught.value.problems)
+
+
+def test_whole_file(tmp_path: Path) -> None:
+    """Everything raylaunch acts on, with Ray's own defaults for what was left out."""
+    cluster = load(tmp_path)
+    assert cluster.hosts == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert cluster.ssh_private_key == Path.home() / ".ssh/id_ed25519"
+    assert (cluster.image, cluster.container_name, cluster.pull_before_run) == (
+        "vllm/vllm-openai:v0.32.0",
+        "raylaunch",
+        False,
+    )
+    assert load(tmp_path, WHOLE.replace("  pull_before_run: false\n", "")).pull_before_run
+    assert load(tmp_path, WHOLE.replace("  ssh_private_key: ~/.ssh/id_ed25519\n", "")).ssh_private_key is None
+
+
+def test_run_options_are_found(tmp_path: Path) -> None:
+    """Options, variables and mounts, however they are written."""
+    cluster = load(tmp_path)
+    assert cluster.find_option("--gpus") == "all"
+    assert cluster.find_option("--ipc") == "host"
+    assert cluster.find_option("--shm-size") == "10.24g"
+    assert cluster.find_option("--privileged") is None
+    assert cluster.find_variable("NCCL_P2P_DISABLE") == "1"
+    assert cluster.find_variable("GLOO_SOCKET_IFNAME") is None
+    assert cluster.find_mount("/data") == "/srv/models"
+    assert cluster.find_mount("/dat") is None
+    assert cluster.model_folder == "/srv/models"
+    assert load(tmp_path, WHOLE.replace("    - -v /srv/models:/data\n", "")).model_folder == "/data"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("head_ip: 10.0.0.1", "head_ip: 10", "cluster.yaml:4: provider.head_ip: expected text, got a whole number "
+         "(10): put it in quotes"),
+        ("head_ip: 10.0.0.1", "head_ip: -oProxyCommand=x", 'cluster.yaml:4: provider.head_ip: "-oProxyCommand=x" is no '
+         "address"),
+        ("head_ip: 10.0.0.1", "head_ip: 127.0.0.1", "cluster.yaml:2: provider: 127.0.0.1 means another machine on "
+         "every host: name an address of the network"),
+        ("10.0.0.3]", "10.0.0.1]", "cluster.yaml:5: provider.worker_ips: 10.0.0.1 stands twice among the hosts"),
+        ("type: local", "type: aws", 'cluster.yaml:3: provider.type: "aws" is not a choice; choose one of local'),
+        ("  ssh_user: ubuntu\n", "", "auth.ssh_user is missing (example: ssh_user: ubuntu)"),
+        ("  container_name: raylaunch\n", "  containr_name: raylaunch\n", "cluster.yaml:11: docker.containr_name: "
+         "Ray's cluster file has no such key; nearest is container_name"),
+        ("initialization_commands:", "initialisation_commands:", "cluster.yaml:19: initialisation_commands: Ray's "
+         "cluster file has no such key; nearest is initialization_commands"),
+        ("container_name: raylaunch", "container_name: a; reboot", 'cluster.yaml:11: docker.container_name: "a; '
+         'reboot" takes letters, digits, dots, dashes and underscores'),
+        ("cluster_name: two-node", "cluster_name: two-node\ncluster_name: x", "cluster.yaml:2: cluster_name: said "
+         "twice; the first one is in line 1"),
+    ],
+)  # fmt: skip
+def test_one_bad_line_is_told_with_its_place(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert old in WHOLE
+    assert problem in problems_of(tmp_path, WHOLE.replace(old, new, 1))
+
+
+def test_what_is_no_cluster_file(tmp_path: Path) -> None:
+    """No file, a folder, no blocks."""
+    with pytest.raises(ClusterFileError, match="1 problem"):
+        cluster_file.load(tmp_path / "absent.yaml")
+    with pytest.raises(ClusterFileError) as caught:
+        cluster_file.load(tmp_path)
+    assert "is a directory, not a cluster file" in caught.value.problems[0]
+    assert problems_of(tmp_path, "") == (
+        "cluster.yaml:1: column 1: the file says nothing; it needs a `cluster_name:` and a `provider:` block at least",
+    )
+
+
+def test_ports_are_distinct() -> None:
+    """No port has two owners, none is vLLM's, and workers have a range to themselves."""
+    single = [*cluster_ports.EVERY_NODE, *cluster_ports.HEAD, cluster_ports.DASHBOARD]
+    assert len(set(single)) == len(single)
+    assert 8080 not in single
+    assert not [port for port in single if cluster_ports.MIN_WORKER <= port <= cluster_ports.MAX_WORKER]
+    assert cluster_ports.describe(6379) == "6379 (GCS)"
+    assert cluster_ports.describe(10100) == "10100 (workers)"

@@ -1,0 +1,66 @@
+"""What a service on a cluster is given, before any host is asked: its key, and what Ray's launcher reads."""
+
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raylaunch.base.errors import ServiceError
+from raylaunch.config import cluster_file, launch_file
+from raylaunch.config import launch as config
+from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision import artifacts, remote, template
+from raylaunch.provision.ray_up import read_config
+from raylaunch.serve import logs
+
+LAUNCH = "model: {path: /data/model}\nserver: {port: 8123}\n"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ClusterFile:
+    plan = template.ClusterPlan(hosts=("10.0.0.1", "10.0.0.2"), user="root", name="test")
+    template.write(plan, tmp_path / "cluster.yaml")
+    return cluster_file.load(tmp_path / "cluster.yaml")
+
+
+def load(tmp_path: Path, *sets: str) -> config.LaunchConfig:
+    (tmp_path / "launch.yaml").write_text(LAUNCH)
+    return launch_file.load(tmp_path / "launch.yaml", sets=sets, environ={})
+
+
+def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Path) -> None:
+    """The same for the next launch on that port, another for another port; nobody but its owner reads it."""
+    first = remote.give_key(cluster, load(tmp_path)).api_keys
+    assert remote.give_key(cluster, load(tmp_path)).api_keys == first
+    assert remote.give_key(cluster, load(tmp_path, "server.port=8124")).api_keys != first
+    path = artifacts.folder_of("test") / "keys" / "8123"
+    assert (path.read_text(),) == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert remote.find_key(cluster, 8123) == first[0]
+    assert remote.find_key(cluster, 9000) is None
+
+
+def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path) -> None:
+    launch = load(tmp_path, "server.api_key=mine")
+    assert remote.give_key(cluster, launch) is launch
+
+
+def test_hosts_are_given_what_this_machine_keeps(cluster: ClusterFile) -> None:
+    """Token and layer come from raylaunch's own folder, wherever it is; an image file makes the build needless."""
+    artifacts.write_kit("test")
+    built, loaded = (read_config(cluster, with_build=with_build) for with_build in (True, False))
+    for source in built["file_mounts"].values():
+        assert Path(source).is_relative_to(artifacts.folder_of("test"))
+        assert Path(source).is_dir()
+    assert len(built["initialization_commands"]) == 1
+    assert loaded["initialization_commands"] == []
+    assert built["docker"] == yaml.safe_load(cluster.path.read_text())["docker"]
+
+
+def test_log_is_shown_or_missed_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "engine.log").write_text("one\ntwo\n")
+    logs.show(tmp_path / "engine.log", follow=False)
+    assert capsys.readouterr().out == "one\ntwo\n"
+    with pytest.raises(ServiceError, match="is not there"):
+        logs.show(tmp_path / "none.log", follow=False)

@@ -1,0 +1,67 @@
+"""ssh's own words as OpenSSH 7 to 10 write them, and the arguments it is given."""
+
+from pathlib import Path
+
+import pytest
+
+from raylaunch.provision.ssh import FAILURES, Ssh, read_failure
+
+_HOST_CHANGED = """\
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+Offending ED25519 key in /home/mia/.ssh/known_hosts:3
+Host key verification failed.
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "kind"),
+    [
+        ("ssh: Could not resolve hostname gpu7: Name or service not known", "name"),
+        ("ssh: connect to host 10.0.0.2 port 22: No route to host", "route"),
+        ("ssh: connect to host 10.0.0.2 port 22: Connection timed out", "route"),
+        ("Connection timed out during banner exchange", "route"),
+        ("ssh: connect to host 10.0.0.2 port 22: Connection refused", "refused"),
+        ("mia@10.0.0.2: Permission denied (publickey,password).", "key"),
+        ("Received disconnect from 10.0.0.2 port 22:2: Too many authentication failures", "key"),
+        ("No ED25519 host key is known for 10.0.0.2 and you have requested strict checking.\n"
+         "Host key verification failed.", "host key"),
+        (_HOST_CHANGED, "changed host key"),
+        ("kex_exchange_identification: read: Connection reset by peer", "closed"),
+        ("Load key \"/keys/id\": error in libcrypto\nmia@10.0.0.2: Permission denied (publickey).", "key file"),
+        ("Permissions 0644 for '/keys/id' are too open.\nLoad key \"/keys/id\": bad permissions\nPermission denied "
+         "(publickey).", "key file"),
+        ("something new", "other"),
+        ("", "other"),
+    ],
+)  # fmt: skip
+def test_failures_are_told_apart(stderr: str, kind: str) -> None:
+    failure = read_failure(stderr)
+    assert failure.kind == kind
+    assert kind in FAILURES
+    assert "@@" not in failure.said
+
+
+def test_arguments_ask_nothing_and_trust_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No prompt, no unknown host; HOME's known_hosts; the host is never taken for an option."""
+    monkeypatch.setenv("HOME", "/home/mia")
+    command = Ssh("mia", Path("/keys/id"), None, Path("/run/s")).command("10.0.0.2", "true")
+    words = " ".join(command)
+    assert "-o BatchMode=yes" in words
+    assert "-o StrictHostKeyChecking=yes" in words
+    assert "UserKnownHostsFile=/home/mia/.ssh/known_hosts" in words
+    assert words.endswith("-- mia@10.0.0.2 true")
+    assert "-o IdentitiesOnly=yes" in words
+    assert "IdentitiesOnly" not in " ".join(Ssh("mia", None, None, Path("/run/s")).command("10.0.0.2"))
+
+
+def test_way_through_the_head_shares_its_connection() -> None:
+    """One socket for a host, whoever asks; the proxy of the file gives way to it."""
+    ssh = Ssh("mia", Path("/keys/id"), "nc jump %h %p", Path("/run/s"))
+    through, *_ = ssh.through("10.0.0.1")
+    assert ssh.sharing("10.0.0.1")[0] in through
+    told = ssh.command("10.0.0.2", "true", options=[through], only_key=True)
+    assert sum("ProxyCommand" in word for word in told) == 1
+    assert "IdentityAgent=none" in told
+    assert "ProxyCommand=nc jump %h %p" in ssh.command("10.0.0.2")

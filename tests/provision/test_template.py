@@ -1,0 +1,91 @@
+"""The cluster file that `init` writes: Ray's schema takes it, two-node.yaml is one, and only its top differs."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raylaunch.cli import main
+from raylaunch.cluster.settings import NODE
+from raylaunch.config import cluster_file, cluster_ports
+from raylaunch.provision.template import KIT_MOUNT, LAYER_IMAGE, TOKEN_MOUNT, ClusterPlan, render
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO_NODE = ROOT / "configs" / "two-node.yaml"
+
+
+def make_plan(count: int = 2, **said: str) -> ClusterPlan:
+    hosts = [f"10.0.0.{number}" for number in range(1, count + 1)]
+    return ClusterPlan(hosts=hosts, **{"user": "ubuntu", "name": "two-node"} | said)
+
+
+def test_two_node_yaml_is_what_init_writes() -> None:
+    """`raylaunch init configs/two-node.yaml --hosts 10.0.0.1,10.0.0.2 --user ubuntu --name two-node --force`."""
+    assert TWO_NODE.read_text() == render(make_plan(), "configs/two-node.yaml")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 32])
+def test_rays_own_schema_takes_it(count: int) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(render(make_plan(count), "cluster.yaml"))
+    validate_config(prepare_config(config))
+    assert len(config["provider"]["worker_ips"]) == count - 1
+
+
+def test_only_the_top_is_edited() -> None:
+    """Other addresses, user and key: lines of `provider` and `auth`, and no others."""
+    other = ClusterPlan(hosts=("192.168.1.5", "192.168.1.6"), user="root", key="~/.ssh/other", name="two-node")
+    lines = [render(plan, "cluster.yaml").splitlines() for plan in (make_plan(), other)]
+    changed = [line[2:].split(":")[0].strip() for line in difflib.ndiff(*lines) if line.startswith("+ ")]
+    assert changed == ["head_ip", "worker_ips", "ssh_user", "ssh_private_key"]
+
+
+def test_it_says_what_a_cluster_needs() -> None:
+    """All that a hand-written docker run carried, fixed ports, the token; nothing that one host sets for all."""
+    text = TWO_NODE.read_text()
+    cluster = cluster_file.load(TWO_NODE)
+    assert cluster.image == LAYER_IMAGE
+    assert "latest" not in text
+    assert (cluster.find_option("--shm-size"), cluster.find_option("--gpus")) == ("10.24g", "all")
+    assert cluster.find_mount("/data") == "/data"
+    assert cluster.find_variable("RAY_AUTH_MODE") == "token"
+    assert {name: cluster.find_variable(name) for name in NODE} == dict(NODE)
+    for port in (*cluster_ports.HEAD, *cluster_ports.EVERY_NODE, cluster_ports.MIN_WORKER, cluster_ports.MAX_WORKER):
+        assert f"={port}" in text
+    for name in ("VLLM_HOST_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        value = cluster.find_variable(name)
+        assert value is not None
+        assert value.startswith(f"${{{name}:-$(")
+    assert {TOKEN_MOUNT, KIT_MOUNT} == {*cluster.file_mounts}
+
+
+def test_a_ready_image_is_not_built() -> None:
+    text = render(make_plan(image="registry.example/raylaunch:1"), "cluster.yaml")
+    config = yaml.safe_load(text)
+    assert config["docker"]["image"] == "registry.example/raylaunch:1"
+    assert "initialization_commands" not in config
+    assert [*config["file_mounts"]] == [TOKEN_MOUNT]
+
+
+def test_init_writes_file_token_and_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file as asked, the token for its owner alone; neither is written over."""
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path / "state"))
+    file = tmp_path / "mine.yaml"
+    arguments = ["init", str(file), "--hosts", "10.0.0.1, 10.0.0.2,10.0.0.3", "--user", "root", "--name", "three"]
+
+    def run(*words: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main.main([*words])
+        return int(ended.value.code or 0)
+
+    assert run(*arguments) == 0
+    assert cluster_file.load(file).hosts == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    token = tmp_path / "state/clusters/three/token/auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    before = token.read_text()
+    assert run(*arguments) == 2
+    assert run("init", str(file)) == 0
+    assert token.read_text() == before
+    assert {path.suffix for path in (token.parents[1] / "image").iterdir()} == {"", ".whl"}

@@ -1,0 +1,69 @@
+"""Where the system gives no process: told in words, nothing lost, and gone on as soon as it gives one."""
+
+import contextlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.errors import EngineError, NoProcessError
+from raylaunch.base.ports import find_free_ports
+from raylaunch.serve.attempts import Starts
+from raylaunch.serve.faults import EngineTroubled
+from raylaunch.serve.listener import listen
+from raylaunch.serve.supervisor import Supervisor
+from tests.config import launches
+
+from .shortage import no_files
+
+
+def count_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as bound:
+        starts = Starts(launches.load(launches.write(tmp_path)), None, bound, tmp_path, rehearse=False)
+        before = count_files()
+        with no_files(), pytest.raises(NoProcessError, match="no process can be started: Too many open files"):
+            starts.begin()
+        assert count_files() == before
+        attempt = starts.begin()
+        assert attempt.engine.is_alive()
+        attempt.end()
+        assert count_files() == before
+
+
+def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
+    """Though its processes live: it is ended like an engine that stands still, and started again."""
+    (port,) = find_free_ports(1)
+    supervisor = Supervisor(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
+    try:
+        supervisor.attempts.append(supervisor.starts.begin())
+        with pytest.raises(EngineError, match="did not come up within 1 s"):
+            supervisor._wait(lambda: False, 1.0)
+        supervisor.was_ready = True
+        with pytest.raises(EngineTroubled) as caught:
+            supervisor._wait(lambda: False, 1.0)
+        assert caught.value.trouble.cause == "wedge"
+        assert "its start is wedged" in caught.value.trouble.what
+    finally:
+        supervisor.stop()
+
+
+def test_a_restart_waits_until_there_is_a_process() -> None:
+    """An engine has served before: a shortage is waited out, and the port says so meanwhile."""
+    (port,) = find_free_ports(1)
+    sets = (f"server.port={port}", "server.host=127.0.0.1", "model.path=/nowhere/model")
+    launch = launches.load(None, *sets)
+    supervisor = Supervisor(launch, rehearse=False)
+    supervisor.was_ready = True
+    try:
+        with contextlib.ExitStack() as shortage:
+            shortage.enter_context(no_files())
+            threading.Timer(2.5, shortage.pop_all().close).start()
+            attempt = supervisor.begin_and_place()
+        assert attempt.engine.is_alive()
+        assert "no process can be started" in supervisor.board.look().text
+    finally:
+        supervisor.stop()

@@ -1,0 +1,174 @@
+"""What is seen becomes a verdict: progress, back-off, causes; and nothing secret is kept."""
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
+from raylaunch.base.metric_families import to_text
+from raylaunch.cluster import ray_session
+from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.serve import faults
+from raylaunch.serve import incident as incidents
+from raylaunch.serve.attempt import describe_missing
+from raylaunch.serve.faults import Progress, Trouble
+from raylaunch.serve.incident import find_secrets, hide
+from raylaunch.serve.metrics import Figures
+from raylaunch.serve.restart_policy import Recovery
+from raylaunch.serve.systemd_unit import make_unit
+from tests.config import launches
+
+
+def pulse(running: int, moves: int) -> dict[str, Any]:
+    return {"running": running, "moves": moves, "dead": False}
+
+
+def test_progress_counts_only_while_requests_run() -> None:
+    progress = Progress(0.0)
+    progress.take(pulse(0, 0), 100.0)
+    assert progress.age_s(100.0) == 0
+    progress.take(pulse(3, 0), 101.0)
+    assert progress.age_s(105.0) == pytest.approx(4.0)
+    progress.take(pulse(3, 5), 106.0)
+    assert progress.age_s(106.5) == pytest.approx(0.5)
+    progress.take(pulse(3, 5), 150.0)
+    assert progress.age_s(150.0) == pytest.approx(44.0)
+    progress.take(pulse(0, 5), 151.0)
+    assert progress.age_s(200.0) == 0
+
+
+def begin_incident(what: str) -> incidents.Incident:
+    return incidents.begin(8080, "a/b", Trouble("start", what, "mend it"), 2)
+
+
+def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
+    recovery = Recovery(5)
+    waits = []
+    for pid in range(4):
+        what = f"rank died (pid {pid})"
+        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+        waits.append(recovery.wait_s())
+    assert waits == [1, 2, 4, 8]
+    assert not recovery.note_failure(begin_incident("x"), Trouble("start", "rank died (pid 77)"), was_serving=False)
+    assert "5 starts in a row failed for one cause: rank died" in recovery.give_up().what
+    assert {entry.outcome for entry in incidents.list_incidents()} == {"gave up"}
+
+
+def test_another_cause_or_a_ready_engine_begins_anew() -> None:
+    recovery = Recovery(2)
+    for what in ("a", "b", "a", "b"):
+        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+    recovery.note_ready()
+    assert recovery.wait_s() == 0
+    assert recovery.note_failure(begin_incident("b"), Trouble("start", "b"), was_serving=False)
+    assert recovery.note_failure(begin_incident("c"), Trouble("worker", "c"), was_serving=True)
+    assert recovery.wait_s() == 0
+
+
+def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
+    """As Ray 2.60 told it after kill -9 of one rank: EngineCore then ended the others."""
+    killed = "The actor is dead because it was killed by `ray.kill`."
+    unexpected = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the "
+        "process was killed by the OOM killer due to high memory usage"
+    )
+    dead = [
+        {"rank": 0, "ip": "10.0.0.1", "pid": 10, "why": killed, "ended_at": 100},
+        {"rank": 2, "ip": "10.0.0.2", "pid": 12, "why": unexpected, "ended_at": 101},
+    ]
+    found = faults.judge_ray({"gone": [], "dead": dead})
+    assert found is not None
+    assert found.cause == "worker"
+    assert found.what.startswith("worker rank 2 on node 10.0.0.2 (pid 12) died: killed (most likely signal 9")
+    found = faults.judge_ray({"gone": ["10.0.0.2"], "dead": dead})
+    assert found is not None
+    assert (found.cause, "10.0.0.2" in found.what) == ("node", True)
+    found = faults.judge_ray({"gone": [], "dead": dead[:1]})
+    assert found is not None
+    assert found.cause == "engine"
+    assert faults.judge_ray({}) is None
+
+
+def test_a_node_that_is_gone_is_named() -> None:
+    """As wait_for_gpus tells it of two nodes of which one is left; nothing is said once both are there."""
+    said: list[list[str]] = []
+    nodes = [ClusterNode(f"n{number}", f"10.0.0.{number}", f"h{number}", 8, number == 1) for number in (1, 2)]
+    for here in (nodes[:1], nodes):
+        with contextlib.suppress(NotEnoughGpusError):
+            ray_session.wait_for_gpus(
+                nodes=2, gpus_per_node=8, wait_s=0, report=lambda lines: said.append(list(lines)),
+                look=lambda here=here: (8 * len(here), tuple(here)),
+            )  # fmt: skip
+    told = [describe_missing(lines, ["10.0.0.1", "10.0.0.2"], 12.2) for lines in said]
+    assert told == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
+
+
+def test_figures_are_prometheus_text() -> None:
+    figures = Figures(state="restarting", restarts=2, gpus_expected=16, throttled=[("10.0.0.1", 3, "thermal")])
+    figures.incidents["worker"] += 1
+    families = {family.name: family for family in text_string_to_metric_families(to_text(figures.to_samples()))}
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert values["raylaunch_up",] == 0
+    assert values["raylaunch_state", "restarting"] == 1
+    assert values["raylaunch_restarts_total",] == 2
+    assert values["raylaunch_incidents_total", "worker"] == 1
+    assert values["raylaunch_gpu_throttled", "10.0.0.1", "3", "thermal"] == 1
+
+
+def test_secrets_are_found_and_hidden() -> None:
+    values = {"server": {"api_key": ["sk-one", "sk-two"], "port": 8080}, "engine": {"hf_token": "hf_abc"}}
+    secrets = find_secrets(values, {"HF_TOKEN": "hf_environ", "PATH": "/bin", "SOME_PASSWORD": "pw"})
+    assert set(secrets) == {"sk-one", "sk-two", "hf_abc", "hf_environ"}
+    assert hide("Bearer sk-one, hf_environ; port 8080", secrets) == "Bearer ********, ********; port 8080"
+
+
+def test_an_incident_is_read_back(tmp_path: Path) -> None:
+    incident = begin_incident("it died").note("ended").close("serving again")
+    assert incidents.find_incident("last") == incident
+    assert incidents.find_incident(incident.id).to_lines()[0].endswith("it died")
+    assert (incident.folder / "incident.json").stat().st_mode & 0o077 == 0
+    assert json.loads((incident.folder / "incident.json").read_text())["requests"] == 2
+
+
+def test_a_folder_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file can be made under a file: told, and the incident goes on in memory."""
+    home = Path("/dev/null")
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(home))
+    assert begin_incident("no room").close("stopped").outcome == "stopped"
+
+
+def test_a_unit_holds_no_secret(tmp_path: Path) -> None:
+    launch = launches.load(launches.write(tmp_path, launches.BASE + "keep: {drain_s: 45}\n"))
+    unit = make_unit(launch, sets=["server.port=8090"], rehearse=False, home=tmp_path, environ={"HF_TOKEN": "hf_x"})
+    assert "Restart=always" in unit
+    assert "--set server.port=8090" in unit
+    assert "TimeoutStopSec=105" in unit
+    assert "hf_x" not in unit
+    with pytest.raises(LaunchFileError, match="secret"):
+        make_unit(launch, sets=["server.api_key=sk-1"], rehearse=False, home=tmp_path, environ={})
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """systemd's own check finds nothing wrong with it, odd characters in a value included."""
+    launch = launches.load(launches.write(tmp_path, launches.BASE))
+    sets = ["model.path=/data/100 % $HOME"]
+    unit = tmp_path / "raylaunch.service"
+    unit.write_text(make_unit(launch, sets=sets, rehearse=True, home=tmp_path, environ={}))
+    ray = unit.with_name("raylaunch-ray.service")
+    behind = unit.read_text().partition("as raylaunch-ray.service, and")[2]
+    ray.write_text("\n".join(line.removeprefix("#   ") for line in behind.splitlines() if line.startswith("#   ")))
+    assert "ExecStart=" in ray.read_text()
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", str(unit), str(ray)], capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")

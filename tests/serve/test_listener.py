@@ -1,0 +1,195 @@
+"""The door: 503 in OpenAI's words, over TLS too, and a hand-over of the socket that refuses and loses nobody."""
+
+import http.client
+import json
+import os
+import resource
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from raylaunch.base.errors import LaunchFileError, PortTakenError
+from raylaunch.base.processes import wait_until
+from raylaunch.serve.listener import Door, Notice, listen, make_answer, make_tls
+
+CROWD = """\
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(300)]
+print("here", flush=True)
+sys.stdin.read()
+"""
+NOTICE = Notice("restarting", "restarting: waiting for GPUs, 8 of 16", 7, "raylaunch_up 0\n")
+CHILD = """\
+import select, socket, sys
+listening = socket.socket(fileno=int(sys.argv[1]))
+print("accepting", flush=True)
+while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
+    try:
+        connection, _ = listening.accept()
+    except BlockingIOError:
+        continue
+    connection.setblocking(True)
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nOK")
+    connection.close()
+"""
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with listen("127.0.0.1", 0) as bound:
+        yield bound
+
+
+def port_of(bound: socket.socket) -> int:
+    return int(bound.getsockname()[1])
+
+
+def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.socket) -> None:
+    """The openai client sees its own kind of error; Retry-After is there; /metrics has our figures."""
+    door = Door(listening, lambda: NOTICE)
+    door.open()
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port_of(listening)}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.completions.create(model="any", prompt="x" * 200_000)
+    assert caught.value.status_code == 503
+    assert "waiting for GPUs, 8 of 16" in caught.value.message
+    assert caught.value.response.headers["retry-after"] == "7"
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["type"] == "Service Unavailable"
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(listening), timeout=10)
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"raylaunch_up 0\n")
+    door.close()
+
+
+def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
+    """300 connections that ask nothing, where 200 files may be open: some stay free, later comers are answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with listen("127.0.0.1", 0) as bound:
+            door = Door(bound, lambda: NOTICE)
+            door.open()
+            with subprocess.Popen(
+                [sys.executable, "-c", CROWD, str(port_of(bound))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as crowd:
+                assert crowd.stdout is not None
+                assert crowd.stdout.readline() == b"here\n"
+                assert wait_until(lambda: len([*Path("/proc/self/fd").iterdir()]) > 100, 30)  # it lets them in
+                time.sleep(1.0)  # and, two turns later, no more
+                free = [os.pipe() for _ in range(20)]
+                for pipe in free:
+                    os.close(pipe[0])
+                    os.close(pipe[1])
+                crowd.communicate()
+            connection = http.client.HTTPConnection("127.0.0.1", port_of(bound), timeout=30)
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 503
+            door.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_holder_of_a_key_alone_learns_of_nodes() -> None:
+    head = "GET /v1/models HTTP/1.1\r\nHost: x\r\n{}\r\n"
+    stranger = make_answer(head.format(""), NOTICE, ("sk-1",))
+    holder = make_answer(head.format("Authorization: Bearer sk-1\r\n"), NOTICE, ("sk-1",))
+    assert b"waiting for GPUs" not in stranger
+    assert b"503" in stranger
+    assert b"waiting for GPUs" in holder
+    assert make_answer("HEAD /health HTTP/1.1\r\n\r\n", NOTICE, ()).endswith(b"\r\n\r\n")
+
+
+def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    door = Door(listening, lambda: NOTICE, tls=make_tls({"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}))
+    door.open()
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    connection = http.client.HTTPSConnection("127.0.0.1", port_of(listening), timeout=10, context=context)
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    assert answer.status == 503
+    assert "restarting" in json.loads(answer.read())["error"]["message"]
+    door.close()
+
+
+def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LaunchFileError, match=r"nothing\.pem"):
+        make_tls({"ssl_certfile": str(tmp_path / "nothing.pem")})
+
+
+def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -> None:
+    """A child takes the socket over and gives it back, five times; every connection of a hammer gets an answer."""
+    door = Door(listening, lambda: NOTICE)
+    door.open()
+    statuses: list[int] = []
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", port_of(listening), timeout=30)
+            try:
+                connection.request("GET", "/health")
+                statuses.append(connection.getresponse().status)
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(repr(error))
+            connection.close()
+
+    threads = [threading.Thread(target=hammer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for turn in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(listening.fileno())], pass_fds=(listening.fileno(),),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ,
+        )  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"accepting\n"
+        door.shut()
+        wait_for_more(statuses, 200, 20)
+        door.open()
+        if turn % 2:
+            child.kill()
+        else:
+            child.communicate(b"\n", timeout=30)
+        child.wait()
+        wait_for_more(statuses, 503, 20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    door.close()
+    assert set(statuses) == {200, 503}
+    # The connection that a killed child was just answering dies with it, and no other.
+    assert not [failure for failure in failures if "refused" in failure.lower() or "timed out" in failure.lower()]
+    assert len(failures) <= 2, failures
+
+
+def wait_for_more(statuses: list[int], status: int, count: int) -> None:
+    wanted = statuses.count(status) + count
+    until = time.monotonic() + 60
+    while statuses.count(status) < wanted:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_taken_port_is_told(listening: socket.socket) -> None:
+    with pytest.raises(PortTakenError):
+        listen("127.0.0.1", port_of(listening))
