@@ -33,7 +33,7 @@ PAYLOAD = 1448 / 1514
 
 def write_model(folder: Path, size_mib: int, files: int) -> None:
     """Shards that differ, an index, and the manifest of a finished pull."""
-    from raylaunch.node.model_folder import FileFacts, Manifest
+    from raylaunch.node.manifest import FileFacts, Manifest
 
     folder.mkdir(parents=True)
     block = os.urandom(1 << 20)

@@ -106,7 +106,7 @@ def test_dead_address_is_told_at_once(tmp_path: Path) -> None:
 def test_private_ray_dies_with_its_starter(tmp_path: Path) -> None:
     """kill -9 of the process that started a private Ray takes the Ray nodes along."""
     script = (
-        "import time; from raylaunch.private_ray import PrivateRay;"
+        "import time; from raylaunch.cluster.private import PrivateRay;"
         "PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={}); print('up', flush=True); time.sleep(600)"
     )
     starter = subprocess.Popen(
