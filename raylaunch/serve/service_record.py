@@ -39,7 +39,7 @@ class Service:
     rehearsal: str | None = None
     """Which stand-in, if any."""
     state: str = "starting"
-    """One of keep.figures.STATES."""
+    """One of service_metrics.STATES."""
     note: str = ""
     """What is happening, where it is not ready."""
     restarts: int = 0

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.base.metric_families import to_text
-from raylaunch.serve.metrics import Figures
+from raylaunch.base.service_metrics import ServiceMetrics
 
 from . import prometheus
 from .prometheus import Prometheus
 
 DATA = Path(__file__).parent / "data"
 VLLM = (DATA / "vllm.metrics").read_text()
-HEALTHY = Figures(
-    state="ready", restarts=2, incidents=Counter(died=2), last_incident_at=1_795_500_000.0, ready_at=1_795_500_060.0,
+HEALTHY = ServiceMetrics(
+    state="ready", restarts=2, incidents={"died": 2}, last_incident_at=1_795_500_000.0, ready_at=1_795_500_060.0,
     gpus_expected=16, gpus_present=16, progress_age_s=0.2,
 )  # fmt: skip
-HOT = [("10.0.0.2", 3, "hw_thermal_slowdown")]
+HOT = (("10.0.0.2", 3, "hw_thermal_slowdown"),)
 
 
 class Recorded(ThreadingHTTPServer):
@@ -31,7 +29,7 @@ class Recorded(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.figures = replace(HEALTHY, throttled=HOT)
+        self.metrics = replace(HEALTHY, throttled=HOT)
         self.scrapes = 0
 
     def make_text(self) -> str:
@@ -42,7 +40,7 @@ class Recorded(ThreadingHTTPServer):
             return f"{line[1]}{float(line[2]) * grown}"
 
         vllm = re.sub(r"^(vllm:\w+_(?:total|bucket|count|sum)\{.*\} )(\S+)$", grow, VLLM, flags=re.MULTILINE)
-        return vllm + to_text(self.figures.to_samples())
+        return vllm + self.metrics.to_text()
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -93,11 +91,11 @@ def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
 
 
 def test_every_name_exists() -> None:
-    """Dashboard and rules name what vLLM's server, our supervisor or Ray's agent really tell."""
+    """Dashboard and rules name what vLLM's server, our supervisor or Ray's agent really export."""
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     named = prometheus.find_names("\n".join([*prometheus.list_queries(), prometheus.RULES.read_text()]))
-    ours = to_text(replace(HEALTHY, throttled=HOT).to_samples())
+    ours = replace(HEALTHY, throttled=HOT).to_text()
     known = prometheus.find_names(VLLM + ours) | {f"ray_{name}" for name in METRICS_GAUGES}
     assert len(named) > 25
     assert named - known == set()
@@ -134,10 +132,10 @@ def test_every_query_of_the_dashboard_has_an_answer(watching: Prometheus, record
 def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
     """A healthy service raises none; a restart is told at once; what waits for minutes is pending meanwhile."""
     watching.wait_for(lambda: watching.query("raylaunch_up") != [], "nothing scraped")
-    recorded.figures = HEALTHY
+    recorded.metrics = HEALTHY
     watching.wait_for(lambda: not watching.query("raylaunch_gpu_throttled == 1"), "still throttled")
     assert watching.list_alerts("firing") == set()
-    recorded.figures = replace(HEALTHY, state="restarting", gpus_present=8, progress_age_s=75.0, throttled=HOT)
+    recorded.metrics = replace(HEALTHY, state="restarting", gpus_present=8, progress_age_s=75.0, throttled=HOT)
     expected = {"RaylaunchRestarting", "RaylaunchStalled"}
     watching.wait_for(lambda: watching.list_alerts("firing") == expected, "restarting, stalled")
     waiting = {"RaylaunchNotBack", "RaylaunchGpusMissing", "RaylaunchGpuThrottled"}

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
-from raylaunch.base.metric_families import to_text
+from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.serve import faults
@@ -18,7 +18,6 @@ from raylaunch.serve import incident as incidents
 from raylaunch.serve.attempt import describe_missing
 from raylaunch.serve.faults import Progress, Trouble
 from raylaunch.serve.incident import find_secrets, hide
-from raylaunch.serve.metrics import Figures
 from raylaunch.serve.restart_policy import Recovery
 from raylaunch.serve.systemd_unit import make_unit
 from tests.config import launches
@@ -109,10 +108,12 @@ def test_a_node_that_is_gone_is_named() -> None:
     assert told == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
 
 
-def test_figures_are_prometheus_text() -> None:
-    figures = Figures(state="restarting", restarts=2, gpus_expected=16, throttled=[("10.0.0.1", 3, "thermal")])
-    figures.incidents["worker"] += 1
-    families = {family.name: family for family in text_string_to_metric_families(to_text(figures.to_samples()))}
+def test_metrics_are_prometheus_text() -> None:
+    throttled = (("10.0.0.1", 3, "thermal"),)
+    metrics = ServiceMetrics(
+        state="restarting", restarts=2, gpus_expected=16, incidents={"worker": 1}, throttled=throttled
+    )
+    families = {family.name: family for family in text_string_to_metric_families(metrics.to_text())}
     values = {
         (sample.name, *sample.labels.values()): sample.value
         for family in families.values()
@@ -122,7 +123,7 @@ def test_figures_are_prometheus_text() -> None:
     assert values["raylaunch_state", "restarting"] == 1
     assert values["raylaunch_restarts_total",] == 2
     assert values["raylaunch_incidents_total", "worker"] == 1
-    assert values["raylaunch_gpu_throttled", "10.0.0.1", "3", "thermal"] == 1
+    assert values["raylaunch_gpu_throttled", "3", "10.0.0.1", "thermal"] == 1
 
 
 def test_secrets_are_found_and_hidden() -> None:
