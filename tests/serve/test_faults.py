@@ -164,7 +164,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     launch = launches.load(launches.write(tmp_path, launches.BASE))
     sets = ["model.path=/data/100 % $HOME"]
     unit = tmp_path / "raylaunch.service"
-    unit.write_text(make_unit(launch, sets=sets, rehearse=True, home=tmp_path, environ={}))
+    unit.write_text(make_unit(launch, sets=sets, rehearse=True, home=tmp_path, environ={"HF_HOME": "/a $b %c"}))
+    assert '"model.path=/data/100 %% $$HOME"' in unit.read_text()
+    assert 'Environment="HF_HOME=/a $b %%c"' in unit.read_text()
     ray = unit.with_name("raylaunch-ray.service")
     behind = unit.read_text().partition("as raylaunch-ray.service, and")[2]
     ray.write_text("\n".join(line.removeprefix("#   ") for line in behind.splitlines() if line.startswith("#   ")))
