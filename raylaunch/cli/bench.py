@@ -56,7 +56,9 @@ def bench() -> None:
 @click.option("--shards", default="auto", show_default=True, help="Load processes, or auto.")
 @click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: bench-<time>.json]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: raylaunch-bench/<time>.json]"
+)
 @click.option("--here", is_flag=True, help="Keep the load on this machine, though Ray has other nodes.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the HTML report beside the result.")
 @click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
@@ -84,13 +86,13 @@ def run_bench(context: click.Context, /, **options: Any) -> int:
         _run_there(context, path)
     else:
         _run_here(options, path)
-    console.say(f"result: {path}")
     _draw(path, html=options["report"], png=options["png"])
     result = result_file.read_result(path)
     if options["as_json"]:
         console.print_json(result)
     else:
         console.print_result("\n".join(tell_result(result)))
+    console.say(f"files: {path} and those beside it with the same name")
     if result["ended"] == "stopped":
         return 130
     return 0 if result["valid"] or options["force"] else 1
@@ -138,7 +140,7 @@ def find_ray(options: dict[str, Any]) -> str | None:
 def _name_result() -> Path:
     import time
 
-    return Path(f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json")
+    return Path("raylaunch-bench") / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
 
 
 def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":

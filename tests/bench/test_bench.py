@@ -149,6 +149,19 @@ def test_levels_go_on_with_the_questions(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) == 20
 
 
+def test_files_go_into_a_folder_of_their_own(tmp_path: Path, truth: str) -> None:
+    """Without --output: ./raylaunch-bench/, made when needed; the last line names it."""
+    command = [harness.RAYLAUNCH, "bench", "--no-sample", "--warmup", "0", "--force", "--url", truth, "-n", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["raylaunch-bench"]
+    [result] = (tmp_path / "raylaunch-bench").glob("*.json")
+    assert {path.name.removeprefix(result.stem) for path in result.parent.iterdir()} == {
+        ".json", ".rows.jsonl.gz", ".html"
+    }  # fmt: skip
+    assert f"raylaunch-bench/{result.name}" in done.stderr.strip().splitlines()[-1]
+
+
 def test_duration_ends_it(tmp_path: Path, truth: str) -> None:
     result = run(tmp_path, truth, "-c", "4", "--duration", "1s")
     assert result["ended"] == "whole"
