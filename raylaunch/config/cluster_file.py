@@ -1,4 +1,7 @@
-"""The cluster file: Ray's own cluster YAML (provider `local`), read, checked and frozen before a host is touched."""
+"""The cluster file: Ray's own cluster YAML (provider `local`), read and checked before a host is contacted.
+
+The only reader of that file: Ray's launcher gets its content from here as well.
+"""
 
 import importlib.util
 import json
@@ -36,7 +39,7 @@ _TAKES: Mapping[Key, Option] = {
     ("docker", "run_options"): _TEXTS,
     ("docker", "head_run_options"): _TEXTS,
     ("docker", "worker_run_options"): _TEXTS,
-    ("docker", "use_podman"): Option(("bool",), choices=(False,)),
+    ("docker", "use_podman"): _FLAG,
     ("file_mounts",): _BLOCK,
     **{
         (name,): _TEXTS
@@ -46,7 +49,7 @@ _TAKES: Mapping[Key, Option] = {
         )
     },
 }
-"""What raylaunch reads itself; the rest is Ray's alone, and only its names are looked at."""
+"""What raylaunch reads itself; of the keys that only Ray reads, only the names are checked."""
 _NEEDED: Sequence[Key] = (
     ("cluster_name",),
     ("provider", "type"),
@@ -64,7 +67,7 @@ _USER = re.compile(r"[A-Za-z_][\w.-]{0,31}\$?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
-    """A cluster as its file says it. Ray's launcher reads the file itself; here is what raylaunch acts on."""
+    """A cluster as its file describes it: the values that raylaunch acts on, and the document for Ray's launcher."""
 
     path: Path
     cluster_name: str
@@ -72,18 +75,20 @@ class ClusterFile:
     worker_ips: tuple[str, ...]
     ssh_user: str
     ssh_private_key: Path | None
-    """~ is resolved; None: whatever the user's agent and ssh's own defaults hold."""
+    """~ is resolved; None: the user's agent and ssh's default keys."""
     ssh_proxy_command: str | None
     image: str
     container_name: str
     pull_before_run: bool
-    """Ray's default is true: it pulls even where the image is there."""
+    """Ray's default is true: it pulls even where the image is present."""
     run_options: tuple[str, ...]
-    """Of every host; a shell on each host expands them."""
+    """For every host; a shell on each host expands them."""
     initialization_commands: tuple[str, ...]
     """Run on each host, before its container starts."""
     file_mounts: Mapping[str, str]
-    """Path in the container -> path on the laptop."""
+    """Path in the container -> path on this machine."""
+    document: str
+    """The file's content as JSON, with the keys that only Ray reads."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -92,7 +97,7 @@ class ClusterFile:
 
     @property
     def model_folder(self) -> str:
-        """The hosts' folder of models: what run_options mount first, else /data."""
+        """The hosts' folder of models: the first folder that run_options mount, else /data."""
         found = re.search(r"(?:-v|--volume)[=\s]+(/[^:\s]*):", " ".join(self.run_options))
         return found[1] if found else "/data"
 
@@ -107,13 +112,6 @@ class ClusterFile:
     def find_variable(self, name: str) -> str | None:
         """The value that `-e NAME=value` gives a variable in the containers, or None."""
         found = re.search(rf"(?:-e|--env)[=\s]+{re.escape(name)}=(\S*)", " ".join(self.run_options))
-        return None if found is None else found[1]
-
-    def find_mount(self, inside: str) -> str | None:
-        """The host's folder that `-v HOST:INSIDE` mounts at `inside`, or None."""
-        found = re.search(
-            rf"(?:-v|--volume)[=\s]+(/[^:\s]*):{re.escape(inside)}(?=[:\s]|$)", " ".join(self.run_options)
-        )
         return None if found is None else found[1]
 
 
@@ -132,15 +130,15 @@ def load(path: Path) -> ClusterFile:
     if said.problems:
         count = "1 problem" if len(said.problems) == 1 else f"{len(said.problems)} problems"
         raise ClusterFileError(
-            f"{describe_path(path)} is no cluster that raylaunch could start: {count}",
-            fix=f"mend the above; `raylaunch doctor {describe_path(path)}` checks it again, and the hosts with it",
+            f"{describe_path(path)} is not a valid cluster file: {count}",
+            fix=f"correct the file; `raylaunch doctor {describe_path(path)}` checks it again, and the hosts",
             problems=said.problems,
         )
     return _freeze(path, said.values)
 
 
 def _check(said: Said) -> None:
-    """Complain about everything that raylaunch or Ray's launcher could not take."""
+    """Add a problem for everything that raylaunch or Ray's launcher would reject."""
     _check_names(said)
     for key, option in _TAKES.items():
         block = _find(said, key[:-1])
@@ -156,7 +154,7 @@ def _check(said: Said) -> None:
         _check_values(said)
 
 
-def _find(said: Said, key: Key) -> dict[str, Any] | None:
+def _find(said: Said, key: Key) -> Mapping[str, object] | None:
     block: Any = said.values
     for name in key:
         block = block.get(name) if isinstance(block, dict) else None
@@ -164,18 +162,18 @@ def _find(said: Said, key: Key) -> dict[str, Any] | None:
 
 
 def _check_names(said: Said) -> None:
-    """Names that Ray's own schema does not have."""
+    """Add a problem for each name that Ray's schema does not have."""
     top, docker = _read_ray_names()
     for key, valid in (((), top), (("docker",), docker)):
         for name in _find(said, key) or {}:
             if valid and name not in valid:
                 nearest = find_nearest(name, valid)
-                hint = f"nearest is {nearest}" if nearest else f"there are {', '.join(valid)}"
+                hint = f"nearest is {nearest}" if nearest else f"valid keys: {', '.join(valid)}"
                 said.complain((*key, name), f"Ray's cluster file has no such key; {hint}")
 
 
 def _read_ray_names() -> tuple[list[str], list[str]]:
-    """Names at the top and under `docker` by the installed Ray's schema, read without importing Ray."""
+    """Keys at the top and under `docker` in the installed Ray's schema, read without importing Ray."""
     spec = importlib.util.find_spec("ray")
     if spec is None or spec.origin is None:
         return [], []
@@ -187,31 +185,33 @@ def _read_ray_names() -> tuple[list[str], list[str]]:
 
 
 def _check_values(said: Said) -> None:
-    """Single values beyond their kind: all of them reach a shell or ssh."""
+    """Check the form of values that reach a shell or ssh."""
     values = said.values
     patterns = {
-        ("cluster_name",): (_NAME, "takes letters, digits, dots, dashes and underscores"),
-        ("provider", "head_ip"): (_ADDRESS, "is no address"),
-        ("auth", "ssh_user"): (_USER, "is no user's name"),
-        ("docker", "image"): (_IMAGE, "is no image's name"),
-        ("docker", "container_name"): (_NAME, "takes letters, digits, dots, dashes and underscores"),
+        ("cluster_name",): (_NAME, "may only hold letters, digits, dots, dashes and underscores"),
+        ("provider", "head_ip"): (_ADDRESS, "is not an address"),
+        ("auth", "ssh_user"): (_USER, "is not a user name"),
+        ("docker", "image"): (_IMAGE, "is not an image name"),
+        ("docker", "container_name"): (_NAME, "may only hold letters, digits, dots, dashes and underscores"),
     }
     for key, (pattern, what) in patterns.items():
         value = (_find(said, key[:-1]) or {})[key[-1]]
-        if not pattern.fullmatch(value):
+        if not pattern.fullmatch(str(value)):
             said.complain(key, f"{quote(value)} {what}")
     hosts = [values["provider"]["head_ip"], *values["provider"]["worker_ips"]]
     for address in values["provider"]["worker_ips"]:
         if not _ADDRESS.fullmatch(address):
-            said.complain(("provider", "worker_ips"), f"{quote(address)} is no address")
+            said.complain(("provider", "worker_ips"), f"{quote(address)} is not an address")
         elif hosts.count(address) > 1:
-            said.complain(("provider", "worker_ips"), f"{address} stands twice among the hosts")
+            said.complain(("provider", "worker_ips"), f"{address} is listed twice among the hosts")
             break
     for address in hosts:
         if address in ("localhost", "0.0.0.0") or address.startswith("127."):
             said.complain(
-                ("provider",), f"{address} means another machine on every host: name an address of the network"
+                ("provider",), f"{address} is a different machine on every host: use an address of the network"
             )
+    if values["docker"].get("use_podman"):
+        said.complain(("docker", "use_podman"), "podman is not supported yet; set it to false or leave it out")
     for inside, source in (values.get("file_mounts") or {}).items():
         if not isinstance(source, str):
             said.complain(("file_mounts", inside), "expected the path of a file or folder on this machine")
@@ -234,4 +234,5 @@ def _freeze(path: Path, values: Mapping[str, Any]) -> ClusterFile:
         run_options=tuple(docker.get("run_options", ())),
         initialization_commands=tuple(values.get("initialization_commands", ())),
         file_mounts=dict(values.get("file_mounts") or {}),
+        document=json.dumps(values),
     )

@@ -12,9 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from raylaunch.base import paths
 from raylaunch.base.processes import Child
@@ -40,9 +37,8 @@ class Launcher:
         stdin = self.process.popen.stdin
         assert stdin is not None
         paths.make_private(_find_temporary(self.cluster))
-        order = {"cluster": read_config(self.cluster, with_build=with_build)}
         with contextlib.suppress(BrokenPipeError), stdin:
-            stdin.write(json.dumps(order).encode())
+            stdin.write(make_config(self.cluster, with_build=with_build).encode())
 
     def is_alive(self) -> bool:
         """Whether it still works."""
@@ -58,23 +54,20 @@ class Launcher:
         return self.log.read_text(errors="replace")
 
 
-def read_config(cluster: ClusterFile, *, with_build: bool) -> dict[str, Any]:
-    """The cluster file for Ray's launcher, what the hosts are given taken from where this machine keeps it.
+def make_config(cluster: ClusterFile, *, with_build: bool) -> str:
+    """The cluster's configuration for Ray's launcher as JSON; token and image layer come from this machine's folder.
 
     Args:
         with_build: whether hosts build the image where it is missing.
     """
-    config: dict[str, Any] = yaml.safe_load(cluster.path.read_text())
-    kit = artifacts.folder_of(cluster.cluster_name)
-    mounts = config.get("file_mounts") or {}
-    for inside, source in ((TOKEN_MOUNT, kit / "token"), (KIT_MOUNT, kit / "image")):
-        if inside in mounts:
-            mounts[inside] = str(source)
+    config = json.loads(cluster.document)
+    folder = artifacts.folder_of(cluster.cluster_name)
+    sources = {TOKEN_MOUNT: str(folder / "token"), KIT_MOUNT: str(folder / "image")}
+    config["file_mounts"] = {inside: sources.get(inside, source) for inside, source in cluster.file_mounts.items()}
     if not with_build:
-        config["initialization_commands"] = [
-            command for command in config.get("initialization_commands") or () if KIT_MOUNT not in command
-        ]
-    return config
+        commands = cluster.initialization_commands
+        config["initialization_commands"] = [command for command in commands if KIT_MOUNT not in command]
+    return json.dumps(config)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
-"""Ray's own cluster launcher in a process of its own: `ray_up_main up|down`, the cluster on stdin.
+"""Ray's own cluster launcher in its own process: `ray_up_main up|down`, the cluster's configuration as JSON on stdin.
 
-It prints by itself, leaves by sys.exit and keeps files where TMPDIR and RAY_TMPDIR say at import: none of that belongs
-into the process of a command line.
+It prints, calls sys.exit, and reads TMPDIR and RAY_TMPDIR at import: it must not run in the process of a command line.
 """
 
 import json
@@ -9,17 +8,16 @@ import sys
 
 
 def main() -> None:
-    """Read the cluster's configuration as JSON and bring it up, or down; nothing, where none comes."""
-    from ray.autoscaler import sdk  # takes a second, while whoever started this looks at the hosts
+    """Bring the cluster from stdin up, or down; does nothing where stdin is empty."""
+    from ray.autoscaler import sdk  # takes a second, during which the parent checks the hosts
 
     text = sys.stdin.read()
     if not text:
         return
-    order = json.loads(text)
     if sys.argv[1] == "up":
-        sdk.create_or_update_cluster(order["cluster"])
+        sdk.create_or_update_cluster(json.loads(text))
     else:
-        sdk.teardown_cluster(order["cluster"])
+        sdk.teardown_cluster(json.loads(text))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""The cluster file: what is read of it, and how what is wrong is told."""
+"""The cluster file: what is read from it, and how problems are reported."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import cluster_file, cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
 
-WHOLE = """\
+COMPLETE = """\
 cluster_name: two-node
 provider:
   type: local
@@ -34,13 +36,13 @@ head_start_ray_commands:
 """
 
 
-def write(folder: Path, content: str = WHOLE) -> Path:
+def write(folder: Path, content: str = COMPLETE) -> Path:
     path = folder / "cluster.yaml"
     path.write_text(content)
     return path
 
 
-def load(folder: Path, content: str = WHOLE) -> ClusterFile:
+def load(folder: Path, content: str = COMPLETE) -> ClusterFile:
     return cluster_file.load(write(folder, content))
 
 
@@ -51,7 +53,7 @@ def problems_of(folder: Path, content: str) -> tuple[str, ...]:
     return tuple(problem.replace(f"{folder}/", "") for problem in caught.value.problems)
 
 
-def test_whole_file(tmp_path: Path) -> None:
+def test_complete_file(tmp_path: Path) -> None:
     """Everything raylaunch acts on, with Ray's own defaults for what was left out."""
     cluster = load(tmp_path)
     assert cluster.hosts == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
@@ -61,8 +63,16 @@ def test_whole_file(tmp_path: Path) -> None:
         "raylaunch",
         False,
     )
-    assert load(tmp_path, WHOLE.replace("  pull_before_run: false\n", "")).pull_before_run
-    assert load(tmp_path, WHOLE.replace("  ssh_private_key: ~/.ssh/id_ed25519\n", "")).ssh_private_key is None
+    assert load(tmp_path, COMPLETE.replace("  pull_before_run: false\n", "")).pull_before_run
+    assert load(tmp_path, COMPLETE.replace("  ssh_private_key: ~/.ssh/id_ed25519\n", "")).ssh_private_key is None
+
+
+def test_the_document_holds_what_only_ray_reads(tmp_path: Path) -> None:
+    """All keys for Ray's launcher; `use_podman: false` is accepted."""
+    text = COMPLETE.replace("  pull_before_run: false\n", "  use_podman: false\n")
+    document = json.loads(load(tmp_path, text).document)
+    assert document == yaml.safe_load(text)
+    assert document["head_start_ray_commands"] == ["ray stop"]
 
 
 def test_run_options_are_found(tmp_path: Path) -> None:
@@ -74,10 +84,8 @@ def test_run_options_are_found(tmp_path: Path) -> None:
     assert cluster.find_option("--privileged") is None
     assert cluster.find_variable("NCCL_P2P_DISABLE") == "1"
     assert cluster.find_variable("GLOO_SOCKET_IFNAME") is None
-    assert cluster.find_mount("/data") == "/srv/models"
-    assert cluster.find_mount("/dat") is None
     assert cluster.model_folder == "/srv/models"
-    assert load(tmp_path, WHOLE.replace("    - -v /srv/models:/data\n", "")).model_folder == "/data"
+    assert load(tmp_path, COMPLETE.replace("    - -v /srv/models:/data\n", "")).model_folder == "/data"
 
 
 @pytest.mark.parametrize(
@@ -85,11 +93,11 @@ def test_run_options_are_found(tmp_path: Path) -> None:
     [
         ("head_ip: 10.0.0.1", "head_ip: 10", "cluster.yaml:4: provider.head_ip: expected text, got a whole number "
          "(10): put it in quotes"),
-        ("head_ip: 10.0.0.1", "head_ip: -oProxyCommand=x", 'cluster.yaml:4: provider.head_ip: "-oProxyCommand=x" is no '
-         "address"),
-        ("head_ip: 10.0.0.1", "head_ip: 127.0.0.1", "cluster.yaml:2: provider: 127.0.0.1 means another machine on "
-         "every host: name an address of the network"),
-        ("10.0.0.3]", "10.0.0.1]", "cluster.yaml:5: provider.worker_ips: 10.0.0.1 stands twice among the hosts"),
+        ("head_ip: 10.0.0.1", "head_ip: -oProxyCommand=x", 'cluster.yaml:4: provider.head_ip: "-oProxyCommand=x" is '
+         'not an address'),
+        ("head_ip: 10.0.0.1", "head_ip: 127.0.0.1", "cluster.yaml:2: provider: 127.0.0.1 is a different machine "
+         "on every host: use an address of the network"),
+        ("10.0.0.3]", "10.0.0.1]", "cluster.yaml:5: provider.worker_ips: 10.0.0.1 is listed twice among the hosts"),
         ("type: local", "type: aws", 'cluster.yaml:3: provider.type: "aws" is not a choice; choose one of local'),
         ("  ssh_user: ubuntu\n", "", "auth.ssh_user is missing (example: ssh_user: ubuntu)"),
         ("  container_name: raylaunch\n", "  containr_name: raylaunch\n", "cluster.yaml:11: docker.containr_name: "
@@ -97,14 +105,16 @@ def test_run_options_are_found(tmp_path: Path) -> None:
         ("initialization_commands:", "initialisation_commands:", "cluster.yaml:19: initialisation_commands: Ray's "
          "cluster file has no such key; nearest is initialization_commands"),
         ("container_name: raylaunch", "container_name: a; reboot", 'cluster.yaml:11: docker.container_name: "a; '
-         'reboot" takes letters, digits, dots, dashes and underscores'),
+         'reboot" may only hold letters, digits, dots, dashes and underscores'),
+        ("  pull_before_run: false\n", "  use_podman: true\n", "cluster.yaml:12: docker.use_podman: podman is not "
+         "supported yet; set it to false or leave it out"),
         ("cluster_name: two-node", "cluster_name: two-node\ncluster_name: x", "cluster.yaml:2: cluster_name: said "
          "twice; the first one is in line 1"),
     ],
 )  # fmt: skip
-def test_one_bad_line_is_told_with_its_place(tmp_path: Path, old: str, new: str, problem: str) -> None:
-    assert old in WHOLE
-    assert problem in problems_of(tmp_path, WHOLE.replace(old, new, 1))
+def test_one_bad_line_is_reported_with_its_place(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert old in COMPLETE
+    assert problem in problems_of(tmp_path, COMPLETE.replace(old, new, 1))
 
 
 def test_what_is_no_cluster_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a service on a cluster is given, before any host is asked: its key, and what Ray's launcher reads."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from raylaunch.config import cluster_file, launch_file
 from raylaunch.config import launch as config
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, remote, template
-from raylaunch.provision.ray_up import read_config
+from raylaunch.provision.ray_up import make_config
 from raylaunch.serve import logs
 
 LAUNCH = "model: {path: /data/model}\nserver: {port: 8123}\n"
@@ -49,7 +50,7 @@ def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path)
 def test_hosts_are_given_what_this_machine_keeps(cluster: ClusterFile) -> None:
     """Token and layer come from raylaunch's own folder, wherever it is; an image file makes the build needless."""
     artifacts.write_kit("test")
-    built, loaded = (read_config(cluster, with_build=with_build) for with_build in (True, False))
+    built, loaded = (json.loads(make_config(cluster, with_build=with_build)) for with_build in (True, False))
     for source in built["file_mounts"].values():
         assert Path(source).is_relative_to(artifacts.folder_of("test"))
         assert Path(source).is_dir()

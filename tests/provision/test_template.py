@@ -49,7 +49,7 @@ def test_it_says_what_a_cluster_needs() -> None:
     assert cluster.image == LAYER_IMAGE
     assert "latest" not in text
     assert (cluster.find_option("--shm-size"), cluster.find_option("--gpus")) == ("10.24g", "all")
-    assert cluster.find_mount("/data") == "/data"
+    assert "-v /data:/data" in cluster.run_options
     assert cluster.find_variable("RAY_AUTH_MODE") == "token"
     assert {name: cluster.find_variable(name) for name in NODE} == dict(NODE)
     for port in (*cluster_ports.HEAD, *cluster_ports.EVERY_NODE, cluster_ports.MIN_WORKER, cluster_ports.MAX_WORKER):
