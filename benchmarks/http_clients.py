@@ -49,7 +49,7 @@ def describe(rows: list[Any], firsts_s: list[float], took_s: float, cpu_s: float
 
 def run_ours(url: str, streams: int, requests: int) -> dict[str, Any]:
     from raylaunch.bench.shard import Shard
-    from raylaunch.bench.shard_plan import Plan, Progress
+    from raylaunch.bench.shard_plan import ShardPlan, ShardProgress
     from raylaunch.bench.target import Target
 
     class Now:
@@ -61,16 +61,16 @@ def run_ours(url: str, streams: int, requests: int) -> dict[str, Any]:
         def is_stopped(self) -> bool:
             return False
 
-        def report(self, progress: Progress) -> None:
+        def report(self, progress: ShardProgress) -> None:
             pass
 
     target = Target(url, "truth")
     addresses, head = target.find_addresses(), target.make_head("/v1/completions")
-    plan = Plan(addresses, head, (json.dumps(BODY).encode(),), 300.0, concurrency=streams, requests=requests)
+    plan = ShardPlan(addresses, head, (json.dumps(BODY).encode(),), 300.0, concurrency=streams, requests=requests)
     result = Shard(plan, Now()).run()
     rows = [row for row in result.rows if row.error is None]
     firsts = [row.arrivals[0] - row.due_s for row in rows]
-    return describe(rows, firsts, result.ended_s - result.began_s, result.watch.cpu_s)
+    return describe(rows, firsts, result.ended_s - result.began_s, result.self_check.cpu_s)
 
 
 async def ask(session: Any, url: str, body: bytes) -> Request:

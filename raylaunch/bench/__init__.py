@@ -8,8 +8,8 @@
     wire.py      one HTTP/1.1 answer, byte by byte: framing, events, usage    no sockets
     streams.py   a connection that carries one request after another          wire
     plan.py      what a shard is told, and what it brings back
-    shard.py     the loop that drives many streams, and watches itself        streams watch
-    fleet.py     shards as processes here; ray_fleet.py: as Ray actors        shard
+    shard.py     the loop that drives many streams, and checks itself        streams watch
+    runner.py     shards as processes here; ray_fleet.py: as Ray actors        shard
     sampling.py  GPUs, network and engine meanwhile                           -
     stats.py     from rows to figures                                         -
     result.py    the result file and its rows file                            stats

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 26.0, 20.0
 """Margins around what is drawn: the value axis, air, the title line, the time axis."""
@@ -158,7 +158,7 @@ def _make_path(frame: Frame, times_s: Sequence[float], values: Sequence[float | 
     return path
 
 
-def draw_requests(rows: Sequence[Row], *, duration_s: float, width: float, height: float = 260.0) -> str:
+def draw_requests(rows: Sequence[RequestRow], *, duration_s: float, width: float, height: float = 260.0) -> str:
     """Each request as a bar: waiting for its first token, then answering; failed ones in red."""
     every = max(1, math.ceil(len(rows) / MAX_BARS))
     shown = sorted(rows, key=lambda row: row.due_s)[::every]
@@ -184,7 +184,7 @@ def draw_requests(rows: Sequence[Row], *, duration_s: float, width: float, heigh
     return draw_title("Requests", told) + frame.draw_time_axis() + floor + bars
 
 
-def _take_lane(lanes: list[float], row: Row) -> int:
+def _take_lane(lanes: list[float], row: RequestRow) -> int:
     """The first lane that is free when the request begins."""
     for number, free_at in enumerate(lanes):
         if free_at <= row.due_s + 1e-4:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raylaunch.bench import stats
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 from raylaunch.bench.load import describe_load
 from raylaunch.bench.result import read_result, read_rows
 
@@ -86,8 +86,8 @@ def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:
     return differences, found
 
 
-def _read_levels(path: Path) -> dict[int, list[Row]]:
-    levels: dict[int, list[Row]] = {}
+def _read_levels(path: Path) -> dict[int, list[RequestRow]]:
+    levels: dict[int, list[RequestRow]] = {}
     for level, row in read_rows(path):
         levels.setdefault(level, []).append(row)
     return levels
@@ -95,8 +95,8 @@ def _read_levels(path: Path) -> dict[int, list[Row]]:
 
 def compare_levels(
     load: str,
-    a: tuple[Mapping[str, Any], Sequence[Row]],
-    b: tuple[Mapping[str, Any], Sequence[Row]],
+    a: tuple[Mapping[str, Any], Sequence[RequestRow]],
+    b: tuple[Mapping[str, Any], Sequence[RequestRow]],
     *,
     may_judge: bool,
 ) -> Comparison:
@@ -123,13 +123,13 @@ class Batch:
     """A stretch of a run."""
 
     length_s: float
-    began: tuple[Row, ...]
+    began: tuple[RequestRow, ...]
     """Requests that began in it."""
     tokens: float
     """Output tokens that came in it."""
 
 
-def cut_batches(rows: Sequence[Row]) -> list[Batch]:
+def cut_batches(rows: Sequence[RequestRow]) -> list[Batch]:
     """Cut the loaded part of a run: from when the first requests all had their first token to when the last one began.
 
     The ramp and the tail are left out: they are the same for any server, and no sample of its steady state.
@@ -144,7 +144,7 @@ def cut_batches(rows: Sequence[Row]) -> list[Batch]:
     if count < 1:
         return []
     length = (end - begin) / count
-    began: list[list[Row]] = [[] for _ in range(count)]
+    began: list[list[RequestRow]] = [[] for _ in range(count)]
     tokens = [0.0] * count
     for row in rows:
         weight = stats.count_tokens(row) / max(1, len(row.arrivals))
@@ -156,7 +156,7 @@ def cut_batches(rows: Sequence[Row]) -> list[Batch]:
     return [Batch(length, tuple(mine), came) for mine, came in zip(began, tokens, strict=True)]
 
 
-def _median(read: Callable[[Row], float | None]) -> Callable[[Batch], float | None]:
+def _median(read: Callable[[RequestRow], float | None]) -> Callable[[Batch], float | None]:
     def measure(batch: Batch) -> float | None:
         values = [value for row in batch.began if (value := read(row)) is not None]
         return statistics.median(values) if len(values) >= FEWEST_PER_BATCH else None

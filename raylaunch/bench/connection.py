@@ -1,4 +1,4 @@
-"""A connection that carries one request after another, driven by whoever watches its socket."""
+"""A connection that carries one request after another, driven by whoever checks its socket."""
 
 import contextlib
 import errno
@@ -13,14 +13,14 @@ from enum import Enum
 from time import monotonic
 from typing import Any
 
-from raylaunch.bench.http_response import Answer, WireError
+from raylaunch.bench.http_response import HttpAnswer, WireError
 
 READ_BYTES = 32 << 10
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerAddress:
     """Where to connect."""
 
     family: int
@@ -32,7 +32,7 @@ class Address:
 
 
 @dataclass(slots=True)
-class Row:
+class RequestRow:
     """One request and what became of it. Times are the shard's monotonic clock, in seconds."""
 
     number: int
@@ -54,7 +54,7 @@ class Row:
     shard: int = 0
 
 
-class State(Enum):
+class StreamState(Enum):
     """What a stream is doing."""
 
     CLOSED = "closed"
@@ -80,7 +80,7 @@ class Stream:
 
     def __init__(
         self,
-        address: Address,
+        address: ServerAddress,
         context: ssl.SSLContext | None,
         poll: select.epoll,
         by_fd: "dict[int, Stream]",
@@ -88,8 +88,8 @@ class Stream:
     ) -> None:
         self._address, self._context, self._poll, self._by_fd = address, context, poll, by_fd
         self._note_connect = note_connect
-        self.state = State.CLOSED
-        self.row: Row | None = None
+        self.state = StreamState.CLOSED
+        self.row: RequestRow | None = None
         self.request = b""
         self.last_s = 0.0
         """When something last happened on it."""
@@ -114,35 +114,35 @@ class Stream:
         self._socket = sock
         self._by_fd[sock.fileno()] = self
         self._poll.register(sock.fileno(), _OUT)
-        self.state = State.CONNECTING
+        self.state = StreamState.CONNECTING
         return None
 
     def close(self) -> None:
         """Close the connection, whatever it is doing."""
-        if self.state is State.CLOSED:
+        if self.state is StreamState.CLOSED:
             return
         fd = self._socket.fileno()
         self._by_fd.pop(fd, None)
         with contextlib.suppress(OSError):
             self._poll.unregister(fd)
         self._socket.close()
-        self.state = State.CLOSED
+        self.state = StreamState.CLOSED
         self._unsent = None
         self._wants_out = False
 
-    def send(self, row: Row, request: bytes) -> str | None:
+    def send(self, row: RequestRow, request: bytes) -> str | None:
         """Send a request as soon as the connection is there; returns what failed at once, if anything."""
         self.row, self.request = row, request
-        self._answer = Answer()
-        if self.state is State.CLOSED and (failed := self.open()):
+        self._answer = HttpAnswer()
+        if self.state is StreamState.CLOSED and (failed := self.open()):
             return failed
-        if self.state is State.IDLE:
+        if self.state is StreamState.IDLE:
             return self._begin_request()
         return None  # sent once connected
 
     def _begin_request(self) -> str | None:
         assert self.row is not None
-        self.state = State.BUSY
+        self.state = StreamState.BUSY
         self.row.sent_s = self.last_s = monotonic()
         self._unsent = memoryview(self.request)
         return self._push()
@@ -170,15 +170,15 @@ class Stream:
             ("", "") when the answer is whole, else kind and words of the failure. Without a request, a failure is None:
             the connection is closed, and the next request opens another.
         """
-        if self.state is State.BUSY and self._unsent is None:
+        if self.state is StreamState.BUSY and self._unsent is None:
             return self._read()
-        if self.state is State.BUSY:
+        if self.state is StreamState.BUSY:
             if mask & _IN and (ended := self._read()):
                 return ended
             if self._unsent is not None and (failed := self._push()):
                 return "reset", failed
             return None
-        if self.state is State.IDLE:
+        if self.state is StreamState.IDLE:
             self._look_while_idle()
             return None
         failed = self._connect_further()
@@ -198,7 +198,7 @@ class Stream:
         self.close()
 
     def _connect_further(self) -> str | None:
-        if self.state is State.CONNECTING:
+        if self.state is StreamState.CONNECTING:
             if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 return os.strerror(code)
             self._poll.modify(self._socket.fileno(), _IN)
@@ -207,8 +207,8 @@ class Stream:
                 self._socket = self._context.wrap_socket(
                     self._socket, server_hostname=self._address.server_name, do_handshake_on_connect=False
                 )
-                self.state = State.SHAKING
-        if self.state is State.SHAKING:
+                self.state = StreamState.SHAKING
+        if self.state is StreamState.SHAKING:
             assert isinstance(self._socket, ssl.SSLSocket)
             try:
                 self._socket.do_handshake()
@@ -220,7 +220,7 @@ class Stream:
             except OSError as error:
                 return f"TLS: {error.strerror or error}"
             self._poll.modify(self._socket.fileno(), _IN)
-        self.state = State.IDLE
+        self.state = StreamState.IDLE
         self._recv = self._socket.recv
         self._note_connect(monotonic() - self._began_s)
         return self._begin_request() if self.row else None
@@ -269,7 +269,7 @@ class Stream:
             row.tokens_in, row.tokens_out = answer.usage.get("prompt_tokens"), answer.usage.get("completion_tokens")
         row.end_s = row.arrivals[-1] if row.arrivals else answer.last_s
         if answer.keep_alive:
-            self.state = State.IDLE
+            self.state = StreamState.IDLE
         else:
             self.close()
         if answer.status != 200:

@@ -33,7 +33,7 @@ def make_request(head: bytes, body: bytes) -> bytes:
     return b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
 
 
-class Answer:
+class HttpAnswer:
     """One answer while it is read. Times are the caller's clock, in seconds."""
 
     __slots__ = (

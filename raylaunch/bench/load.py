@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylaunch.bench import stats
-from raylaunch.bench.prompts import Asked, Asking
+from raylaunch.bench.prompts import LoadPrompt, RequestOptions
 from raylaunch.bench.target import Target
 
 STREAMS_PER_SHARD = 500
@@ -30,8 +30,8 @@ class LoadTest:
     """What is to be measured."""
 
     target: Target
-    asking: Asking
-    prompts: Sequence[Asked]
+    request: RequestOptions
+    prompts: Sequence[LoadPrompt]
     levels: tuple[Level, ...]
     requests: int | None = None
     """For each level; None with a duration: as many as fit; None without: three times as many as at once."""

@@ -15,17 +15,17 @@ from typing import Any, Protocol
 
 from raylaunch.base.errors import BenchError
 from raylaunch.bench.shard import Shard
-from raylaunch.bench.shard_plan import Plan, Progress, ShardResult
+from raylaunch.bench.shard_plan import ShardPlan, ShardProgress, ShardResult
 
 _LEAD_S = 0.05
 """From the last shard's word that it is prepared to the common start."""
 
 
-class Fleet(Protocol):
+class ShardRunner(Protocol):
     """Where shards run."""
 
     def run(
-        self, plans: Sequence[Plan], *, report: Callable[[Progress], None], started: Callable[[float], None]
+        self, plans: Sequence[ShardPlan], *, report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
         """Run all plans at once; times in the results are this machine's monotonic clock.
 
@@ -38,9 +38,9 @@ class Fleet(Protocol):
         """
 
 
-def add_up(latest: Sequence[Progress]) -> Progress:
+def add_up(latest: Sequence[ShardProgress]) -> ShardProgress:
     """The sum of the shards' progress."""
-    return Progress(
+    return ShardProgress(
         done=sum(one.done for one in latest),
         failed=sum(one.failed for one in latest),
         running=sum(one.running for one in latest),
@@ -48,13 +48,13 @@ def add_up(latest: Sequence[Progress]) -> Progress:
     )
 
 
-class ProcessFleet:
+class LocalShards:
     """Shards as child processes."""
 
     def run(
-        self, plans: Sequence[Plan], *, report: Callable[[Progress], None], started: Callable[[float], None]
+        self, plans: Sequence[ShardPlan], *, report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
-        """See Fleet."""
+        """See ShardRunner."""
         pipes: list[Connection[Any, Any]] = []
         children = []
         try:
@@ -80,10 +80,10 @@ class ProcessFleet:
     def _follow(
         self,
         pipes: "Sequence[Connection[Any, Any]]",
-        report: Callable[[Progress], None],
+        report: Callable[[ShardProgress], None],
         started: Callable[[float], None],
     ) -> list[ShardResult]:
-        latest = [Progress(0, 0, 0, 0) for _ in pipes]
+        latest = [ShardProgress(0, 0, 0, 0) for _ in pipes]
         results: dict[int, ShardResult] = {}
         prepared, stopped = 0, False
         while len(results) < len(pipes):
@@ -94,7 +94,7 @@ class ProcessFleet:
                     message = self._receive(ready, number)
                     if isinstance(message, ShardResult):
                         results[number] = message
-                    elif isinstance(message, Progress):
+                    elif isinstance(message, ShardProgress):
                         latest[number] = message
                         report(add_up(latest))
                     else:
@@ -132,7 +132,7 @@ class PipeControl:
         self._stopped = False
 
     def wait_for_start(self) -> float | None:
-        """See Control."""
+        """See ShardControl."""
         if self._stopped:
             return None
         self._pipe.send("prepared")
@@ -144,13 +144,13 @@ class PipeControl:
         return None if said == "stop" else float(said)
 
     def is_stopped(self) -> bool:
-        """See Control: told so, or the starter is gone."""
+        """See ShardControl: told so, or the starter is gone."""
         if not self._stopped and self._pipe.poll():
             self._stopped = True
         return self._stopped
 
-    def report(self, progress: Progress) -> None:
-        """See Control."""
+    def report(self, progress: ShardProgress) -> None:
+        """See ShardControl."""
         try:
             self._pipe.send(progress)
         except (BrokenPipeError, ConnectionResetError):

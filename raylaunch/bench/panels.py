@@ -6,7 +6,7 @@ from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 
 WIDTH = 1080.0
 _HUES = (215, 28, 165, 275, 340, 90, 195, 45)
@@ -29,7 +29,7 @@ def wrap_svg(inside: str, width: float, height: float) -> str:
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img">{inside}</svg>'
 
 
-def draw_time_panels(level: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+def draw_time_panels(level: Mapping[str, Any], rows: Sequence[RequestRow]) -> list[str]:
     """All that has a time axis, from throughput to network."""
     series, duration_s = level["series"], level["duration_s"]
     slices = [number * series["slice_s"] for number in range(len(series["running"]))]

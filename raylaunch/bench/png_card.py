@@ -12,7 +12,7 @@ from typing import Any
 from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 from raylaunch.bench.load import describe_load
 from raylaunch.bench.panels import list_gpu_series
 from raylaunch.bench.report import describe_machines, list_tiles
@@ -59,7 +59,7 @@ def _has_fonts() -> bool:
     return any(next(Path(folder).rglob("*.[to]t[fc]"), None) for folder in folders)
 
 
-def make_card(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def make_card(result: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
     """The card's SVG."""
     level = result["levels"][-1]
     inner = WIDTH - 2 * PAD
@@ -119,7 +119,7 @@ def _draw_tiles(level: Mapping[str, Any], inner: float) -> str:
     return "".join(parts)
 
 
-def _draw_time(level: Mapping[str, Any], rows: Sequence[Row], inner: float) -> list[tuple[str, float]]:
+def _draw_time(level: Mapping[str, Any], rows: Sequence[RequestRow], inner: float) -> list[tuple[str, float]]:
     series, duration_s = level["series"], level["duration_s"]
     slices = [number * series["slice_s"] for number in range(len(series["running"]))]
     tokens = Series("output", series["output_tokens_per_s"], "c0")

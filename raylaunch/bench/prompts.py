@@ -24,12 +24,12 @@ class SizedPrompt:
     output_tokens: int
 
 
-Asked = Prompt | SizedPrompt
+LoadPrompt = Prompt | SizedPrompt
 """What one request asks."""
 
 
 @dataclass(frozen=True)
-class Asking:
+class RequestOptions:
     """How prompts are asked."""
 
     api: str = "chat"
@@ -46,7 +46,7 @@ class Asking:
         """Where requests go."""
         return PATHS[self.api]
 
-    def make_body(self, model: str, asked: Asked) -> bytes:
+    def make_body(self, model: str, asked: LoadPrompt) -> bytes:
         """One request's body; exact lengths for all go before a prompt's own."""
         prompt, max_tokens, exact = asked, self.max_tokens, self.exact
         if isinstance(asked, SizedPrompt):
@@ -68,11 +68,11 @@ class Asking:
             fields["stream_options"] = {"include_usage": True}
         return json.dumps(fields, ensure_ascii=False).encode()
 
-    def make_bodies(self, model: str, prompts: Sequence[Asked]) -> tuple[bytes, ...]:
+    def make_bodies(self, model: str, prompts: Sequence[LoadPrompt]) -> tuple[bytes, ...]:
         """All bodies, in order."""
         return tuple(self.make_body(model, prompt) for prompt in prompts)
 
-    def find_own_lengths(self, prompts: Sequence[Asked]) -> tuple[int, int] | None:
+    def find_own_lengths(self, prompts: Sequence[LoadPrompt]) -> tuple[int, int] | None:
         """Shortest and longest answer, in tokens, of those whose length is their prompt's; None where none is."""
         lengths = [prompt.output_tokens for prompt in prompts if isinstance(prompt, SizedPrompt)]
         return (min(lengths), max(lengths)) if lengths and not self.exact else None
@@ -93,7 +93,7 @@ def list_own_questions() -> list[Prompt]:
     return [json.loads(line)["question"] for line in text.splitlines()]
 
 
-def read_questions(path: Path) -> list[Asked]:
+def read_questions(path: Path) -> list[LoadPrompt]:
     """Questions of a file: JSONL (a string, or an object with question, prompt, text or messages) or ShareGPT's JSON.
 
     An object may say, too, how many tokens its answer has: output_tokens, as in the files of vLLM's benchmark.
@@ -140,7 +140,7 @@ def _read_entry(entry: Any) -> Prompt | None:
     return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
 
 
-def _read_length(entry: Any, prompt: Prompt, where: str) -> Asked:
+def _read_length(entry: Any, prompt: Prompt, where: str) -> LoadPrompt:
     length = entry.get("output_tokens") if isinstance(entry, dict) else None
     if length is None:
         return prompt

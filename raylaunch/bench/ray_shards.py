@@ -13,9 +13,9 @@ from typing import Any
 
 from raylaunch.base.errors import BenchError
 from raylaunch.bench.local_shards import add_up
-from raylaunch.bench.self_check import Watch
+from raylaunch.bench.self_check import SelfCheck
 from raylaunch.bench.shard import Shard
-from raylaunch.bench.shard_plan import Plan, Progress, ShardResult
+from raylaunch.bench.shard_plan import ShardPlan, ShardProgress, ShardResult
 from raylaunch.cluster import ship
 from raylaunch.cluster.ray_session import ClusterNode
 
@@ -34,9 +34,9 @@ class ShardActor:
         self._start: float | None = None
         self._may_start, self._stopped = threading.Event(), threading.Event()
         self._prepared = False
-        self._progress = Progress(0, 0, 0, 0)
+        self._progress = ShardProgress(0, 0, 0, 0)
 
-    def run(self, plan: Plan) -> ShardResult:
+    def run(self, plan: ShardPlan) -> ShardResult:
         """Offer the load; returns when it is through or stopped."""
         result = Shard(plan, self).run()
         result.node = self._hostname
@@ -46,7 +46,7 @@ class ShardActor:
         """This node's monotonic clock."""
         return monotonic()
 
-    def look(self) -> tuple[bool, Progress]:
+    def look(self) -> tuple[bool, ShardProgress]:
         """Whether it is prepared, and how far it is."""
         return self._prepared, self._progress
 
@@ -60,20 +60,20 @@ class ShardActor:
         self._stopped.set()
         self._may_start.set()
 
-    # What the shard asks of whoever started it (shard.Control):
+    # What the shard asks of whoever started it (shard.ShardControl):
 
     def wait_for_start(self) -> float | None:
-        """See Control."""
+        """See ShardControl."""
         self._prepared = True
         self._may_start.wait()
         return None if self._stopped.is_set() else self._start
 
     def is_stopped(self) -> bool:
-        """See Control."""
+        """See ShardControl."""
         return self._stopped.is_set()
 
-    def report(self, progress: Progress) -> None:
-        """See Control."""
+    def report(self, progress: ShardProgress) -> None:
+        """See ShardControl."""
         self._progress = progress
 
 
@@ -92,7 +92,7 @@ def measure_offset(ask: Callable[[], float], clock: Callable[[], float] = monoto
     return best[1], best[0] / 2
 
 
-class RayFleet:
+class RayShards:
     """Shards on the nodes of the Ray cluster that this process joined, in turn.
 
     Args:
@@ -103,9 +103,9 @@ class RayFleet:
         self._nodes = nodes
 
     def run(
-        self, plans: Sequence[Plan], *, report: Callable[[Progress], None], started: Callable[[float], None]
+        self, plans: Sequence[ShardPlan], *, report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
-        """See Fleet. A node that is lost meanwhile costs its rows, and the result says so (ended: "lost")."""
+        """See ShardRunner. A node that is lost meanwhile costs its rows, and the result says so (ended: "lost")."""
         import ray
 
         actors = [_start_actor(self._nodes[number % len(self._nodes)]) for number in range(len(plans))]
@@ -155,11 +155,11 @@ class RayFleet:
         return offsets
 
     def _follow(
-        self, actors: Sequence[Any], runs: Sequence[Any], report: Callable[[Progress], None]
+        self, actors: Sequence[Any], runs: Sequence[Any], report: Callable[[ShardProgress], None]
     ) -> list[ShardResult]:
         import ray
 
-        latest = [Progress(0, 0, 0, 0) for _ in actors]
+        latest = [ShardProgress(0, 0, 0, 0) for _ in actors]
         results: dict[int, ShardResult] = {}
         stopped = False
         while len(results) < len(actors):
@@ -191,14 +191,14 @@ def find_own_ip() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _try(looked: Any, otherwise: Progress) -> Progress:
+def _try(looked: Any, otherwise: ShardProgress) -> ShardProgress:
     import ray
 
     try:
         _, progress = ray.get(looked)
     except ray.exceptions.RayError:
         return otherwise
-    assert isinstance(progress, Progress)
+    assert isinstance(progress, ShardProgress)
     return progress
 
 
@@ -209,7 +209,7 @@ def _take(run: Any) -> ShardResult:
         result = ray.get(run)
     except ray.exceptions.RayActorError:
         now = monotonic()
-        return ShardResult([], Watch(began_s=now, ended_s=now), now, now, "lost")
+        return ShardResult([], SelfCheck(began_s=now, ended_s=now), now, now, "lost")
     assert isinstance(result, ShardResult)
     return result
 

@@ -9,7 +9,7 @@ from typing import Any
 from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 from raylaunch.bench.load import describe_load
 from raylaunch.bench.panels import draw_time_panels, wrap_svg
 from raylaunch.bench.result import read_result, read_rows
@@ -29,7 +29,7 @@ def write_report(result_path: Path, target: Path) -> Path:
         BenchError: one of them cannot be read, or `target` not be written.
     """
     result = read_result(result_path)
-    rows: dict[int, list[Row]] = {}
+    rows: dict[int, list[RequestRow]] = {}
     for level, row in read_rows(result_path):
         rows.setdefault(level, []).append(row)
     try:
@@ -39,7 +39,7 @@ def write_report(result_path: Path, target: Path) -> Path:
     return target
 
 
-def make_report(result: Mapping[str, Any], rows: Mapping[int, Sequence[Row]]) -> str:
+def make_report(result: Mapping[str, Any], rows: Mapping[int, Sequence[RequestRow]]) -> str:
     """The report's text."""
     folder = importlib.resources.files("raylaunch.bench")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -108,7 +108,7 @@ def list_tiles(level: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def make_level(level: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def make_level(level: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
     """Everything about one level."""
     tiles = "".join(
         f'<div><b>{value}<small>{escape(unit)}</small></b><span class="soft small">{escape(name)}</span></div>'

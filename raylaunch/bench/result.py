@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raylaunch.base.errors import BenchError
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 
 FORMAT_VERSION = 1
 KIND = "raylaunch bench"
@@ -24,7 +24,7 @@ def rows_path(result: Path) -> Path:
     return result.with_suffix(".rows.jsonl.gz")
 
 
-def pack_row(row: Row, start_s: float, level: int) -> list[Any]:
+def pack_row(row: RequestRow, start_s: float, level: int) -> list[Any]:
     """A row as it is written: times in microseconds from the level's start, arrivals as the gaps between them."""
     first = row.arrivals[0] if row.arrivals else None
     before = first or 0.0
@@ -49,10 +49,10 @@ COLUMNS = (
 """What pack_row's values are, in order; the rows file's first line names them."""
 
 
-def unpack_row(values: list[Any]) -> tuple[int, Row]:
+def unpack_row(values: list[Any]) -> tuple[int, RequestRow]:
     """The level and the row (times in seconds from the level's start) that pack_row wrote."""
     level, number, shard, due, sent, end, status, tokens_in, tokens_out, error, first, gaps = values
-    row = Row(
+    row = RequestRow(
         number, due / _MICRO, sent / _MICRO, end / _MICRO, status, tokens_in, tokens_out, error, shard=shard
     )  # fmt: skip
     if first is not None:
@@ -110,7 +110,7 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_rows(result: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(result: Path) -> Iterator[tuple[int, RequestRow]]:
     """Level and row of each request of a result.
 
     Raises:

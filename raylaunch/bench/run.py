@@ -13,10 +13,10 @@ from raylaunch.base.errors import BenchError
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
 from raylaunch.bench.load import Level, LoadTest, describe_load
-from raylaunch.bench.local_shards import Fleet
-from raylaunch.bench.sampling import Sampler, cut_moments
-from raylaunch.bench.self_check import MAX_FAILED_SHARE, Watch, find_client_limits
-from raylaunch.bench.shard_plan import Plan, Progress, ShardResult
+from raylaunch.bench.local_shards import ShardRunner
+from raylaunch.bench.sampling import LoadSampler, cut_moments
+from raylaunch.bench.self_check import MAX_FAILED_SHARE, find_client_limits
+from raylaunch.bench.shard_plan import ShardPlan, ShardProgress, ShardResult
 from raylaunch.bench.target import Target
 
 ENDS = {
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def run_test(
-    test: LoadTest, fleet: Fleet, sampler: Sampler | None, *, show: Callable[[Sequence[str]], None]
+    test: LoadTest, runner: ShardRunner, sampler: LoadSampler | None, *, show: Callable[[Sequence[str]], None]
 ) -> Outcome:
     """Run all levels, and tell how they went.
 
@@ -45,19 +45,19 @@ def run_test(
     """
     if not test.levels:
         raise BenchError("there is no load to offer", fix="say --concurrency or --rate")
-    bodies = test.asking.make_bodies(test.target.model, test.prompts)
+    bodies = test.request.make_bodies(test.target.model, test.prompts)
     made_at = time.time()
     if test.warmup:
         show([f"warm-up: {test.warmup} requests"])
         at_once = Level(concurrency=min(test.warmup, max(level.concurrency or 8 for level in test.levels)))
-        shards, _ = _offer(test, at_once, bodies, fleet, show, requests=test.warmup, title="warm-up")
+        shards, _ = _offer(test, at_once, bodies, runner, show, requests=test.warmup, title="warm-up")
         _raise_for_warmup(shards)
     outcome = Outcome({}, [])
     levels: list[dict[str, Any]] = []
     asked = test.warmup  # each level goes on where the one before ended: no prompt is met twice before all were
     for number, level in enumerate(test.levels):
         requests = test.count_requests(level)
-        shards, began = _offer(test, level, bodies, fleet, show, requests=requests, first_body=asked)
+        shards, began = _offer(test, level, bodies, runner, show, requests=requests, first_body=asked)
         asked += sum(len(shard.rows) + len(shard.rows_cut) for shard in shards)
         figures = summarise_level(test, level, shards, began)
         if sampler is not None:
@@ -87,7 +87,7 @@ def _offer(
     test: LoadTest,
     level: Level,
     bodies: tuple[bytes, ...],
-    fleet: Fleet,
+    runner: ShardRunner,
     show: Callable[[Sequence[str]], None],
     *,
     requests: int | None,
@@ -96,9 +96,9 @@ def _offer(
 ) -> tuple[list[ShardResult], float]:
     """Run one level; returns what the shards saw, and the common start on this machine's clock."""
     shards = test.count_shards(level)
-    addresses, head = test.target.find_addresses(), test.target.make_head(test.asking.path)
+    addresses, head = test.target.find_addresses(), test.target.make_head(test.request.path)
     plans = [
-        Plan(
+        ShardPlan(
             addresses, head, bodies, test.timeout_s, first_body, shard, shards,
             concurrency=level.concurrency, rate_per_s=level.rate_per_s, requests=requests,
             duration_s=None if title else test.duration_s, seed=test.seed,
@@ -107,7 +107,7 @@ def _offer(
     ]  # fmt: skip
     starts = [monotonic()]
 
-    def report(progress: Progress) -> None:
+    def report(progress: ShardProgress) -> None:
         took_s = max(0.0, monotonic() - starts[-1])
         share = 0.0
         if requests:
@@ -118,7 +118,7 @@ def _offer(
         counted = f"{progress.done} done{failed}, {progress.running} running, {took_s:.0f} s"
         show([f"{title or level.describe()}: {int(min(share, 1.0) * 10 + 1e-9) * 10}% | {counted}"])
 
-    results = fleet.run(plans, report=report, started=starts.append)
+    results = runner.run(plans, report=report, started=starts.append)
     return results, starts[-1]
 
 
@@ -131,7 +131,7 @@ def summarise_level(test: LoadTest, level: Level, shards: Sequence[ShardResult],
     ended = next((shard.ended for shard in shards if shard.ended != "whole"), "whole")
     duration_s = max(1e-6, max(shard.ended_s for shard in shards) - began)
     late_s = [row.sent_s - row.due_s for row in rows if row.sent_s] if level.rate_per_s else []
-    watches = [shard.watch for shard in shards]
+    checks = [shard.self_check for shard in shards]
     figures = {
         "load": {
             "kind": "closed" if level.concurrency else "open",
@@ -146,7 +146,7 @@ def summarise_level(test: LoadTest, level: Level, shards: Sequence[ShardResult],
         "client": describe_client(shards, late_s),
     }
     late = sorted(late_s)
-    reasons = find_client_limits(watches, stats.find_percentile(late, 99) if late else None)
+    reasons = find_client_limits(checks, stats.find_percentile(late, 99) if late else None)
     if ended != "whole":
         reasons.append(f"{ENDS[ended]}, {duration_s:.1f} s after the start")
     if not figures["requests_ok"]:
@@ -174,21 +174,21 @@ def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> d
     """How the client itself fared."""
 
     def describe(shard: ShardResult) -> dict[str, Any]:
-        watch: Watch = shard.watch
+        notes = shard.self_check
         return {
             "node": shard.node,
             "clock_error_ms": round(shard.clock_error_s * 1e3, 3),
-            "cpu_s": round(watch.cpu_s, 3),
-            "cpu_share": round(watch.cpu_s / watch.duration_s, 4),
-            "max_loop_lag_ms": round(watch.max_loop_lag_s * 1e3, 3),
-            "slow_share": round(watch.slow_s / watch.duration_s, 5),
-            "turns": watch.turns,
-            "reads": watch.reads,
-            "runnable_wait_s": None if watch.runnable_wait_s is None else round(watch.runnable_wait_s, 3),
+            "cpu_s": round(notes.cpu_s, 3),
+            "cpu_share": round(notes.cpu_s / notes.duration_s, 4),
+            "max_loop_lag_ms": round(notes.max_loop_lag_s * 1e3, 3),
+            "slow_share": round(notes.slow_s / notes.duration_s, 5),
+            "turns": notes.turns,
+            "reads": notes.reads,
+            "runnable_wait_s": None if notes.runnable_wait_s is None else round(notes.runnable_wait_s, 3),
         }
 
     each = [describe(shard) for shard in shards]
-    connect = stats.Distribution.of(value for shard in shards for value in shard.watch.connects_s)
+    connect = stats.Distribution.of(value for shard in shards for value in shard.self_check.connects_s)
     described: dict[str, Any] = {
         "cpu_s": round(sum(one["cpu_s"] for one in each), 3),
         "max_loop_lag_ms": max(one["max_loop_lag_ms"] for one in each),
@@ -203,7 +203,7 @@ def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> d
 
 
 def make_result(
-    test: LoadTest, levels: list[dict[str, Any]], made_at: float, sampler: Sampler | None
+    test: LoadTest, levels: list[dict[str, Any]], made_at: float, sampler: LoadSampler | None
 ) -> dict[str, Any]:
     """The whole result: what was asked, of what, on what; the figures of the last level on top."""
     from raylaunch.base import versions
@@ -224,12 +224,12 @@ def make_result(
         "invalid_because": reasons,
         "server": {"url": test.target.url, "model": test.target.model, "version": find_server_version(test.target)},
         "asked": {
-            "api": test.asking.api,
-            "stream": test.asking.stream,
-            "max_tokens": test.asking.max_tokens,
-            "exact_tokens": test.asking.exact,
-            "own_output_tokens": test.asking.find_own_lengths(test.prompts),
-            "temperature": test.asking.temperature,
+            "api": test.request.api,
+            "stream": test.request.stream,
+            "max_tokens": test.request.max_tokens,
+            "exact_tokens": test.request.exact,
+            "own_output_tokens": test.request.find_own_lengths(test.prompts),
+            "temperature": test.request.temperature,
             "prompts": test.source,
             "distinct_prompts": len(test.prompts),
             "warmup": test.warmup,

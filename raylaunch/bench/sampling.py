@@ -18,7 +18,7 @@ _FIRST_SAMPLE_S = 20.0
 """Longest wait for the machines' first sample: where Ray is, it starts a process on each node."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """What samples the machines: monitor_child.ChildMonitor."""
 
     newest: ClusterSample | None
@@ -41,7 +41,7 @@ class Moment:
     engine: EngineFigures | None
 
 
-class Sampler:
+class LoadSampler:
     """A thread that looks whenever the machines were sampled until it is stopped; use as a context.
 
     A beat of its own would run through that of the source: now and then a look would find nothing new.
@@ -51,7 +51,7 @@ class Sampler:
         interval_s: between looks at the engine alone, where no sample comes.
     """
 
-    def __init__(self, target: Target, source: Source, *, interval_s: float = 1.0) -> None:
+    def __init__(self, target: Target, source: SampleSource, *, interval_s: float = 1.0) -> None:
         self._target, self._source, self._interval_s = target, source, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bench-sampler", daemon=True)
@@ -62,7 +62,7 @@ class Sampler:
         self.problem = ""
         """Why machines were not sampled, or not to the end."""
 
-    def __enter__(self) -> "Sampler":
+    def __enter__(self) -> "LoadSampler":
         self._source.arrived.wait(_FIRST_SAMPLE_S)
         self._thread.start()
         return self

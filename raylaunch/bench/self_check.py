@@ -24,7 +24,7 @@ FD_RESERVE = 64
 
 
 @dataclass
-class Watch:
+class SelfCheck:
     """A shard's notes about itself."""
 
     began_s: float = 0.0
@@ -86,28 +86,28 @@ def make_room(streams: int) -> int:
     return max(1, min(streams, processes.raise_file_limit(streams + FD_RESERVE) - FD_RESERVE))
 
 
-def find_client_limits(watches: Sequence[Watch], late_p99_s: float | None) -> list[str]:
+def find_client_limits(checks: Sequence[SelfCheck], late_p99_s: float | None) -> list[str]:
     """Every way in which the client was the limit, as sentences; none means that the figures are the server's.
 
     Args:
         late_p99_s: open loop only: the 99th percentile of a request's leaving after its intended moment.
     """
     found = []
-    for number, watch in enumerate(watches):
+    for number, notes in enumerate(checks):
         name = f"shard {number}"
-        share = watch.cpu_s / watch.duration_s
+        share = notes.cpu_s / notes.duration_s
         if share > MAX_CPU_SHARE:
             found.append(f"{name} used {share:.0%} of a core: more shards are needed (--shards)")
-        slow = watch.slow_s / watch.duration_s
+        slow = notes.slow_s / notes.duration_s
         if slow > MAX_SLOW_SHARE:
             found.append(
                 f"{name} spent {slow:.0%} of the run in turns longer than {SLOW_TURN_S * 1e3:.0f} ms "
-                f"(longest {watch.max_loop_lag_s * 1e3:.0f} ms): times are off by as much"
+                f"(longest {notes.max_loop_lag_s * 1e3:.0f} ms): times are off by as much"
             )
-        if watch.runnable_wait_s is not None and watch.runnable_wait_s / max(watch.turns, 1) > MAX_WAIT_PER_TURN_S:
-            found.append(f"{name} waited {watch.runnable_wait_s:.1f} s for a core: this machine is too busy to measure")
-        if watch.refused_for_files:
-            found.append(f"{name} was out of file descriptors {watch.refused_for_files} times (ulimit -n)")
+        if notes.runnable_wait_s is not None and notes.runnable_wait_s / max(notes.turns, 1) > MAX_WAIT_PER_TURN_S:
+            found.append(f"{name} waited {notes.runnable_wait_s:.1f} s for a core: this machine is too busy to measure")
+        if notes.refused_for_files:
+            found.append(f"{name} was out of file descriptors {notes.refused_for_files} times (ulimit -n)")
     if late_p99_s is not None and late_p99_s > MAX_LATE_P99_S:
         found.append(f"requests left late: p99 {late_p99_s * 1e3:.0f} ms after the moment they were meant for")
     return found

@@ -1,4 +1,4 @@
-"""One shard of a load: a loop over epoll that drives its streams, notes when bytes came, and watches itself.
+"""One shard of a load: a loop over epoll that drives its streams, notes when bytes came, and checks itself.
 
 A loop of our own because the time a reading waits for the loop is part of what is measured: one turn is one look at
 the sockets and the work for those that are ready, so the length of a turn bounds the error of every time noted in it.
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from time import monotonic, sleep
 
 from raylaunch.base import tls
-from raylaunch.bench.connection import Address, Row, State, Stream
+from raylaunch.bench.connection import RequestRow, ServerAddress, Stream, StreamState
 from raylaunch.bench.http_response import make_request
-from raylaunch.bench.self_check import Watch, make_room
-from raylaunch.bench.shard_plan import Control, Plan, Progress, ShardResult
+from raylaunch.bench.self_check import SelfCheck, make_room
+from raylaunch.bench.shard_plan import ShardControl, ShardPlan, ShardProgress, ShardResult
 
 TICK_S = 0.05
 _CONNECTING_AT_ONCE = 128
@@ -28,19 +28,19 @@ _PAUSE_AFTER_FAILURE_S = 0.1
 class Shard:
     """See the module."""
 
-    def __init__(self, plan: Plan, control: Control) -> None:
+    def __init__(self, plan: ShardPlan, control: ShardControl) -> None:
         self._plan, self._control = plan, control
         self._poll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
-        self._watch = Watch()
+        self._notes = SelfCheck()
         self._address = plan.addresses[0]
         self._context = _make_context(self._address)
         self._streams: list[Stream] = []
         self._idle: list[Stream] = []
         self._resting: deque[tuple[float, Stream]] = deque()
-        self._waiting: deque[Row] = deque()  # open loop: due, and no file descriptor for it
-        self._rows: list[Row] = []
-        self._cut: list[Row] = []
+        self._waiting: deque[RequestRow] = deque()  # open loop: due, and no file descriptor for it
+        self._rows: list[RequestRow] = []
+        self._cut: list[RequestRow] = []
         self._next = plan.shard
         self._running = 0
         self._failed = self._events = 0
@@ -75,13 +75,13 @@ class Shard:
             self._context = _make_context(address)
             stream = self._make_stream()
             self._settle([stream], 5.0)
-            if stream.state is State.IDLE:
+            if stream.state is StreamState.IDLE:
                 stream.close()
                 return
             stream.close()
 
     def _make_stream(self) -> Stream:
-        return Stream(self._address, self._context, self._poll, self._by_fd, self._watch.connects_s.append)
+        return Stream(self._address, self._context, self._poll, self._by_fd, self._notes.connects_s.append)
 
     def _settle(self, streams: Sequence[Stream], limit_s: float) -> None:
         """Open connections, a number at once: more would overflow a server's backlog and cost a second each."""
@@ -96,18 +96,18 @@ class Shard:
             for fd, mask in self._poll.poll(TICK_S):
                 if stream_of_fd := self._by_fd.get(fd):
                     stream_of_fd.on_ready(mask)
-            under_way = [stream for stream in under_way if stream.state in (State.CONNECTING, State.SHAKING)]
+            under_way = [one for one in under_way if one.state in (StreamState.CONNECTING, StreamState.SHAKING)]
 
     def _prepare(self, count: int) -> None:
-        self._watch.connects_s.clear()  # the probe's
+        self._notes.connects_s.clear()  # the probe's
         self._streams = [self._make_stream() for _ in range(count)]
         self._settle(self._streams, _PREPARE_LIMIT_S)
         self._idle = list(self._streams)
-        self._watch.refused_for_files = max(0, self._plan.streams - count)
+        self._notes.refused_for_files = max(0, self._plan.streams - count)
 
     def _drive(self, start: float) -> ShardResult:
         now = monotonic()
-        self._watch.start(now)
+        self._notes.start(now)
         self._start_s = start
         self._next_due = start if self._plan.rate_per_s is None else start + self._draw_gap()
         last_report = last_check = woke = now
@@ -118,12 +118,12 @@ class Shard:
                 break
             asleep = monotonic()
             timeout = self._find_timeout(asleep)
-            self._watch.note_turn(asleep - woke)
+            self._notes.note_turn(asleep - woke)
             ready = self._poll.poll(timeout)
             woke = monotonic()
             if not ready:
-                self._watch.note_turn(woke - asleep - timeout - 0.001)  # epoll rounds up to a millisecond
-            self._watch.reads += len(ready)
+                self._notes.note_turn(woke - asleep - timeout - 0.001)  # epoll rounds up to a millisecond
+            self._notes.reads += len(ready)
             by_fd = self._by_fd
             for fd, mask in ready:
                 stream = by_fd.get(fd)
@@ -137,7 +137,7 @@ class Shard:
                     last_report = now
                     self._report()
         now = monotonic()
-        self._watch.end(now)
+        self._notes.end(now)
         self._report()
         for stream in self._streams:
             if stream.row is not None:
@@ -145,10 +145,10 @@ class Shard:
                 stream.row.end_s = now
                 self._cut.append(stream.row)
         last = max((row.end_s for row in self._rows), default=now) if self._ended == "whole" else now
-        return ShardResult(self._rows, self._watch, start, last, self._ended, len(self._cut), self._cut)
+        return ShardResult(self._rows, self._notes, start, last, self._ended, len(self._cut), self._cut)
 
     def _report(self) -> None:
-        self._control.report(Progress(len(self._rows), self._failed, self._running, self._events))
+        self._control.report(ShardProgress(len(self._rows), self._failed, self._running, self._events))
 
     def _draw_gap(self) -> float:
         assert self._plan.rate_per_s is not None
@@ -175,15 +175,15 @@ class Shard:
             for _ in range(min(len(self._idle), _BEGIN_AT_ONCE)):  # between them the answers are looked at
                 if self._is_all_sent(now):
                     break
-                self._begin(self._idle.pop(), Row(self._take_number(), monotonic()))
+                self._begin(self._idle.pop(), RequestRow(self._take_number(), monotonic()))
             return
         while self._next_due <= now and not self._is_all_sent(now):
-            self._waiting.append(Row(self._take_number(), self._next_due))
+            self._waiting.append(RequestRow(self._take_number(), self._next_due))
             self._next_due += self._draw_gap()
         while self._waiting:
             if not self._idle:
                 if len(self._streams) >= self._fit:
-                    self._watch.refused_for_files += 1
+                    self._notes.refused_for_files += 1
                     return
                 self._streams.append(self._make_stream())
                 self._idle.append(self._streams[-1])
@@ -194,7 +194,7 @@ class Shard:
         self._next += self._plan.shards
         return number
 
-    def _begin(self, stream: Stream, row: Row) -> None:
+    def _begin(self, stream: Stream, row: RequestRow) -> None:
         row.shard = self._plan.shard
         self._running += 1
         body = self._plan.bodies[(self._plan.first_body + row.number) % len(self._plan.bodies)]
@@ -226,7 +226,7 @@ class Shard:
         elif kind:
             self._resting.append((now + _PAUSE_AFTER_FAILURE_S, stream))
         elif self._plan.rate_per_s is None and not self._is_all_sent(now):
-            self._begin(stream, Row(self._take_number(), now))
+            self._begin(stream, RequestRow(self._take_number(), now))
         else:
             self._idle.append(stream)
 
@@ -246,7 +246,7 @@ class Shard:
             self._ended = self._ended or "stalled"  # what hangs after all were sent is a timeout, and no more
 
 
-def _make_context(address: Address) -> ssl.SSLContext | None:
+def _make_context(address: ServerAddress) -> ssl.SSLContext | None:
     if address.server_name is None:
         return None
     return tls.make_client_context(verify=address.verify)

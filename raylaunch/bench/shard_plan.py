@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from raylaunch.bench.connection import Address, Row
-from raylaunch.bench.self_check import Watch
+from raylaunch.bench.connection import RequestRow, ServerAddress
+from raylaunch.bench.self_check import SelfCheck
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """What one shard is to do."""
 
-    addresses: tuple[Address, ...]
+    addresses: tuple[ServerAddress, ...]
     """Tried in this order until one connects."""
     head: bytes
     """Of every request: wire.make_head."""
@@ -40,7 +40,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ShardProgress:
     """How far a shard is."""
 
     done: int
@@ -54,8 +54,8 @@ class Progress:
 class ShardResult:
     """What a shard brings back."""
 
-    rows: list[Row]
-    watch: Watch
+    rows: list[RequestRow]
+    self_check: SelfCheck
     began_s: float
     """On the shard's own monotonic clock."""
     ended_s: float
@@ -64,7 +64,7 @@ class ShardResult:
     (the shard itself)."""
     cut_off: int = 0
     """Requests under way that were given up because the run was stopped."""
-    rows_cut: list[Row] = field(default_factory=list)
+    rows_cut: list[RequestRow] = field(default_factory=list)
     clock_offset_s: float = 0.0
     """This shard's clock minus the starter's (processes of one machine share it)."""
     clock_error_s: float = 0.0
@@ -72,7 +72,7 @@ class ShardResult:
     node: str = ""
 
 
-class Control(Protocol):
+class ShardControl(Protocol):
     """How a shard hears from, and reports to, whoever started it."""
 
     def wait_for_start(self) -> float | None:
@@ -81,5 +81,5 @@ class Control(Protocol):
     def is_stopped(self) -> bool:
         """Whether to end now."""
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: ShardProgress) -> None:
         """Take the state; called twice a second."""

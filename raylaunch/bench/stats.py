@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 
 PERCENTILES = (50, 90, 95, 99)
 _MAX_SLICES = 120
@@ -64,17 +64,17 @@ def make_histogram(values_ms: Sequence[float]) -> tuple[tuple[float, int], ...]:
     return tuple((round(10 ** (bucket / _BUCKETS_PER_DECADE), 5), counts[bucket]) for bucket in sorted(counts))
 
 
-def ttft_s(row: Row) -> float | None:
+def ttft_s(row: RequestRow) -> float | None:
     """Time to first token: from the moment the request was meant to leave to its first output event."""
     return row.arrivals[0] - row.due_s if row.arrivals else None
 
 
-def e2e_s(row: Row) -> float:
+def e2e_s(row: RequestRow) -> float:
     """End to end: from the moment the request was meant to leave to its last output event."""
     return row.end_s - row.due_s
 
 
-def tpot_s(row: Row) -> float | None:
+def tpot_s(row: RequestRow) -> float | None:
     """Time per output token after the first: (e2e - TTFT) / (output tokens - 1), as vLLM's benchmark has it."""
     first = ttft_s(row)
     if first is None or count_tokens(row) < 2:
@@ -82,12 +82,12 @@ def tpot_s(row: Row) -> float | None:
     return (e2e_s(row) - first) / (count_tokens(row) - 1)
 
 
-def count_tokens(row: Row) -> int:
+def count_tokens(row: RequestRow) -> int:
     """Output tokens by the server's usage; where it tells none, its output events."""
     return row.tokens_out if row.tokens_out is not None else len(row.arrivals)
 
 
-def list_gaps(rows: Iterable[Row]) -> list[float]:
+def list_gaps(rows: Iterable[RequestRow]) -> list[float]:
     """Inter-token latencies: the gaps between output events of one request; 0 between events of one read."""
     gaps: list[float] = []
     for row in rows:
@@ -104,7 +104,7 @@ class Slo:
     tpot_s: float | None = None
     e2e_s: float | None = None
 
-    def is_kept(self, row: Row) -> bool:
+    def is_kept(self, row: RequestRow) -> bool:
         """Whether a successful request kept it. A request of one token has no TPOT and keeps any."""
         first, each = ttft_s(row), tpot_s(row)
         if self.ttft_s is not None and (first is None or first > self.ttft_s):
@@ -123,7 +123,7 @@ def choose_slice_s(duration_s: float) -> float:
     return next((length for length in _SLICE_LENGTHS_S if duration_s / length <= _MAX_SLICES), duration_s / _MAX_SLICES)
 
 
-def make_series(rows: Sequence[Row], start_s: float, duration_s: float) -> dict[str, Any]:
+def make_series(rows: Sequence[RequestRow], start_s: float, duration_s: float) -> dict[str, Any]:
     """What happened in each slice of the run.
 
     Returns:
@@ -156,7 +156,7 @@ def make_series(rows: Sequence[Row], start_s: float, duration_s: float) -> dict[
     }
 
 
-def count_errors(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+def count_errors(rows: Iterable[RequestRow]) -> dict[str, dict[str, Any]]:
     """Failures by kind: how many, and what was said about the first."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -166,7 +166,7 @@ def count_errors(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def summarise(rows: Sequence[Row], *, start_s: float, duration_s: float, slo: Slo) -> dict[str, Any]:
+def summarise(rows: Sequence[RequestRow], *, start_s: float, duration_s: float, slo: Slo) -> dict[str, Any]:
     """All figures of one load. Distributions are of successful requests; the duration is that of all of them."""
     good = [row for row in rows if row.error is None]
     tokens_in = sum(row.tokens_in or 0 for row in good)

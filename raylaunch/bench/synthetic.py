@@ -5,7 +5,7 @@ import urllib.error
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from raylaunch.bench.prompts import Asking, Prompt
+from raylaunch.bench.prompts import Prompt, RequestOptions
 from raylaunch.bench.target import Target, try_request
 
 MAX_BODIES = 8192
@@ -23,7 +23,7 @@ _Drawn = TypeVar("_Drawn", str, tuple[int, ...])
 
 
 def make_synthetic(
-    target: Target, asking: Asking, *, input_tokens: int, count: int, seed: int
+    target: Target, request: RequestOptions, *, input_tokens: int, count: int, seed: int
 ) -> tuple[list[Prompt], str]:
     """Random prompts of `input_tokens` tokens, each different, so that no prefix cache answers them.
 
@@ -38,12 +38,12 @@ def make_synthetic(
     """
     draw = random.Random(seed)
     count = max(1, min(count, MAX_BODIES, _MAX_BYTES // (_BYTES_PER_TOKEN * input_tokens)))
-    if asking.api == "completions" and (pool := sorted(set(_tokenize(target, " ".join(_WORDS), special=False)))):
+    if request.api == "completions" and (pool := sorted(set(_tokenize(target, " ".join(_WORDS), special=False)))):
         if texts := _make_exact_texts(target, draw, input_tokens, count):
             return [*texts], f"synthetic text, {input_tokens} tokens"
         ids = _draw_different(lambda: tuple(draw.choices(pool, k=input_tokens)), count)
         return [list(one) for one in ids], f"synthetic token ids, {input_tokens} tokens"
-    words = _count_words(target, asking, input_tokens)
+    words = _count_words(target, request, input_tokens)
     texts = _draw_different(lambda: " ".join(draw.choices(_WORDS, k=words)), count)
     return [*texts], f"synthetic text, about {input_tokens} tokens"
 
@@ -108,9 +108,9 @@ def _draw_text(draw: random.Random, counts: Mapping[str, int], tokens: int) -> s
     return " " + " ".join(words)
 
 
-def _count_words(target: Target, asking: Asking, input_tokens: int) -> int:
+def _count_words(target: Target, request: RequestOptions, input_tokens: int) -> int:
     """Words that come to about `input_tokens` tokens with this model and its chat template."""
-    counted = [_count_prompt_tokens(target, asking, words) for words in (8, 72)]
+    counted = [_count_prompt_tokens(target, request, words) for words in (8, 72)]
     if None in counted or counted[1] == counted[0]:  # a server that tells no usage: a word is about 1.3 tokens
         return max(1, round(input_tokens / 1.3))
     few, many = (float(value or 0) for value in counted)
@@ -118,7 +118,7 @@ def _count_words(target: Target, asking: Asking, input_tokens: int) -> int:
     return max(1, round((input_tokens - (few - 8 * each)) / each))
 
 
-def _count_prompt_tokens(target: Target, asking: Asking, words: int) -> int | None:
+def _count_prompt_tokens(target: Target, request: RequestOptions, words: int) -> int | None:
     text = " ".join((_WORDS * (words // len(_WORDS) + 1))[:words])
-    usage = try_request(target, asking.path, asking.make_body(target.model, text)).get("usage") or {}
+    usage = try_request(target, request.path, request.make_body(target.model, text)).get("usage") or {}
     return usage.get("prompt_tokens")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from raylaunch.base import tls
 from raylaunch.base.errors import BenchError, LaunchFileError
-from raylaunch.bench.connection import Address
+from raylaunch.bench.connection import ServerAddress
 from raylaunch.bench.http_response import describe_error, make_head
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Target:
         host = f"[{ip}]" if ":" in ip else ip
         return replace(self, url=parts._replace(netloc=f"{host}:{parts.port}").geturl())
 
-    def find_addresses(self) -> tuple[Address, ...]:
+    def find_addresses(self) -> tuple[ServerAddress, ...]:
         """Addresses of the host, in the resolver's order.
 
         Raises:
@@ -70,7 +70,7 @@ class Target:
         except OSError as error:
             raise BenchError(f"{parts.hostname} does not resolve: {error.strerror}", fix="correct --url") from error
         name = parts.hostname if parts.scheme == "https" else None
-        return tuple(Address(family, sockaddr, name, self.verify_tls) for family, _, _, _, sockaddr in found)
+        return tuple(ServerAddress(family, sockaddr, name, self.verify_tls) for family, _, _, _, sockaddr in found)
 
     def make_head(self, path: str) -> bytes:
         """The head of every request to `path` (as "/v1/completions")."""

@@ -164,25 +164,25 @@ def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
         launch=launch, url=options["url"], port=options["port"], model=options["model"], insecure=options["insecure"]
     )
     tokens = options["input_tokens"]
-    asking = prompts.Asking(
+    request = prompts.RequestOptions(
         api=options["api"] or ("completions" if tokens else "chat"),
         stream=not options["no_stream"],
         max_tokens=options["output_tokens"] or options["max_tokens"],
         exact=options["output_tokens"] is not None,
         temperature=options["temperature"],
     )
-    asked: Sequence[prompts.Asked]
+    asked: Sequence[prompts.LoadPrompt]
     if tokens:
-        counted = LoadTest(target, asking, (), levels, requests=options["requests"], duration_s=options["duration"])
+        counted = LoadTest(target, request, (), levels, requests=options["requests"], duration_s=options["duration"])
         most = sum(counted.count_requests(level) or synthetic.MAX_BODIES for level in levels) + options["warmup"]
-        asked, source = synthetic.make_synthetic(target, asking, input_tokens=tokens, count=most, seed=options["seed"])
+        asked, source = synthetic.make_synthetic(target, request, input_tokens=tokens, count=most, seed=options["seed"])
     elif options["questions"]:
         asked, source = prompts.read_questions(options["questions"]), options["questions"].name
     else:
         asked, source = prompts.list_own_questions(), "raylaunch's own questions"
-    try_request(target, asking.path, asking.make_body(target.model, asked[0]))
+    try_request(target, request.path, request.make_body(target.model, asked[0]))
     test = LoadTest(
-        target, asking, asked, levels,
+        target, request, asked, levels,
         requests=options["requests"], duration_s=options["duration"], warmup=options["warmup"],
         shards=None if options["shards"] == "auto" else int(options["shards"]), timeout_s=options["timeout"],
         slo=merge_slo(options["slo"] or {}), seed=options["seed"], source=source,
@@ -197,9 +197,9 @@ def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
     from dataclasses import replace
 
     from raylaunch.base import console
-    from raylaunch.bench.local_shards import Fleet, ProcessFleet
+    from raylaunch.bench.local_shards import LocalShards, ShardRunner
     from raylaunch.bench.run import run_test
-    from raylaunch.bench.sampling import Sampler
+    from raylaunch.bench.sampling import LoadSampler
     from raylaunch.cluster import ray_session
 
     # A job that is stopped, a container that ends: what was measured is kept then, too.
@@ -209,20 +209,20 @@ def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
         if sample:
             from raylaunch.cluster.monitor_process import ChildMonitor
 
-            sampler = stack.enter_context(Sampler(test.target, ChildMonitor(address)))
-        fleet: Fleet = ProcessFleet()
+            sampler = stack.enter_context(LoadSampler(test.target, ChildMonitor(address)))
+        runner: ShardRunner = LocalShards()
         if address is not None and (test.target.on_all_interfaces or not test.target.is_local):
-            from raylaunch.bench.ray_shards import RayFleet, find_own_ip
+            from raylaunch.bench.ray_shards import RayShards, find_own_ip
 
             ray_session.join(address, env_vars={})
             stack.callback(ray_session.leave)
             nodes = ray_session.list_nodes()
             if len(nodes) > 1:
                 target = test.target.seen_from_afar(find_own_ip()) if test.target.is_local else test.target
-                fleet, test = RayFleet(nodes), replace(test, target=target, machines=len(nodes))
+                runner, test = RayShards(nodes), replace(test, target=target, machines=len(nodes))
                 console.say(f"load comes from {len(nodes)} nodes: {', '.join(node.ip for node in nodes)}")
         show = stack.enter_context(console.live_lines())
-        return run_test(test, fleet, sampler, show=show)
+        return run_test(test, runner, sampler, show=show)
 
 
 def _draw(result: Path, *, html: bool, png: bool) -> None:

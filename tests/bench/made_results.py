@@ -8,18 +8,20 @@ from typing import Any
 
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 from raylaunch.bench.load import Level, LoadTest
-from raylaunch.bench.prompts import Asking
+from raylaunch.bench.prompts import RequestOptions
 from raylaunch.bench.run import make_result, summarise_level
-from raylaunch.bench.self_check import Watch
+from raylaunch.bench.self_check import SelfCheck
 from raylaunch.bench.shard_plan import ShardResult
 from raylaunch.bench.target import Target
 
 NODES = ("10.0.0.1", "10.0.0.2")
 
 
-def make_rows(concurrency: int, requests: int, *, seed: int = 0, slower: float = 1.0, fail_each: int = 0) -> list[Row]:
+def make_rows(
+    concurrency: int, requests: int, *, seed: int = 0, slower: float = 1.0, fail_each: int = 0
+) -> list[RequestRow]:
     """A closed loop on a server whose first tokens queue and whose tokens come slower the more there are at once."""
     draw = random.Random(seed)
     free = [0.0] * concurrency
@@ -33,7 +35,7 @@ def make_rows(concurrency: int, requests: int, *, seed: int = 0, slower: float =
         for _ in range(draw.randint(24, 64)):
             arrivals.append(at)
             at += each * math.exp(draw.gauss(0, 0.2))
-        row = Row(number, due, due + 1e-4, arrivals[-1], 200, 60, len(arrivals), arrivals=arrivals)
+        row = RequestRow(number, due, due + 1e-4, arrivals[-1], 200, 60, len(arrivals), arrivals=arrivals)
         if fail_each and number % fail_each == fail_each - 1:
             row.error, row.said, row.status = "http 503", "the engine is restarting", 503
             row.end_s = due + 0.3
@@ -88,17 +90,19 @@ class Facts:
         }
 
 
-def write(path: Path, *loads: list[Row], gpus: bool = True) -> Path:
+def write(path: Path, *loads: list[RequestRow], gpus: bool = True) -> Path:
     """A result file of one level for each list of rows."""
     levels, packed = [], []
     # Nobody listens at port 1: the server's version stays unknown.
     target = Target("http://127.0.0.1:1", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B")
     concurrencies = [1, 8, 64, 256, 500][: len(loads)] if len(loads) > 1 else [64]
-    test = LoadTest(target, Asking(), ["?"] * 500, (), requests=100, slo=stats.Slo(2.0, 0.05), source="made by a test")
+    test = LoadTest(
+        target, RequestOptions(), ["?"] * 500, (), requests=100, slo=stats.Slo(2.0, 0.05), source="made by a test"
+    )
     for number, rows in enumerate(loads):
-        watch = Watch(began_s=0.0, ended_s=max(row.end_s for row in rows), cpu_s=1.2, max_loop_lag_s=0.004)
-        watch.connects_s, watch.turns, watch.reads = [0.001] * 64, 1000, 40000
-        shard = ShardResult(rows, watch, 0.0, watch.ended_s, "whole", node="laptop")
+        notes = SelfCheck(began_s=0.0, ended_s=max(row.end_s for row in rows), cpu_s=1.2, max_loop_lag_s=0.004)
+        notes.connects_s, notes.turns, notes.reads = [0.001] * 64, 1000, 40000
+        shard = ShardResult(rows, notes, 0.0, notes.ended_s, "whole", node="laptop")
         level = summarise_level(test, Level(concurrencies[number]), [shard], 0.0)
         samples = make_samples(level["duration_s"]) if gpus else []
         engine = {

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from raylaunch.bench.http_response import Answer, WireError, make_head, make_request
+from raylaunch.bench.http_response import HttpAnswer, WireError, make_head, make_request
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -29,8 +29,8 @@ TEXTS = ["Paris", 'data: "error": {', "你好\u2028", '"usage":{', "\n\n[DONE]"]
 STREAM = [ROLE, *(token(text) for text in TEXTS[:-1]), token(TEXTS[-1], "stop"), USAGE, DONE]
 
 
-def read(pieces: list[bytes]) -> Answer:
-    answer = Answer()
+def read(pieces: list[bytes]) -> HttpAnswer:
+    answer = HttpAnswer()
     whole = False
     for number, piece in enumerate(pieces):
         assert not whole
@@ -39,7 +39,7 @@ def read(pieces: list[bytes]) -> Answer:
     return answer
 
 
-def is_right(answer: Answer) -> None:
+def is_right(answer: HttpAnswer) -> None:
     assert answer.status == 200
     assert len(answer.arrivals) == len(TEXTS)
     assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 5}
@@ -81,7 +81,7 @@ def test_without_chunks() -> None:
     body = b"".join(STREAM)
     plain = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
     is_right(read([plain + body[:50], body[50:]]))
-    answer = Answer()
+    answer = HttpAnswer()
     assert not answer.feed(b"HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + body, 1.0)
     answer.close(2.0)
     assert not answer.broke
@@ -117,7 +117,7 @@ def test_error_event_under_200() -> None:
 
 
 def test_closed_before_its_end() -> None:
-    answer = Answer()
+    answer = HttpAnswer()
     answer.feed(HEAD + chunk(token("a")), 1.0)
     answer.close(2.0)
     assert answer.broke
@@ -126,12 +126,12 @@ def test_closed_before_its_end() -> None:
 @pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 200 OK\r\n" * 6000])
 def test_not_http(data: bytes) -> None:
     with pytest.raises(WireError):
-        Answer().feed(data, 1.0)
+        HttpAnswer().feed(data, 1.0)
 
 
 def test_not_a_chunk() -> None:
     with pytest.raises(WireError):
-        Answer().feed(HEAD + b"data: hello\r\n", 1.0)
+        HttpAnswer().feed(HEAD + b"data: hello\r\n", 1.0)
 
 
 def test_continue_comes_before_the_answer() -> None:

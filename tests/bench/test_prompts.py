@@ -55,27 +55,27 @@ def test_answers_of_no_length(tmp_path: Path, length: str) -> None:
 def test_lengths_of_their_own() -> None:
     """A prompt's own length is exact; one for all (--output-tokens) goes before it."""
     asked = [prompts.SizedPrompt("How?", 7), "Who?", prompts.SizedPrompt([1, 2], 90)]
-    asking = prompts.Asking(api="completions", max_tokens=50)
-    bodies = [json.loads(body) for body in asking.make_bodies("m", asked)]
+    request = prompts.RequestOptions(api="completions", max_tokens=50)
+    bodies = [json.loads(body) for body in request.make_bodies("m", asked)]
     assert [(body["prompt"], body["max_tokens"], body.get("ignore_eos")) for body in bodies] == [
         ("How?", 7, True), ("Who?", 50, None), ([1, 2], 90, True),
     ]  # fmt: skip
-    assert asking.find_own_lengths(asked) == (7, 90)
-    for_all = prompts.Asking(api="completions", max_tokens=50, exact=True)
+    assert request.find_own_lengths(asked) == (7, 90)
+    for_all = prompts.RequestOptions(api="completions", max_tokens=50, exact=True)
     assert {json.loads(body)["max_tokens"] for body in for_all.make_bodies("m", asked)} == {50}
-    assert for_all.find_own_lengths(asked) is asking.find_own_lengths(["Who?"]) is None
+    assert for_all.find_own_lengths(asked) is request.find_own_lengths(["Who?"]) is None
 
 
 def test_bodies() -> None:
     """Chat wraps text in a message; completions take text or token ids; exact answers ask vLLM to ignore the end."""
-    chat = json.loads(prompts.Asking(max_tokens=9).make_body("m", "Hi"))
+    chat = json.loads(prompts.RequestOptions(max_tokens=9).make_body("m", "Hi"))
     assert chat == {
         "model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
-    asking = prompts.Asking(api="completions", stream=False, exact=True, temperature=0.0)
-    whole = json.loads(asking.make_body("m", [1, 2]))
+    request = prompts.RequestOptions(api="completions", stream=False, exact=True, temperature=0.0)
+    whole = json.loads(request.make_body("m", [1, 2]))
     assert whole == {
         "model": "m", "prompt": [1, 2], "max_tokens": 256, "temperature": 0.0, "ignore_eos": True, "stream": False
     }  # fmt: skip
-    assert json.loads(asking.make_body("m", [{"role": "user", "content": "Hi"}]))["prompt"] == "Hi"
+    assert json.loads(request.make_body("m", [{"role": "user", "content": "Hi"}]))["prompt"] == "Hi"

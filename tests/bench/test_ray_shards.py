@@ -14,8 +14,8 @@ import pytest
 from raylaunch.base.processes import kill_group, wait_until
 from raylaunch.bench import run
 from raylaunch.bench.load import Level, LoadTest
-from raylaunch.bench.prompts import Asking
-from raylaunch.bench.ray_shards import RayFleet, measure_offset
+from raylaunch.bench.prompts import RequestOptions
+from raylaunch.bench.ray_shards import RayShards, measure_offset
 from raylaunch.bench.target import Target
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.private import PrivateRay
@@ -65,7 +65,7 @@ def nodes(address: str) -> Iterator[tuple[ray_session.ClusterNode, ...]]:
 
 
 def make_test(url: str, **changes: object) -> LoadTest:
-    test = LoadTest(Target(url, "odd"), Asking(max_tokens=6), ["Hi"] * 10, (Level(8),), requests=60, machines=2)
+    test = LoadTest(Target(url, "odd"), RequestOptions(max_tokens=6), ["Hi"] * 10, (Level(8),), requests=60, machines=2)
     return replace(test, **changes)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def make_test(url: str, **changes: object) -> LoadTest:
 def test_both_nodes_carry_the_load(nodes: tuple[ray_session.ClusterNode, ...]) -> None:
     """One shard on each, half of the requests each, one time axis; 1 % errors counted across both."""
     with odd_server.serve(lambda number: "503" if number == 30 else "") as server:
-        outcome = run.run_test(make_test(server.url), RayFleet(nodes), None, show=lambda _: None)
+        outcome = run.run_test(make_test(server.url), RayShards(nodes), None, show=lambda _: None)
     result = outcome.result
     assert (result["ended"], result["requests_ok"], result["requests_failed"]) == ("whole", 59, 1)
     assert [shard["node"].split()[-1] for shard in result["client"]["shards"]] == [node.ip for node in nodes]
@@ -97,7 +97,7 @@ def test_ctrl_c_brings_home_what_there_is(nodes: tuple[ray_session.ClusterNode, 
             seen.start()
 
     with odd_server.serve() as server:
-        outcome = run.run_test(make_test(server.url, requests=10**6), RayFleet(nodes), None, show=show)
+        outcome = run.run_test(make_test(server.url, requests=10**6), RayShards(nodes), None, show=show)
     seen.join()
     assert outcome.result["ended"] == "stopped"
     assert outcome.result["requests_ok"] > 0
@@ -142,7 +142,7 @@ def test_a_lost_node_costs_its_rows_and_is_told(
 
     with odd_server.serve() as server:
         test = make_test(server.url, requests=None, duration_s=6.0)
-        outcome = run.run_test(test, RayFleet(nodes), None, show=show)
+        outcome = run.run_test(test, RayShards(nodes), None, show=show)
     killer.join()
     result = outcome.result
     assert result["ended"] == "lost"

@@ -2,7 +2,7 @@
 
 import time
 
-from raylaunch.bench.sampling import Moment, Sampler, cut_moments
+from raylaunch.bench.sampling import LoadSampler, Moment, cut_moments
 from raylaunch.bench.target import Target
 from raylaunch.cluster.monitor_process import ChildMonitor
 from raylaunch.engine.metrics import EngineFigures
@@ -37,7 +37,7 @@ def test_servers_that_tell_nothing() -> None:
 
 def test_no_look_finds_nothing_new() -> None:
     """Every look has the machine, and none has the same sample twice: a chart of them has no gaps."""
-    with Sampler(Target("http://127.0.0.1:9", "none"), ChildMonitor(None)) as sampler:
+    with LoadSampler(Target("http://127.0.0.1:9", "none"), ChildMonitor(None)) as sampler:
         time.sleep(6.0)
     assert len(sampler.moments) >= 4
     assert [len(moment.nodes) for moment in sampler.moments] == [1] * len(sampler.moments)
@@ -45,7 +45,7 @@ def test_no_look_finds_nothing_new() -> None:
 
 def test_a_source_that_ended_is_told_and_the_engine_still_looked_at() -> None:
     source = ChildMonitor("127.0.0.1:9")
-    with Sampler(Target("http://127.0.0.1:9", "none"), source, interval_s=0.2) as sampler:
+    with LoadSampler(Target("http://127.0.0.1:9", "none"), source, interval_s=0.2) as sampler:
         time.sleep(1.5)
     assert sampler.problem
     assert 3 <= len(sampler.moments) <= 10

@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 
 from raylaunch.bench import self_check
-from raylaunch.bench.self_check import Watch, find_client_limits
+from raylaunch.bench.self_check import SelfCheck, find_client_limits
 
-GOOD = Watch(began_s=0.0, ended_s=10.0, cpu_s=8.4, max_loop_lag_s=0.02, slow_s=0.19, turns=1000, runnable_wait_s=4.9)
+GOOD = SelfCheck(
+    began_s=0.0, ended_s=10.0, cpu_s=8.4, max_loop_lag_s=0.02, slow_s=0.19, turns=1000, runnable_wait_s=4.9
+)
 
 
 def test_a_shard_that_kept_up() -> None:
@@ -51,7 +53,7 @@ def test_file_limit_is_raised_as_far_as_it_goes() -> None:
 
 
 def test_turns_are_noted() -> None:
-    seen = Watch()
+    seen = SelfCheck()
     for lag_s in (0.001, 0.03, 0.002, 0.05):
         seen.note_turn(lag_s)
     assert (seen.turns, seen.max_loop_lag_s) == (4, 0.05)

@@ -5,11 +5,11 @@ from array import array
 import pytest
 
 from raylaunch.bench import stats
-from raylaunch.bench.connection import Row
+from raylaunch.bench.connection import RequestRow
 
 
-def row(due: float, arrivals: list[float], *, tokens: int | None = None, error: str | None = None) -> Row:
-    return Row(
+def row(due: float, arrivals: list[float], *, tokens: int | None = None, error: str | None = None) -> RequestRow:
+    return RequestRow(
         0, due, due, arrivals[-1] if arrivals else due, 200, 10,
         len(arrivals) if tokens is None else tokens, error, arrivals=array("d", arrivals),
     )  # fmt: skip

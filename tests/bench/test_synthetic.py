@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from raylaunch.bench import synthetic
-from raylaunch.bench.prompts import Asking, Prompt
+from raylaunch.bench.prompts import Prompt, RequestOptions
 from raylaunch.bench.target import Target
 from tests.bench import odd_server
 
@@ -53,7 +53,7 @@ def make(
     """What a server with this tokenizer is to be asked."""
     with odd_server.serve(tokenizer=tokenizer) as server:
         target = Target(server.url, "odd")
-        return synthetic.make_synthetic(target, Asking(api=api), input_tokens=tokens, count=count, seed=seed)
+        return synthetic.make_synthetic(target, RequestOptions(api=api), input_tokens=tokens, count=count, seed=seed)
 
 
 def count_text(tokenizer: Tokenizer, prompts: list[Prompt]) -> list[int]:
