@@ -1,12 +1,12 @@
-"""Where raylaunch keeps what it must remember: one folder, `~/.raylaunch`, or where RAYLAUNCH_HOME points.
+"""The folder of raylaunch's own state: `~/.raylaunch`, or the value of RAYLAUNCH_HOME.
 
 ::
 
     ~/.raylaunch/
       models/<owner>--<name>/   models fetched without a `model.path`
-      services/<port>/          one folder a service: service.json, engine.log
-      options/                  option tables read off an installed vLLM, by version
-      bugs/                     reports of bugs of ours (exit code 3)
+      services/<port>/          one folder per service: service.json, engine.log
+      options/                  option tables of other installed vLLM versions
+      bugs/                     reports of raylaunch's own bugs (exit code 3)
 """
 
 import os
@@ -14,24 +14,33 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The folder of raylaunch's own state (not made by asking)."""
+    """The folder of raylaunch's own state; it may not exist yet."""
     return Path(os.environ.get("RAYLAUNCH_HOME") or Path.home() / ".raylaunch").expanduser().absolute()
 
 
 def make_private(folder: Path) -> Path:
-    """Make `folder` and its parents (0700 for new ones: logs may quote questions), and return it."""
+    """Create `folder` and its parents, and return it. New ones get mode 0700: logs may quote prompts."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
+def write_private(path: Path, content: str | bytes) -> None:
+    """Write a file atomically, readable by its owner only (0600), in a folder created as by `make_private`.
+
+    Raises:
+        OSError: it cannot be written; an older file at `path` is unchanged.
+    """
+    make_private(path.parent)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
 def write_quietly(path: Path, text: str) -> None:
-    """Write a file for its owner only, whole or not at all; where that cannot be, say so and go on serving."""
+    """Write a file as `write_private` does; on failure print a warning and go on serving."""
     try:
-        make_private(path.parent)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", errors="replace") as file:
-            file.write(text)
-        aside.replace(path)
+        write_private(path, text)
     except OSError as error:
         from raylaunch.base import console  # rich: what only reads paths starts without it
 

@@ -9,7 +9,6 @@ import importlib.resources
 import json
 import math
 import operator
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -214,10 +213,7 @@ def _describe_installed(version: str, keep: Path) -> Table:
         )
         return read_shipped()
     try:
-        paths.make_private(keep.parent)
-        part = keep.with_name(f"{keep.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        part.replace(keep)
+        paths.write_private(keep, text)
     except OSError as error:
         console.say(f"cannot keep them in {keep.parent}: {error.strerror}")
     return table

@@ -12,7 +12,6 @@
 
 import hashlib
 import importlib.resources
-import os
 import secrets
 from pathlib import Path
 
@@ -42,9 +41,9 @@ def folder_of(cluster_name: str) -> Path:
 def write_kit(cluster_name: str) -> Path:
     """Make the token where there is none, and the image's makings as this raylaunch has them; their folder."""
     folder = paths.make_private(folder_of(cluster_name))
-    token = paths.make_private(folder / "token") / "auth_token"
+    token = folder / "token" / "auth_token"
     if not token.exists():
-        write_secret(token, secrets.token_hex(32))
+        paths.write_private(token, secrets.token_hex(32))
     image = paths.make_private(folder / "image")
     dockerfile = (importlib.resources.files("raylaunch.data") / "Dockerfile").read_bytes()
     wheel = write_wheel(image).read_bytes()
@@ -52,11 +51,3 @@ def write_kit(cluster_name: str) -> Path:
     (image / "build-image").write_text(_BUILD_IMAGE)
     (image / "layer-id").write_text(hashlib.sha256(dockerfile + wheel).hexdigest()[:16] + "\n")
     return folder
-
-
-def write_secret(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, whole or not at all."""
-    aside = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    aside.replace(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from raylaunch.base import console
+from raylaunch.base import console, paths
 from raylaunch.base.errors import ClusterError, ServiceError
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
@@ -82,11 +82,9 @@ def give_key(cluster: ClusterFile, launch: LaunchConfig) -> LaunchConfig:
     """The launch with an API key: its own, else the one this machine keeps for that port, made where there is none."""
     if launch.api_keys:
         return launch
-    folder = artifacts.folder_of(cluster.cluster_name) / "keys"
-    path = folder / str(launch.port)
+    path = artifacts.folder_of(cluster.cluster_name) / "keys" / str(launch.port)
     if not path.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        artifacts.write_secret(path, f"sk-{secrets.token_hex(24)}")
+        paths.write_private(path, f"sk-{secrets.token_hex(24)}")
     console.say(f"the API asks for the key in {path}; --open-api turns that off")
     return launch_file.with_values(launch, {"server.api_key": path.read_text()}, why="generated")
 
