@@ -1,39 +1,106 @@
-"""A child process that takes orders as JSON lines on stdin and tells events as JSON lines on a pipe of its own."""
+"""The messages between a parent and its child processes: frozen dataclasses, pickled, one after the other.
 
-import json
+The parent starts `python -m MODULE` through ChildLink.launch, the child opens ParentLink. Messages to the child go
+through its stdin, messages from it through a pipe whose descriptor is in RAYLAUNCH_MESSAGES. They may hold API keys:
+they travel through these pipes and nothing else.
+"""
+
+import contextlib
 import os
+import pickle
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Self
+from types import FrameType
+from typing import IO, Self, TypeVar
 
+from raylaunch.base import errors
+from raylaunch.base.errors import LaunchFileError, RaylaunchError
 from raylaunch.base.processes import Child
 
-PULSE = "pulse"
-"""The event that is told all the time; only the last one is kept, with when it came."""
+DESCRIPTOR_VARIABLE = "RAYLAUNCH_MESSAGES"
+_LENGTH = struct.Struct("!I")
+_READ_BYTES = 1 << 20
+
+M = TypeVar("M")
 
 
-_ATOMIC_BYTES = 4096
-"""PIPE_BUF: what goes into a pipe whole or not at all."""
+@dataclass(frozen=True)
+class Failed:
+    """A child could not do its work: the error that its parent raises."""
+
+    kind: str
+    """Name of the class in errors."""
+    what: str
+    fix: str
+    excerpt: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: RaylaunchError) -> Self:
+        """The message for `error`."""
+        problems = error.problems if isinstance(error, LaunchFileError) else ()
+        kind = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
+        return cls(kind.__name__, error.what, error.fix, tuple(error.excerpt), tuple(problems))
+
+    def to_error(self) -> RaylaunchError:
+        """The error again, in the parent."""
+        kind = getattr(errors, self.kind)
+        if kind is LaunchFileError:
+            return LaunchFileError(self.what, fix=self.fix, problems=self.problems)
+        error: RaylaunchError = kind(self.what, fix=self.fix, excerpt=self.excerpt)
+        return error
 
 
-@dataclass
-class TalkingChild:
-    """A running `python -m MODULE --events FD`."""
+def _pack(message: object) -> bytes:
+    body = pickle.dumps((time.time(), message), protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class _FrameReader:
+    """Takes messages out of a pipe without ever waiting for the rest of one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.closed = False
+        """Whether the other side is gone."""
+        self._buffer = bytearray()
+        os.set_blocking(descriptor, False)
+
+    def read(self) -> list[tuple[float, object]]:
+        """What has arrived: when each was sent (seconds since 1970), and the message."""
+        with contextlib.suppress(BlockingIOError):
+            while not self.closed:
+                chunk = os.read(self.descriptor, _READ_BYTES)
+                self.closed = not chunk
+                self._buffer += chunk
+        found = []
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                break
+            found.append(pickle.loads(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+        return found
+
+
+@dataclass(eq=False)
+class ChildLink:
+    """A child process as its parent sees it."""
 
     process: Child
     started_at: float
-    """Wall clock, seconds since 1970, as in all event times."""
-    events: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Stage -> its event, as told by the child."""
-    pulsed_at: float = 0.0
-    """time.monotonic() of the last pulse, or of the start."""
-    pipe: int = -1
-    _rest: bytes = b""
+    """Wall clock, seconds since 1970, as all times of messages."""
+    heard_at: float
+    """time.monotonic() when the last message was received, or of the start."""
+    _reader: _FrameReader
+    _unsent: bytearray = field(default_factory=bytearray)
+    _received: dict[type, tuple[float, object]] = field(default_factory=dict)
 
     @classmethod
     def launch(
@@ -42,15 +109,24 @@ class TalkingChild:
         *,
         environment: Mapping[str, str],
         output: IO[bytes],
+        arguments: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
-        **more: Any,
+        **more: object,
     ) -> Self:
-        """Start `module`; its stdout and stderr go to `output`, `more` are fields of the subclass."""
+        """Start `python -m MODULE ARGUMENTS`; it ends with this process.
+
+        Args:
+            output: gets its stdout and stderr.
+            more: fields of the subclass.
+
+        Raises:
+            OSError: the system has no process, memory or file for it.
+        """
         reading, writing = os.pipe()
         try:
             process = Child.start(
-                [sys.executable, "-m", module, "--events", str(writing)],
-                environment=environment,
+                [sys.executable, "-m", module, *arguments],
+                environment={**environment, DESCRIPTOR_VARIABLE: str(writing)},
                 output=output,
                 stdin=subprocess.PIPE,
                 pass_fds=(writing, *pass_fds),
@@ -60,154 +136,203 @@ class TalkingChild:
             raise
         finally:
             os.close(writing)
-        os.set_blocking(reading, False)
-        return cls(process, time.time(), pulsed_at=time.monotonic(), pipe=reading, **more)
+        assert process.popen.stdin is not None
+        os.set_blocking(process.popen.stdin.fileno(), False)
+        return cls(process, time.time(), time.monotonic(), _FrameReader(reading), **more)  # type: ignore[arg-type]
 
-    def tell(self, order: Mapping[str, Any], *, patient: bool = False) -> bool:
-        """Write one order; False where the child is gone, or too stuck to read it.
+    def send(self, message: object) -> bool:
+        """Send a message without waiting; False where the child is gone, or does not read.
 
-        Orders may hold API keys, so they travel through this pipe and nothing else.
-
-        Args:
-            patient: wait until the child has read what does not fit into the pipe.
+        What does not fit into the pipe (64 KiB) follows with the next send or receive.
         """
+        if not self.flush() or self._unsent:
+            return False
+        self._unsent += _pack(message)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what did not fit into the pipe before; False where the child is gone."""
         stdin = self.process.popen.stdin
         if stdin is None or stdin.closed:
+            self._unsent.clear()
             return False
-        line = json.dumps(order).encode() + b"\n"
-        assert patient or len(line) <= _ATOMIC_BYTES, "a longer line could be cut in two"
-        os.set_blocking(stdin.fileno(), patient)
         try:
-            while line:
-                line = line[os.write(stdin.fileno(), line) :]
-        except (BrokenPipeError, BlockingIOError):
+            while self._unsent:
+                del self._unsent[: os.write(stdin.fileno(), self._unsent)]
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            self._unsent.clear()
             return False
         return True
 
-    def read_events(self) -> list[str]:
-        """Take in what the child has told since the last call; the stages of it. None of one that has been closed."""
-        told = []
-        while chunk := self._read_chunk():
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
-                event = json.loads(line)
-                stage = event.pop("stage")
-                self.events[stage] = event
-                told.append(stage)
-                if stage == PULSE:
-                    self.pulsed_at = time.monotonic()
-        return told
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a message did not fit into the pipe yet."""
+        return bool(self._unsent)
 
-    def _read_chunk(self) -> bytes:
-        if self.pipe < 0:
-            return b""
-        try:
-            return os.read(self.pipe, 65536)
-        except BlockingIOError:
-            return b""
+    def input_fileno(self) -> int:
+        """The descriptor that messages to the child are written to."""
+        assert self.process.popen.stdin is not None
+        return self.process.popen.stdin.fileno()
+
+    def receive(self) -> list[object]:
+        """The messages that have arrived since the last call; nothing after `close`."""
+        self.flush()
+        if self._reader.descriptor < 0:
+            return []
+        messages = self._reader.read()
+        for sent_at, message in messages:
+            self._received[type(message)] = (sent_at, message)
+            self.heard_at = time.monotonic()
+        return [message for _, message in messages]
+
+    def wait(self, timeout_s: float | None) -> list[object]:
+        """The messages that arrive within `timeout_s` seconds; at once when one has, or the child has ended."""
+        if not self.is_closed:
+            wait_for_any([self], timeout_s)
+        return self.receive()
+
+    def last(self, kind: type[M]) -> M | None:
+        """The last message of this class that has been received."""
+        found = self._received.get(kind)
+        return found[1] if found else None  # type: ignore[return-value]
+
+    def find_sent_at(self, kind: type) -> float:
+        """When the last message of this class was sent, in seconds since 1970.
+
+        Raises:
+            KeyError: none was received.
+        """
+        return self._received[kind][0]
+
+    def forget(self, kind: type) -> None:
+        """Let `last` find no message of this class until the next one arrives."""
+        self._received.pop(kind, None)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more messages can come."""
+        return self._reader.closed or self._reader.descriptor < 0
+
+    def fileno(self) -> int:
+        """The descriptor to select on."""
+        return self._reader.descriptor
 
     def is_alive(self) -> bool:
         """Whether the child runs."""
         return self.process.popen.poll() is None
 
     def describe_end(self) -> str:
-        """How it ended, in words."""
+        """How it ended: its signal or exit status."""
         status = self.process.popen.wait()
         return f"by signal {-status}" if status < 0 else f"with exit status {status}"
 
     def silent_s(self) -> float:
-        """Seconds since the last pulse."""
-        return time.monotonic() - self.pulsed_at
+        """Seconds since the last message."""
+        return time.monotonic() - self.heard_at
 
-    def ask_to_end(self) -> None:
-        """SIGTERM, without waiting."""
+    def request_end(self) -> None:
+        """Send SIGTERM, without waiting."""
         self.process.send(signal.SIGTERM)
 
-    def wait_end(self, patience_s: float, hurried: Callable[[], bool] = lambda: False) -> bool:
+    def wait_end(self, grace_s: float, is_forced: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the child's end, and kill what is left of its process group; safe to repeat.
 
         Args:
-            patience_s: longest wait in seconds; `hurried` cuts it short.
+            grace_s: longest wait in seconds; `is_forced` cuts it short.
 
         Returns:
-            Whether it went by itself.
+            Whether it ended by itself.
         """
-        gone = self.process.wait_or_kill(patience_s, hurried)
+        ended = self.process.wait_or_kill(grace_s, is_forced)
+        self.receive()
         self.close()
-        return gone
+        return ended
 
     def close(self) -> None:
-        """Close the pipes to a child that is gone."""
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
+        """Close the pipes to a child that has ended."""
+        if self._reader.descriptor >= 0:
+            os.close(self._reader.descriptor)
+            self._reader.descriptor = -1
         if self.process.popen.stdin is not None:
             self.process.popen.stdin.close()
 
 
-class Events:
-    """Where a child tells how far it is."""
+def wait_for_any(links: Sequence[ChildLink], timeout_s: float | None) -> list[ChildLink]:
+    """The children that have sent something, or whose pipe is closed, within `timeout_s` seconds.
+
+    Meanwhile, what did not fit into a pipe to a child is sent.
+    """
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        poll = select.poll()  # select() takes no descriptor above 1023
+        for link in links:
+            poll.register(link.fileno(), select.POLLIN)
+            if link.has_unsent:
+                poll.register(link.input_fileno(), select.POLLOUT)
+        left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        ready = {descriptor for descriptor, _ in poll.poll(left_ms)}
+        for link in links:
+            link.flush()
+        found = [link for link in links if link.fileno() in ready]
+        if found or not ready:
+            return found
+
+
+class ParentLink:
+    """A parent as its child process sees it."""
 
     def __init__(self) -> None:
-        self._stream = os.fdopen(int(sys.argv[sys.argv.index("--events") + 1]), "w")
+        self._writing = int(os.environ.pop(DESCRIPTOR_VARIABLE))
+        os.set_inheritable(self._writing, False)
+        self._reader = _FrameReader(0)
+        self._kept: list[object] = []
 
-    def tell(self, stage: str, **facts: Any) -> None:
-        """Write one event, with the wall clock in seconds."""
-        self._stream.write(json.dumps({"stage": stage, "at": time.time(), **facts}) + "\n")
-        self._stream.flush()
+    @property
+    def is_closed(self) -> bool:
+        """Whether the parent is gone."""
+        return self._reader.closed
+
+    def send(self, message: object) -> None:
+        """Send a message; waits while the pipe is full.
+
+        Raises:
+            BrokenPipeError: the parent is gone.
+        """
+        unsent = memoryview(_pack(message))
+        while unsent:
+            unsent = unsent[os.write(self._writing, unsent) :]
+
+    def receive(self, timeout_s: float | None = 0.0) -> list[object]:
+        """The messages that arrive within `timeout_s` seconds; at once when one has, or the parent is gone."""
+        if not self._kept:
+            select.select([self._reader.descriptor], [], [], timeout_s)
+        kept, self._kept = self._kept, []
+        return kept + [message for _, message in self._reader.read()]
+
+    def wait_for(self, kind: type[M]) -> M:
+        """Wait for a message of this class; others are kept for `receive`.
+
+        Raises:
+            BrokenPipeError: the parent is gone without it.
+        """
+        others: list[object] = []
+        while not self.is_closed:
+            for message in self.receive(None):
+                others.append(message)
+            if (found := next((message for message in others if isinstance(message, kind)), None)) is not None:
+                others.remove(found)
+                self._kept = others
+                return found
+        raise BrokenPipeError("the parent is gone")
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM ends this child through its `finally` clauses; Ctrl-C in a terminal is the supervisor's affair."""
+    """SIGTERM ends this child through its `finally` clauses; Ctrl-C in a terminal is left to the supervisor."""
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _leave(_number: int, _frame: Any) -> None:
+def _leave(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-class OrderReader:
-    """Lines of stdin."""
-
-    def __init__(self, descriptor: int = 0) -> None:
-        self._descriptor = descriptor
-        self._rest = b""
-        self._kept: dict[str, dict[str, Any]] = {}
-        self.closed = False
-        """Whether the supervisor has gone."""
-
-    def read_first(self) -> str:
-        """Wait for one line; "" where the supervisor went without a word."""
-        while not self.closed and b"\n" not in self._rest:
-            self._take()
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
-
-    def wait_for(self, what: str) -> dict[str, Any] | None:
-        """Wait for the order to do `what`, past others that are kept; None where the supervisor went without it."""
-        while what not in self._kept:
-            if not (line := self.read_first()):
-                return None
-            order = json.loads(line)
-            self._kept[order["do"]] = order
-        return self._kept[what]
-
-    def read_lines(self) -> list[str]:
-        """The whole lines that have come, waiting for at most one read."""
-        self._take()
-        *lines, self._rest = self._rest.split(b"\n")
-        return [line.decode() for line in lines]
-
-    def wait(self, timeout_s: float) -> list[str]:
-        """Lines that come within `timeout_s` seconds; at once when one is there."""
-        if self.closed:
-            raise BrokenPipeError("the supervisor is gone")
-        if select.select([self._descriptor], [], [], timeout_s)[0]:
-            return self.read_lines()
-        return []
-
-    def _take(self) -> None:
-        chunk = os.read(self._descriptor, 65536)
-        self.closed = not chunk
-        self._rest += chunk

@@ -4,21 +4,20 @@ Each is a process of its own even where there is only one: what the starter does
 costs the load's loop nothing. A shard whose starter dies sees its pipe close, and ends.
 """
 
-import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, Pipe, wait
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from raylaunch.base.errors import BenchError
+from raylaunch.base.ipc import ChildLink, ParentLink, wait_for_any
 from raylaunch.bench.shard import Shard
-from raylaunch.bench.shard_plan import ShardPlan, ShardProgress, ShardResult
+from raylaunch.bench.shard_plan import Prepared, ShardPlan, ShardProgress, ShardResult, StartAt, StopShard
 
 _LEAD_S = 0.05
 """From the last shard's word that it is prepared to the common start."""
+_END_GRACE_S = 5.0
 
 
 class ShardRunner(Protocol):
@@ -55,117 +54,97 @@ class LocalShards:
         self, plans: Sequence[ShardPlan], *, report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
         """See ShardRunner."""
-        pipes: list[Connection[Any, Any]] = []
-        children = []
+        links: list[ChildLink] = []
         try:
             for plan in plans:
-                ours, theirs = Pipe()
-                command = [sys.executable, "-m", "raylaunch.bench.local_shards", str(theirs.fileno())]
-                # A session of its own: Ctrl-C reaches this process alone, and it tells the shards.
-                children.append(subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True))
-                theirs.close()
-                ours.send(plan)
-                pipes.append(ours)
-            return self._follow(pipes, report, started)
+                # It leads a session of its own: Ctrl-C reaches this process alone, which then stops the shards.
+                link = ChildLink.launch(
+                    "raylaunch.bench.local_shards", environment=os.environ, output=sys.stderr.buffer
+                )
+                links.append(link)
+                link.send(plan)
+            return self._follow(links, report, started)
         finally:
-            for pipe in pipes:
-                pipe.close()
-            for child in children:
-                try:
-                    child.wait(5)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
+            for link in links:
+                link.wait_end(_END_GRACE_S if link.last(ShardResult) else 0.0)
 
     def _follow(
-        self,
-        pipes: "Sequence[Connection[Any, Any]]",
-        report: Callable[[ShardProgress], None],
-        started: Callable[[float], None],
+        self, links: Sequence[ChildLink], report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
-        latest = [ShardProgress(0, 0, 0, 0) for _ in pipes]
-        results: dict[int, ShardResult] = {}
-        prepared, stopped = 0, False
-        while len(results) < len(pipes):
+        latest = [ShardProgress(0, 0, 0, 0) for _ in links]
+        stopped = is_started = False
+        while running := [link for link in links if link.last(ShardResult) is None]:
             try:
-                for ready in wait([pipe for number, pipe in enumerate(pipes) if number not in results]):
-                    assert isinstance(ready, Connection)
-                    number = pipes.index(ready)
-                    message = self._receive(ready, number)
-                    if isinstance(message, ShardResult):
-                        results[number] = message
-                    elif isinstance(message, ShardProgress):
-                        latest[number] = message
+                for link in wait_for_any(running, None):
+                    self._receive(link, links.index(link))
+                    if (progress := link.last(ShardProgress)) is not None and progress is not latest[links.index(link)]:
+                        latest[links.index(link)] = progress
                         report(add_up(latest))
-                    else:
-                        prepared += 1
-                        if prepared == len(pipes) and not stopped:
-                            start = monotonic() + _LEAD_S
-                            started(start)
-                            for pipe in pipes:
-                                pipe.send(start)
+                if not (is_started or stopped) and all(link.last(Prepared) for link in links):
+                    is_started = True
+                    start = monotonic() + _LEAD_S
+                    started(start)
+                    for link in links:
+                        link.send(StartAt(start))
             except KeyboardInterrupt:
                 if stopped:
                     raise
                 stopped = True
-                for number, pipe in enumerate(pipes):
-                    if number not in results:
-                        with contextlib.suppress(OSError):  # it ended just now: its result is on the way
-                            pipe.send("stop")
-        return [results[number] for number in range(len(pipes))]
+                for link in running:
+                    link.send(StopShard())  # one that ended just now has its result on the way
+        return [result for link in links if (result := link.last(ShardResult)) is not None]
 
-    def _receive(self, pipe: "Connection[Any, Any]", number: int) -> Any:
-        try:
-            return pipe.recv()
-        except (EOFError, ConnectionResetError):
+    def _receive(self, link: ChildLink, number: int) -> None:
+        link.receive()
+        if link.is_closed and link.last(ShardResult) is None:
             raise BenchError(
                 f"shard {number} of the load test died",
-                fix="its last words are above; out of memory? Fewer requests or more shards need less at once",
-            ) from None
+                fix="its last output is above; out of memory? Fewer requests or more shards need less at once",
+            )
 
 
 class PipeControl:
-    """The child's end of the pipe."""
+    """How a shard process hears from, and reports to, its starter."""
 
-    def __init__(self, pipe: "Connection[Any, Any]") -> None:
-        self._pipe = pipe
+    def __init__(self, parent: ParentLink) -> None:
+        self._parent = parent
         self._stopped = False
+        self._start: StartAt | None = None
 
     def wait_for_start(self) -> float | None:
         """See ShardControl."""
-        if self._stopped:
-            return None
-        self._pipe.send("prepared")
-        try:
-            said = self._pipe.recv()
-        except EOFError:
-            said = "stop"
-        self._stopped = self._stopped or said == "stop"
-        return None if said == "stop" else float(said)
+        self._parent.send(Prepared())
+        while not self.is_stopped(None):
+            if self._start is not None:
+                return self._start.at_s
+        return None
 
-    def is_stopped(self) -> bool:
-        """See ShardControl: told so, or the starter is gone."""
-        if not self._stopped and self._pipe.poll():
-            self._stopped = True
+    def is_stopped(self, timeout_s: float | None = 0.0) -> bool:
+        """See ShardControl: asked to, or the starter is gone."""
+        if not self._stopped:
+            for message in self._parent.receive(timeout_s):
+                if isinstance(message, StartAt):
+                    self._start = message
+                self._stopped = self._stopped or isinstance(message, StopShard)
+            self._stopped = self._stopped or self._parent.is_closed
         return self._stopped
 
     def report(self, progress: ShardProgress) -> None:
         """See ShardControl."""
         try:
-            self._pipe.send(progress)
-        except (BrokenPipeError, ConnectionResetError):
+            self._parent.send(progress)
+        except BrokenPipeError:
             self._stopped = True
 
 
 def main() -> None:
-    """A shard as a process: the plan comes over the inherited pipe, progress and the result go back."""
-    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    plan = pipe.recv()
-    result = Shard(plan, PipeControl(pipe)).run()
-    result.node = os.uname().nodename
+    """Run one shard: the plan comes from the starter, progress and the result go back."""
+    parent = ParentLink()
     try:
-        pipe.send(result)
-    except (BrokenPipeError, ConnectionResetError):
+        result = Shard(parent.wait_for(ShardPlan), PipeControl(parent)).run()
+        result.node = os.uname().nodename
+        parent.send(result)
+    except BrokenPipeError:  # the starter is gone
         sys.exit(1)
 
 

@@ -72,6 +72,23 @@ class ShardResult:
     node: str = ""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """From a shard: it is ready to start."""
+
+
+@dataclass(frozen=True)
+class StartAt:
+    """To a shard: begin at this time of the monotonic clock."""
+
+    at_s: float
+
+
+@dataclass(frozen=True)
+class StopShard:
+    """To a shard: end now, and send what was measured."""
+
+
 class ShardControl(Protocol):
     """How a shard hears from, and reports to, whoever started it."""
 

@@ -1,21 +1,20 @@
-"""A child process that samples the cluster for a view, so that the view outlives Ray and its terminal stays clean.
+"""A child process that samples the cluster for a view, so that the view survives Ray and its terminal stays clean.
 
-A process that has joined Ray is ended by Ray, without a word to Python, when its node's raylet goes.
+Ray ends a process that has joined it, without an exception in Python, when its node's raylet dies.
 """
 
 import os
-import pickle
 import sys
 import tempfile
 import threading
-from typing import IO
 
 from raylaunch.base.errors import ClusterError
-from raylaunch.base.processes import Child
+from raylaunch.base.ipc import ChildLink, Failed, ParentLink
 from raylaunch.cluster import monitor, ray_session
 from raylaunch.cluster.monitor import ClusterSample
 
-_END_PATIENCE_S = 5.0
+_END_GRACE_S = 5.0
+_WAIT_S = 0.5
 
 
 class ChildMonitor:
@@ -30,64 +29,58 @@ class ChildMonitor:
         self.newest: ClusterSample | None = None
         self.ended = ""
         """Why no more samples come; "" while they may."""
+        self.arrived = threading.Event()
+        """Set with each sample, and at the end; the reader clears it."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
-        reading, writing = os.pipe()
-        self._child = Child.start(
-            [sys.executable, "-m", "raylaunch.cluster.monitor_process", str(writing), *([address] if address else [])],
+        self._child = ChildLink.launch(
+            "raylaunch.cluster.monitor_process",
+            arguments=[address] if address else [],
             environment=os.environ,
             output=self._log,
-            pass_fds=(writing,),
         )
-        os.close(writing)
-        self.arrived = threading.Event()
-        """Set with each sample, and at the end; whoever waits for it clears it."""
-        self._reader = threading.Thread(target=self._read, args=(os.fdopen(reading, "rb"),), daemon=True)
+        self._stopping = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def close(self) -> None:
         """End the child, and with it the samplers on all nodes."""
-        self._child.popen.terminate()
-        self._child.wait_or_kill(_END_PATIENCE_S)
+        self._stopping = True
+        self._child.request_end()
         self._reader.join()
+        self._child.wait_end(_END_GRACE_S)
         self._log.close()
 
-    def _read(self, stream: IO[bytes]) -> None:
-        why = ""
-        with stream:
-            while True:
-                try:
-                    told = pickle.load(stream)
-                except (EOFError, pickle.UnpicklingError, OSError):
-                    break
-                if isinstance(told, str):
-                    why = told
-                    continue
-                self.newest = told
-                self.arrived.set()
+    def _read(self) -> None:
+        while not (self._child.is_closed or self._stopping):
+            for message in self._child.wait(_WAIT_S):
+                if isinstance(message, ClusterSample):
+                    self.newest = message
+                    self.arrived.set()
+        failed = self._child.last(Failed)
         self.newest = None
-        self.ended = why or self._read_last_words() or "the sampling process ended"
+        self.ended = f"{failed.what}; {failed.fix}" if failed else self._read_last_line()
         self.arrived.set()
 
-    def _read_last_words(self) -> str:
+    def _read_last_line(self) -> str:
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        return lines[-1] if lines else "the sampling process ended"
 
 
-def main(writing: int, address: str | None) -> None:
-    """What the child does: sample and write until the reader goes away."""
-    with os.fdopen(writing, "wb", buffering=0) as stream:
-        try:
-            if address is not None:
-                ray_session.join(address, env_vars={})
-            watcher = None if address is not None else monitor.LocalMonitor()
-            for seen in monitor.follow(threading.Event(), watcher=watcher):
-                pickle.dump(seen, stream)
-        except ClusterError as error:
-            pickle.dump(f"{error.what}; {error.fix}", stream)
-        except BrokenPipeError:
-            return
+def main(address: str | None) -> None:
+    """Sample and send until the parent is gone."""
+    parent = ParentLink()
+    try:
+        if address is not None:
+            ray_session.join(address, env_vars={})
+        watcher = None if address is not None else monitor.LocalMonitor()
+        for sample in monitor.follow(threading.Event(), watcher=watcher):
+            parent.send(sample)
+    except ClusterError as error:
+        parent.send(Failed.of(error))
+    except BrokenPipeError:
+        return
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

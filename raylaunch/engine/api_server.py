@@ -1,17 +1,11 @@
 """The serving child: vLLM's own OpenAI app around an engine built from AsyncEngineArgs.
 
 The supervisor starts it before it knows the cluster: the imports, which take most of a short start-up, run while the
-nodes are awaited and checked. Then one JSON line on stdin says what to serve; events go back as JSON lines on the
-descriptor `--events`, pulses of the engine among them. While it serves, stdin brings orders:
-
-    {"do": "drain"}               accept nothing new, let running requests finish, end
-    {"do": "fail", "why": TEXT}   every waiting client has an error now, streams as an error event; then end
-    {"do": "figures", "samples": [[name, labels, value], ...]}    the supervisor's own figures, for /metrics
+nodes are awaited and checked. Then ServeEngine says what to serve (engine/messages.py has all that is sent both ways).
 """
 
 import asyncio
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
@@ -21,10 +15,10 @@ from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from raylaunch.base.ipc import Events, OrderReader
+from raylaunch.base.ipc import ParentLink
+from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine
 
 if TYPE_CHECKING:
-    from raylaunch.config.launch import LaunchConfig
     from raylaunch.engine.engine_args import PlacedEngineArgs
 
 
@@ -73,27 +67,6 @@ def _import_vllm_server() -> Namespace:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """What the supervisor asks of the child, as one JSON line."""
-
-    launch: "LaunchConfig"
-    reservation: str
-    ray_address: str
-    env_vars: dict[str, str]
-    """Environment of the engine's Ray workers."""
-    socket_fd: int
-    """The bound listening socket."""
-
-    @classmethod
-    def from_line(cls, line: str) -> "Order":
-        """The order in a line of JSON (child.EngineChild.give_order writes it)."""
-        from raylaunch.config.launch import LaunchConfig
-
-        fields = json.loads(line)
-        return cls(**fields | {"launch": LaunchConfig.from_json(fields["launch"])})
-
-
 def _die_during_start(_number: int, _frame: FrameType | None) -> None:
     """One SIGTERM ends a start-up: vLLM would lose it (0.32: zmq swallows the KeyboardInterrupt of its handler)."""
     for child in multiprocessing.active_children():
@@ -130,17 +103,16 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
     return args
 
 
-def _describe_engine(client: Any) -> dict[str, Any]:
-    """What the ready engine says of its KV cache (blocks are per engine, whatever its TP x PP)."""
+def _describe_engine(client: Any) -> EngineReady:
     config = client.vllm_config
     blocks, block_size = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
-    return {"kv_cache_tokens": blocks * block_size, "max_model_len": config.model_config.max_model_len}
+    return EngineReady(kv_cache_tokens=blocks * block_size, max_model_len=config.model_config.max_model_len)
 
 
-async def serve(vllm_server: Namespace, order: Order, events: Events, orders: OrderReader) -> None:
-    """Start the engine and serve until an order, a signal or the engine's death ends it."""
+async def serve(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
+    """Start the engine and serve until a message, a signal or the engine's death ends it."""
     from raylaunch.engine import engine_args as engine
-    from raylaunch.engine.control import EngineHand
+    from raylaunch.engine.control import EngineControl
 
     options = dict(order.launch.server)
     if isinstance(options.get("api_key"), str):
@@ -149,10 +121,10 @@ async def serve(vllm_server: Namespace, order: Order, events: Events, orders: Or
     args = make_server_args(vllm_server, engine_args, options)
     vllm_server.set_ulimit()
     listening = socket.socket(fileno=order.socket_fd)
-    events.tell("starting")
+    parent.send(EngineStarting())
     async with vllm_server.build_async_engine_client_from_engine_args(engine_args) as client:
-        events.tell("engine", **_describe_engine(client))
-        following = asyncio.create_task(EngineHand(client, events.tell, orders).follow())
+        parent.send(_describe_engine(client))
+        following = asyncio.create_task(EngineControl(client, parent).follow())
         address = f"http://{args.host or '0.0.0.0'}:{args.port}"
         shutdown = await vllm_server.build_and_serve(client, address, listening, args)
         following.cancel()
@@ -160,11 +132,10 @@ async def serve(vllm_server: Namespace, order: Order, events: Events, orders: Or
 
 
 def main() -> None:
-    """Import vLLM, read the order, serve it."""
-    events = Events()
+    """Import vLLM, wait for the order, serve it."""
+    parent = ParentLink()
     signal.signal(signal.SIGTERM, _die_during_start)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    events.tell("born")
     # One tracker for this process and the engine forked from it; vLLM kills an engine's own before it has unlinked the
     # engine's shared memory.
     resource_tracker.ensure_running()
@@ -173,14 +144,16 @@ def main() -> None:
 
     from raylaunch.engine import engine_args as engine
 
-    events.tell("imported")
-    orders = OrderReader()
-    order = Order.from_line(orders.read_first())
+    parent.send(Imported())
+    try:
+        order = parent.wait_for(ServeEngine)
+    except BrokenPipeError:  # the supervisor is gone
+        return
     # The engine's process is a Ray driver of its own and reads the address from here.
     os.environ.update(order.env_vars)
     os.environ["RAY_ADDRESS"] = order.ray_address
     os.environ["VLLM_RAY_BUNDLE_INDICES"] = engine.find_rank_order(order.launch.world_size)
-    uvloop.run(serve(vllm_server, order, events, orders))
+    uvloop.run(serve(vllm_server, order, parent))
 
 
 if __name__ == "__main__":

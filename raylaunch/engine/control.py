@@ -1,36 +1,36 @@
-"""A hand on the running engine, inside the serving child: its pulse, its clients, its end.
+"""Watches and ends the running engine from inside the API server: its pulse, its clients, its end (vLLM 0.25 to 0.33).
 
-With engine.py and server.py the only module that knows vLLM (0.25 to 0.33). The data path is untouched but for one
-addition per engine step.
+The data path is untouched but for one addition per engine step.
 """
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import prometheus_client
 import uvicorn
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from raylaunch.base import metric_families, processes
-from raylaunch.base.ipc import OrderReader
+from raylaunch.base import processes
+from raylaunch.base.ipc import ParentLink
+from raylaunch.base.service_metrics import ServiceMetrics
+from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients
 
 _PULSE_S = 0.5
 _GOODBYE_S = 2.0
 """For writing an error to every client."""
 
 
-class EngineHand:
+class EngineControl:
     """What the supervisor may know of, and do to, the engine that this process serves."""
 
-    def __init__(self, client: Any, tell: Callable[..., None], orders: OrderReader) -> None:
-        """Take hold of vLLM's AsyncLLM before its app is built."""
-        self._client, self._tell, self._orders = client, tell, orders
+    def __init__(self, client: Any, parent: ParentLink) -> None:
+        """Prepare vLLM's AsyncLLM `client` before its app is built."""
+        self._client, self._parent = client, parent
         self._moves = 0
         self._kv_cache_use: float | None = None
         self._server: uvicorn.Server | None = None
@@ -56,45 +56,44 @@ class EngineHand:
         core.get_output_async = get_and_count
 
     def _catch_server(self) -> None:
-        """Learn when uvicorn accepts; vLLM keeps its server to itself (0.25 to 0.33)."""
+        """Find out when uvicorn accepts; vLLM does not hand its server out (0.25 to 0.33)."""
         startup = uvicorn.Server.startup
 
-        async def startup_and_tell(server: uvicorn.Server, sockets: Any = None) -> None:
+        async def startup_and_report(server: uvicorn.Server, sockets: Any = None) -> None:
             await startup(server, sockets)
             self._server = server
-            self._tell("accepting")
+            self._parent.send(Accepting())
 
-        uvicorn.Server.startup = startup_and_tell  # type: ignore[assignment,method-assign]
+        uvicorn.Server.startup = startup_and_report  # type: ignore[assignment,method-assign]
 
     async def follow(self) -> None:
-        """Tell pulses and take orders until the supervisor goes."""
+        """Send pulses and obey the supervisor until it goes."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(0, self._take_orders)
-        # A supervisor that is gone is told by the end of stdin: clients then get their error. Its SIGTERM, which comes
-        # at the same moment, would have vLLM cancel their requests (0.32: a bare "Internal Server Error").
+        loop.add_reader(0, self._obey)
+        # The end of a supervisor closes stdin: clients then get their error. Its SIGTERM, which comes at the same
+        # moment, would have vLLM cancel their requests (0.32: a bare "Internal Server Error").
         processes.outlive_parent()
         while True:
             running = self._client.output_processor.get_num_unfinished_requests()
             with contextlib.suppress(BrokenPipeError):
-                self._tell("pulse", running=running, moves=self._moves, dead=bool(self._client.errored))
+                self._parent.send(EnginePulse(running, self._moves, is_dead=bool(self._client.errored)))
             await asyncio.sleep(_PULSE_S)
 
-    def _take_orders(self) -> None:
-        lines = self._orders.read_lines()
-        if self._orders.closed:
+    def _obey(self) -> None:
+        messages = self._parent.receive()
+        if self._parent.is_closed:
             asyncio.get_running_loop().remove_reader(0)
-            lines.append(json.dumps({"do": "fail", "why": "the service ended"}))
-        for line in lines:
-            order = json.loads(line)
-            if order["do"] == "figures":
-                self._collector.samples = order["samples"]
-            elif order["do"] == "drain":
+            messages.append(FailClients("the service ended"))
+        for message in messages:
+            if isinstance(message, ServiceMetrics):
+                self._collector.newest = message
+            elif isinstance(message, Drain):
                 self._stop_accepting()
-            else:
-                asyncio.create_task(self._fail(order["why"]))  # noqa: RUF006 (it ends this process)
+            elif isinstance(message, FailClients):
+                asyncio.create_task(self._fail(message.why))  # noqa: RUF006 (it ends this process)
 
     def _stop_accepting(self) -> None:
-        """Let uvicorn close the door from inside: running requests finish, then it ends, and the engine with it."""
+        """Have uvicorn stop: running requests finish, then it ends, and the engine with it."""
         if self._server is not None:
             for listening in self._server.servers:  # now, and not at uvicorn's next tick
                 listening.close()
@@ -119,17 +118,11 @@ class EngineHand:
 
 
 class _Collector:
-    """The supervisor's figures among the engine's own."""
+    """The supervisor's metrics among the engine's own."""
 
-    samples: list[tuple[str, dict[str, str], float]] = []  # noqa: RUF012 (replaced, never changed)
+    newest: ServiceMetrics | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """One family per figure."""
-        families: dict[str, Metric] = {}
-        for name, labels, value in self.samples:
-            kind, words = metric_families.find_kind(name)
-            if name not in families:
-                family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-                families[name] = family(name, words, labels=list(labels))
-            families[name].add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
-        yield from families.values()
+        """The families that the supervisor sent last."""
+        if self.newest is not None:
+            yield from self.newest.collect()

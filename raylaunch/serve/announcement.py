@@ -2,21 +2,18 @@
 
 from raylaunch.base import console
 from raylaunch.engine.rehearsal import plan
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import readiness
-from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.service_record import Service
 
 
-def announce(
-    service: Service, attempt: Attempt, times: readiness.StartupTimes, *, again: bool, rehearsed: str | None
-) -> None:
+def announce(service: Service, resolved: ResolvedLaunch, times: readiness.StartupTimes, *, again: bool) -> None:
     """Print that the service is ready.
 
     Args:
         again: an engine of this service has been ready before: a line or two.
-        rehearsed: the stand-in's platform, where this is a rehearsal.
     """
-    launch = attempt.served
+    launch = resolved.launch
     model, url = launch.served_model_names[0], service.url
     console.say(times.to_line())
     if again:
@@ -24,10 +21,8 @@ def announce(
         return
     console.say(readiness.describe_kv_cache(service.facts))
     console.say(f"serving {model} at {url}/v1", style="bold green")
-    if rehearsed:
-        assert attempt.driver is not None
-        real_shape = bool(attempt.driver.events["placed"]["real_shape"])
-        proved, not_proved = plan.describe_proof(launch, rehearsed, real_shape=real_shape)
+    if resolved.is_rehearsal:
+        proved, not_proved = plan.describe_proof(resolved)
         console.say("this rehearsal proved: " + "; ".join(proved))
         console.say("it did not prove: " + "; ".join(not_proved))
     console.say("try it:")

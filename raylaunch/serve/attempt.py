@@ -1,157 +1,140 @@
-"""One start of an engine, from two fresh processes to their end."""
+"""One start of an engine, from two new processes to their end."""
 
 import contextlib
 import os
-import selectors
-import sys
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base import processes
-from raylaunch.base.ipc import PULSE, TalkingChild
+from raylaunch.base.ipc import ChildLink, wait_for_any
 from raylaunch.base.processes import MARK_VARIABLE, RANK_TITLE, ProcessId
 from raylaunch.config.launch import LaunchConfig
-from raylaunch.explain import log_lines
+from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine
+from raylaunch.explain.log_lines import read_engine_times
 from raylaunch.serve import readiness
-from raylaunch.serve.driver_process import DriverChild
-from raylaunch.serve.engine_process import EngineChild
-from raylaunch.serve.private_ray_process import RayChild
+from raylaunch.serve.driver_process import DriverProcess
+from raylaunch.serve.engine_process import EngineProcess
+from raylaunch.serve.messages import GoOn, JoinPrivateRay, Placed, PlaceRanks, Waiting
+from raylaunch.serve.private_ray_process import PrivateRayProcess
 
-_SWEEP_PATIENCE_S = 2.0
+_SWEEP_GRACE_S = 2.0
 
 
 @dataclass
 class Attempt:
-    """The serving child and the driver process of one start; the child's imports run while the cluster is seen to."""
+    """The API server and driver processes of one start; the former imports while the cluster is prepared."""
 
     mark: str
     """RAYLAUNCH_MARK of everything it starts, on every node."""
-    engine: EngineChild
-    driver: DriverChild | None = None
-    ray: RayChild | None = None
-    """The private Ray that it runs in; it outlives it."""
+    engine: EngineProcess
+    driver: DriverProcess | None = None
+    ray: PrivateRayProcess | None = None
+    """The private Ray that it runs in; it outlives the attempt."""
     is_introduced: bool = False
-    """Whether the driver process has been told where that is."""
+    """Whether the driver process knows where that is."""
     began: float = field(default_factory=time.monotonic)
     ahead_s: float = 0.0
-    """For how long it had been there when it was needed."""
+    """How long before it was needed it was started."""
 
     @classmethod
-    def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: Any) -> "Attempt":
-        """Start the serving child importing."""
+    def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: socket.socket) -> "Attempt":
+        """Start the API server process importing."""
         environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark, **processes.KEEP_VISIBLE}
-        return cls(mark, EngineChild.start(log, environment, listening))
+        return cls(mark, EngineProcess.start(log, environment, listening))
 
     def count_from_here(self, log: Path) -> None:
-        """It was begun before it was needed: its log takes the place of `log`, and its time begins."""
+        """It was started before it was needed: its log becomes `log`, and its time begins."""
         now = time.monotonic()
         self.ahead_s, self.began = now - self.began, now
         with contextlib.suppress(OSError):  # a full disk, or none was made
             self.engine.log.replace(log)
         self.engine.log = log
 
-    def place(self, launch: LaunchConfig, ray: RayChild | None, *, rehearse: bool, standin: str | None,
-              env_vars: Mapping[str, str], wait_s: float | None, hold: bool = False) -> None:  # fmt: skip
-        """Start the driver process: weights, Ray, GPUs, checks, places; or let one go on that was held.
+    def place(self, order: PlaceRanks, ray: PrivateRayProcess | None) -> None:
+        """Start the driver process with its order, or let one go on that was held.
 
         Args:
-            ray: the private Ray to place it in; None: the cluster that is joined.
-            hold: join Ray, and wait there.
+            ray: the private Ray to place the ranks in; None: the cluster that is joined.
         """
-        if self.driver is not None and self.ray is ray and (hold or self.driver.tell({"do": "place"})):
+        if self.driver is not None and self.ray is ray and (order.hold or self.driver.send(GoOn())):
             return
-        if self.driver is not None:  # it failed while it was held, or its Ray did: what was wrong may be over
+        if self.driver is not None:  # it failed while it was held, or its Ray did: the cause may be gone
             self.driver.stop()
         self.ray, self.is_introduced = ray, False
-        sys.stderr.flush()
-        order = {
-            "launch": launch.to_json(),
-            "rehearse": rehearse,
-            "standin": standin,
-            "wait_s": wait_s,
-            "hold": hold,
-            "private": ray is not None,
-            "env_vars": {**env_vars, MARK_VARIABLE: self.mark},
-        }
-        self.driver = DriverChild.start(order, os.environ | {MARK_VARIABLE: self.mark})
+        self.driver = DriverProcess.start(order, os.environ | {MARK_VARIABLE: self.mark})
 
-    def order_engine(self, socket_fd: int) -> None:
-        """Tell the serving child what to serve, once the places are there."""
+    def order_engine(self, launch: LaunchConfig, socket_fd: int) -> None:
+        """Send the API server what to serve, once the ranks have their places.
+
+        Raises:
+            EngineError: it has ended.
+        """
         assert self.driver is not None
-        placed = self.driver.events["placed"]
-        order = {
-            "launch": placed["launch"],
-            "reservation": placed["reservation"],
-            "ray_address": self.driver.address,
-            "env_vars": placed["env_vars"],
-            "socket_fd": socket_fd,
-        }
-        if not self.engine.tell(order, patient=True):
+        order = ServeEngine(
+            launch=launch,
+            reservation=self.placed.reservation,
+            ray_address=self.driver.address,
+            env_vars=self.placed.env_vars,
+            socket_fd=socket_fd,
+        )
+        if not self.engine.send(order):
             raise self.engine.explain_death()
 
     @property
-    def children(self) -> tuple[TalkingChild, ...]:
-        """Those that have something to tell."""
+    def children(self) -> tuple[ChildLink, ...]:
+        """Those that send messages."""
         return tuple(child for child in (self.engine, self.driver, self.ray) if child is not None)
 
-    def read_events(self, wait_s: float) -> None:
-        """Take in what they have told; with nothing to take in, wait so long for it."""
-        with selectors.PollSelector() as selector:
-            for child in self.children:
-                if child.is_alive():
-                    selector.register(child.pipe, selectors.EVENT_READ)
-            selector.select(wait_s)
+    def receive(self, wait_s: float) -> None:
+        """Take the messages that have arrived; without any, wait `wait_s` seconds for one."""
+        wait_for_any([child for child in self.children if child.is_alive() and not child.is_closed], wait_s)
         for child in self.children:
-            child.read_events()
-        if self.driver is not None and self.ray is not None and self.ray.place and not self.is_introduced:
-            self.is_introduced = self.driver.tell({"do": "join", **self.ray.place})
+            child.receive()
+        if self.driver is not None and self.ray is not None and self.ray.up and not self.is_introduced:
+            self.is_introduced = self.driver.send(JoinPrivateRay(self.ray.up.address, self.ray.up.folder))
 
     @property
     def is_placed(self) -> bool:
         """Whether every rank has its GPU."""
-        return self.driver is not None and "placed" in self.driver.events
+        return self.driver is not None and self.driver.placed is not None
 
     @property
-    def served(self) -> LaunchConfig:
-        """The launch with its weights found, or its stand-in."""
+    def placed(self) -> Placed:
+        """Where the ranks run; only once `is_placed`."""
         assert self.driver is not None
-        return LaunchConfig.from_json(self.driver.events["placed"]["launch"])
+        assert self.driver.placed is not None
+        return self.driver.placed
 
     def describe_wait(self, carried: Sequence[str], since_s: float) -> str:
         """What is waited for before the ranks are placed; "" where nothing is missing.
 
         Args:
             carried: addresses of the nodes that carried the last engine: those that are gone are named.
-            since_s: for how long nothing has been served.
+            since_s: how long nothing has been served.
         """
-        if self.driver is None or self.is_placed or (waiting := self.driver.events.get("waiting")) is None:
+        if self.driver is None or self.is_placed or (waiting := self.driver.last(Waiting)) is None:
             return ""
-        return describe_missing(waiting["lines"], carried, since_s)
+        return describe_missing(waiting.lines, carried, since_s)
 
     @property
     def leaders(self) -> tuple[ProcessId, ...]:
         """Processes that lead a process group of this attempt."""
         return (self.engine.process.identity, *([self.driver.process.identity] if self.driver else []))
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        """What Ray's side told last."""
-        return dict(self.driver.events.get(PULSE, {})) if self.driver else {}
-
     def read_times(self, first_s: float) -> readiness.StartupTimes:
         """Where the start-up time went."""
-        assert self.driver is not None
-        seconds, events = self.driver.events["placed"]["seconds"], self.engine.events
-        load_s, profile_s = log_lines.read_engine_times(self.engine.log)
+        placed, engine = self.placed, self.engine
+        load_s, profile_s = read_engine_times(engine.log)
+        start_s = engine.find_sent_at(EngineReady) - engine.find_sent_at(EngineStarting)
         return readiness.StartupTimes(
-            join_s=seconds["join"] + seconds["wait"],
-            check_s=seconds["check"],
-            import_s=max(0.0, events["imported"]["at"] - self.engine.started_at - self.ahead_s),
-            fetch_s=seconds["fetch"],
-            workers_s=events["engine"]["at"] - events["starting"]["at"] - (load_s or 0.0) - (profile_s or 0.0),
+            join_s=placed.join_s + placed.wait_s,
+            check_s=placed.check_s,
+            import_s=max(0.0, engine.find_sent_at(Imported) - engine.started_at - self.ahead_s),
+            fetch_s=placed.fetch_s,
+            workers_s=start_s - (load_s or 0.0) - (profile_s or 0.0),
             load_s=load_s,
             profile_s=profile_s,
             first_completion_s=first_s,
@@ -159,25 +142,25 @@ class Attempt:
         )
 
     def end(
-        self, *, failing: bool = False, wedged: bool = False, hurried: Callable[[], bool] = lambda: False
+        self, *, failing: bool = False, wedged: bool = False, is_forced: Callable[[], bool] = lambda: False
     ) -> list[int]:
         """End everything of this attempt, but for the Ray it ran in; safe to repeat.
 
         Args:
-            failing: the serving child was told to fail its clients.
-            wedged: its workers here are killed at once: one that stands still does not go, and Ray waits for it.
-            hurried: whether patience is over.
+            failing: the API server is failing its clients.
+            wedged: its workers here are killed at once: they do not end by themselves, and Ray waits for them.
+            is_forced: whether the grace period is over.
 
         Returns:
-            Pids of this machine that did not go by themselves.
+            Pids of this machine that had to be killed.
         """
         if self.driver is not None:
-            self.driver.ask_to_end()
-        self.engine.stop(failing=failing, hurried=hurried)
+            self.driver.request_end()
+        self.engine.stop(failing=failing, is_forced=is_forced)
         left = processes.kill_marked(MARK_VARIABLE, self.mark, title=RANK_TITLE) if wedged else []
         if self.driver is not None:
-            self.driver.stop(hurried)
-        return left + processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if hurried() else _SWEEP_PATIENCE_S)
+            self.driver.stop(is_forced)
+        return left + processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
 
 
 def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from raylaunch.base.errors import NoProcessError
-from raylaunch.config.launch import LaunchConfig
+from raylaunch.base.processes import MARK_VARIABLE
 from raylaunch.engine.rehearsal import plan
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
-from raylaunch.serve.private_ray import Rays
+from raylaunch.serve.messages import PlaceRanks
+from raylaunch.serve.private_ray import PrivateRays
 
 _FOREVER_S = 86400.0
-"""A restart waits for GPUs that went away; after a day it looks anew."""
+"""A restart waits for GPUs that are missing; after a day it counts anew."""
 
 
 class Starts:
@@ -21,77 +23,73 @@ class Starts:
 
     def __init__(
         self,
-        launch: LaunchConfig,
-        standin: str | None,
+        resolved: ResolvedLaunch,
         listening: socket.socket,
         folder: Path,
         *,
-        rehearse: bool,
-        hurried: Callable[[], bool] = lambda: False,
+        is_forced: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin for `launch`.
+        """Begin for one launch.
 
         Args:
-            standin: plan.choose_standin's answer.
-            listening: what engines accept on.
-            folder: what they log into.
-            hurried: whether patience is over.
+            listening: the socket that engines accept on.
+            folder: of their logs.
+            is_forced: whether the grace period is over.
         """
-        self.launch, self.standin, self.rehearse = launch, standin, rehearse
+        self.resolved = resolved
+        """What is served; replaced by a reload."""
         self.log = folder / "engine.log"
-        self.rays = Rays(hurried)
+        self.rays = PrivateRays(is_forced)
         self._listening = listening
         self._count = 0
 
-    def take_launch(self, launch: LaunchConfig) -> None:
-        """Another one is served from now on."""
-        self.standin = plan.choose_standin(launch, rehearse=self.rehearse)
-        self.launch = launch
-
     def begin(self, log: Path | None = None) -> Attempt:
-        """Start the next serving child importing, with the service's own log or another.
+        """Start the next API server process importing, with the service's own log or another.
 
         Raises:
             NoProcessError: there is no process or memory for it.
         """
         self._count += 1
-        mark = f"{self.launch.port}-{os.getpid()}-{self._count}"
+        mark = f"{self.resolved.launch.port}-{os.getpid()}-{self._count}"
         with _no_process():
             return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
 
     def begin_spare(self) -> Attempt:
-        """A start that waits to be needed, with a log of its own; raises NoProcessError as begin does."""
+        """A start that waits until it is needed, with a log of its own; raises NoProcessError as begin does."""
         log = self.log.with_name("engine.next.log")
-        with contextlib.suppress(OSError):  # none is there; and no log ends a service
+        with contextlib.suppress(OSError):  # there is none; and no log ends a service
             log.unlink()
         return self.begin(log)
 
     def place(self, attempt: Attempt, *, again: bool, hold: bool = False) -> None:
-        """See to the cluster and the places of an attempt.
+        """Prepare the cluster and place the ranks of an attempt.
 
         Args:
-            again: an engine has been ready before: wait for GPUs that went away.
-            hold: go no further than joining Ray.
+            again: an engine has been ready before: wait for GPUs that are missing.
+            hold: only join Ray.
 
         Raises:
             NoProcessError: there is no process or memory for the driver process.
         """
+        launch, standin = self.resolved.launch, self.resolved.standin
         env_vars = self._make_environment()
         with _no_process():
-            attempt.place(
-                self.launch,
-                self.rays.find(self.launch, self.standin, env_vars),
-                rehearse=self.rehearse,
-                standin=self.standin,
-                env_vars=env_vars,
+            ray = self.rays.find(launch, standin, env_vars)
+            order = PlaceRanks(
+                launch=launch,
+                standin=standin,
+                is_rehearsal=self.resolved.is_rehearsal,
                 wait_s=_FOREVER_S if again else None,
+                env_vars={**env_vars, MARK_VARIABLE: attempt.mark},
                 hold=hold,
+                is_private=ray is not None,
             )
+            attempt.place(order, ray)
         if not hold:  # the engine before has ended
             self.rays.end_retired()
 
     def _make_environment(self) -> dict[str, str]:
-        return plan.make_environment(self.standin, self.launch.world_size)
+        return plan.make_environment(self.resolved.standin, self.resolved.launch.world_size)
 
 
 @contextlib.contextmanager

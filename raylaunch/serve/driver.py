@@ -1,13 +1,12 @@
 """The driver: from a launch to GPUs that are confirmed, checked and reserved.
 
-Join Ray, confirm its GPUs, check every node, give each rank its place. Nothing is served here; the supervisor starts
-the serving child beside it, so that imports run meanwhile.
+Join Ray, confirm its GPUs, check every node, give each rank its place. Nothing is served here: the supervisor starts
+the API server process at the same time.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
@@ -15,35 +14,29 @@ from raylaunch.cluster import placement, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.preflight import run as node_checks
-
-
-@dataclass(frozen=True)
-class OwnRay:
-    """A private Ray of this launch, on this machine (keep.ray_process); others do not run anything in it."""
-
-    address: str
-    folder: Path
-    """For its sockets; Ray's and ours are removed with it."""
+from raylaunch.serve.messages import JoinPrivateRay
 
 
 @dataclass
 class Driver:
-    """What the driver holds; `release` gives all of it back."""
+    """What the driver holds; `release` returns all of it."""
 
     config: LaunchConfig
     standin_kind: str | None
     """Which stand-in platform carries the ranks: "cpu", "gpu" or None for real GPUs."""
     env_vars: Mapping[str, str]
     """Environment of everything that runs in Ray for this launch."""
-    private: OwnRay | None = None
+    private: JoinPrivateRay | None = None
     address: str = ""
     reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
     on_wait: Callable[[Sequence[str]], None] = lambda _lines: None
-    """Is given what is here and what is missing, at each look for the GPUs."""
+    """Gets what exists and what is missing, each time the GPUs are counted."""
+    wait_s: float | None = None
+    """Longest wait for the GPUs instead of the launch's own."""
 
-    def join(self, private: OwnRay | None = None) -> None:
+    def join(self, private: JoinPrivateRay | None = None) -> None:
         """Join the Ray cluster, or a private one.
 
         Raises:
@@ -52,7 +45,7 @@ class Driver:
         self.private = private
         if private is not None:
             # vLLM's ZeroMQ sockets are files that it leaves behind: in here they go with the private cluster.
-            own = {**plan.stay_on_loopback(self.standin_kind), "VLLM_RPC_BASE_PATH": str(private.folder)}
+            own = {**plan.stay_on_loopback(self.standin_kind), "VLLM_RPC_BASE_PATH": private.folder}
             self.env_vars = {**self.env_vars, **own}
         address = private.address if private else ray_session.find_address()
         if address is None:
@@ -84,14 +77,14 @@ class Driver:
             found = ray_session.wait_for_gpus(
                 nodes=block.nodes,
                 gpus_per_node=block.gpus_per_node,
-                wait_s=block.wait_s,
+                wait_s=block.wait_s if self.wait_s is None else self.wait_s,
                 report=report,
             )
         self.seconds["wait"] = time.monotonic() - began
         return found
 
     def check(self, found: tuple[ray_session.ClusterNode, ...]) -> None:
-        """Check every node at once and tell all findings; a stand-in model is written wherever it lacks first.
+        """Check every node at once and report all findings; a stand-in model is written first where it is missing.
 
         Raises:
             ChecksFailedError: at least one of them is an error.
@@ -127,7 +120,7 @@ class Driver:
         return self.reservation
 
     def release(self) -> None:
-        """Give back the GPUs and leave Ray."""
+        """Return the GPUs and leave Ray."""
         import ray
 
         if ray.is_initialized():

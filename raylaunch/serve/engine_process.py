@@ -1,4 +1,4 @@
-"""The serving child as its supervisor sees it: started early, told what to serve, followed, ended whole."""
+"""The API server process as its supervisor sees it: started early, given what to serve, followed, ended."""
 
 import os
 import signal
@@ -6,36 +6,36 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from raylaunch.base import console
 from raylaunch.base.errors import EngineError
-from raylaunch.base.ipc import PULSE, TalkingChild
+from raylaunch.base.ipc import ChildLink
 from raylaunch.base.processes import wait_until
+from raylaunch.engine.messages import Accepting, Drain, EnginePulse, EngineReady, FailClients
 from raylaunch.explain import diagnose
 
 _FAIL_S = 3.0
-"""For telling all clients; the child itself takes two at most (server.py)."""
+"""For giving all clients their error; the process itself takes two at most (engine/control.py)."""
 _MUTE_S = 3.0
-"""Without a pulse for so long, the event loop stands still."""
-_WHY_CHARS = 500
+"""Without a pulse for so long, its event loop stands still."""
 _STOP_S = 10.0
 _START_STOP_S = 5.0
 
 
-@dataclass
-class EngineChild(TalkingChild):
+@dataclass(eq=False)
+class EngineProcess(ChildLink):
     """A running `python -m raylaunch.engine.api_server`."""
 
     log: Path = Path()
 
     @classmethod
-    def start(cls, log: Path, environment: Mapping[str, str], listening: socket.socket) -> "EngineChild":
-        """Start the child importing; it waits for its order (server.Order).
+    def start(cls, log: Path, environment: Mapping[str, str], listening: socket.socket) -> "EngineProcess":
+        """Start it importing; it waits for ServeEngine.
 
         Args:
             log: file for its and its engine's and workers' output, appended to.
-            environment: the whole environment of the child.
+            environment: its whole environment.
             listening: the listening socket that it will accept on.
         """
         with _open_log(log) as opened:
@@ -48,22 +48,26 @@ class EngineChild(TalkingChild):
             )
 
     @property
-    def pulse(self) -> Mapping[str, Any]:
-        """What the engine told last: requests `running`, `moves` so far, whether its core is `dead`."""
-        return self.events.get(PULSE, {"running": 0, "moves": 0, "dead": False})
+    def ready(self) -> EngineReady | None:
+        """What is known of the engine; None until it is up."""
+        return self.last(EngineReady)
 
     @property
-    def requests_running(self) -> int:
-        """Requests that clients wait for, as last told."""
-        return int(self.pulse["running"])
+    def is_accepting(self) -> bool:
+        """Whether it has begun to accept connections."""
+        return self.last(Accepting) is not None
+
+    @property
+    def pulse(self) -> EnginePulse:
+        """What the engine reported last."""
+        return self.last(EnginePulse) or EnginePulse()
 
     def explain_death(self) -> EngineError:
-        """Why the child is gone: the first real error in its log, not the outermost traceback."""
-        status = self.process.popen.wait()
+        """Why it ended: the first real error in its log, not the outermost traceback."""
+        self.process.popen.wait()
         failure = diagnose.find_first_error(self.read_log())
         if failure is None:
-            ended = f"by signal {-status}" if status < 0 else f"with exit status {status}"
-            return EngineError(f"the engine ended {ended} and its log names no error", log=self.log)
+            return EngineError(f"the engine ended {self.describe_end()} and its log names no error", log=self.log)
         return EngineError(
             f"{failure.where}: {failure.message}",
             fix=diagnose.suggest_fix(failure),
@@ -79,49 +83,50 @@ class EngineChild(TalkingChild):
             return []
 
     def fail(self, why: str) -> bool:
-        """Let every waiting client have an error at once, then end: streams end with an error event.
+        """Give every waiting client an error at once, then end: streams end with an error event.
 
-        A child that is mute cannot tell anybody: it is killed, which closes its connections.
+        A process that is mute cannot: it is killed, which closes its connections.
 
         Returns:
-            Whether it is telling its clients, and ends by itself.
+            Whether it is failing its clients, and ends by itself.
         """
-        if "accepting" not in self.events:
+        if not self.is_accepting:
             return False
-        if self.silent_s() < _MUTE_S and self.tell({"do": "fail", "why": why[:_WHY_CHARS]}):
+        self.receive()  # nothing may have been read while it drained
+        if self.silent_s() < _MUTE_S and self.send(FailClients(why)):
             return True
         self.process.send(signal.SIGKILL)
         return True
 
-    def drain(self, timeout_s: float, hurried: Callable[[], bool], why: str) -> bool:
+    def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str) -> bool:
         """Accept nothing new, let running requests finish, end; whether all of them did.
 
         Args:
             timeout_s: longest wait for them in seconds; the rest get an error.
-            hurried: whether to wait no longer.
-            why: what that error says.
+            is_forced: whether to wait no longer.
+            why: the text of that error.
         """
-        if "accepting" not in self.events or not self.tell({"do": "drain"}):
+        if not self.is_accepting or not self.send(Drain()):
             return True
-        wait_until(lambda: not self.is_alive() or hurried(), timeout_s)
+        wait_until(lambda: not self.is_alive() or is_forced(), timeout_s)
         if finished := not self.is_alive():
             return finished
         self.fail(why)
-        wait_until(lambda: not self.is_alive(), 0.5 if hurried() else _FAIL_S)
+        wait_until(lambda: not self.is_alive(), 0.5 if is_forced() else _FAIL_S)
         return False
 
-    def stop(self, *, failing: bool = False, hurried: Callable[[], bool] = lambda: False) -> None:
-        """End the child, its engine and what else is in its process group; safe to repeat.
+    def stop(self, *, failing: bool = False, is_forced: Callable[[], bool] = lambda: False) -> None:
+        """End it, its engine and what else is in its process group; safe to repeat.
 
         Args:
-            failing: it was told to `fail` and ends by itself within three seconds, or is killed.
-            hurried: whether patience is over before that.
+            failing: it was sent FailClients and ends by itself within three seconds, or is killed.
+            is_forced: whether the grace period is over before that.
         """
         if failing:
-            self.wait_end(_FAIL_S, hurried)
+            self.wait_end(_FAIL_S, is_forced)
         else:
-            self.ask_to_end()
-            self.wait_end(_STOP_S if "engine" in self.events else _START_STOP_S, hurried)
+            self.request_end()
+            self.wait_end(_START_STOP_S if self.ready is None else _STOP_S, is_forced)
 
 
 def _open_log(log: Path) -> IO[bytes]:

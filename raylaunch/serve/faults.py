@@ -4,18 +4,18 @@ Each look sees what the others miss: a dead child by its exit; a dead worker or 
 and nothing moves) by the engine's own progress, which the canary asks for where no client does.
 """
 
-import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any
 
 from raylaunch.base.errors import RaylaunchError
-from raylaunch.base.ipc import PULSE
+from raylaunch.base.ports import accepts_connections
+from raylaunch.engine.messages import EnginePulse
 from raylaunch.serve.attempt import Attempt
-from raylaunch.serve.driver_process import DriverChild
-from raylaunch.serve.engine_process import EngineChild
-from raylaunch.serve.private_ray_process import RayChild
+from raylaunch.serve.driver_process import DriverProcess
+from raylaunch.serve.engine_process import EngineProcess
+from raylaunch.serve.messages import DeadRank, DriverPulse
+from raylaunch.serve.private_ray_process import PrivateRayProcess
 
 _SILENT_S = 2.0
 """Ray's side tells a pulse twice a second; from here on its head is looked at directly."""
@@ -54,12 +54,11 @@ class Progress:
         self._since = now
         self._running = 0
 
-    def take(self, pulse: Mapping[str, Any], now: float) -> None:
-        """Learn from a pulse of the serving child: requests `running`, and `moves` counted so far."""
-        running, moves = int(pulse["running"]), int(pulse["moves"])
-        if moves != self._moves or running == 0 or self._running == 0:
-            self._moves, self._since = moves, now
-        self._running = running
+    def take(self, pulse: EnginePulse, now: float) -> None:
+        """Count from a pulse of the API server."""
+        if pulse.moves != self._moves or pulse.running == 0 or self._running == 0:
+            self._moves, self._since = pulse.moves, now
+        self._running = pulse.running
 
     def age_s(self, now: float) -> float:
         """Seconds for which requests have run and nothing has moved; 0 when idle."""
@@ -88,7 +87,7 @@ def raise_on_trouble(attempt: Attempt, progress: Progress, limit_s: float) -> No
     engine, driver = attempt.engine, attempt.driver
     assert driver is not None
     trouble = (
-        judge_ray(attempt.seen)
+        judge_ray(driver.pulse)
         or _look_at_keeper(attempt.ray)
         or _look_at_driver(driver)
         or _look_at_engine(engine)
@@ -111,9 +110,9 @@ def raise_on_failed_start(attempt: Attempt) -> None:
     if driver is not None:
         if (ended := driver.find_failure()) is not None:
             raise ended
-        trouble = judge_ray(attempt.seen)
+        trouble = judge_ray(driver.pulse)
         # Before the engine is up it tells a worker's death itself, and better: with the worker's own error.
-        if trouble is not None and engine.is_alive() and ("engine" in engine.events or trouble.cause == "node"):
+        if trouble is not None and engine.is_alive() and (engine.ready is not None or trouble.cause == "node"):
             raise EngineTroubled(trouble)
     if not engine.is_alive():
         raise engine.explain_death()
@@ -134,37 +133,36 @@ def settle(attempt: Attempt, first: Trouble) -> Trouble:
     deadline = time.monotonic() + _SETTLE_S
     while attempt.driver is not None and time.monotonic() < deadline and knows.get(best.cause, 9) < 3:
         time.sleep(0.1)
-        attempt.driver.read_events()
-        found = judge_ray(attempt.seen)
+        attempt.driver.receive()
+        found = judge_ray(attempt.driver.pulse)
         if found is not None and knows[found.cause] > knows[best.cause]:
             best = found
     return best
 
 
-def judge_ray(pulse: Mapping[str, Any]) -> Trouble | None:
+def judge_ray(pulse: DriverPulse) -> Trouble | None:
     """What a pulse of the driver process means: dead nodes, then lost GPUs, then the worker that died first."""
-    if gone := pulse.get("gone"):
-        return Trouble("node", f"node {gone[0]} is gone: Ray has lost it" + _count_more(gone))
-    if lost := pulse.get("lost_gpus"):
-        return Trouble("gpu", f"{lost[0]}" + _count_more(lost))
-    if dead := pulse.get("dead"):
-        first = [actor for actor in dead if not any(words in actor["why"] for words in _TAKEN_ALONG)]
+    if pulse.gone:
+        return Trouble("node", f"node {pulse.gone[0]} is gone: Ray has lost it" + _count_more(pulse.gone))
+    if pulse.lost_gpus:
+        return Trouble("gpu", pulse.lost_gpus[0] + _count_more(pulse.lost_gpus))
+    if pulse.dead:
+        first = [rank for rank in pulse.dead if not any(words in rank.why for words in _TAKEN_ALONG)]
         if not first:
             return Trouble(
                 "engine", "the engine's core process (EngineCore) died, or gave up: its workers went with it"
             )
-        return Trouble("worker", describe_worker(min(first, key=lambda actor: actor["ended_at"])))
+        return Trouble("worker", describe_worker(min(first, key=lambda rank: rank.ended_at)))
     return None
 
 
-def _count_more(entries: Sequence[Any]) -> str:
+def _count_more(entries: Sized) -> str:
     return f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
 
 
-def describe_worker(actor: Mapping[str, Any]) -> str:
-    """A dead worker in words: rank, node, pid, and what Ray says of its death."""
-    rank = "" if actor["rank"] is None else f" rank {actor['rank']}"
-    return f"worker{rank} on node {actor['ip']} (pid {actor['pid']}) died: {_shorten(actor['why'])}"
+def describe_worker(rank: DeadRank) -> str:
+    """A dead worker: rank, node, pid, and Ray's reason."""
+    return f"worker rank {rank.rank} on node {rank.ip} (pid {rank.pid}) died: {_shorten(rank.why)}"
 
 
 def _shorten(why: str) -> str:
@@ -178,15 +176,15 @@ def _shorten(why: str) -> str:
     return first if len(first) <= 240 else first[:240] + "..."
 
 
-def _look_at_keeper(ray: RayChild | None) -> Trouble | None:
+def _look_at_keeper(ray: PrivateRayProcess | None) -> Trouble | None:
     """Its nodes have been told to end with it, and take up to half a minute for that: no use waiting for them."""
     if ray is None or ray.is_alive():
         return None
     return Trouble("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
 
 
-def _look_at_driver(driver: DriverChild) -> Trouble | None:
-    if driver.silent_s() > _SILENT_S and driver.address and not _accepts(driver.address):
+def _look_at_driver(driver: DriverProcess) -> Trouble | None:
+    if driver.silent_s() > _SILENT_S and driver.address and not accepts_connections(driver.address, _CONNECT_TIMEOUT_S):
         return Trouble("gcs", f"Ray's head (GCS) at {driver.address} is gone: nothing accepts connections there")
     if not driver.is_alive():
         return Trouble("driver", "the process that holds our GPUs in Ray ended: " + driver.describe_end())
@@ -195,25 +193,16 @@ def _look_at_driver(driver: DriverChild) -> Trouble | None:
     return None
 
 
-def _accepts(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
-            return True
-    except OSError:
-        return False
-
-
-def _look_at_engine(engine: EngineChild) -> Trouble | None:
+def _look_at_engine(engine: EngineProcess) -> Trouble | None:
     if not engine.is_alive():
         error = engine.explain_death()
         return Trouble("engine", error.what, error.fix)
-    if engine.events.get(PULSE, {}).get("dead"):
+    if engine.pulse.is_dead:
         return Trouble("engine", "the engine's core process (EngineCore) died")
     return None
 
 
-def _look_at_progress(engine: EngineChild, progress: Progress, limit_s: float) -> Trouble | None:
+def _look_at_progress(engine: EngineProcess, progress: Progress, limit_s: float) -> Trouble | None:
     if (silent_s := engine.silent_s()) > limit_s:
         return Trouble("wedge", f"the API server has not moved for {silent_s:.0f} s: it is wedged")
     if (age_s := progress.age_s(time.monotonic())) > limit_s:

@@ -129,7 +129,9 @@ def _drop_old(folder: Path) -> None:
 
 def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> None:
     """Keep what was seen last: the log's tail, each process's own, Ray's state, GPUs and memory; secrets masked."""
-    log, seen = attempt.engine.read_log(), attempt.seen
+    log = attempt.engine.read_log()
+    pulse = asdict(attempt.driver.pulse) if attempt.driver else {}
+    nodes = pulse.pop("nodes", {})
     secrets = find_secrets(launch.dump(mask=False), os.environ)
 
     def write(name: str, text: str) -> None:
@@ -137,8 +139,8 @@ def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> 
 
     write("engine.log", "\n".join(log[-_LOG_LINES:]) + "\n")
     write("ranks.log", _group_by_process(log))
-    write("ray.json", json.dumps({key: value for key, value in seen.items() if key != "nodes"}, indent=1))
-    write("gpus.json", json.dumps(seen.get("nodes", {}), indent=1))
+    write("ray.json", json.dumps(pulse, indent=1))
+    write("gpus.json", json.dumps(nodes, indent=1))
 
 
 def _group_by_process(log: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which private Ray the next engine runs in: the one that carried the last engine, or a fresh one where it is in doubt.
+"""Which private Ray the next engine runs in: the one that carried the last engine, or a new one where it is in doubt.
 
 A demo or a rehearsal brings its own Ray. Like a cluster that is joined it outlives the engines: a killed worker is no
 reason to start it anew, and a start of Ray costs two cores eight seconds.
@@ -14,49 +14,49 @@ from raylaunch.base.processes import Endings, ProcessId
 from raylaunch.cluster import ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
-from raylaunch.serve.private_ray_process import RayChild
+from raylaunch.serve.messages import StartNodes
+from raylaunch.serve.private_ray_process import PrivateRayProcess
 
 _ENGINES_OWN = ("worker", "engine", "wedge", "canary")
-"""Causes of trouble (watch.Trouble) that lie in the engine: its Ray is used again if all its daemons live."""
+"""Causes (faults.Trouble) that lie in the engine: its Ray is used again if all its daemons run."""
 
 
-class Rays:
-    """At most one that counts, and those that are being ended. For the supervisor's main thread."""
+class PrivateRays:
+    """At most one in use, and those that are being ended. For the supervisor's main thread."""
 
-    def __init__(self, hurried: Callable[[], bool]) -> None:
-        """`hurried` says whether patience is over."""
-        self._hurried = hurried
-        self.current: RayChild | None = None
-        self._retired: list[RayChild] = []
+    def __init__(self, is_forced: Callable[[], bool]) -> None:
+        """`is_forced` returns whether the grace period is over."""
+        self._is_forced = is_forced
+        self.current: PrivateRayProcess | None = None
+        self._retired: list[PrivateRayProcess] = []
         self._endings = Endings()
         self._count = 0
 
-    def find(self, launch: LaunchConfig, standin: str | None, env_vars: Mapping[str, str]) -> RayChild | None:
+    def find(self, launch: LaunchConfig, standin: str | None, env_vars: Mapping[str, str]) -> PrivateRayProcess | None:
         """The private Ray of this launch, started if need be; None where a cluster is joined, or has to be.
 
         Raises:
             OSError: there is no process or memory for it.
         """
         block = launch.cluster
-        env_vars = {**env_vars, **plan.stay_on_loopback(standin)}
-        order = {"nodes": block.nodes, "gpus_per_node": block.gpus_per_node, "env_vars": env_vars}
+        order = StartNodes(block.nodes, block.gpus_per_node, {**env_vars, **plan.stay_on_loopback(standin)})
         if self.current is not None and (self.current.order != order or self.current.find_failure() is not None):
             self.retire()
         if self.current is None and (standin or block.local) and ray_session.find_address() is None:
             logical = "logical " if standin else ""
             console.say(f"starting a private Ray: {block.nodes} x {block.gpus_per_node} {logical}GPUs on this machine")
             self._count += 1
-            self.current = RayChild.start(f"{launch.port}-{os.getpid()}-ray{self._count}", order)
+            self.current = PrivateRayProcess.start(f"{launch.port}-{os.getpid()}-ray{self._count}", order)
         return self.current
 
     def judge(self, cause: str, *, was_serving: bool) -> None:
-        """After a failure: keep the Ray that carried the engine only if it is surely none of Ray's making."""
+        """After a failure: keep the Ray that carried the engine only if it is surely not the cause."""
         if not self.is_fit(cause, was_serving=was_serving):
             self.retire()
 
     def is_fit(self, cause: str, *, was_serving: bool) -> bool:
-        """Whether the current one may carry an engine again, after this trouble of the one that it carries."""
-        return was_serving and cause in _ENGINES_OWN and self.current is not None and self.current.is_whole()
+        """Whether the current one may carry an engine again, after this failure of the one that it carries."""
+        return was_serving and cause in _ENGINES_OWN and self.current is not None and self.current.is_complete()
 
     def retire(self) -> None:
         """The next engine gets another one; this one ends with `end_retired`, when the engine in it has ended."""
@@ -65,13 +65,13 @@ class Rays:
         self.current = None
 
     def end_retired(self) -> None:
-        """End those that carry nothing any more, without waiting."""
+        """End those that carry nothing any more, in the background."""
         for ray in self._retired:
-            self._endings.begin(partial(ray.stop, self._hurried))
+            self._endings.begin(partial(ray.stop, self._is_forced))
         self._retired.clear()
 
     def close(self) -> None:
-        """End all, and wait until nothing of any is left."""
+        """End all, and wait until all have ended."""
         self.retire()
         self.end_retired()
         self._endings.wait()
@@ -83,6 +83,6 @@ class Rays:
 
     @property
     def folder(self) -> Path | None:
-        """Of the one that counts, once it is up."""
-        place = self.current.place if self.current else None
-        return Path(place["folder"]) if place else None
+        """Of the one in use, once it is up."""
+        up = self.current.up if self.current else None
+        return Path(up.folder) if up else None

@@ -1,39 +1,35 @@
 """The process that keeps the private Ray of a service: its nodes are its children, and end with it.
 
-    python -m raylaunch.serve.private_ray_main --events FD        (started by the supervisor, and by nobody else)
-
-It stands beside the driver process, so that Ray outlives the engines. Stages told as events::
-
-    up        address, folder, leaders: [pid, start time] of each node's process
-    failed    why it did not come up, then the end; or what became of a node, and it goes on
+The supervisor starts `python -m raylaunch.serve.private_ray_main` beside the driver process, so that Ray outlives the
+engines. It answers StartNodes with PrivateRayUp or Failed; Failed also reports a node that died later.
 """
 
-import json
 import signal
 import sys
-from collections.abc import Callable
 
 from raylaunch.base.errors import ClusterError
-from raylaunch.base.ipc import Events, OrderReader, end_on_sigterm
+from raylaunch.base.ipc import Failed, ParentLink, end_on_sigterm
 from raylaunch.cluster.private import PrivateRay
+from raylaunch.serve.messages import PrivateRayUp, StartNodes
 
-_LOOK_EVERY_S = 0.5
+_CHECK_EVERY_S = 0.5
 
 
 def main() -> None:
-    """Read the order (PrivateRay.start's arguments), start the nodes, look after them until a signal."""
+    """Wait for the order, start the nodes, watch them until a signal or the supervisor's end."""
     end_on_sigterm()
-    tell, reader = Events().tell, OrderReader()
-    order = json.loads(reader.read_first())
+    parent = ParentLink()
     try:
-        ray = PrivateRay.start(**order)
+        order = parent.wait_for(StartNodes)
+        ray = PrivateRay.start(nodes=order.nodes, gpus_per_node=order.gpus_per_node, env_vars=order.env_vars)
     except ClusterError as error:
-        tell("failed", what=error.what, fix=error.fix)
+        parent.send(Failed.of(error))
+        sys.exit(1)
+    except BrokenPipeError:  # the supervisor is gone
         sys.exit(1)
     try:
-        leaders = [(node.identity.pid, node.identity.started) for node in ray.nodes]
-        tell("up", address=ray.address, folder=str(ray.folder), leaders=leaders)
-        _look_after(ray, reader, tell)
+        parent.send(PrivateRayUp(ray.address, str(ray.folder), tuple(node.identity for node in ray.nodes)))
+        _watch(ray, parent)
     except BrokenPipeError:  # the supervisor is gone
         sys.exit(1)
     finally:
@@ -41,17 +37,17 @@ def main() -> None:
         ray.stop()
 
 
-def _look_after(ray: PrivateRay, reader: OrderReader, tell: Callable[..., None]) -> None:
-    told = False
-    while True:
-        reader.wait(_LOOK_EVERY_S)
-        if not told and (failure := ray.find_failure()):
-            told = True
-            tell(
-                "failed",
-                what=f"a Ray node of this launch's own died: {failure}",
+def _watch(ray: PrivateRay, parent: ParentLink) -> None:
+    reported = False
+    while not parent.is_closed:
+        parent.receive(_CHECK_EVERY_S)
+        if not reported and (failure := ray.find_failure()):
+            reported = True
+            error = ClusterError(
+                f"a Ray node of this launch's own died: {failure}",
                 fix="free memory and disk space on this machine, and run it again",
             )
+            parent.send(Failed.of(error))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a service publishes: its record for `raylaunch status`, the listener's notice, and its metrics."""
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -13,15 +12,14 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import Progress, Trouble
 from raylaunch.serve.listener import Notice
-from raylaunch.serve.private_ray import Rays
+from raylaunch.serve.messages import DriverPulse
+from raylaunch.serve.private_ray import PrivateRays
 from raylaunch.serve.readiness import StartupTimes
 from raylaunch.serve.service_record import Service, folder_of
 
 _FIRST_GUESS_S = 30.0
 """Estimate of a start's duration before one has been measured."""
 _SEND_EVERY_S = 1.0
-_MOST_CHARS = 3500
-"""A message to the serving child has 4 KiB at most."""
 _RETRY_AFTER_S = (1, 60)
 """Shortest and longest Retry-After."""
 
@@ -34,7 +32,6 @@ class Board:
         self._since = time.monotonic()
         self._start_s = _FIRST_GUESS_S
         self._sent_at = 0.0
-        self._warned = False
         self.carried: tuple[str, ...] = ()
         """Addresses of the nodes that carry the engine, or carried the last one."""
         identity = ProcessId.of(os.getpid())
@@ -82,10 +79,10 @@ class Board:
     def set_ready(self, attempt: Attempt, times: StartupTimes) -> None:
         """Publish that an engine serves."""
         self._start_s = time.monotonic() - self._since
-        told = attempt.engine.events["engine"]
-        facts = {key: value for key, value in told.items() if key != "at"} | {"startup": asdict(times)}
-        pids = attempt.seen.get("pids", {})
-        ranks = tuple(rank | {"pid": pids.get(str(rank["rank"]))} for rank in self.service.ranks)
+        assert attempt.engine.ready is not None
+        facts = asdict(attempt.engine.ready) | {"startup": asdict(times)}
+        pids = attempt.driver.pulse.pids if attempt.driver else {}
+        ranks = tuple(rank | {"pid": pids.get(rank["rank"])} for rank in self.service.ranks)
         self.service = self.service.update(ready_at=time.time(), facts=facts, ranks=ranks)
         self.set_state("ready")
 
@@ -94,17 +91,17 @@ class Board:
         """Seconds since the last change of state."""
         return time.monotonic() - self._since
 
-    def note_processes(self, attempts: Sequence[Attempt], rays: Rays, mark: str) -> None:
+    def note_processes(self, attempts: Sequence[Attempt], rays: PrivateRays, mark: str) -> None:
         """Record the processes that have to be ended if this process is killed."""
         last = attempts[-1] if attempts else None
         driver = last.driver if last else None
-        ranks = tuple(driver.events["placed"]["ranks"]) if driver and "placed" in driver.events else ()
-        self.carried = tuple(dict.fromkeys(rank["ip"] for rank in ranks)) or self.carried
+        ranks = driver.placed.ranks if driver and driver.placed else ()
+        self.carried = tuple(dict.fromkeys(rank.ip for rank in ranks)) or self.carried
         self.service = self.service.update(
             group_leaders=(*(leader for attempt in attempts for leader in attempt.leaders), *rays.leaders),
             ray_address=(driver.address or None) if driver else None,
             private_ray_folder=str(rays.folder) if rays.folder else None,
-            ranks=ranks,
+            ranks=tuple(asdict(rank) for rank in ranks),
             mark=mark,
         )
 
@@ -137,24 +134,17 @@ class Board:
     def tell_engine(self, attempt: Attempt, progress: Progress) -> None:
         """Bring the metrics up to date, and send them to the serving child once a second for its /metrics."""
         now = time.monotonic()
-        seen = attempt.seen
+        pulse = attempt.driver.pulse if attempt.driver else DriverPulse()
         self._metrics = replace(
             self._metrics,
             progress_age_s=progress.age_s(now),
-            gpus_present=int(seen.get("gpus", self._metrics.gpus_present)),
-            throttled=tuple((node, gpu, reason) for node, gpu, reason in seen.get("throttled", ())),
+            gpus_present=self._metrics.gpus_present if pulse.gpus is None else pulse.gpus,
+            throttled=pulse.throttled,
         )
-        if (warnings := tuple(seen.get("warnings", ()))) != self.service.warnings:
-            self.service = self.service.update(warnings=warnings)
-            for warning in warnings:
+        if pulse.warnings != self.service.warnings:
+            self.service = self.service.update(warnings=pulse.warnings)
+            for warning in pulse.warnings:
                 console.say(f"warning: {warning}", style="yellow")
-        if now - self._sent_at >= _SEND_EVERY_S and "engine" in attempt.engine.events:
+        if now - self._sent_at >= _SEND_EVERY_S and attempt.engine.ready is not None:
             self._sent_at = now
-            samples = [(one.name, one.labels, one.value) for family in self.metrics.collect() for one in family.samples]
-            count = len(samples)
-            while len(json.dumps(samples)) > _MOST_CHARS:
-                samples.pop()
-            if len(samples) < count and not self._warned:
-                self._warned = True
-                console.say(f"warning: /metrics lacks {count - len(samples)} throttled GPUs", style="yellow")
-            attempt.engine.tell({"do": "figures", "samples": samples})
+            attempt.engine.send(self.metrics)

@@ -1,15 +1,17 @@
-"""Looks at Ray: which nodes and workers of a reservation are dead. Runs in the driver process, which has joined Ray."""
+"""Which nodes and ranks of a reservation are dead, and how the nodes are. Runs in the driver process."""
 
 import os
 import socket
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raylaunch.cluster import monitor
-from raylaunch.cluster.ranks import list_placed_ranks
+from raylaunch.cluster.ranks import Rank, list_placed_ranks
 from raylaunch.node import gpu_sample
 from raylaunch.node.sampler import NodeSample
+from raylaunch.serve.messages import DeadRank, DriverPulse, GpuHealth, NodeHealth
 
 RAY_KILLS_AT = float(os.environ.get("RAY_memory_usage_threshold", "0.95"))  # noqa: SIM112 - Ray spells it so
 """Share of host memory in use at which Ray kills workers (the default is that of Ray 2.60)."""
@@ -17,8 +19,8 @@ _WARN_AT = RAY_KILLS_AT - 0.05
 _CALL_TIMEOUT_S = 0.2
 
 
-class Sampler:
-    """GPUs and memory of every node, sampled in a thread of its own so that a slow node delays no look."""
+class HealthSampler:
+    """GPUs and memory of every node, sampled in a thread of its own so that a slow node delays no pulse."""
 
     def __init__(self, watcher: monitor.Watcher) -> None:
         self._newest: monitor.ClusterSample | None = None
@@ -30,36 +32,45 @@ class Sampler:
         import ray
 
         try:
-            for seen in monitor.follow(self._stop, watcher=watcher):
-                self._newest = seen
-        except (ray.exceptions.RayError, RuntimeError, ConnectionError):  # Ray is gone, which `Eyes` tells
+            for sample in monitor.follow(self._stop, watcher=watcher):
+                self._newest = sample
+        except (ray.exceptions.RayError, RuntimeError, ConnectionError):  # Ray is gone, which RankWatcher reports
             self._newest = None
 
     def stop(self) -> None:
-        """Take no more samples; whoever is asleep in one ends with this process."""
+        """Sample no more; a sample under way ends with this process."""
         self._stop.set()
 
-    def look(self) -> dict[str, Any]:
-        """The facts of a pulse: `nodes` by address, GPUs `lost`, `throttled` ones, and `warnings` in words."""
+    def complete(self, pulse: DriverPulse) -> DriverPulse:
+        """The pulse with what was sampled last."""
         nodes = self._newest.nodes if self._newest else ()
-        faults = [(node.ip, gpu) for node in nodes for gpu in node.gpus.gpus if gpu.fault == gpu_sample.GpuFault.LOST]
-        return {
-            "nodes": {node.ip: _describe(node) for node in nodes},
-            "lost_gpus": [f"GPU {gpu.index} of node {ip} is lost: {gpu.error}" for ip, gpu in faults],
-            "throttled": [
-                (node.ip, gpu.index, reason) for node in nodes for gpu in node.gpus.gpus for reason in gpu.throttles
-            ],
-            "warnings": [warning for node in nodes for warning in _warn(node)],
-        }
+        gpus = [(node.ip, gpu) for node in nodes for gpu in node.gpus.gpus]
+        return replace(
+            pulse,
+            nodes={node.ip: _describe(node) for node in nodes},
+            lost_gpus=tuple(
+                f"GPU {gpu.index} of node {ip} is lost: {gpu.error}"
+                for ip, gpu in gpus
+                if gpu.fault == gpu_sample.GpuFault.LOST
+            ),
+            throttled=tuple((ip, gpu.index, reason) for ip, gpu in gpus for reason in gpu.throttles),
+            warnings=tuple(warning for node in nodes for warning in _warn(node)),
+        )
 
 
-def _describe(node: NodeSample) -> dict[str, Any]:
-    gpus = [
-        {"gpu": gpu.index, "used_bytes": gpu.memory_used_bytes, "temperature_c": gpu.temperature_c}
-        | {"reasons": list(gpu.throttles), "error": gpu.error, "xids": [xid.xid for xid in gpu.xids]}
+def _describe(node: NodeSample) -> NodeHealth:
+    gpus = tuple(
+        GpuHealth(
+            gpu=gpu.index,
+            used_bytes=gpu.memory_used_bytes,
+            temperature_c=gpu.temperature_c,
+            reasons=tuple(gpu.throttles),
+            error=gpu.error,
+            xids=tuple(xid.xid for xid in gpu.xids),
+        )
         for gpu in node.gpus.gpus
-    ]
-    return {"memory_use": round(_memory_use(node), 3), "gpus": gpus, "error": node.gpus.error}
+    )
+    return NodeHealth(round(_memory_use(node), 3), gpus, node.gpus.error)
 
 
 def _memory_use(node: NodeSample) -> float:
@@ -67,29 +78,29 @@ def _memory_use(node: NodeSample) -> float:
 
 
 def _warn(node: NodeSample) -> list[str]:
-    """What is not well with a node that still serves."""
-    told = []
+    """What is wrong with a node that still serves."""
+    warnings = []
     if _memory_use(node) >= _WARN_AT:
-        told.append(
+        warnings.append(
             f"node {node.ip}: over {_WARN_AT:.0%} of its memory is in use; at {RAY_KILLS_AT:.0%} Ray kills ranks"
         )
     for gpu in node.gpus.gpus:
         heat = [reason for reason in gpu.throttles if gpu_sample.THROTTLES[reason] == "thermal"]
         if heat:
-            told.append(f"node {node.ip}: GPU {gpu.index} is slowed down by heat")
-        told += [
+            warnings.append(f"node {node.ip}: GPU {gpu.index} is slowed down by heat")
+        warnings += [
             f"node {node.ip}: GPU {gpu.index} reported Xid {xid.xid}: {xid.meaning}"
             for xid in gpu.xids
             if xid.of_the_gpu
         ]
-    return told
+    return warnings
 
 
-class Eyes:
-    """What one reservation's nodes and workers are doing."""
+class RankWatcher:
+    """What one reservation's nodes and ranks are doing."""
 
     def __init__(self, group_id: str, nodes: Mapping[str, str], *, tensor_parallel_size: int) -> None:
-        """Look at one reservation.
+        """Watch one reservation.
 
         Args:
             group_id: hexadecimal id of its placement group.
@@ -99,35 +110,34 @@ class Eyes:
         self._nodes = dict(nodes)
         self._tp = tensor_parallel_size
 
-    def look(self) -> dict[str, Any]:
-        """The facts of a pulse: addresses `gone`, workers `dead`, rank -> pid of the living ones, GPUs in all."""
+    def look(self) -> DriverPulse:
+        """A pulse with what Ray knows of nodes and ranks."""
         import ray
 
         table = ray.nodes()
         alive = {node["NodeID"] for node in table if node["Alive"] and not self._is_refused(node)}
-        ranks = [
-            {
-                "rank": rank.find_number(self._tp),
-                "ip": rank.ip or self._nodes.get(rank.node_id, ""),
-                "node": rank.node_id,
-                "pid": rank.pid,
-                "state": rank.state,
-                "why": rank.death_cause,
-                "ended_at": rank.ended_at_ms,
-            }
-            for rank in list_placed_ranks(self._group_id)
-        ]
-        return {
-            "gone": [ip for node_id, ip in self._nodes.items() if node_id not in alive],
-            "dead": [worker for worker in ranks if worker["state"] == "DEAD"],
-            "pids": {str(worker["rank"]): worker["pid"] for worker in ranks if worker["state"] == "ALIVE"},
-            "gpus": int(sum(node["Resources"].get("GPU", 0) for node in table if node["Alive"])),
-        }
+        ranks = list_placed_ranks(self._group_id)
+        return DriverPulse(
+            gone=tuple(ip for node_id, ip in self._nodes.items() if node_id not in alive),
+            dead=tuple(self._describe_dead(rank) for rank in ranks if rank.state == "DEAD"),
+            pids={rank.find_number(self._tp): rank.pid for rank in ranks if rank.state == "ALIVE"},
+            gpus=int(sum(node["Resources"].get("GPU", 0) for node in table if node["Alive"])),
+        )
+
+    def _describe_dead(self, rank: Rank) -> DeadRank:
+        return DeadRank(
+            rank=rank.find_number(self._tp),
+            ip=rank.ip or self._nodes.get(rank.node_id, ""),
+            node=rank.node_id,
+            pid=rank.pid,
+            why=rank.death_cause,
+            ended_at=rank.ended_at_ms,
+        )
 
     def _is_refused(self, node: Mapping[str, Any]) -> bool:
-        """Whether nobody listens on the port of a node of ours any more: its raylet is dead, and Ray will say so later.
+        """Whether the port of a node of ours refuses connections: its raylet is dead.
 
-        Ray marks a node dead seconds after its raylet, when the engine has already given up over it (Ray 2.60).
+        Ray marks a node dead seconds after its raylet, when the engine has already failed because of it (Ray 2.60).
         """
         if node["NodeID"] not in self._nodes:
             return False
@@ -135,6 +145,6 @@ class Eyes:
             socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CALL_TIMEOUT_S).close()
         except ConnectionRefusedError:
             return True
-        except OSError:  # a host that does not answer: Ray's own patience decides
+        except OSError:  # a host that does not answer: Ray's own timeout decides
             return False
         return False

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from raylaunch.base import console
 from raylaunch.base.errors import NoProcessError
 from raylaunch.base.processes import Endings
+from raylaunch.engine.messages import Imported
 from raylaunch.node.host import measure_ram
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.attempts import Starts
@@ -38,7 +39,7 @@ class Spare:
     @property
     def standing_by(self) -> int | None:
         """The pid of a serving child that has nothing left to import."""
-        if self._attempt is None or "imported" not in self._attempt.engine.events:
+        if self._attempt is None or self._attempt.engine.last(Imported) is None:
             return None
         return self._attempt.engine.process.identity.pid
 
@@ -57,7 +58,7 @@ class Spare:
             self._give_up()
 
     def _see_to_child(self, suspicious: bool, ready_s: float) -> None:
-        stands_by = self._starts.launch.keep.stand_by and ready_s >= _AFTER_S
+        stands_by = self._starts.resolved.launch.keep.stand_by and ready_s >= _AFTER_S
         if self._attempt is None:
             if (
                 (suspicious or stands_by)
@@ -66,7 +67,7 @@ class Spare:
             ):
                 self._attempt = self._starts.begin_spare()
             return
-        self._attempt.read_events(0.0)
+        self._attempt.receive(0.0)
         if not self._attempt.engine.is_alive() or measure_ram()[1] < _NEED_BYTES:
             self._give_up()
 
@@ -93,7 +94,7 @@ class Spare:
     def dismiss(self) -> None:
         """End it, without waiting."""
         if (attempt := self.take()) is not None:
-            self._endings.begin(lambda: attempt.end(hurried=self._hurried))
+            self._endings.begin(lambda: attempt.end(is_forced=self._hurried))
 
     def close(self) -> None:
         """End it, and wait until nothing of any is left."""

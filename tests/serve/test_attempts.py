@@ -8,6 +8,8 @@ import pytest
 
 from raylaunch.base.errors import EngineError, NoProcessError
 from raylaunch.base.ports import find_free_ports
+from raylaunch.engine.rehearsal import plan
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempts import Starts
 from raylaunch.serve.faults import EngineTroubled
 from raylaunch.serve.listener import listen
@@ -23,7 +25,7 @@ def count_files() -> int:
 
 def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as bound:
-        starts = Starts(launches.load(launches.write(tmp_path)), None, bound, tmp_path, rehearse=False)
+        starts = Starts(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
         before = count_files()
         with no_files(), pytest.raises(NoProcessError, match="no process can be started: Too many open files"):
             starts.begin()
@@ -37,7 +39,9 @@ def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
 def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
     """Though its processes live: it is ended like an engine that stands still, and started again."""
     (port,) = find_free_ports(1)
-    supervisor = Supervisor(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
+    supervisor = Supervisor(
+        plan.resolve(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
+    )
     try:
         supervisor.attempts.append(supervisor.starts.begin())
         with pytest.raises(EngineError, match="did not come up within 1 s"):
@@ -56,7 +60,7 @@ def test_a_restart_waits_until_there_is_a_process() -> None:
     (port,) = find_free_ports(1)
     sets = (f"server.port={port}", "server.host=127.0.0.1", "model.path=/nowhere/model")
     launch = launches.load(None, *sets)
-    supervisor = Supervisor(launch, rehearse=False)
+    supervisor = Supervisor(plan.resolve(launch, rehearse=False))
     supervisor.was_ready = True
     try:
         with contextlib.ExitStack() as shortage:

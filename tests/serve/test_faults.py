@@ -4,7 +4,6 @@ import contextlib
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,18 +12,20 @@ from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.engine.messages import EnginePulse
 from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.attempt import describe_missing
 from raylaunch.serve.faults import Progress, Trouble
 from raylaunch.serve.incident import find_secrets, hide
+from raylaunch.serve.messages import DeadRank, DriverPulse
 from raylaunch.serve.restart_policy import Recovery
 from raylaunch.serve.systemd_unit import make_unit
 from tests.config import launches
 
 
-def pulse(running: int, moves: int) -> dict[str, Any]:
-    return {"running": running, "moves": moves, "dead": False}
+def pulse(running: int, moves: int) -> EnginePulse:
+    return EnginePulse(running, moves)
 
 
 def test_progress_counts_only_while_requests_run() -> None:
@@ -77,21 +78,21 @@ def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
         "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the "
         "process was killed by the OOM killer due to high memory usage"
     )
-    dead = [
-        {"rank": 0, "ip": "10.0.0.1", "pid": 10, "why": killed, "ended_at": 100},
-        {"rank": 2, "ip": "10.0.0.2", "pid": 12, "why": unexpected, "ended_at": 101},
-    ]
-    found = faults.judge_ray({"gone": [], "dead": dead})
+    dead = (
+        DeadRank(rank=0, ip="10.0.0.1", node="a", pid=10, why=killed, ended_at=100),
+        DeadRank(rank=2, ip="10.0.0.2", node="b", pid=12, why=unexpected, ended_at=101),
+    )
+    found = faults.judge_ray(DriverPulse(dead=dead))
     assert found is not None
     assert found.cause == "worker"
     assert found.what.startswith("worker rank 2 on node 10.0.0.2 (pid 12) died: killed (most likely signal 9")
-    found = faults.judge_ray({"gone": ["10.0.0.2"], "dead": dead})
+    found = faults.judge_ray(DriverPulse(gone=("10.0.0.2",), dead=dead))
     assert found is not None
     assert (found.cause, "10.0.0.2" in found.what) == ("node", True)
-    found = faults.judge_ray({"gone": [], "dead": dead[:1]})
+    found = faults.judge_ray(DriverPulse(dead=dead[:1]))
     assert found is not None
     assert found.cause == "engine"
-    assert faults.judge_ray({}) is None
+    assert faults.judge_ray(DriverPulse()) is None
 
 
 def test_a_node_that_is_gone_is_named() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.processes import MARK_VARIABLE, list_group_names, list_marked, wait_until
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import faults
 from raylaunch.serve.attempts import Starts
 from raylaunch.serve.listener import listen
-from raylaunch.serve.private_ray import Rays
-from raylaunch.serve.private_ray_process import RayChild
+from raylaunch.serve.private_ray import PrivateRays
+from raylaunch.serve.private_ray_process import PrivateRayProcess
 from tests.config import launches
 
 pytestmark = pytest.mark.ray
@@ -23,20 +24,20 @@ LAUNCH = launches.load(None, "cluster.nodes=2", "engine.pipeline_parallel_size=2
 
 
 @pytest.fixture
-def rays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rays]:
+def rays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PrivateRays]:
     """None yet; no cluster can be joined."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    rays = Rays(lambda: False)
+    rays = PrivateRays(lambda: False)
     yield rays
     rays.close()
 
 
-def find_up(rays: Rays, **env_vars: str) -> RayChild:
+def find_up(rays: PrivateRays, **env_vars: str) -> PrivateRayProcess:
     """The current one, all its daemons there."""
     ray = rays.find(LAUNCH, "cpu", env_vars)
     assert ray is not None
-    assert wait_until(ray.is_whole, _UP_S), ray.find_failure()
+    assert wait_until(ray.is_complete, _UP_S), ray.find_failure()
     return ray
 
 
@@ -48,14 +49,14 @@ def kill_in_group(leader: int, name: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def assert_gone(ray: RayChild) -> None:
+def assert_gone(ray: PrivateRayProcess) -> None:
     assert list_marked(MARK_VARIABLE, ray.mark) == []
     assert not any(leader.is_alive() for leader in ray.leaders)
-    assert ray.place is not None
-    assert not Path(ray.place["folder"]).exists()
+    assert ray.up is not None
+    assert not Path(ray.up.folder).exists()
 
 
-def test_whole_one_carries_the_next_engine(rays: Rays) -> None:
+def test_whole_one_carries_the_next_engine(rays: PrivateRays) -> None:
     """After trouble of the engine's own; it ends with the service, folder and all."""
     ray = find_up(rays)
     for cause in ("worker", "engine", "wedge", "canary"):
@@ -65,7 +66,7 @@ def test_whole_one_carries_the_next_engine(rays: Rays) -> None:
     assert_gone(ray)
 
 
-def test_doubtful_one_is_replaced(rays: Rays) -> None:
+def test_doubtful_one_is_replaced(rays: PrivateRays) -> None:
     """Trouble of Ray's own, or a start that failed: the next engine must not fail for the same reason."""
     ray = find_up(rays)
     assert rays.is_fit("worker", was_serving=True)
@@ -84,18 +85,18 @@ def test_doubtful_one_is_replaced(rays: Rays) -> None:
 
 
 @pytest.mark.parametrize(("at", "daemon"), [(0, "gcs_server"), (1, "raylet")])
-def test_dead_daemon_is_seen_whatever_the_cause_is_called(rays: Rays, at: int, daemon: str) -> None:
+def test_dead_daemon_is_seen_whatever_the_cause_is_called(rays: PrivateRays, at: int, daemon: str) -> None:
     """At once: Ray itself takes a second or two to say so, and its node's process another."""
     ray = find_up(rays)
     leader = ray.leaders[1 + at]
     kill_in_group(leader.pid, daemon)
     assert wait_until(lambda: daemon not in list_group_names(leader.pid), 5.0)
-    assert not ray.is_whole()
+    assert not ray.is_complete()
     rays.judge("worker", was_serving=True)
     assert rays.find(LAUNCH, "cpu", {}) is not ray
 
 
-def test_another_layout_needs_another(rays: Rays) -> None:
+def test_another_layout_needs_another(rays: PrivateRays) -> None:
     """Or another environment of its nodes: `raylaunch restart` may bring both."""
     ray = find_up(rays)
     assert rays.find(LAUNCH, "cpu", {"A": "1"}) is not ray
@@ -104,18 +105,18 @@ def test_another_layout_needs_another(rays: Rays) -> None:
     assert_gone(ray)
 
 
-def test_none_where_a_cluster_can_be_joined(rays: Rays, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_where_a_cluster_can_be_joined(rays: PrivateRays, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert rays.find(LAUNCH, "cpu", {}) is None
 
 
-def test_death_of_a_node_ends_a_start_with_its_last_words(rays: Rays, tmp_path: Path) -> None:
+def test_death_of_a_node_ends_a_start_with_its_last_words(rays: PrivateRays, tmp_path: Path) -> None:
     """While its GPUs are awaited: not a wait of ten minutes."""
     ray = find_up(rays)
     os.kill(ray.leaders[2].pid, signal.SIGKILL)
     assert wait_until(lambda: ray.find_failure() is not None, _END_S)
     with listen("127.0.0.1", 0) as bound:
-        attempt = Starts(LAUNCH, "cpu", bound, tmp_path, rehearse=False).begin()
+        attempt = Starts(ResolvedLaunch(LAUNCH, "cpu"), bound, tmp_path).begin()
     attempt.ray = ray
     try:
         with pytest.raises(ClusterError, match=r"a Ray node of this launch's own died: 127\.0\.0\.2: "):
@@ -125,11 +126,11 @@ def test_death_of_a_node_ends_a_start_with_its_last_words(rays: Rays, tmp_path: 
     assert rays.find(LAUNCH, "cpu", {}) is not ray
 
 
-def test_killed_keeper_leaves_nothing(rays: Rays) -> None:
+def test_killed_keeper_leaves_nothing(rays: PrivateRays) -> None:
     """The kernel tells its nodes; one that waits for a head that went first is killed with the rest."""
     ray = find_up(rays)
     os.kill(ray.process.identity.pid, signal.SIGKILL)
-    assert wait_until(lambda: not ray.is_whole(), _END_S)
+    assert wait_until(lambda: not ray.is_complete(), _END_S)
     assert "the process that keeps the private Ray of this launch ended by signal 9" in str(ray.find_failure())
     rays.close()
     assert_gone(ray)

@@ -10,7 +10,7 @@ import pytest
 from raylaunch.base.processes import ProcessId, wait_until
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.private import PrivateRay
-from raylaunch.serve.rank_watch import Eyes
+from raylaunch.serve.rank_watch import RankWatcher
 from tests.e2e import harness
 
 pytestmark = pytest.mark.ray
@@ -43,9 +43,9 @@ def test_dead_raylet_is_seen_by_its_refused_port(two_nodes: PrivateRay, tmp_path
     """Its node is named as soon as its port refuses, whatever Ray's own table says for seconds more."""
     assert wait_until(lambda: len(ray_session.list_nodes()) == 2, 60)
     nodes = {node.node_id: node.ip for node in ray_session.list_nodes()}
-    eyes = Eyes("00" * 18, nodes, tensor_parallel_size=1)
-    assert eyes.look()["gone"] == []
+    watcher = RankWatcher("00" * 18, nodes, tensor_parallel_size=1)
+    assert watcher.look().gone == ()
     raylet = find_raylet(tmp_path, "127.0.0.2")
     os.kill(raylet.pid, signal.SIGKILL)
     assert wait_until(lambda: not raylet.is_alive(), 10)
-    assert wait_until(lambda: eyes.look()["gone"] == ["127.0.0.2"], 10)
+    assert wait_until(lambda: watcher.look().gone == ("127.0.0.2",), 10)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import ProcessId, wait_until
+from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.attempts import Starts
 from raylaunch.serve.listener import listen
@@ -40,7 +41,7 @@ def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting
     """Of a launch whose model is never looked for: children only import. The room rule is off."""
     monkeypatch.setattr("raylaunch.serve.standby._ROOM_BYTES", 0)
     with listen("127.0.0.1", 0) as bound:
-        yield Counting(launches.load(launches.write(tmp_path)), None, bound, tmp_path, rehearse=False)
+        yield Counting(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
 
 
 @pytest.mark.engine
@@ -70,7 +71,7 @@ def test_it_imports_while_an_engine_serves_and_waits(starts: Counting) -> None:
 
 def test_none_where_the_launch_wants_none(starts: Counting, tmp_path: Path) -> None:
     """However long it has served."""
-    starts.launch = launches.load(launches.write(tmp_path), "keep.stand_by=false")
+    starts.resolved = ResolvedLaunch(launches.load(launches.write(tmp_path), "keep.stand_by=false"))
     spare = Spare(starts, lambda: False)
     spare.turn(suspicious=False, ready_s=_SERVED_S)
     assert starts.begun == 0

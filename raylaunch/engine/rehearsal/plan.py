@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,31 @@ _KV_CACHE_BYTES = 32 << 20
 _MAX_MODEL_LEN = 2048
 _ENGINE_LEFT_OUT = ("quantization", "gpu_memory_utilization", "tokenizer", "load_format", "speculative_config")
 """What speaks of the real weights or the real card's memory."""
+
+
+@dataclass(frozen=True)
+class ResolvedLaunch:
+    """A launch as it is served: with what stands in for its GPUs and its model, if anything does."""
+
+    launch: LaunchConfig
+    standin: str | None = None
+    """Platform of the stand-in ranks: "cpu", "gpu", or None for real GPUs."""
+    is_rehearsal: bool = False
+    has_real_shape: bool = True
+    """Whether the rehearsed model's own heads and layers were known."""
+
+
+def resolve(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
+    """What is served for `launch` on this machine; a rehearsal's stand-in model is written.
+
+    Raises:
+        RaylaunchError: no engine is installed, the CPU build is to drive real GPUs, or the launch cannot be rehearsed.
+    """
+    standin = choose_standin(launch, rehearse=rehearse)
+    if not rehearse or standin is None:
+        return ResolvedLaunch(launch, standin)
+    rehearsed, has_real_shape = make_rehearsal(launch, standin)
+    return ResolvedLaunch(rehearsed, standin, is_rehearsal=True, has_real_shape=has_real_shape)
 
 
 def choose_standin(config: LaunchConfig, *, rehearse: bool) -> str | None:
@@ -125,8 +151,9 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
         raise LaunchFileError(f"this launch cannot be rehearsed: {error.what}", problems=error.problems) from error
 
 
-def describe_proof(config: LaunchConfig, kind: str, *, real_shape: bool) -> tuple[list[str], list[str]]:
+def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
     """What a rehearsal that got ready has proved, and what it has not."""
+    config = resolved.launch
     tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
     proved = [
         f"the launch file, and its layout: {config.world_size} vLLM workers, TP={tp} x PP={pp}, over "
@@ -137,11 +164,10 @@ def describe_proof(config: LaunchConfig, kind: str, *, real_shape: bool) -> tupl
         "the weights: a stand-in of a few MB answered, so its words mean nothing",
         "memory, speed, and the network between machines",
     ]
-    if real_shape:
+    if resolved.has_real_shape:
         proved.append(f"the model's heads and layers split over TP={tp} x PP={pp} (from its config.json)")
     else:
         not_proved.append(f"that {config.model.repo} splits over TP={tp} x PP={pp}: its config.json is not at hand")
-    not_proved.append(
-        "GPUs, driver, NCCL: CPU workers stood in" if kind == "cpu" else "more than one GPU: all ranks shared one"
-    )
+    by_cpu, by_gpu = "GPUs, driver, NCCL: CPU workers stood in", "more than one GPU: all ranks shared one"
+    not_proved.append(by_cpu if resolved.standin == "cpu" else by_gpu)
     return proved, not_proved

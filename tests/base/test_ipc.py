@@ -1,0 +1,86 @@
+"""Messages between a parent and a real child process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.errors import LaunchFileError, RaylaunchError
+from raylaunch.base.ipc import ChildLink, Failed, wait_for_any
+from raylaunch.base.processes import wait_until
+from raylaunch.weights.hub_errors import HubRefusedError
+from tests.base.echo_child import Echo, Other, Sleep
+
+_DEADLINE_S = 30.0
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[ChildLink]:
+    with (tmp_path / "log").open("wb") as log:
+        link = ChildLink.launch(
+            "tests.base.run_echo_child", arguments=[str(tmp_path / "ended")], environment=os.environ, output=log
+        )
+    yield link
+    link.request_end()
+    link.wait_end(5.0)
+
+
+def test_messages_come_back_in_order(child: ChildLink) -> None:
+    """Those that come before the awaited one are kept."""
+    assert child.send(Other(1))
+    assert child.send(Echo(b"a"))
+    assert wait_until(lambda: bool(child.receive() or child.last(Other)), _DEADLINE_S)
+    assert child.last(Echo) == Echo(b"a")
+    assert child.last(Other) == Other(1)
+    assert child.find_sent_at(Other) >= child.started_at
+    child.forget(Other)
+    assert child.last(Other) is None
+
+
+def test_messages_larger_than_the_pipe_arrive(child: ChildLink) -> None:
+    """A plan with its prompts has many megabytes; a small one behind it waits for its turn."""
+    body = os.urandom(8 << 20)
+    assert child.send(Echo(body))
+    assert child.has_unsent
+    assert not child.send(Other(1)), "the pipe is full"
+    while child.last(Echo) is None:
+        assert wait_for_any([child], _DEADLINE_S) == [child]
+        child.receive()
+    assert child.last(Echo) == Echo(body)
+
+
+def test_a_child_that_does_not_read_blocks_nobody(child: ChildLink) -> None:
+    assert child.send(Echo(b""))
+    assert child.send(Sleep(600.0))
+    sent = 0
+    while child.send(Echo(bytes(1 << 12))):
+        sent += 1
+    assert 0 < sent < 1000
+
+
+def test_death_is_seen_on_both_sides(child: ChildLink, tmp_path: Path) -> None:
+    assert child.send(Echo(b""))
+    assert wait_until(lambda: bool(child.receive()), _DEADLINE_S)
+    assert child.process.popen.stdin is not None
+    child.process.popen.stdin.close()
+    assert wait_until((tmp_path / "ended").exists, _DEADLINE_S)
+    assert wait_until(lambda: not child.is_alive(), _DEADLINE_S)
+    child.receive()
+    assert child.is_closed
+    assert not child.send(Other(1))
+    assert child.describe_end() == "with exit status 0"
+
+
+def test_an_error_is_the_same_in_the_parent() -> None:
+    """A class that the parent need not import becomes the nearest one that it knows."""
+    problems = Failed.of(
+        LaunchFileError("a.yaml cannot be launched", fix="correct it", problems=["line 1: no"])
+    ).to_error()
+    assert isinstance(problems, LaunchFileError)
+    assert list(problems.problems) == ["line 1: no"]
+    refused = HubRefusedError("refused", fix="log in")
+    again = Failed.of(refused).to_error()
+    assert type(again) is type(refused).__mro__[1]
+    assert (again.what, again.fix) == ("refused", "log in")
+    assert isinstance(again, RaylaunchError)
