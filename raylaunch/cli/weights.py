@@ -123,9 +123,12 @@ def _gather_crew(loaded: "LaunchConfig", *, lanes: int | None = None, waits: boo
     ray_session.join(address, env_vars={})
     if waits:
         block = loaded.cluster
-        with console.live_lines() as report:
+        with console.live_lines() as show:
             ray_session.wait_for_gpus(
-                nodes=block.nodes, gpus_per_node=block.gpus_per_node, wait_s=block.wait_s, report=report
+                nodes=block.nodes,
+                gpus_per_node=block.gpus_per_node,
+                wait_s=block.wait_s,
+                report=lambda waiting: show(waiting.to_lines()),
             )
     return RayCrew(loaded.model_folder, lanes=lanes)
 

@@ -1,12 +1,8 @@
-"""Join Ray and wait for its GPUs.
-
-Everything here talks to Ray's core only (no dashboard needed), and never to a cluster's processes: a cluster that
-raylaunch did not start is joined and left, nothing more. The private one of demo and rehearsal is private_ray.py's.
-"""
+"""Join a Ray cluster and wait for its GPUs, through Ray's core alone: no dashboard is needed."""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +28,51 @@ class ClusterNode:
     is_head: bool
 
 
+@dataclass(frozen=True, slots=True)
+class GpuWait:
+    """Which of the GPUs that a launch needs exist at one moment."""
+
+    found: tuple[ClusterNode, ...]
+    """All living nodes."""
+    nodes: int
+    """Needed, with `gpus_per_node` GPUs each."""
+    gpus_per_node: int
+    gpus: int
+    """Of the whole cluster."""
+    left_s: float
+    """Until the wait times out."""
+
+    @property
+    def missing_nodes(self) -> int:
+        """How many of the needed nodes do not exist or have too few GPUs."""
+        return max(0, self.nodes - len(self.list_fit()))
+
+    def list_fit(self) -> tuple[ClusterNode, ...]:
+        """The nodes that have enough GPUs."""
+        return tuple(node for node in self.found if node.gpus >= self.gpus_per_node)
+
+    def describe_missing(self) -> str:
+        """How many nodes are missing and how many GPUs exist, as "1 of 2 nodes, 8 of 16 GPUs are here"."""
+        wanted = self.nodes * self.gpus_per_node
+        return f"{self.missing_nodes} of {self.nodes} nodes, {self.gpus} of {wanted} GPUs are here"
+
+    def to_lines(self) -> list[str]:
+        """A line per node, and one for what is missing, for console.live_lines."""
+        lines = []
+        for node in self.found:
+            state, needed = "ready" if node.gpus >= self.gpus_per_node else "too few GPUs", self.gpus_per_node
+            gpus = f"{node.gpus} of {needed} GPUs" if node.gpus <= needed else f"{node.gpus} GPUs, {needed} needed"
+            lines.append(f"{node.ip}: {state}, {gpus}{' (head)' if node.is_head else ''}")
+        if self.missing_nodes:
+            lines.append(f"missing: {self.describe_missing()} | {self.left_s:.0f} s left")
+        return lines
+
+
 def find_address(environ: Mapping[str, str] = os.environ) -> str | None:
     """The address of the Ray cluster to join: RAY_ADDRESS, else that of the last `ray start` here, else None.
 
-    Only the file that `ray start` leaves is asked. Ray's own "auto" also searches the process list, and would find the
-    private cluster of somebody else's rehearsal.
+    Read from the file that `ray start` writes. Ray's own "auto" also searches the process list, and would find the
+    private cluster of another user's rehearsal.
     """
     if address := environ.get("RAY_ADDRESS", "").strip():
         return address
@@ -56,7 +92,7 @@ def join(address: str, *, env_vars: Mapping[str, str]) -> None:
         env_vars: environment of every task this process starts.
 
     Raises:
-        ClusterError: nobody listens there (Ray itself would retry for minutes), the versions differ, or no Ray node
+        ClusterError: connection refused (Ray itself would retry for minutes), the versions differ, or no Ray node
             runs on this machine.
     """
     import ray
@@ -116,57 +152,37 @@ def wait_for_gpus(
     nodes: int,
     gpus_per_node: int,
     wait_s: float,
-    report: Callable[[Sequence[str]], None],
+    report: Callable[[GpuWait], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-    look: Callable[[], tuple[int, tuple[ClusterNode, ...]]] = lambda: (count_gpus(), list_nodes()),
+    inspect: Callable[[], tuple[int, tuple[ClusterNode, ...]]] = lambda: (count_gpus(), list_nodes()),
 ) -> tuple[ClusterNode, ...]:
     """Wait until `nodes` nodes have `gpus_per_node` GPUs each, and return those nodes.
 
     Args:
-        wait_s: longest wait in seconds; 0 looks once.
-        report: is given one line per node, and one for what is missing, at each look.
-        look: how the cluster is seen: its GPU total, and its nodes.
+        wait_s: longest wait in seconds; 0 checks once.
+        report: called at each check, once a second.
+        inspect: returns the cluster's GPU total and its nodes.
 
     Raises:
-        NotEnoughGpusError: after `wait_s`, with what was seen, what was expected and what to look at.
+        NotEnoughGpusError: after `wait_s`.
     """
     deadline = clock() + wait_s
     while True:
-        total, seen = look()
-        fit = [node for node in seen if node.gpus >= gpus_per_node]
-        left_s = max(0.0, deadline - clock())
-        report(_describe_wait(seen, nodes, gpus_per_node, total, left_s))
-        if total >= nodes * gpus_per_node and len(fit) >= nodes:
-            return tuple(fit[:nodes])
-        if left_s <= 0:
-            saw = "; ".join(f"{node.ip} with {node.gpus} GPUs" for node in seen) or "no node at all"
+        total, found = inspect()
+        state = GpuWait(found, nodes, gpus_per_node, total, left_s=max(0.0, deadline - clock()))
+        report(state)
+        if total >= nodes * gpus_per_node and not state.missing_nodes:
+            return state.list_fit()[:nodes]
+        if state.left_s <= 0:
+            saw = "; ".join(f"{node.ip} with {node.gpus} GPUs" for node in found) or "no node at all"
             raise NotEnoughGpusError(
                 f"expected {nodes} nodes with {gpus_per_node} GPUs each ({nodes * gpus_per_node} in all), "
                 f"saw {total} GPUs after {wait_s:.0f} s: {saw}",
-                fix="look at `ray status`; a node joins with `ray start --address=<head ip>:6379 "
+                fix="`ray status` lists the nodes; a node joins with `ray start --address=<head ip>:6379 "
                 f"--num-gpus={gpus_per_node}`; wait longer with --set cluster.wait_s=1200",
             )
-        sleep(min(1.0, left_s))
-
-
-def _describe_gpus(gpus: int, needed: int) -> str:
-    return f"{gpus} of {needed} GPUs" if gpus <= needed else f"{gpus} GPUs, {needed} needed"
-
-
-def _describe_wait(seen: Sequence[ClusterNode], nodes: int, gpus_per_node: int, total: int, left_s: float) -> list[str]:
-    lines = [
-        f"{node.ip}: {'ready' if node.gpus >= gpus_per_node else 'too few GPUs'}, "
-        f"{_describe_gpus(node.gpus, gpus_per_node)}{' (head)' if node.is_head else ''}"
-        for node in seen
-    ]
-    missing = nodes - sum(node.gpus >= gpus_per_node for node in seen)
-    if missing > 0:
-        lines.append(
-            f"missing: {missing} of {nodes} nodes, {total} of {nodes * gpus_per_node} GPUs are here"
-            f" | {left_s:.0f} s left"
-        )
-    return lines
+        sleep(min(1.0, state.left_s))
 
 
 def leave() -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from raylaunch.base import processes
 from raylaunch.base.ipc import ChildLink, wait_for_any
 from raylaunch.base.processes import MARK_VARIABLE, RANK_TITLE, ProcessId
+from raylaunch.cluster.ray_session import GpuWait
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine
 from raylaunch.explain.log_lines import read_engine_times
 from raylaunch.serve import readiness
 from raylaunch.serve.driver_process import DriverProcess
 from raylaunch.serve.engine_process import EngineProcess
-from raylaunch.serve.messages import GoOn, JoinPrivateRay, Placed, PlaceRanks, Waiting
+from raylaunch.serve.messages import GoOn, JoinPrivateRay, Placed, PlaceRanks
 from raylaunch.serve.private_ray_process import PrivateRayProcess
 
 _SWEEP_GRACE_S = 2.0
@@ -115,9 +116,9 @@ class Attempt:
             carried: addresses of the nodes that carried the last engine: those that are gone are named.
             since_s: how long nothing has been served.
         """
-        if self.driver is None or self.is_placed or (waiting := self.driver.last(Waiting)) is None:
+        if self.driver is None or self.is_placed or (waiting := self.driver.last(GpuWait)) is None:
             return ""
-        return describe_missing(waiting.lines, carried, since_s)
+        return describe_missing(waiting, carried, since_s)
 
     @property
     def leaders(self) -> tuple[ProcessId, ...]:
@@ -172,11 +173,10 @@ def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:
         attempt.engine.log = aside
 
 
-def describe_missing(lines: Sequence[str], carried: Sequence[str], since_s: float) -> str:
-    """What lines of `cluster.wait_for_gpus` say is missing, and which of the nodes that `carried` the last engine."""
-    missing = next((line for line in lines if line.startswith("missing:")), "")
-    if not missing:
+def describe_missing(waiting: GpuWait, carried: Sequence[str], since_s: float) -> str:
+    """How many GPUs are missing, and which of the nodes that `carried` the last engine; "" where none is."""
+    if not waiting.missing_nodes:
         return ""
-    here = {line.partition(":")[0] for line in lines}
-    named = "".join(f", node {ip} gone since {since_s:.0f} s" for ip in carried if ip not in here)
-    return f"waiting for GPUs: {missing.removeprefix('missing: ').partition(' | ')[0]}{named}"
+    present = {node.ip for node in waiting.found}
+    gone = "".join(f", node {ip} gone since {since_s:.0f} s" for ip in carried if ip not in present)
+    return f"waiting for GPUs: {waiting.describe_missing()}{gone}"

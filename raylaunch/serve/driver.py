@@ -5,7 +5,7 @@ the API server process at the same time.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from raylaunch.base import console
@@ -31,7 +31,7 @@ class Driver:
     reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
-    on_wait: Callable[[Sequence[str]], None] = lambda _lines: None
+    on_wait: Callable[[ray_session.GpuWait], None] = lambda _wait: None
     """Gets what exists and what is missing, each time the GPUs are counted."""
     wait_s: float | None = None
     """Longest wait for the GPUs instead of the launch's own."""
@@ -70,9 +70,9 @@ class Driver:
         block = self.config.cluster
         with console.live_lines() as show:
 
-            def report(lines: Sequence[str]) -> None:
-                show(lines)
-                self.on_wait(lines)
+            def report(waiting: ray_session.GpuWait) -> None:
+                show(waiting.to_lines())
+                self.on_wait(waiting)
 
             found = ray_session.wait_for_gpus(
                 nodes=block.nodes,

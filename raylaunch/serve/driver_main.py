@@ -2,7 +2,7 @@
 
 The supervisor starts `python -m raylaunch.serve.driver_main`. Ray ends a process on its own where its head or its
 raylet is gone (2.60), and calls into it may block for a minute: all of that happens here, and the supervisor survives
-it. It answers PlaceRanks with Waiting, Joined and Placed, or Failed and its end; then it sends DriverPulse twice a
+it. It answers PlaceRanks with GpuWait, Joined and Placed, or Failed and its end; then it sends DriverPulse twice a
 second.
 """
 
@@ -33,7 +33,6 @@ from raylaunch.serve.messages import (
     Placed,
     PlacedRank,
     PlaceRanks,
-    Waiting,
 )
 from raylaunch.serve.rank_watch import HealthSampler, RankWatcher
 from raylaunch.weights.fetch_local import fetch_model
@@ -59,7 +58,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
     fetch_s = time.monotonic() - began
     threads = plan.bind_threads(order.standin, launch.world_size)
     driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)
-    driver.on_wait = lambda lines: parent.send(Waiting(tuple(lines)))
+    driver.on_wait = parent.send
     try:
         joining = time.monotonic()
         driver.join(parent.wait_for(JoinPrivateRay) if order.is_private else None)

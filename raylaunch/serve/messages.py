@@ -54,13 +54,6 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """From the driver process: GPUs that exist and that are missing, a line each."""
-
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class PlacedRank:
     """Where a rank runs."""
 

@@ -1,13 +1,13 @@
 """Waiting for GPUs, on a clock of the test's own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from raylaunch.base.errors import NotEnoughGpusError
 from raylaunch.cluster import ray_session
-from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.cluster.ray_session import ClusterNode, GpuWait
 
 HEAD = ClusterNode("a", "10.0.0.1", "head", 8, True)
 WORKER = ClusterNode("b", "10.0.0.2", "worker", 8, False)
@@ -15,7 +15,7 @@ SMALL = ClusterNode("c", "10.0.0.3", "small", 2, False)
 
 
 class Time:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only when the code sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,35 +30,35 @@ class Time:
 Nodes = tuple[ClusterNode, ...]
 
 
-def wait(looks: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[str]]]:
-    told: list[list[str]] = []
+def wait(states: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[str]]]:
+    reported: list[list[str]] = []
     time = Time()
     last: tuple[ClusterNode, ...] = ()
 
-    def look() -> tuple[int, tuple[ClusterNode, ...]]:
+    def inspect() -> tuple[int, tuple[ClusterNode, ...]]:
         nonlocal last
-        last = next(looks, last)
+        last = next(states, last)
         return sum(node.gpus for node in last), last
 
-    def report(lines: Sequence[str]) -> None:
-        told.append(list(lines))
+    def report(waiting: GpuWait) -> None:
+        reported.append(waiting.to_lines())
 
     found = ray_session.wait_for_gpus(
-        nodes=2, gpus_per_node=8, wait_s=wait_s, report=report, clock=time, sleep=time.sleep, look=look
+        nodes=2, gpus_per_node=8, wait_s=wait_s, report=report, clock=time, sleep=time.sleep, inspect=inspect
     )
-    return found, told
+    return found, reported
 
 
-def test_waits_for_the_second_node_and_says_so() -> None:
-    """One line for each node that is there, one for what is missing, with the time left."""
-    found, told = wait(iter([(HEAD,), (HEAD,), (HEAD, WORKER)]))
+def test_waits_for_the_second_node_and_reports_it() -> None:
+    """One line for each node, one for what is missing, with the time left."""
+    found, reported = wait(iter([(HEAD,), (HEAD,), (HEAD, WORKER)]))
     assert found == (HEAD, WORKER)
-    assert told[0] == [
+    assert reported[0] == [
         "10.0.0.1: ready, 8 of 8 GPUs (head)",
         "missing: 1 of 2 nodes, 8 of 16 GPUs are here | 60 s left",
     ]
-    assert told[1][1].endswith("59 s left")
-    assert told[-1] == ["10.0.0.1: ready, 8 of 8 GPUs (head)", "10.0.0.2: ready, 8 of 8 GPUs"]
+    assert reported[1][1].endswith("59 s left")
+    assert reported[-1] == ["10.0.0.1: ready, 8 of 8 GPUs (head)", "10.0.0.2: ready, 8 of 8 GPUs"]
 
 
 def test_node_with_too_few_gpus_does_not_count() -> None:
@@ -70,8 +70,8 @@ def test_node_with_too_few_gpus_does_not_count() -> None:
     assert "expected 2 nodes with 8 GPUs each (16 in all)" in raised.value.what
 
 
-def test_zero_wait_looks_once() -> None:
-    """wait_s=0: there or not, at once."""
+def test_zero_wait_checks_once() -> None:
+    """wait_s=0: one check, without waiting."""
     with pytest.raises(NotEnoughGpusError, match="no node at all"):
         wait(iter([()]), wait_s=0)
     assert wait(iter([(HEAD, WORKER)]), wait_s=0)[0] == (HEAD, WORKER)

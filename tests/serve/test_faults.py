@@ -96,17 +96,17 @@ def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
 
 
 def test_a_node_that_is_gone_is_named() -> None:
-    """As wait_for_gpus tells it of two nodes of which one is left; nothing is said once both are there."""
-    said: list[list[str]] = []
+    """Of two nodes one is left: the note counts the GPUs and names the other; it is empty once both are back."""
+    reported: list[ray_session.GpuWait] = []
     nodes = [ClusterNode(f"n{number}", f"10.0.0.{number}", f"h{number}", 8, number == 1) for number in (1, 2)]
     for here in (nodes[:1], nodes):
         with contextlib.suppress(NotEnoughGpusError):
             ray_session.wait_for_gpus(
-                nodes=2, gpus_per_node=8, wait_s=0, report=lambda lines: said.append(list(lines)),
-                look=lambda here=here: (8 * len(here), tuple(here)),
+                nodes=2, gpus_per_node=8, wait_s=0, report=reported.append,
+                inspect=lambda here=here: (8 * len(here), tuple(here)),
             )  # fmt: skip
-    told = [describe_missing(lines, ["10.0.0.1", "10.0.0.2"], 12.2) for lines in said]
-    assert told == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
+    notes = [describe_missing(waiting, ["10.0.0.1", "10.0.0.2"], 12.2) for waiting in reported]
+    assert notes == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
 
 
 def test_metrics_are_prometheus_text() -> None:
