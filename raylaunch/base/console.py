@@ -1,6 +1,6 @@
-"""Console: stdout is the result, stderr is progress.
+"""Printing: results go to stdout, progress to stderr.
 
-`say` and friends write to stderr through one rich console, which falls back to plain lines where stderr is no terminal.
+Progress goes through one rich console, which prints plain lines where stderr is no terminal.
 """
 
 import contextlib
@@ -17,13 +17,18 @@ from rich.text import Text
 
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+_STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether progress goes to a terminal."""
+    return _STDERR.is_terminal
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) ends nothing."""
+    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) is dropped."""
     with contextlib.suppress(OSError):
-        console.print(Text(text), style=style)
+        _STDERR.print(Text(text), style=style)
 
 
 def print_result(text: str) -> None:
@@ -38,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """Write one of a stream of results to stdout, each in a line of its own."""
+    """Write one of a stream of results to stdout, on one line."""
     print_result(json.dumps(value, ensure_ascii=False, default=str))
 
 
@@ -46,7 +51,7 @@ _STYLES = {"red": "bold red", "not checked": "magenta", "warning": "yellow", "ok
 
 
 def print_states(lines: Sequence[tuple[str | None, str]]) -> None:
-    """Write lines of a result to stdout, never folded; on a terminal the state that begins a line is coloured."""
+    """Write lines of a result to stdout, unfolded; on a terminal the state at the start of a line is coloured."""
     shown = Console(highlight=False, soft_wrap=True)
     for state, line in lines:
         length = len(state or "")
@@ -54,7 +59,7 @@ def print_states(lines: Sequence[tuple[str | None, str]]) -> None:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
-    """A plain table: headers, no box, cells taken as text and not as markup."""
+    """A table with headers and without a box; cells are plain text, not markup."""
     table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -66,32 +71,33 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
 def show(renderable: RenderableType) -> None:
     """Write a table or other rich object to stderr."""
     with contextlib.suppress(OSError):
-        console.print(renderable)
+        _STDERR.print(renderable)
 
 
 def print_error(error: RaylaunchError) -> None:
-    """Tell an expected failure: what and where, the lines of the log that matter, what to do, the full log."""
-    console.print(Text.assemble(("error: ", "bold red"), error.what))
+    """Print an expected failure: what and where, the relevant lines of the log, what to do, the path of the log."""
+    _STDERR.print(Text.assemble(("error: ", "bold red"), error.what))
     if isinstance(error, LaunchFileError):
         for problem in error.problems:
-            console.print(Text(f"  {problem}"))
+            _STDERR.print(Text(f"  {problem}"))
     for line in error.excerpt:
-        console.print(Text(f"  | {line}"), style="dim")
+        _STDERR.print(Text(f"  | {line}"), style="dim")
     if error.fix:
-        console.print(Text.assemble(("what to do: ", "bold"), error.fix))
+        _STDERR.print(Text.assemble(("what to do: ", "bold"), error.fix))
     if error.log is not None:
-        console.print(Text(f"full log: {error.log}"))
+        _STDERR.print(Text(f"full log: {error.log}"))
 
 
 @contextlib.contextmanager
 def live_lines() -> Iterator[Callable[[Sequence[str]], None]]:
-    """Lines that replace themselves on a terminal; elsewhere each changed line is written once.
+    """Lines that are updated in place on a terminal; elsewhere each changed line is written once.
 
     Yields:
-        A function that takes the lines as they are now. A line's text before its first ":" names it.
+        A function to call with all lines. A line is identified by its text before the first ":"; a change after "|"
+        does not count.
     """
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=4, transient=False) as live:
+    if is_terminal():
+        with Live(console=_STDERR, refresh_per_second=4, transient=False) as live:
             yield lambda lines: live.update(Text("\n".join(lines)))
         return
     seen: dict[str, str] = {}

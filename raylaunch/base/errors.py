@@ -1,18 +1,18 @@
-"""The tree of errors. Everything a user can cause or mend is a RaylaunchError; the rest is a bug of ours.
+"""The error classes. What a user can cause or fix is a RaylaunchError; any other exception is a bug of raylaunch.
 
 ::
 
-    RaylaunchError                 exit 1: expected, told in words, no traceback
+    RaylaunchError                 exit 1: expected, printed without a traceback
     ├── LaunchFileError            the launch file, a --set or a RAYLAUNCH_* variable is wrong
     │   └── ClusterFileError       the cluster file is wrong
-    ├── PortTakenError             the address to serve on belongs to somebody else
+    ├── PortTakenError             the address to serve on is in use, or not available to this user
     ├── ClusterError               Ray cannot be joined, or is not the cluster the launch asks for
     │   └── NotEnoughGpusError     the GPUs did not come within cluster.wait_s
     ├── ChecksFailedError          nodes are not fit to serve (all findings, not the first)
-    ├── WeightsError               the model cannot be fetched, or its folder is not whole
-    ├── EngineError                vLLM did not come up, or died
-    ├── NoProcessError             the system gives no process, no memory or no file for one
-    ├── ServiceError               nothing serves here, or it does not answer
+    ├── WeightsError               the model cannot be fetched, or its folder is incomplete
+    ├── EngineError                vLLM did not start, or died
+    ├── NoProcessError             the system has no process, memory or file left
+    ├── ServiceError               no service runs here, or it does not answer
     └── BenchError                 a load test cannot be made, or its files cannot be read
 """
 
@@ -25,23 +25,23 @@ class ExitCode(IntEnum):
     """What the exit status of `raylaunch` means."""
 
     STOPPED = 0
-    """It did what was asked, or was asked to stop."""
+    """Success, or stopped on request."""
     FAILED = 1
-    """An expected failure, told in words."""
+    """An expected failure."""
     USAGE = 2
     """The command line was wrong (click's own code)."""
     BUG = 3
-    """A bug of ours; a report was written."""
+    """A bug of raylaunch; a report was written."""
 
 
 class RaylaunchError(Exception):
     """An expected failure.
 
     Args:
-        what: what went wrong and where (node, GPU, file:line: key), as one sentence.
-        fix: what to do about it, as a command where there is one.
-        log: the log file that holds the rest.
-        excerpt: the last lines of that log that matter.
+        what: what failed and where (node, GPU, file:line: key), as one sentence.
+        fix: what to do, as a command where there is one.
+        log: the complete log.
+        excerpt: the relevant lines of that log.
     """
 
     def __init__(self, what: str, *, fix: str = "", log: Path | None = None, excerpt: Sequence[str] = ()) -> None:
@@ -65,7 +65,7 @@ class ClusterFileError(LaunchFileError):
 
 
 class PortTakenError(RaylaunchError):
-    """The address to serve on belongs to somebody else."""
+    """The address to serve on is in use, or not available to this user."""
 
 
 class ClusterError(RaylaunchError):
@@ -81,19 +81,19 @@ class ChecksFailedError(RaylaunchError):
 
 
 class WeightsError(RaylaunchError):
-    """The model cannot be fetched, or its folder is not whole."""
+    """The model cannot be fetched, or its folder is incomplete."""
 
 
 class EngineError(RaylaunchError):
-    """vLLM did not come up, or died."""
+    """vLLM did not start, or died."""
 
 
 class NoProcessError(RaylaunchError):
-    """The system gives no process, no memory or no file for one: a shortage that may pass."""
+    """The system has no process, memory or file left: a shortage that may pass."""
 
 
 class ServiceError(RaylaunchError):
-    """Nothing serves here, or what serves does not answer."""
+    """No service runs here, or it does not answer."""
 
 
 class BenchError(RaylaunchError):

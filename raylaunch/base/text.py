@@ -1,4 +1,4 @@
-"""Words for error messages: values shown safely, the nearest valid name, what is secret."""
+"""Text for messages: durations, values shown safely, the nearest valid name, masked secrets."""
 
 import difflib
 import re
@@ -6,45 +6,42 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-
-def describe_age(since: float) -> str:
-    """Time since a wall-clock moment in words: "42 s", "5 min", "3 h 20 min"."""
-    seconds = max(0, int(time.time() - since))
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def describe_seconds(seconds: float) -> str:
-    """A duration in words: "42 s", "5 min", "3 h 20 min"."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 MASK = "********"
-
-
 _LONGEST = 60
-
-
 _SECRET_WORDS = re.compile(
     r"(^|_)(key|keys|token|tokens|secret|secrets|password|passwd|credential|credentials|authorization|auth)(_|$)"
     r"|(apikey|accesskey|secretkey|authtoken|accesstoken|hftoken|password|secret)"
 )
 
 
+def describe_age(since: float) -> str:
+    """Time since `since` (seconds since 1970), as describe_seconds."""
+    return describe_seconds(max(0.0, time.time() - since))
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration as "42 s", "5 min" or "3 h 20 min"."""
+    rounded = round(seconds)
+    if rounded < 120:
+        return f"{rounded} s"
+    return f"{rounded // 60} min" if rounded < 7200 else f"{rounded // 3600} h {rounded % 3600 // 60} min"
+
+
+def describe_span(numbers: Sequence[int]) -> str:
+    """Ascending numbers as "3", "0-15" or "0,4"."""
+    if len(numbers) > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ",".join(map(str, numbers))
+
+
 def printable(text: str) -> str:
-    """`text` as one line without control characters or half characters, cut to a length that fits a sentence."""
+    """`text` on one line, control characters and lone surrogates escaped, cut to 60 characters."""
     cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in cut)
 
 
 def quote(value: Any) -> str:
-    """A scalar as one would write it: text in quotes."""
+    """A scalar as YAML writes it; strings in quotes."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return f'"{printable(value)}"' if isinstance(value, str) else printable(str(value))
@@ -60,7 +57,7 @@ def is_encodable(text: str) -> bool:
 
 
 def find_nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that is most like `name`, or None where none is."""
+    """The valid name most similar to `name`, or None where none is similar."""
     plain = name.lower().replace("-", "_")[:_LONGEST]
     found = difflib.get_close_matches(plain, list(valid), n=1, cutoff=0.6)
     return found[0] if found else None
@@ -74,7 +71,7 @@ def list_choices(name: str, valid: Sequence[str]) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value of this name must not be shown where it is text (api_key, hf_token; not tokenizer)."""
+    """Whether text of this name must not be shown (api_key, hf_token; not tokenizer)."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
     return _SECRET_WORDS.search(snake) is not None
 

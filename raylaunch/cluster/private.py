@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Self
 
 from raylaunch.base import processes
 from raylaunch.base.errors import ClusterError
-from raylaunch.base.ports import find_free_ports
+from raylaunch.base.ports import find_free_ports, wait_for_port
 from raylaunch.cluster import settings
 
 _START_TIMEOUT_S = 90.0
@@ -134,14 +133,8 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
 
 
 def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if node.popen.poll() is not None:
-            break
-        time.sleep(0.05)
+    if wait_for_port(port, _START_TIMEOUT_S, lambda: node.popen.poll() is None):
+        return
     told = _read_last_line(folder / "node0.log")
     raise (_PortTakenError if _PORT_TAKEN.search(told) else ClusterError)(
         f"the private Ray of this launch did not start: {told}",

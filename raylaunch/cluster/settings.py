@@ -1,4 +1,4 @@
-"""Settings that a raylet must be started with: it hands them on to every process it starts."""
+"""Environment variables of a raylet, which passes them to every process that it starts."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,15 +10,15 @@ SPREAD: Mapping[str, str] = MappingProxyType(
         "RAY_free_objects_period_milliseconds": "100",
     }
 )
-"""Environment of every raylet, so that weights travel from actor to actor at the link's rate (weights/chain.py).
+"""Weights travel from actor to actor at the link's rate (weights/transfer.py) with these; without them, on eight
+nodes, at about half of it (measured with Ray 2.60).
 
-The first two let a chunk of 4 MiB ride inside the call instead of in the object store; the third frees what did go
-through the store ten times a second. Without them weights still spread, at about half the speed on eight nodes.
-Measured with Ray 2.60.
+The first two send a chunk of 4 MiB inside the call instead of through the object store; the third frees the store's
+objects ten times a second.
 """
 
 PRIORITY: Mapping[str, str] = MappingProxyType({"RAY_worker_niceness": "0"})
-"""Else Ray starts its workers at niceness 15, behind the server and scheduler that wait for them (Ray 2.60)."""
+"""Otherwise Ray starts workers at niceness 15, behind the server and scheduler that wait for them (Ray 2.60)."""
 
 NODE: Mapping[str, str] = MappingProxyType({**SPREAD, **PRIORITY})
 """Environment of every Ray node that raylaunch starts or writes a cluster file for."""

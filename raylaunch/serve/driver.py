@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
+from raylaunch.base.text import describe_span
 from raylaunch.cluster import placement, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan, standin_model
@@ -139,17 +140,11 @@ def map_rows(places: tuple[placement.RankPlace, ...]) -> list[list[str]]:
         first = group[0]
         rows.append(
             [
-                _span([place.rank for place in group]),
-                _span([place.tp_rank for place in group]),
+                describe_span([place.rank for place in group]),
+                describe_span([place.tp_rank for place in group]),
                 str(first.pp_rank),
                 f"{first.node.ip} ({first.node.hostname})",
-                _span([place.gpu for place in group if place.gpu is not None]),
+                describe_span([place.gpu for place in group if place.gpu is not None]),
             ]
         )
     return rows
-
-
-def _span(numbers: list[int]) -> str:
-    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]}-{numbers[-1]}"
-    return ",".join(str(number) for number in numbers)

@@ -6,11 +6,11 @@ reason to start it anew, and a start of Ray costs two cores eight seconds.
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from raylaunch.base import console
-from raylaunch.base.processes import Endings, ProcessId
+from raylaunch.base.processes import ProcessId
 from raylaunch.cluster import ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
@@ -29,7 +29,7 @@ class PrivateRays:
         self._is_forced = is_forced
         self.current: PrivateRayProcess | None = None
         self._retired: list[PrivateRayProcess] = []
-        self._endings = Endings()
+        self._shutdowns = ThreadPoolExecutor(thread_name_prefix="shutdown")
         self._count = 0
 
     def find(self, launch: LaunchConfig, standin: str | None, env_vars: Mapping[str, str]) -> PrivateRayProcess | None:
@@ -67,14 +67,15 @@ class PrivateRays:
     def end_retired(self) -> None:
         """End those that carry nothing any more, in the background."""
         for ray in self._retired:
-            self._endings.begin(partial(ray.stop, self._is_forced))
+            shutdown = self._shutdowns.submit(ray.stop, self._is_forced)
+            shutdown.add_done_callback(Future.result)  # an exception is logged
         self._retired.clear()
 
     def close(self) -> None:
         """End all, and wait until all have ended."""
         self.retire()
         self.end_retired()
-        self._endings.wait()
+        self._shutdowns.shutdown()
 
     @property
     def leaders(self) -> tuple[ProcessId, ...]:

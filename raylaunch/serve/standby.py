@@ -10,10 +10,10 @@ nothing is suspected; the engine that serves never waits for any of it.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from raylaunch.base import console
 from raylaunch.base.errors import NoProcessError
-from raylaunch.base.processes import Endings
 from raylaunch.engine.messages import Imported
 from raylaunch.node.host import measure_ram
 from raylaunch.serve.attempt import Attempt
@@ -34,7 +34,7 @@ class Spare:
         self._starts, self._hurried = starts, hurried
         self._attempt: Attempt | None = None
         self._no_other_until = self._calm_until = 0.0
-        self._endings = Endings()
+        self._shutdowns = ThreadPoolExecutor(thread_name_prefix="shutdown")
 
     @property
     def standing_by(self) -> int | None:
@@ -94,9 +94,10 @@ class Spare:
     def dismiss(self) -> None:
         """End it, without waiting."""
         if (attempt := self.take()) is not None:
-            self._endings.begin(lambda: attempt.end(is_forced=self._hurried))
+            shutdown = self._shutdowns.submit(attempt.end, is_forced=self._hurried)
+            shutdown.add_done_callback(Future.result)  # an exception is logged
 
     def close(self) -> None:
         """End it, and wait until nothing of any is left."""
         self.dismiss()
-        self._endings.wait()
+        self._shutdowns.shutdown()

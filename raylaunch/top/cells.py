@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from raylaunch.base.text import describe_age
+from raylaunch.base.text import describe_age, describe_span
 from raylaunch.engine.metrics import EngineFigures, EngineRates
 from raylaunch.node.gpu_sample import GpuSample
 from raylaunch.node.host_sample import HostSample, InterfaceSample
@@ -44,12 +44,8 @@ def gib(value: int | None, decimals: int = 1) -> str:
 
 
 def span(numbers: Sequence[int]) -> str:
-    """Ranks as "r3", "r0-15", "r0,4", or "" for a GPU of nobody of ours."""
-    if not numbers:
-        return ""
-    if len(numbers) > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"r{numbers[0]}-{numbers[-1]}"
-    return "r" + ",".join(map(str, numbers))
+    """Ranks as "r3", "r0-15", "r0,4", or "" for a GPU without ranks."""
+    return f"r{describe_span(numbers)}" if numbers else ""
 
 
 def describe_service(service: ServiceView, width: int) -> Text:

@@ -144,7 +144,7 @@ class ConsoleReporter:
     def show(self, lines: Sequence[str]) -> None:
         """Tell how far each node is."""
         self._polls += 1
-        if console.console.is_terminal or self._polls % _PLAIN_EVERY_POLLS == 1:
+        if console.is_terminal() or self._polls % _PLAIN_EVERY_POLLS == 1:
             self.lines(lines)
 
 
