@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Self, TypeVar
 
-from raylaunch.base import errors
-from raylaunch.base.errors import LaunchFileError, RaylaunchError
+from raylaunch.base.errors import RaylaunchError
 from raylaunch.base.processes import Child
 
 DESCRIPTOR_VARIABLE = "RAYLAUNCH_MESSAGES"
@@ -32,29 +31,9 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class Failed:
-    """A child could not do its work: the error that its parent raises."""
+    """From a child that could not do its work: the error for its parent to raise."""
 
-    kind: str
-    """Name of the class in errors."""
-    what: str
-    fix: str
-    excerpt: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, error: RaylaunchError) -> Self:
-        """The message for `error`."""
-        problems = error.problems if isinstance(error, LaunchFileError) else ()
-        kind = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
-        return cls(kind.__name__, error.what, error.fix, tuple(error.excerpt), tuple(problems))
-
-    def to_error(self) -> RaylaunchError:
-        """The error again, in the parent."""
-        kind = getattr(errors, self.kind)
-        if kind is LaunchFileError:
-            return LaunchFileError(self.what, fix=self.fix, problems=self.problems)
-        error: RaylaunchError = kind(self.what, fix=self.fix, excerpt=self.excerpt)
-        return error
+    error: RaylaunchError
 
 
 def _pack(message: object) -> bytes:
@@ -99,7 +78,8 @@ class ChildLink:
     heard_at: float
     """time.monotonic() when the last message was received, or of the start."""
     _reader: _FrameReader
-    _unsent: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)
+    """Messages that did not fit into the pipe yet."""
     _received: dict[type, tuple[float, object]] = field(default_factory=dict)
 
     @classmethod
@@ -145,39 +125,29 @@ class ChildLink:
 
         What does not fit into the pipe (64 KiB) follows with the next send or receive.
         """
-        if not self.flush() or self._unsent:
+        if not self.flush() or self.unsent:
             return False
-        self._unsent += _pack(message)
+        self.unsent += _pack(message)
         return self.flush()
 
     def flush(self) -> bool:
         """Send what did not fit into the pipe before; False where the child is gone."""
         stdin = self.process.popen.stdin
         if stdin is None or stdin.closed:
-            self._unsent.clear()
+            self.unsent.clear()
             return False
         try:
-            while self._unsent:
-                del self._unsent[: os.write(stdin.fileno(), self._unsent)]
+            while self.unsent:
+                del self.unsent[: os.write(stdin.fileno(), self.unsent)]
         except BlockingIOError:
             return True
         except BrokenPipeError:
-            self._unsent.clear()
+            self.unsent.clear()
             return False
         return True
 
-    @property
-    def has_unsent(self) -> bool:
-        """Whether a message did not fit into the pipe yet."""
-        return bool(self._unsent)
-
-    def input_fileno(self) -> int:
-        """The descriptor that messages to the child are written to."""
-        assert self.process.popen.stdin is not None
-        return self.process.popen.stdin.fileno()
-
     def receive(self) -> list[object]:
-        """The messages that have arrived since the last call; nothing after `close`."""
+        """The messages that have arrived since the last call; nothing after `wait_end`."""
         self.flush()
         if self._reader.descriptor < 0:
             return []
@@ -199,11 +169,7 @@ class ChildLink:
         return found[1] if found else None  # type: ignore[return-value]
 
     def find_sent_at(self, kind: type) -> float:
-        """When the last message of this class was sent, in seconds since 1970.
-
-        Raises:
-            KeyError: none was received.
-        """
+        """When the last message of this class was sent, in seconds since 1970; one must have been received."""
         return self._received[kind][0]
 
     def forget(self, kind: type) -> None:
@@ -247,16 +213,12 @@ class ChildLink:
         """
         ended = self.process.wait_or_kill(grace_s, is_forced)
         self.receive()
-        self.close()
-        return ended
-
-    def close(self) -> None:
-        """Close the pipes to a child that has ended."""
         if self._reader.descriptor >= 0:
             os.close(self._reader.descriptor)
             self._reader.descriptor = -1
         if self.process.popen.stdin is not None:
             self.process.popen.stdin.close()
+        return ended
 
 
 def wait_for_any(links: Sequence[ChildLink], timeout_s: float | None) -> list[ChildLink]:
@@ -269,8 +231,8 @@ def wait_for_any(links: Sequence[ChildLink], timeout_s: float | None) -> list[Ch
         poll = select.poll()  # select() takes no descriptor above 1023
         for link in links:
             poll.register(link.fileno(), select.POLLIN)
-            if link.has_unsent:
-                poll.register(link.input_fileno(), select.POLLOUT)
+            if link.unsent and link.process.popen.stdin is not None:
+                poll.register(link.process.popen.stdin, select.POLLOUT)
         left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1000
         ready = {descriptor for descriptor, _ in poll.poll(left_ms)}
         for link in links:

@@ -58,7 +58,7 @@ class ChildMonitor:
                     self.arrived.set()
         failed = self._child.last(Failed)
         self.newest = None
-        self.ended = f"{failed.what}; {failed.fix}" if failed else self._read_last_line()
+        self.ended = f"{failed.error.what}; {failed.error.fix}" if failed else self._read_last_line()
         self.arrived.set()
 
     def _read_last_line(self) -> str:
@@ -77,7 +77,7 @@ def main(address: str | None) -> None:
         for sample in monitor.follow(threading.Event(), watcher=watcher):
             parent.send(sample)
     except ClusterError as error:
-        parent.send(Failed.of(error))
+        parent.send(Failed(error))
     except BrokenPipeError:
         return
 

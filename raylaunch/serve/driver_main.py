@@ -166,7 +166,7 @@ def main() -> None:
         os.environ.update(order.env_vars)
         driver = place(order, parent)
     except RaylaunchError as error:
-        parent.send(Failed.of(error))
+        parent.send(Failed(error))
         sys.exit(1)
     except BrokenPipeError:  # the supervisor is gone
         sys.exit(1)

@@ -47,7 +47,7 @@ class DriverProcess(ChildLink):
             return None
         self.receive()
         if failed := self.last(Failed):
-            return failed.to_error()
+            return failed.error
         return ClusterError("the process that joins Ray ended " + self.describe_end())
 
     def stop(self, is_forced: Callable[[], bool] = lambda: False) -> None:

@@ -23,7 +23,7 @@ def main() -> None:
         order = parent.wait_for(StartNodes)
         ray = PrivateRay.start(nodes=order.nodes, gpus_per_node=order.gpus_per_node, env_vars=order.env_vars)
     except ClusterError as error:
-        parent.send(Failed.of(error))
+        parent.send(Failed(error))
         sys.exit(1)
     except BrokenPipeError:  # the supervisor is gone
         sys.exit(1)
@@ -47,7 +47,7 @@ def _watch(ray: PrivateRay, parent: ParentLink) -> None:
                 f"a Ray node of this launch's own died: {failure}",
                 fix="free memory and disk space on this machine, and run it again",
             )
-            parent.send(Failed.of(error))
+            parent.send(Failed(error))
 
 
 if __name__ == "__main__":

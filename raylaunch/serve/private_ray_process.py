@@ -55,7 +55,7 @@ class PrivateRayProcess(ChildLink):
         """Why it is not up, or not complete any more; None while no failure is known."""
         self.receive()
         if failed := self.last(Failed):
-            return failed.to_error()
+            return failed.error
         if not self.is_alive():
             return ClusterError(f"the process that keeps the private Ray of this launch ended {self.describe_end()}")
         return None

@@ -64,6 +64,6 @@ def run_step(
 
 def _find_failure(child: ChildLink, log: Path, what: str, fix: str) -> RaylaunchError:
     if (failed := child.last(Failed)) is not None:
-        return failed.to_error()
+        return failed.error
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return WeightsError(f"{what} (it ended {child.describe_end()})", fix=fix, log=log, excerpt=lines[-_EXCERPT_LINES:])

@@ -139,7 +139,7 @@ def main(repo: str, revision: str | None, folder: Path) -> int:
     try:
         asyncio.run(pull(order, LocalCrew(folder), _ChildReporter(parent)))
     except WeightsError as error:
-        parent.send(Failed.of(error))
+        parent.send(Failed(error))
         return 1
     return 0
 

