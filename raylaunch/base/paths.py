@@ -5,7 +5,7 @@
     ~/.raylaunch/
       models/<owner>--<name>/   models fetched without a `model.path`
       services/<port>/          one folder per service: service.json, engine.log
-      options/                  option tables of other installed vLLM versions
+      options/                  JSON Schemas of launch files for other vLLM versions
       bugs/                     reports of raylaunch's own bugs (exit code 3)
 """
 

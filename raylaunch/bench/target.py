@@ -122,7 +122,7 @@ def find_target(
     elif launch is not None:
         from raylaunch.serve.service_record import make_url
 
-        where = make_url(launch.host, launch.port, tls=bool(launch.server.get("ssl_certfile")))
+        where = make_url(launch.host, launch.port, tls=launch.uses_tls)
         key = key or next(iter(launch.api_keys), None)
         everywhere = launch.host in _ALL_INTERFACES
         found = Target(where, model or launch.served_model_names[0], key, False, everywhere)

@@ -57,7 +57,7 @@ def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeou
     if not any(said.startswith("server.port=") for said in sets):
         sets = (*sets, f"server.port={service.port}")  # where `serve` had it from --set
     loaded = load_launch(path, sets)
-    launch_file.check_model_at_hand(loaded)
+    launch_file.check_local_model(loaded)
     console.print_result(control_socket.ask(service.folder, loaded.to_json(), report=console.say, timeout_s=timeout_s))
 
 

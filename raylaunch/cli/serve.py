@@ -1,4 +1,4 @@
-"""serve, config, ask, status, stop: one service on this machine."""
+"""serve, config, schema, ask, status, stop: one service on this machine."""
 
 import contextlib
 import os
@@ -61,6 +61,15 @@ def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
     width = max(len(key) for key, _, _ in rows)
     for key, value, source in rows:
         console.print_result(f"{key:<{width}} = {launch_config.format_value(value)}  ({source})")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of launch files for the vLLM installed here, for editors."""
+    from raylaunch.base import console
+    from raylaunch.config.schema import find_schema
+
+    console.print_result(find_schema().to_text().rstrip())
 
 
 @click.command("ask")
@@ -147,4 +156,4 @@ def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None
     return None
 
 
-COMMANDS = (serve, config, ask_question, status, stop)
+COMMANDS = (serve, config, schema, ask_question, status, stop)

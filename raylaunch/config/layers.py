@@ -1,9 +1,10 @@
-"""What was said of a launch, and where: values merged by priority, each with its source."""
+"""The values of a launch from all layers (file, variables, flags), merged by priority, each with its source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from raylaunch.base.text import printable
 
@@ -14,8 +15,8 @@ Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where a value came from: kind "flag", "variable", "file", "default" or "derived", and the place in words."""
+class ValueSource:
+    """Where a value came from: kind "flag", "variable", "file", "default" or "derived", and the place as text."""
 
     kind: str
     where: str = ""
@@ -25,51 +26,59 @@ class Source:
 
 
 @dataclass
-class Said:
-    """Everything that was said, by all layers."""
+class LayeredValues:
+    """The merged values of all layers."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, JsonValue] = field(default_factory=dict)
     """Block -> field -> value."""
-    sources: dict[Key, Source] = field(default_factory=dict)
-    """Path of a value or a block -> where it was said."""
+    sources: dict[Key, ValueSource] = field(default_factory=dict)
+    """Path of a value or a block -> where it was set."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong, as sentences with their place."""
+    """Sentences with their place."""
     unread: bool = False
-    """The file could not be read, so that what seems missing may well be in it."""
+    """The file could not be read, so a value that seems missing may be in it."""
 
-    def put(self, key: Key, value: Any, source: Source) -> None:
-        """Say a value, over what a lower layer said."""
+    def put(self, key: Key, value: JsonValue, source: ValueSource) -> None:
+        """Set a value over that of a lower layer."""
         block = self.values
         for name in key[:-1]:
-            if not isinstance(block.get(name), dict):
-                block[name] = {}
-            block = block[name]
+            inner = block.get(name)
+            if not isinstance(inner, dict):
+                block[name] = inner = {}
+            block = inner
         block[key[-1]] = value
         for known in [known for known in self.sources if known[: len(key)] == key]:
             del self.sources[known]
         self.sources[key] = source
 
-    def find_source(self, key: Key) -> Source:
-        """Where the value at `key`, or the closest block around it, or a value inside it, was said."""
+    def find_block(self, key: Key) -> dict[str, JsonValue]:
+        """The mapping at `key`; an empty one where the value is missing or no mapping."""
+        block: JsonValue = self.values
+        for name in key:
+            block = block.get(name) if isinstance(block, dict) else None
+        return block if isinstance(block, dict) else {}
+
+    def find_source(self, key: Key) -> ValueSource:
+        """Where the value at `key`, or the closest block around it, or a value inside it, was set."""
         for length in range(len(key), 0, -1):
             if (source := self.sources.get(key[:length])) is not None:
                 return source
         inside = (source for known, source in self.sources.items() if known[: len(key)] == key)
-        return next(inside, Source("default"))
+        return next(inside, ValueSource("default"))
 
     def complain(self, key: Key, what: str) -> None:
         """Add a problem of the value at `key`."""
         self.problems.append(place_problem(self.find_source(key), show_key(key), what))
 
 
-def place_problem(source: Source, key: str, what: str) -> str:
+def place_problem(source: ValueSource, key: str, what: str) -> str:
     """A problem as a sentence: where, key, what."""
     if source.kind == "flag" and source.where == f"--set {key}":
         return f"{source.where}: {what}"
     return f"{source}: {key}: {what}"
 
 
-def flatten(values: dict[str, Any], key: Key = ()) -> Iterator[tuple[Key, Any]]:
+def flatten(values: Mapping[str, JsonValue], key: Key = ()) -> Iterator[tuple[Key, JsonValue]]:
     """Path and value of every value that is no block itself (an empty block is a value)."""
     for name, value in values.items():
         if isinstance(value, dict) and value:

@@ -1,12 +1,13 @@
 """Launch values from RAYLAUNCH_* variables and --set flags."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from raylaunch.base.text import find_nearest, is_encodable, printable
-from raylaunch.config.layers import BLOCKS, Key, Said, Source
-from raylaunch.config.validation import Schema
-from raylaunch.config.vllm_schema import Option
+from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource
+from raylaunch.config.schema import FileSchema, Part
+from raylaunch.config.validation import accepts_type, list_types
 from raylaunch.config.yaml_reader import BadYamlError, parse_yaml
 
 PREFIX = "RAYLAUNCH_"
@@ -15,57 +16,59 @@ RESERVED = ("RAYLAUNCH_HOME", "RAYLAUNCH_STANDIN", "RAYLAUNCH_MARK")
 
 
 def make_variable(key: Key) -> str:
-    """The variable that says the value at `key`: RAYLAUNCH_ENGINE__MAX_MODEL_LEN."""
+    """The variable that sets the value at `key`: RAYLAUNCH_ENGINE__MAX_MODEL_LEN."""
     return PREFIX + "__".join(key).upper()
 
 
-def read_variables(environ: Mapping[str, str], schema: Schema, said: Said) -> None:
-    """Say what RAYLAUNCH_<BLOCK>__<FIELD>[__<SUB>] variables say (values are YAML)."""
+def read_variables(environ: Mapping[str, str], schema: FileSchema, layered: LayeredValues) -> None:
+    """Read RAYLAUNCH_<BLOCK>__<FIELD>[__<SUB>] variables (values are YAML)."""
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in RESERVED:
             continue
         shown = printable(name)
         key = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if len(key) < 2 or key[0] not in BLOCKS or not all(key) or not is_encodable(name):
-            known = [make_variable((block, field)) for block in BLOCKS for field in schema.blocks[block]]
+            known = [make_variable((block, field)) for block in BLOCKS for field in schema.list_fields(block)]
             nearest = find_nearest(name.lower(), [variable.lower() for variable in (*known, *RESERVED)])
             hint = f"; nearest is {nearest.upper()}" if nearest else ""
-            said.problems.append(f"{shown}: no variable of raylaunch{hint} (RAYLAUNCH_<BLOCK>__<FIELD>)")
+            layered.problems.append(f"{shown}: no variable of raylaunch{hint} (RAYLAUNCH_<BLOCK>__<FIELD>)")
         elif not environ[name]:
-            # Taking "" for null would open a server whose key failed to come.
-            said.problems.append(f"{shown}: set, but empty; give it a value or unset it")
+            # Reading "" as null would open a server whose key is missing.
+            layered.problems.append(f"{shown}: set, but empty; give it a value or unset it")
         else:
-            _say(said, key, environ[name], Source("variable", shown), schema.find_option(key))
+            _put(layered, key, environ[name], ValueSource("variable", shown), schema.find(key))
 
 
-def read_flags(sets: Sequence[str], schema: Schema, said: Said) -> None:
-    """Say what --set KEY=VALUE flags say (dotted keys, values are YAML)."""
+def read_flags(sets: Sequence[str], schema: FileSchema, layered: LayeredValues) -> None:
+    """Read --set KEY=VALUE flags (dotted keys, values are YAML)."""
     for text in sets:
         name, equals, value = text.partition("=")
         key = tuple(part.strip() for part in name.split("."))
         # Nothing behind the name is repeated: without its "=" it may be a secret.
         shown = f"--set {printable(name.split(':')[0])}" if equals else "--set"
         if not equals:
-            said.problems.append(f"{shown}: it has no value (example: --set engine.max_model_len=8192)")
+            layered.problems.append(f"{shown}: it has no value (example: --set engine.max_model_len=8192)")
         elif len(key) < 2 or not all(key) or not is_encodable(name):
-            said.problems.append(f"{shown}: no key of a launch; write BLOCK.FIELD (example: engine.max_model_len=8192)")
+            layered.problems.append(
+                f"{shown}: no key of a launch; write BLOCK.FIELD (example: engine.max_model_len=8192)"
+            )
         else:
-            _say(said, key, value, Source("flag", f"--set {'.'.join(map(printable, key))}"), schema.find_option(key))
+            source = ValueSource("flag", f"--set {'.'.join(map(printable, key))}")
+            _put(layered, key, value, source, schema.find(key))
 
 
-def _say(said: Said, key: Key, text: str, source: Source, option: Option | None) -> None:
+def _put(layered: LayeredValues, key: Key, text: str, source: ValueSource, part: Part | None) -> None:
     problems: list[str] = []
-    value: Any = None
+    value: JsonValue = None
     try:
         value, _ = parse_yaml(text, lambda _line, _key, what: problems.append(what))
     except BadYamlError as error:
         problems.append(error.what)
-    takes_text = option is not None and "str" in option.kinds
-    if takes_text and option is not None and (problems or not option.takes(value)):
-        value, problems = text, []  # where only text fits, the text as it stands is meant: a key of digits, a "*"
+    if part is not None and "string" in list_types(part) and (problems or not accepts_type(part, value)):
+        value, problems = text, []  # where only text fits, it is used as it stands: a key of digits, a "*"
     if "\0" in text or not is_encodable(text):
         problems = ["text that is not UTF-8"]
     if problems:
-        said.problems.append(f"{source.where}: its value cannot be read as YAML: {problems[0]}")
+        layered.problems.append(f"{source.where}: its value cannot be read as YAML: {problems[0]}")
     else:
-        said.put(key, value, source)
+        layered.put(key, value, source)

@@ -16,7 +16,7 @@ def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
     """Problems of GPUs, nodes and parallel sizes.
 
     Args:
-        bad: fields whose values could not be used; what depends on them is not judged.
+        bad: fields with unusable values; what depends on them is not checked.
     """
     problems = []
     if config.cluster.nodes > 1 and config.model.path is None and not bad & {"cluster.nodes", "model.path", "model"}:
@@ -30,7 +30,7 @@ def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
     for key in _NOT_PLACED:
         if key not in bad and config.engine.get(key.partition(".")[2], 1) != 1:
             problems.append(
-                config.complain(key, "raylaunch places TP x PP only; for more replicas serve each on GPUs of its own")
+                config.complain(key, "raylaunch places TP x PP only; serve each replica on GPUs of its own")
             )
     if not bad & {TP, PP, "engine", "cluster", "cluster.nodes", "cluster.gpus_per_node"}:
         problems += _check_gpus(config)
@@ -49,7 +49,7 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
             f"{tp} is more than the {cluster.gpus_per_node} GPU(s) of a node: every layer of the model would wait for "
             f"the network between nodes (a prompt of 8k tokens of a 70B model: 18 s over 10 GbE, against 0.2 s for a "
             f"pipeline). Use at most {cluster.gpus_per_node} and let pipeline_parallel_size span nodes, "
-            "or say cluster.tp_across_nodes: true",
+            "or set cluster.tp_across_nodes: true",
         )
     if needed > there:
         yield config.complain(
@@ -58,13 +58,13 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
     elif tp <= cluster.gpus_per_node and (fits := cluster.nodes * (cluster.gpus_per_node // tp)) < groups:
         yield config.complain(
             TP,
-            f"only {fits} groups of {tp} GPUs fit into {machines}, each inside a node, but {groups} are asked for "
-            f"({cluster.gpus_per_node % tp} GPU(s) of each node would be left over)",
+            f"only {fits} groups of {tp} GPUs fit into {machines}, each inside a node, but {groups} are needed "
+            f"({cluster.gpus_per_node % tp} GPU(s) of each node would stay unused)",
         )
 
 
 def _rank_blame(config: "LaunchConfig", key: str) -> tuple[int, int]:
-    """How likely a size is the one to change: said last, then largest."""
+    """How likely a size is the one to change: set by the highest layer, then largest."""
     source = config.sources.get(key)
     order = ("default", "file", "variable", "flag", "derived")
     return order.index(source.kind if source else "default"), config.engine.get(key.partition(".")[2], 1)
@@ -73,7 +73,7 @@ def _rank_blame(config: "LaunchConfig", key: str) -> tuple[int, int]:
 def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, Any]) -> list[str]:
     """Whether TP and PP can split a model, by its config.json (of a multimodal model its text_config).
 
-    Figures that are missing or no positive whole numbers are not judged.
+    Figures that are missing or no positive integers are not checked.
 
     Returns:
         The problems, as sentences with their place.
@@ -104,8 +104,8 @@ def _read_size(shape: Mapping[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def check_shape_at_hand(config: "LaunchConfig") -> list[str]:
-    """check_model_shape with the config.json in the model's folder; nothing where it is not on this machine."""
+def check_local_shape(config: "LaunchConfig") -> list[str]:
+    """check_model_shape with the config.json in the model's folder; no problems where it is not on this machine."""
     file = config.model_folder / "config.json"
     try:
         with file.open("rb") as stream:
@@ -117,5 +117,5 @@ def check_shape_at_hand(config: "LaunchConfig") -> list[str]:
     except (ValueError, RecursionError):
         shape = None
     if not isinstance(shape, dict):
-        return [config.complain("model.path", f"{file} is no JSON object, so this is no model's folder")]
+        return [config.complain("model.path", f"{file} is not a JSON object, so this is not a model folder")]
     return check_model_shape(config, shape)

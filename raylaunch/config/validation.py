@@ -1,20 +1,22 @@
-"""Checks keys and values of a launch against the options tables: every problem, each with its place."""
+"""Checks the keys and values of a launch or cluster file against its JSON Schema: every problem, each with its place.
 
+The messages are made here. tests/config/test_schema.py holds the verdicts to those of the `jsonschema` package.
+"""
+
+import json
+import math
+import operator
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel
+from pydantic import JsonValue
 
-from raylaunch.base.text import find_nearest, is_secret, quote
-from raylaunch.config.layers import BLOCKS, Key, Said
-from raylaunch.config.type_options import Describer, find_bounds
-from raylaunch.config.vllm_schema import Option, Options, Table, check, find_kind
+from raylaunch.base.text import find_nearest, is_secret, list_choices, quote
+from raylaunch.config.layers import Key, LayeredValues, show_key
+from raylaunch.config.schema import FileSchema, Part
 
 MAX_PROBLEMS = 50
-"""More are counted, not told."""
+"""More are counted, not listed."""
 
 _ABBREVIATIONS = {
     "tp": "tensor_parallel_size",
@@ -23,225 +25,183 @@ _ABBREVIATIONS = {
     "context_length": "max_model_len",
     "gpus": "gpus_per_node",
 }
-_EXAMPLES = {
-    "repo": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "path": "/data/model",
-    "nodes": "2",
-    "gpus_per_node": "8",
-    "wait_s": "600",
-    "progress_limit_s": "60",
-    "canary_s": "60",
-    "drain_s": "30",
-    "stand_by": "true",
-    "same_cause_limit": "5",
-    "tensor_parallel_size": "4",
-    "pipeline_parallel_size": "2",
-    "dtype": "float16",
-    "max_model_len": "8192",
-    "max_num_seqs": "256",
-    "gpu_memory_utilization": "0.9",
-    "kv_cache_memory_bytes": "536870912",
-    "host": "127.0.0.1",
-    "port": "8080",
+_TYPE_NAMES = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
+    "object": "a block of `name: value`",
+    "null": "null",
 }
-_MULTI_NODE = "is a word of vLLM's own multi-node executor; with Ray, cluster.nodes says it"
-_REFUSED: Mapping[Key, str] = {
-    ("engine", "model"): "the model is said in its own block: model.repo (Hugging Face id) and model.path (folder)",
-    ("engine", "revision"): "the model is said in its own block: model.revision",
-    **{("engine", name): _MULTI_NODE for name in ("nnodes", "node_rank", "master_addr", "master_port")},
-    ("server", "uds"): "raylaunch serves on server.host and server.port",
-}
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_LIMITS = (
+    ("minimum", "at least", operator.ge),
+    ("exclusiveMinimum", "more than", operator.gt),
+    ("maximum", "at most", operator.le),
+    ("exclusiveMaximum", "less than", operator.lt),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """What every block may say."""
-
-    vllm: str
-    """The release of vLLM whose options these are."""
-    blocks: Mapping[str, Options]
-    classes: Mapping[str, Options]
-
-    @classmethod
-    def build(cls, table: Table, own: Mapping[str, type[BaseModel]]) -> "Schema":
-        """The schema of raylaunch's own blocks and vLLM's tables, narrowed to what this launcher can carry."""
-        server = dict(table.server)
-        server["host"] = replace(server["host"], kinds=("str",))
-        server["port"] = replace(server["port"], ge=1, le=65535)
-        server["api_key"] = replace(server["api_key"], kinds=("str", *server["api_key"].kinds))
-        blocks = {name: _describe_model(model) for name, model in own.items()}
-        blocks |= {"engine": table.engine, "server": server}
-        return cls(table.vllm, {block: _add_examples(options) for block, options in blocks.items()}, table.classes)
-
-    def find_option(self, key: Key) -> Option | None:
-        """The option at `key`, also inside vLLM's config classes; None where nothing is known of it."""
-        options: Options = self.blocks.get(key[0], {})
-        for name in key[1:-1]:
-            option = options.get(name)
-            options = self.classes.get(option.config or "", {}) if option else {}
-        return options.get(key[-1])
+def find_type(value: JsonValue) -> str:
+    """The JSON type of a value, with "integer" for whole numbers written as such."""
+    names: Mapping[type, str] = {
+        bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object",
+    }  # fmt: skip
+    return names.get(type(value), "null")
 
 
-def _add_examples(options: Options) -> Options:
-    return {name: replace(option, example=_EXAMPLES.get(name, "")) for name, option in options.items()}
+def list_types(part: Part) -> list[str]:
+    """The JSON types that a value may have; empty where every type is accepted."""
+    types = part.get("type", [])
+    return [types] if isinstance(types, str) else list(types)
 
 
-def _describe_model(model: type[BaseModel]) -> Options:
-    describer = Describer()
-    return {
-        name: Option.from_json(describer.describe_type(field.annotation) | find_bounds(field.metadata))
-        for name, field in model.model_fields.items()
-    }
+def accepts_type(part: Part, value: JsonValue) -> bool:
+    """Whether the type of a value fits; its range and form are not checked."""
+    types, found = list_types(part), find_type(value)
+    return not types or found in types or (found == "integer" and "number" in types)
 
 
-def check_said(said: Said, schema: Schema) -> set[str]:
-    """Complain about every key and value that does not fit, and take it out of `said`.
+def check(part: Part, value: JsonValue, *, secret: bool = False) -> Iterator[str]:
+    """What is wrong with a value, each as the end of a sentence; the keys of blocks are not checked.
+
+    Args:
+        secret: the value must not be repeated.
+    """
+    form = part.get("errorMessage")
+    if not accepts_type(part, value):
+        yield _describe_mismatch(part, value, secret=secret)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{value} is no finite number (example: {make_example(part)})"
+    elif form and not _has_form(part, value):
+        yield form if secret or "not" in part else f"{quote(value)} {form}"
+    elif not _is_choice(part, value):
+        choices = [str(choice) for choice in part["enum"] if choice is not None]
+        yield f"{'this' if secret else quote(value)} is not a choice; {list_choices(str(value), choices)}"
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        limits = [(words, part[name], holds(value, part[name])) for name, words, holds in _LIMITS if name in part]
+        if not all(holds for _, _, holds in limits):
+            wanted = " and ".join(f"{words} {limit:g}" for words, limit, _ in limits)
+            yield f"{value} is out of range: it must be {wanted} (example: {make_example(part)})"
+    elif isinstance(value, list) and "items" in part:
+        for number, item in enumerate(value, 1):
+            yield from (f"entry {number}: {problem}" for problem in check(part["items"], item, secret=secret))
+
+
+def make_example(part: Part) -> str:
+    """A value that fits, as one would write it in the file."""
+    choices = [choice for choice in part.get("enum", ()) if choice is not None]
+    if found := [*part.get("examples", ()), *reversed(choices)]:
+        return found[0] if isinstance(found[0], str) else json.dumps(found[0])
+    kind = next(iter(list_types(part)), "string")
+    if kind in ("integer", "number"):
+        low = part.get("minimum", part.get("exclusiveMinimum", 0))
+        high = part.get("maximum", part.get("exclusiveMaximum"))
+        number = (low + high) / 2 if high is not None else max(low, 1)
+        return f"{int(number) if kind == 'integer' else float(number)}"
+    return {"boolean": "true", "array": "[a, b]", "object": "{name: value}"}.get(kind, "text")
+
+
+def _has_form(part: Part, value: JsonValue) -> bool:
+    return not (
+        "not" in part
+        or not _is_choice(part, value)
+        or (isinstance(value, str) and "pattern" in part and not re.fullmatch(part["pattern"], value))
+        or (isinstance(value, list) and len(value) < part.get("minItems", 0))
+    )
+
+
+def _is_choice(part: Part, value: JsonValue) -> bool:
+    choices = part.get("enum")
+    return choices is None or any(value == choice and find_type(value) == find_type(choice) for choice in choices)
+
+
+def _describe_mismatch(part: Part, value: JsonValue, *, secret: bool) -> str:
+    types, kind = list_types(part), find_type(value)
+    wanted = " or ".join(_TYPE_NAMES[name] for name in types)
+    got = "nothing" if value is None else _TYPE_NAMES[kind]
+    hidden = secret and (kind == "string" or "string" in types)
+    if kind in ("boolean", "integer", "number", "string") and not hidden:
+        got += f" ({quote(value)})"
+    hint = make_example(part)
+    if isinstance(value, str) and {"integer", "number"} & {*types}:
+        hint = value if value.isdecimal() and len(value) < 16 and not hidden else hint
+        return f"expected {wanted}, got {got}: write a number without quotes and with digits only (example: {hint})"
+    if "string" in types and kind in ("boolean", "integer", "number"):
+        return f"expected {wanted}, got {got}: put it in quotes"
+    return f"expected {wanted}, got {got} (example: {hint})"
+
+
+def check_values(layered: LayeredValues, schema: FileSchema) -> set[Key]:
+    """Add a problem for every key and value that does not fit.
 
     Returns:
-        The fields that were taken out ("engine.dtype"), of which no more can be said.
+        The paths of these keys.
     """
-    checker = _Checker(said, schema)
-    for block, values in [*said.values.items()]:
-        if block not in BLOCKS:
-            checker.complain_unknown_block(block)
-        elif values is None:
-            said.values[block] = {}
-        elif not isinstance(values, dict):
-            said.complain((block,), "expected a block of `name: value`")
-            checker.bad.add((block,))
-        else:
-            checker.check_block(values, schema.blocks[block], (block,))
-    _check_own_rules(said, checker.bad)
-    bad = {key[:2] for key in checker.bad}
-    for key in bad:
-        if len(key) == 1:
-            said.values[key[0]] = {}
-        else:
-            said.values[key[0]].pop(key[1], None)
-    said.values = {block: said.values.get(block, {}) for block in BLOCKS}
-    return {".".join(key) for key in bad}
+    checker = _Checker(layered, schema)
+    checker.check_block(layered.values, schema.document, ())
+    return checker.bad
 
 
 class _Checker:
-    def __init__(self, said: Said, schema: Schema) -> None:
-        self.said = said
+    def __init__(self, layered: LayeredValues, schema: FileSchema) -> None:
+        self.layered = layered
         self.schema = schema
         self.bad: set[Key] = set()
 
-    def check_block(self, values: Mapping[str, Any], options: Options, key: Key) -> None:
+    def check_block(self, values: Mapping[str, JsonValue], part: Part, key: Key) -> None:
+        """Check the keys of a block and their values."""
+        part = self.schema.resolve(part)
+        fields, others = part.get("properties", {}), part.get("additionalProperties")
         for name, value in values.items():
-            if len(self.said.problems) > MAX_PROBLEMS:
-                self.bad.add((*key, name))
-                continue
-            option, path = options.get(name), (*key, name)
-            if option is None:
-                self._complain_unknown(name, value, options, path)
-            elif (reason := _REFUSED.get(path)) is not None:
-                self._complain(path, reason)
+            path = (*key, name)
+            if len(self.layered.problems) > MAX_PROBLEMS:
+                self.bad.add(path)
+            elif name not in fields and others is False:
+                self._complain(path, self._describe_unknown(name, value, fields, path))
             else:
-                self.check_value(option, value, path)
+                self.check_value(fields.get(name, others or {}), value, path)
+        for name in part.get("required", ()):
+            if name not in values:
+                missing, example = show_key((*key, name)), make_example(fields[name])
+                self.layered.problems.append(f"{missing} is missing (example: {name}: {example})")
 
-    def check_value(self, option: Option, value: Any, path: Key) -> None:
-        problems = [*check(option, value, secret=any(map(is_secret, path)))]
+    def check_value(self, part: Part, value: JsonValue, path: Key) -> None:
+        problems = [*check(part, value, secret=any(map(is_secret, path)))]
         for problem in problems:
-            named = (
-                f"vLLM {self.schema.vllm} has no such dtype: " if path[-1] == "dtype" and "choice" in problem else ""
-            )
-            self._complain(path, named + problem)
-        if option.config in self.schema.classes and isinstance(value, dict):
-            self.check_block(value, self.schema.classes[option.config or ""], path)
-        elif option.items is not None and option.items.config is not None and not problems:
-            for number, item in enumerate(value or ()):
-                self.check_value(option.items, item, (*path, str(number)))
+            is_dtype = path == ("engine", "dtype") and isinstance(value, str)
+            self._complain(path, (f"vLLM {self.schema.vllm} has no such dtype: " if is_dtype else "") + problem)
+        if isinstance(value, dict):
+            self.check_block(value, part, path)
+        elif isinstance(value, list) and "$ref" in part.get("items", {}) and not problems:
+            for number, item in enumerate(value):
+                self.check_value(part["items"], item, (*path, str(number)))
 
     def _complain(self, path: Key, what: str) -> None:
         self.bad.add(path)
-        self.said.complain(path, what)
+        self.layered.complain(path, what)
 
-    def _complain_unknown(self, name: str, value: Any, options: Options, path: Key) -> None:
-        nearest = _ABBREVIATIONS.get(name) if _ABBREVIATIONS.get(name) in options else find_nearest(name, options)
+    def _describe_unknown(self, name: str, value: JsonValue, fields: Mapping[str, Part], path: Key) -> str:
+        short = _ABBREVIATIONS.get(name, "")
+        nearest = short if short in fields else find_nearest(name, fields)
         plain = name.replace("-", "_")
-        homes = [block for block in BLOCKS if plain in self.schema.blocks[block] and block != path[0]]
-        if nearest != plain and homes:
-            self._complain(path, f"unknown key; it belongs to the {homes[0]} block ({homes[0]}.{plain})")
-        elif nearest is not None:
-            secret = isinstance(value, str) and (is_secret(name) or is_secret(nearest))
-            example = _make_example(nearest, options[nearest], value, secret=secret)
-            self._complain(path, f"unknown key; nearest is {nearest} (example: {example})")
-        else:
-            self._complain(
-                path,
-                f"unknown key: vLLM {self.schema.vllm} has none like it"
-                if path[0] in ("engine", "server")
-                else f"unknown key; there are {', '.join(options)}",
-            )
-
-    def complain_unknown_block(self, block: str) -> None:
-        if len(self.said.problems) > MAX_PROBLEMS:
-            return
-        plain = block.replace("-", "_")
-        homes = [name for name in BLOCKS if plain in self.schema.blocks[name]]
-        nearest = find_nearest(block, BLOCKS)
-        if homes and nearest is None:
-            hint = f"it belongs to the {homes[0]} block ({homes[0]}.{plain})"
-        else:
-            hint = f"nearest is {nearest}" if nearest else f"there are {', '.join(BLOCKS)}"
-        self.said.complain((block,), f"unknown block; {hint}")
+        is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
+        noun = "block" if is_block else "key"
+        homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
+        if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
+            return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
+        if nearest is None and path[0] in ("engine", "server"):
+            return f"unknown key: vLLM {self.schema.vllm} has none like it"
+        if nearest is None:
+            return f"unknown {noun}; valid are {', '.join(fields)}"
+        if is_block:
+            return f"unknown block; nearest is {nearest}"
+        secret = isinstance(value, str) and (is_secret(name) or is_secret(nearest))
+        return f"unknown key; nearest is {nearest} (example: {_adapt_example(nearest, fields[nearest], value, secret)})"
 
 
-def _make_example(name: str, option: Option, value: Any, *, secret: bool) -> str:
-    fits = find_kind(value) in ("bool", "int", "float", "str") and not [*check(option, value)]
-    shown = option.make_example() if not fits or secret else str(value) if _is_plain(value) else quote(value)
-    return f"{name}: {shown}"
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]{0,50}", value) is not None
-
-
-def _check_own_rules(said: Said, bad: set[Key]) -> None:
-    """What raylaunch asks of single values beyond their kind."""
-    rules = {
-        ("model", "repo"): _check_repo,
-        ("model", "path"): _check_model_path,
-        ("engine", "distributed_executor_backend"): _check_executor,
-        ("server", "host"): _check_host,
-        ("server", "api_key"): _check_api_key,
-    }
-    for key, rule in rules.items():
-        block = said.values.get(key[0])
-        if key not in bad and isinstance(block, dict) and key[1] in block and (what := rule(block[key[1]])):
-            bad.add(key)
-            said.complain(key, what)
-
-
-def _check_repo(repo: str) -> str | None:
-    if _REPO.fullmatch(repo):
-        return None
-    hint = "a folder goes into model.path" if repo.startswith(("/", ".", "~")) else "it is owner/name"
-    return f"{quote(repo)} is no Hugging Face id; {hint} (example: repo: HuggingFaceTB/SmolLM2-135M-Instruct)"
-
-
-def _check_model_path(path: str | None) -> str | None:
-    if path is None or (PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts):
-        return None
-    return f"{quote(path)} is not absolute, but has to be the same folder on every node (example: path: /data/model)"
-
-
-def _check_executor(backend: str | None) -> str | None:
-    if backend == "ray":
-        return None
-    return f"{quote(backend)} cannot reach other nodes or the places that raylaunch reserves; leave it out: it is ray"
-
-
-def _check_host(host: str) -> str | None:
-    if re.fullmatch(r"[\w.:%-]{1,253}", host, re.ASCII):
-        return None
-    return f"{quote(host)} is no address; 127.0.0.1 is this machine alone, 0.0.0.0 everybody who can reach it"
-
-
-def _check_api_key(keys: str | list[str] | None) -> str | None:
-    if keys is None or (keys and all(isinstance(key, str) and key.strip() for key in keys)):
-        return None
-    return "an empty key leaves the server open; give one, or leave api_key out"
+def _adapt_example(name: str, part: Part, value: JsonValue, secret: bool) -> str:
+    """An example for a key, with the value that was given where that fits."""
+    fits = not isinstance(value, dict | list | None) and not secret and not [*check(part, value)]
+    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]{0,50}", value)
+    return f"{name}: {(value if is_plain else quote(value)) if fits else make_example(part)}"

@@ -1,6 +1,6 @@
-"""Reads YAML with the line of every name, and refuses what is no launch (or cluster) file before it can do harm.
+"""Reads YAML with the line of every key, and refuses documents that are no launch (or cluster) file.
 
-Only the form is looked at here; `launchcheck` and `clusterfile` look at keys and values.
+Only the form is checked here; `validation` and `cluster_file` check keys and values.
 """
 
 import difflib
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from raylaunch.base.text import is_encodable
-from raylaunch.config.layers import BLOCKS, Key, Said, Source, describe_path, show_key
+from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, show_key
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 10_000
@@ -27,7 +28,7 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a file is called in messages, and what it cannot do without."""
+    """What a file is called in messages, and what it needs at least."""
 
     noun: str
     needs: str
@@ -47,7 +48,7 @@ class BadYamlError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that stops at documents made to hurt: too deep, or too many values."""
+    """SafeLoader with limits on depth and on the number of values, against hostile documents."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -72,7 +73,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Walker:
-    """Turns a node tree into plain values, and notes where each was."""
+    """Turns a node tree into plain values, and records the line of each key."""
 
     def __init__(self, loader: _Loader, report: Callable[[int, Key, str], None]) -> None:
         self.loader = loader
@@ -80,15 +81,15 @@ class _Walker:
         self.lines: dict[Key, int] = {}
         self.count = 0
 
-    def walk(self, node: yaml.Node, key: Key) -> Any:
-        """The value of a node; what is wrong in it is reported and reads as None."""
+    def walk(self, node: yaml.Node, key: Key) -> JsonValue:
+        """The value of a node; a value that cannot be read is reported, and is None."""
         self.count += 1
         if self.count > _MAX_VALUES or len(key) > _MAX_DEPTH:
             raise BadYamlError(f"aliases that unfold to more than {_MAX_VALUES} values", node.start_mark)
         if isinstance(node, yaml.MappingNode):
             return self._walk_mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
-            # A list's entries are told by the line of their list.
+            # A list's entries are reported with the line of their list.
             return [self.walk(entry, (*key, str(number))) for number, entry in enumerate(node.value)]
         try:
             return self._read_scalar(node)
@@ -96,24 +97,25 @@ class _Walker:
             self.report(node.start_mark.line + 1, key, error.what)
             return None
 
-    def _walk_mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def _walk_mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, JsonValue]:
+        values: dict[str, JsonValue] = {}
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != f"{_TAG}str":
-                self.report(line, key, "a name here is no text; put it in quotes")
+                self.report(line, key, "this key is not a string; put it in quotes")
                 continue
             name = name_node.value
             path = (*key, name)
             if name in values:
-                self.report(line, path, f"said twice; the first one is in line {self.lines[path]}")
+                self.report(line, path, f"duplicate key, first on line {self.lines[path]}")
                 continue
             self.lines[path] = line
             values[name] = self.walk(value_node, path)
         return values
 
-    def _read_scalar(self, node: yaml.Node) -> Any:
-        tag, text = node.tag.removeprefix(_TAG), node.value
+    def _read_scalar(self, node: yaml.Node) -> JsonValue:
+        tag = node.tag.removeprefix(_TAG)
+        text: str = node.value
         if tag in ("str", "timestamp", "value", "merge") or (tag in ("int", "float") and ":" in text):
             if "\0" in text or not is_encodable(text):
                 raise BadYamlError("text with characters that no program can pass on (null or half a pair)")
@@ -121,22 +123,22 @@ class _Walker:
         if tag not in ("int", "float", "bool", "null"):
             raise BadYamlError("a YAML tag (!...); put text that starts with ! in quotes")
         try:
-            value = self.loader.construct_object(node)
+            value: JsonValue = self.loader.construct_object(node)
         except (ValueError, KeyError, IndexError, OverflowError):
-            raise BadYamlError("a number or word that YAML cannot read; put text in quotes") from None
+            raise BadYamlError("a value that YAML cannot read; put text in quotes") from None
         if isinstance(value, int) and not -_MAX_NUMBER <= value < _MAX_NUMBER:
             raise BadYamlError("a number of more than 64 bits")
         return value
 
 
-def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Any, dict[Key, int]]:
-    """The plain value of a YAML document, and the line of every name.
+def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[JsonValue, dict[Key, int]]:
+    """The plain value of a YAML document, and the line of every key.
 
     Args:
-        report: called with line, path and words for what is wrong with a single value.
+        report: called with line, path and message for each value that cannot be read.
 
     Raises:
-        BadYamlError: the document as a whole cannot be read.
+        BadYamlError: the document cannot be read at all.
     """
     try:
         loader = _Loader(text)
@@ -157,8 +159,8 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Any,
         raise BadYamlError(what, error.problem_mark or error.context_mark) from None
 
 
-def read_file(path: Path | None, content: bytes, said: Said, kind: FileKind = LAUNCH_FILE) -> None:
-    """Say what a file's content says.
+def read_file(path: Path | None, content: bytes, layered: LayeredValues, kind: FileKind = LAUNCH_FILE) -> None:
+    """Put a file's values into `layered`.
 
     Args:
         path: for messages; None is the demo.
@@ -168,31 +170,31 @@ def read_file(path: Path | None, content: bytes, said: Said, kind: FileKind = LA
     try:
         values, lines = _parse_blocks(content, kind, lambda *finding: found.append(finding))
     except BadYamlError as error:
-        said.problems.append(f"{name}:{error.line}: column {error.column}: {error.what}")
-        said.unread = True
+        layered.problems.append(f"{name}:{error.line}: column {error.column}: {error.what}")
+        layered.unread = True
         return
     for line, key, what in found:
-        said.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
+        layered.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
     bad = {key for _, key, _ in found}
     for key, line in lines.items():
-        said.sources[key] = Source("file", f"{name}:{line}")
-    said.values = _without(values, bad)
+        layered.sources[key] = ValueSource("file", f"{name}:{line}")
+    layered.values = _without(values, bad)
 
 
 def _parse_blocks(
     content: bytes, kind: FileKind, report: Callable[[int, Key, str], None]
-) -> tuple[dict[str, Any], dict[Key, int]]:
+) -> tuple[dict[str, JsonValue], dict[Key, int]]:
     values, lines = parse_yaml(_decode(content, kind), report)
     if values is None:
-        raise BadYamlError(f"the file says nothing; it needs {kind.needs}")
+        raise BadYamlError(f"the file is empty; it needs {kind.needs}")
     if not isinstance(values, dict):
-        needs = f"{', '.join(BLOCKS)}, each a name and a colon" if kind is LAUNCH_FILE else kind.needs
+        needs = f"{', '.join(BLOCKS)}, each a key and a colon" if kind is LAUNCH_FILE else kind.needs
         raise BadYamlError(f"no blocks at the top; the file needs {needs}")
     return values, lines
 
 
-def _without(values: dict[str, Any], bad: set[Key], key: Key = ()) -> dict[str, Any]:
-    """The values but those that could not be read, which would only be complained about again."""
+def _without(values: dict[str, JsonValue], bad: set[Key], key: Key = ()) -> dict[str, JsonValue]:
+    """The values without those that could not be read, which would be reported a second time."""
     return {
         name: _without(value, bad, (*key, name)) if isinstance(value, dict) else value
         for name, value in values.items()
@@ -202,9 +204,9 @@ def _without(values: dict[str, Any], bad: set[Key], key: Key = ()) -> dict[str, 
 
 def _decode(content: bytes, kind: FileKind) -> str:
     if len(content) > _MAX_BYTES:
-        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is no {kind.noun}")
+        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is not a {kind.noun}")
     if b"\0" in content:
-        raise BadYamlError(f"binary data, not text: this is no {kind.noun}")
+        raise BadYamlError(f"binary data, not text: this is not a {kind.noun}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -213,25 +215,25 @@ def _decode(content: bytes, kind: FileKind) -> str:
         raise BadYamlError("not UTF-8 text", mark) from None
 
 
-def fetch_content(path: Path, said: Said, kind: FileKind = LAUNCH_FILE) -> bytes | None:
-    """The bytes of a launch file (at most one more than may be), or None with the problem said."""
+def fetch_content(path: Path, layered: LayeredValues, kind: FileKind = LAUNCH_FILE) -> bytes | None:
+    """The bytes of a launch file (at most one more than may be), or None with the problem layered."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             what = f"is a directory, not a {kind.noun}" + _name_files(path)
         elif not stat.S_ISREG(status.st_mode):
-            what = "is no regular file"
+            what = "is not a regular file"
         else:
             with path.open("rb") as file:
                 return file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        what = "there is no such file" + _name_nearest(path)
+        what = "no such file" + _name_nearest(path)
     except PermissionError:
         what = "no permission to read it"
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         what = f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}"
-    said.problems.append(f"{describe_path(path)}: {what}")
-    said.unread = True
+    layered.problems.append(f"{describe_path(path)}: {what}")
+    layered.unread = True
     return None
 
 

@@ -1,44 +1,93 @@
-"""Read the options table off the installed vLLM: run as `python -m raylaunch.engine.describe_options`, JSON on stdout.
+"""Make the launch file's JSON Schema for the installed vLLM: `python -m raylaunch.engine.describe_options`.
 
-A process of its own, because it imports vLLM (7 to 60 s). The shipped table is its output for the pinned vLLM.
+The schema goes to stdout. A process of its own, because it imports vLLM (7 to 60 s). After a change of vLLM's pinned
+version or of raylaunch's own blocks, write its output to raylaunch/data/ and configs/launch.schema.json.
 """
 
 import importlib
+import importlib.resources
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from raylaunch.config.type_options import _BOUNDS, Describer, find_bounds
+from pydantic import BaseModel
+
+from raylaunch.config.launch import ClusterBlock, KeepBlock, ModelBlock
+from raylaunch.config.layers import BLOCKS
+from raylaunch.config.schema import FileSchema, Part
+from raylaunch.config.type_options import Describer, find_bounds
 
 _SERVER_MODULES = (
     "vllm.entrypoints.common.cli_args",  # 0.33
     "vllm.entrypoints.launchers.cli_args",  # 0.32
     "vllm.entrypoints.openai.cli_args",  # before
 )
+_PATCH = "launch.patch.json"
+"""A JSON merge patch (RFC 7396) over vLLM's options and raylaunch's own: which raylaunch refuses or narrows, forms,
+defaults and examples."""
 
 
-def collect_bounds() -> dict[str, dict[str, Any]]:
-    """Ranges by field name over vLLM's config classes; where two classes differ, the wider one.
+def read_docs(cls: Any) -> Mapping[str, str]:
+    """The docstring of each field of one of vLLM's classes; none where this vLLM cannot tell."""
+    try:
+        docs: Mapping[str, str] = importlib.import_module("vllm.config.utils").get_attr_docs(cls)
+    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+        return {}
+    return docs
+
+
+def collect_fields() -> tuple[Mapping[str, Part], Mapping[str, str]]:
+    """Ranges and docstrings by field name over vLLM's config classes; where two ranges differ, the wider one.
 
     SpeculativeConfig is left out: its fields of the same names are those of the draft model.
     """
     config = importlib.import_module("vllm.config")
-    classes = {cls for cls in vars(config).values() if hasattr(cls, "__pydantic_fields__")} - {config.SpeculativeConfig}
-    bounds: dict[str, dict[str, Any]] = {}
+    classes = [cls for cls in vars(config).values() if hasattr(cls, "__pydantic_fields__")]
+    widest = {"minimum": min, "exclusiveMinimum": min, "maximum": max, "exclusiveMaximum": max}
+    bounds: dict[str, Part] = {}
+    docs: dict[str, str] = {}
     for cls in classes:
+        if cls is config.SpeculativeConfig:
+            continue
+        docs = {**read_docs(cls), **docs}
         for name, field in cls.__pydantic_fields__.items():
             if found := find_bounds(field.metadata):
                 known = bounds.get(name, found)
-                widest = {"ge": min, "gt": min, "le": max, "lt": max}
                 bounds[name] = {
-                    key: widest[key](known[key], found[key]) for key in _BOUNDS if key in known and key in found
+                    key: wider(known[key], found[key]) for key, wider in widest.items() if key in known and key in found
                 }
-    return bounds
+    return bounds, docs
 
 
-def describe() -> dict[str, Any]:
-    """The table (options.Table as JSON) of the vLLM installed here."""
+def describe_block(block: type[BaseModel]) -> Part:
+    """The schema of one of raylaunch's own blocks."""
+    schema = block.model_json_schema()
+    for option in schema["properties"].values():
+        del option["title"]
+        if union := option.pop("anyOf", None):
+            option["type"] = [part["type"] for part in union]
+    return {"additionalProperties": False, "properties": schema["properties"]}
+
+
+def merge(part: Part, patch: Part) -> Part:
+    """A JSON merge patch (RFC 7396) applied to a schema: null removes a keyword."""
+    merged = {**part}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+def describe() -> FileSchema:
+    """The schema for the vLLM installed here.
+
+    Raises:
+        SystemExit: this vLLM has no API server options where raylaunch knows them.
+    """
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -50,34 +99,36 @@ def describe() -> dict[str, Any]:
             continue
     else:
         raise SystemExit(f"this vLLM has no FrontendArgs in any of {', '.join(_SERVER_MODULES)}")
-    describer, bounds = Describer(), collect_bounds()
-    return {
-        "vllm": vllm.__version__.partition("+")[0],
-        "engine": describer.describe_arguments(AsyncEngineArgs, bounds),
-        "server": describer.describe_arguments(frontend, {}),
-        "classes": dict(sorted(describer.classes.items())),
+    describer, (bounds, docs) = Describer(read_docs), collect_fields()
+    options = {
+        "engine": dict(describer.describe_arguments(AsyncEngineArgs, bounds, docs)),
+        "server": dict(describer.describe_arguments(frontend, {}, read_docs(frontend))),
     }
-
-
-def to_text(table: dict[str, Any]) -> str:
-    """JSON with one option a line, so that two releases can be compared line by line."""
-
-    def block(options: dict[str, Any], indent: str) -> str:
-        lines = [f"{indent} {json.dumps(name)}: {json.dumps(option)}" for name, option in options.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}" if lines else "{}"
-
-    classes = ",\n".join(f"  {json.dumps(name)}: {block(options, '  ')}" for name, options in table["classes"].items())
-    return (
-        f'{{\n "vllm": {json.dumps(table["vllm"])},\n "engine": {block(table["engine"], " ")},\n'
-        f' "server": {block(table["server"], " ")},\n "classes": {{\n{classes}\n }}\n}}\n'
-    )
+    own: Mapping[str, type[BaseModel]] = {"model": ModelBlock, "cluster": ClusterBlock, "keep": KeepBlock}
+    blocks = {name: describe_block(block) for name, block in own.items()}
+    blocks |= {name: {"additionalProperties": False, "properties": fields} for name, fields in options.items()}
+    version = vllm.__version__.partition("+")[0]
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Launch file of raylaunch, with the options of vLLM {version}",
+        "x-vllm": version,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: {"type": ["object", "null"], "$ref": f"#/$defs/{name}"} for name in BLOCKS},
+        "$defs": {name: blocks[name] for name in BLOCKS} | dict(sorted(describer.definitions.items())),
+    }
+    patch = json.loads((importlib.resources.files("raylaunch.data") / _PATCH).read_text(encoding="utf-8"))
+    for block, fields in options.items():  # an older vLLM lacks some of the patched options
+        known = patch["$defs"][block]["properties"]
+        patch["$defs"][block]["properties"] = {name: known[name] for name in known if name in fields}
+    return FileSchema(merge(document, patch))
 
 
 def main() -> None:
-    """Write the table to stdout, and whatever vLLM says meanwhile to stderr."""
+    """Write the schema to stdout, and vLLM's own output to stderr."""
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    result.write(to_text(describe()))
+    result.write(describe().to_text())
     result.close()
     sys.stdout.flush()
 

@@ -54,7 +54,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
     launch = order.launch
     if launch.model.path is None:
         fetch_model(launch.model.repo, launch.model.revision, launch.model_folder, report=console.say)
-        launch_file.check_model_at_hand(launch)
+        launch_file.check_local_model(launch)
     fetch_s = time.monotonic() - began
     threads = plan.bind_threads(order.standin, launch.world_size)
     driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)

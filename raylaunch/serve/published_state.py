@@ -62,7 +62,7 @@ class Board:
             fingerprint=launch.fingerprint(),
             launch_file=str(launch.path) if launch.path else None,
             needs_api_key=bool(launch.api_keys),
-            tls=bool(launch.server.get("ssl_certfile")),
+            tls=launch.uses_tls,
         )
 
     def set_state(self, state: str, note: str = "") -> None:

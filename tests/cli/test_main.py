@@ -1,5 +1,6 @@
 """The door: exit codes, import weight, and what a bug looks like."""
 
+import importlib.resources
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,12 @@ def test_config_shows_values_sources_and_no_secrets(
     assert "RAYLAUNCH_SERVER__API_KEY" in plain
     assert run("config", "--json") == 0
     assert "sk-very-secret" not in plain + capsys.readouterr().out
+
+
+def test_schema_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout is the shipped schema and nothing else."""
+    assert run("schema") == 0
+    assert (
+        capsys.readouterr().out
+        == importlib.resources.files("raylaunch.data").joinpath("launch.schema.json").read_text()
+    )

@@ -101,15 +101,15 @@ def test_run_options_are_found(tmp_path: Path) -> None:
         ("type: local", "type: aws", 'cluster.yaml:3: provider.type: "aws" is not a choice; choose one of local'),
         ("  ssh_user: ubuntu\n", "", "auth.ssh_user is missing (example: ssh_user: ubuntu)"),
         ("  container_name: raylaunch\n", "  containr_name: raylaunch\n", "cluster.yaml:11: docker.containr_name: "
-         "Ray's cluster file has no such key; nearest is container_name"),
-        ("initialization_commands:", "initialisation_commands:", "cluster.yaml:19: initialisation_commands: Ray's "
-         "cluster file has no such key; nearest is initialization_commands"),
+         "unknown key; nearest is container_name (example: container_name: raylaunch)"),
+        ("initialization_commands:", "initialisation_commands:", "cluster.yaml:19: initialisation_commands: "
+         "unknown key; nearest is initialization_commands (example: initialization_commands: [a, b])"),
         ("container_name: raylaunch", "container_name: a; reboot", 'cluster.yaml:11: docker.container_name: "a; '
          'reboot" may only hold letters, digits, dots, dashes and underscores'),
         ("  pull_before_run: false\n", "  use_podman: true\n", "cluster.yaml:12: docker.use_podman: podman is not "
          "supported yet; set it to false or leave it out"),
-        ("cluster_name: two-node", "cluster_name: two-node\ncluster_name: x", "cluster.yaml:2: cluster_name: said "
-         "twice; the first one is in line 1"),
+        ("cluster_name: two-node", "cluster_name: two-node\ncluster_name: x", "cluster.yaml:2: cluster_name: duplicate "
+         "key, first on line 1"),
     ],
 )  # fmt: skip
 def test_one_bad_line_is_reported_with_its_place(tmp_path: Path, old: str, new: str, problem: str) -> None:
@@ -125,7 +125,7 @@ def test_what_is_no_cluster_file(tmp_path: Path) -> None:
         cluster_file.load(tmp_path)
     assert "is a directory, not a cluster file" in caught.value.problems[0]
     assert problems_of(tmp_path, "") == (
-        "cluster.yaml:1: column 1: the file says nothing; it needs a `cluster_name:` and a `provider:` block at least",
+        "cluster.yaml:1: column 1: the file is empty; it needs a `cluster_name:` and a `provider:` block at least",
     )
 
 

@@ -12,15 +12,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
-from raylaunch.config import launch_file, vllm_schema
+from raylaunch.config import launch_file, schema
 from raylaunch.config.launch import LaunchConfig
 
 SHIPPED = [
     (Path(__file__).parents[2] / "configs" / name).read_bytes() for name in ("deepseek-r1-70b.yaml", "demo.yaml")
 ]
-_table = vllm_schema.read_shipped()
+_schema = schema.read_shipped()
 NAMES = ["model", "cluster", "engine", "server", "repo", "path", "revision", "nodes", "gpus_per_node", "wait_s"]
-NAMES += [*_table.engine, *_table.server, *_table.classes["CompilationConfig"]]
+NAMES += [
+    *_schema.list_fields("engine"),
+    *_schema.list_fields("server"),
+    *_schema.list_fields("engine", "compilation_config"),
+]
 
 QUICK = settings(
     deadline=None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raylaunch.config import launch_file
+from raylaunch.config import launch_file, parallelism
 from tests.config.launches import BASE, load, problems_of, write
 
 
@@ -57,7 +57,7 @@ def test_heads_and_layers_have_to_split(
 ) -> None:
     sets = [f"engine.tensor_parallel_size={tp}", f"engine.pipeline_parallel_size={pp}", "cluster.nodes=4"]
     launch = load(write(tmp_path, BASE), *sets)
-    told = launch_file.check_model_shape(launch, shape)
+    told = parallelism.check_model_shape(launch, shape)
     assert len(told) == len(expected)
     assert all(
         re.search(want, problem) and problem.startswith("--set engine.")
@@ -70,11 +70,13 @@ def test_heads_and_layers_have_to_split(
     if expected:
         assert problems_of(write(tmp_path, BASE), *sets) == tuple(told)
     else:
-        launch_file.check_model_at_hand(load(write(tmp_path, BASE), *sets))
+        launch_file.check_local_model(load(write(tmp_path, BASE), *sets))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000])
 def test_a_broken_model_config_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     (problem,) = problems_of(write(tmp_path, BASE), f"model.path={tmp_path}")
-    assert problem == f"--set model.path: {tmp_path / 'config.json'} is no JSON object, so this is no model's folder"
+    assert (
+        problem == f"--set model.path: {tmp_path / 'config.json'} is not a JSON object, so this is not a model folder"
+    )

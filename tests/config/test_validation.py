@@ -48,10 +48,10 @@ from tests.config.launches import BASE, problems_of, write
         ("  distributed_executor_backend:", "null cannot reach other nodes"),
         ("  seed: 99999999999999999999", r"engine\.seed: a number of more than 64 bits"),
         ("  tokenizer: !x y", r"engine\.tokenizer: a YAML tag"),
-        ("  seed: !!int x", r"engine\.seed: a number or word that YAML cannot read"),
+        ("  seed: !!int x", r"engine\.seed: a value that YAML cannot read"),
         ('  tokenizer: "\\ud800"', r"engine\.tokenizer: text with characters that no program can pass on"),
-        ("  1: x", "a name here is no text; put it in quotes"),
-        ("  ? [a]\n  : x", "a name here is no text"),
+        ("  1: x", "this key is not a string; put it in quotes"),
+        ("  ? [a]\n  : x", "this key is not a string"),
     ],
 )  # fmt: skip
 def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected: str) -> None:
@@ -65,7 +65,7 @@ def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected
     ("content", "expected"),
     [
         ("model: {repo: /data/x}\n", r":1: model\.repo: .*a folder goes into model\.path"),
-        ("model: {repo: a b}\n", r":1: model\.repo: .*no Hugging Face id"),
+        ("model: {repo: a b}\n", r":1: model\.repo: .*not a Hugging Face id"),
         ("model: {path: data/x}\n", r':1: model\.path: "data/x" is not absolute'),
         ("model: {path: ~/x}\n", r"is not absolute"),
         ("cluster: {nodes: 0}\n", r":1: cluster\.nodes: 0 is out of range: it must be at least 1 and at most 1024"),
@@ -76,7 +76,7 @@ def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected
         ("cluster: {tensor_parallel_size: 8}\n", r"it belongs to the engine block"),
         ("server: {port: 70000}\n", r"70000 is out of range: it must be at least 1 and at most 65535"),
         ("server: {host: null}\n", r"server\.host: expected text, got nothing"),
-        ("server: {host: a b}\n", r"server\.host: .*no address"),
+        ("server: {host: a b}\n", r"server\.host: .*not an address"),
         ("server: {uds: /x}\n", r"raylaunch serves on server\.host and server\.port"),
         ("server: {api_key: ''}\n", r"an empty key leaves the server open"),
         ("server: {api_key: []}\n", r"an empty key leaves the server open"),
@@ -86,15 +86,15 @@ def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected
         ("engine: [seed]\n", r":1: engine: expected a block"),
         ("- model\n", r":1: column 1: no blocks at the top"),
         ("model\n", r"no blocks at the top"),
-        ("", r":1: column 1: the file says nothing"),
-        ("# nothing\n", r"the file says nothing"),
+        ("", r":1: column 1: the file is empty"),
+        ("# nothing\n", r"the file is empty"),
         ("model: {}\n---\nmodel: {}\n", r":2: column 1: a second document"),
         ("model: {}\nengine:\n  seed: 1\n seed: 2\n", r":4: column 2: "),
         ("model: {}\nengine: {seed: [1, 2}\n", r":2: column 21: "),
         ("model:\n\trepo: x\n", r":2: column 1: a tab; YAML indents with spaces"),
         ("model: *secret\n", r":1: column 8: an alias"),
-        ("engine: {seed: 1}\nengine: {seed: 2}\n", r":2: engine: said twice; the first one is in line 1"),
-        ("engine:\n  seed: 1\n  seed: 2\n", r":3: engine\.seed: said twice; the first one is in line 2"),
+        ("engine: {seed: 1}\nengine: {seed: 2}\n", r":2: engine: duplicate key, first on line 1"),
+        ("engine:\n  seed: 1\n  seed: 2\n", r":3: engine\.seed: duplicate key, first on line 2"),
         ("engine: " + "[" * 5000, r"nested more than 32 levels deep"),
         ("engine: {a: &a [*a]}\n", r"aliases that unfold"),
         ("model: {}\n" + "".join(f"k{i}: x\n" for i in range(11000)), r"more than 10000 values"),
@@ -178,18 +178,18 @@ def test_a_bad_flag_is_named(flag: str, start: str) -> None:
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     near = write(tmp_path, BASE)
     (problem,) = problems_of(tmp_path / "lunch.yaml")
-    assert problem == f"{tmp_path / 'lunch.yaml'}: there is no such file; nearest is {near}"
+    assert problem == f"{tmp_path / 'lunch.yaml'}: no such file; nearest is {near}"
     (problem,) = problems_of(tmp_path)
     assert problem == f"{tmp_path}: is a directory, not a launch file; in it: launch.yaml"
     (problem,) = problems_of(tmp_path / "no" / "x.yaml")
-    assert problem.endswith(f"there is no such file, nor a folder {tmp_path / 'no'}")
+    assert problem.endswith(f"no such file, nor a folder {tmp_path / 'no'}")
     (problem,) = problems_of(Path("a\0b"))
     assert "cannot be read" in problem
     (problem,) = problems_of(Path("x" * 5000))
     assert "cannot be read" in problem
     os.mkfifo(tmp_path / "fifo")
     (problem,) = problems_of(tmp_path / "fifo")
-    assert "is no regular file" in problem
+    assert "is not a regular file" in problem
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:

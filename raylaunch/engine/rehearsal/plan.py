@@ -140,7 +140,7 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
         "engine.served_model_name": names,
         "engine.enforce_eager": True,
         "engine.kv_cache_memory_bytes": _KV_CACHE_BYTES,
-        "engine.max_model_len": min(int(config.engine.get("max_model_len") or _MAX_MODEL_LEN), _MAX_MODEL_LEN),
+        "engine.max_model_len": min(config.max_model_len or _MAX_MODEL_LEN, _MAX_MODEL_LEN),
     }
     if kind == "gpu":
         changes |= {"engine.disable_custom_all_reduce": True, "engine.gpu_memory_utilization": 0.05}

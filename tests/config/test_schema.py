@@ -1,41 +1,125 @@
-"""The options tables: the shipped one is vLLM's, another vLLM is read once in a child and kept."""
+"""The JSON Schema: the shipped one is that of the pinned vLLM, its verdicts are the validator's, another vLLM is
+described once in a child and kept."""
 
 import importlib.resources
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from raylaunch.base import ports, versions
 from raylaunch.base.errors import PortTakenError
-from raylaunch.config import vllm_schema
-from raylaunch.config.vllm_schema import Option, check
+from raylaunch.config import schema
+from raylaunch.config.validation import check, make_example
+from tests.config.launches import load, problems_of, write
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "configs" / "launch.schema.json"
+SHIPPED = importlib.resources.files("raylaunch.data") / "launch.schema.json"
 
 
 @pytest.mark.engine
-def test_shipped_table_is_the_installed_vllms() -> None:
+def test_shipped_schema_is_the_installed_vllms() -> None:
     installed = (versions.find_version("vllm") or "").partition("+")[0]
     assert installed == versions.VLLM, "`make test` installs the pinned vLLM"
-    shipped = importlib.resources.files("raylaunch.data") / f"vllm-{versions.VLLM}.json"
-    # Regenerate with: python -m raylaunch.engine.describe_options > raylaunch/data/vllm-<version>.json
-    assert vllm_schema.describe_in_child() == shipped.read_text()
+    # Regenerate both files with: python -m raylaunch.engine.describe_options > raylaunch/data/launch.schema.json
+    assert schema.describe_in_child() == SHIPPED.read_text()
 
 
-def test_shipped_table_knows_what_a_launch_needs() -> None:
-    table = vllm_schema.read_shipped()
-    assert table.vllm == versions.VLLM
-    assert table.engine["tensor_parallel_size"] == Option(("int",), ge=1)
-    assert table.engine["gpu_memory_utilization"] == Option(("float",), gt=0, le=1)
-    assert "float16" in table.engine["dtype"].choices
-    assert table.engine["quantization"].choices == ()
-    assert table.server["api_key"] == Option(("list", "null"), items=Option(("str",)))
-    for options_of in (table.engine, table.server, *table.classes.values()):
-        for option in options_of.values():
-            assert option.config is None or option.config in table.classes
-            assert option.make_example()
+def test_editors_get_the_shipped_schema() -> None:
+    """configs/launch.schema.json is the schema that ships, and a valid one."""
+    assert KEPT.read_text() == SHIPPED.read_text() == schema.read_shipped().to_text()
+    jsonschema.Draft202012Validator.check_schema(json.loads(KEPT.read_text()))
+
+
+def test_shipped_schema_knows_what_a_launch_needs() -> None:
+    shipped = schema.read_shipped()
+    engine, server = shipped.list_fields("engine"), shipped.list_fields("server")
+    assert shipped.vllm == versions.VLLM
+    assert (engine["tensor_parallel_size"]["type"], engine["tensor_parallel_size"]["minimum"]) == ("integer", 1)
+    memory = engine["gpu_memory_utilization"]
+    assert (memory["type"], memory["exclusiveMinimum"], memory["maximum"]) == ("number", 0, 1)
+    assert "float16" in engine["dtype"]["enum"]
+    assert "enum" not in engine["quantization"]
+    assert server["api_key"]["type"] == ["string", "array", "null"]
+    assert server["api_key"]["items"]["type"] == "string"
+    for definition in shipped.document["$defs"].values():
+        for part in definition["properties"].values():
+            assert part.get("$ref", "").removeprefix("#/$defs/") in ("", *shipped.document["$defs"])
+            assert make_example(part)
+            if "examples" in part:
+                assert not [*check(part, part["examples"][0])]
+
+
+def test_every_option_is_described() -> None:
+    """Editors show a text for raylaunch's own keys and for nearly all of vLLM's."""
+    shipped = schema.read_shipped()
+    for block in ("model", "cluster", "keep"):
+        assert all(part["description"] for part in shipped.list_fields(block).values())
+    parts = [*shipped.list_fields("engine").values(), *shipped.list_fields("server").values()]
+    assert sum("description" in part or "not" in part for part in parts) > 0.9 * len(parts)
+
+
+def judge(content: str) -> list[str]:
+    """What the jsonschema package says against a launch file."""
+    validator = jsonschema.Draft202012Validator(json.loads(KEPT.read_text()))
+    return [error.message for error in validator.iter_errors(yaml.safe_load(content))]
+
+
+def list_launch_files() -> list[Path]:
+    """Every launch file of the repository; Ray's cluster files have a `provider:` block."""
+    found = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "raylaunch" / "data").glob("*.yaml")]
+    return [path for path in found if "\nprovider:" not in path.read_text()]
+
+
+@pytest.mark.parametrize("path", list_launch_files(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_launch_files_name_a_schema_that_they_meet(path: Path) -> None:
+    first = path.read_text().partition("\n")[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert (path.parent / first.partition("$schema=")[2]).read_text() == KEPT.read_text()
+    assert judge(path.read_text()) == []
+    assert load(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tensor_paralel_size: 4", "compilation_config: {bakend: x}", "compilation_config: 3", "seed: true",
+        'seed: "4"', "max_model_len: 8k", "seed: 1.5", "seed: [1]", "seed:", "enforce_eager: 1", "tokenizer: 12",
+        "served_model_name: [a, 1]", "dtype: flot16", "gpu_memory_utilization: 1.5", "gpu_memory_utilization: 0",
+        "max_num_seqs: 0", "model: x/y", "revision: main", "nnodes: 2", "distributed_executor_backend: mp",
+        "distributed_executor_backend:", "attention_config: {flash_attn_version: 7}",
+        "speculative_config: {num_speculative_token: 2}",
+        "x: 1}\nmodel: {repo: /data/x", "x: 1}\nmodel: {path: data/x", "x: 1}\nmodel: {path: /a/../b",
+        "x: 1}\ncluster: {nodes: 0", "x: 1}\ncluster: {gpus: 8", "x: 1}\nserver: {port: 70000",
+        "x: 1}\nserver: {host: null", "x: 1}\nserver: {host: a b", "x: 1}\nserver: {uds: /x",
+        "x: 1}\nserver: {api_key: ''", "x: 1}\nserver: {api_key: []", "x: 1}\nserver: {api_key: ['']",
+        "x: 1}\nserver: {lora_modules: [{nam: a, path: b}]", "x: 1}\nengin: {seed: 1",
+    ],
+)  # fmt: skip
+def test_the_schema_rejects_what_config_rejects(tmp_path: Path, line: str) -> None:
+    content = f"engine: {{{line}}}\n".replace("engine: {x: 1}\n", "")
+    assert judge(content)
+    assert problems_of(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "engine:", "engine: {max_model_len: null, served_model_name: [a, b]}", "engine: {seed: -1, watermark: 0}",
+        "engine: {compilation_config: {pass_config: {fuse_norm_quant: true}, mode: 3}, hf_overrides: {a: {b: 1}}}",
+        "server: {api_key: [a, b], host: '::1'}", "model: {repo: gpt2, path: /data/x..y}", "cluster: {wait_s: 0.5}",
+    ],
+)  # fmt: skip
+def test_the_schema_accepts_what_config_accepts(tmp_path: Path, line: str) -> None:
+    assert judge(line) == []
+    assert load(write(tmp_path, line))
 
 
 def _install(folder: Path, version: str, source: str) -> None:
@@ -117,10 +201,10 @@ def test_supported_versions(version: str, known: bool) -> None:
 
 
 def test_whole_numbers_do_for_numbers_but_truth_values_do_not() -> None:
-    assert [*check(Option(("float",)), 1)] == []
-    assert [*check(Option(("float",)), True)] != []
-    assert [*check(Option(("int",), choices=(1, 8)), True)] != []
-    assert [*check(Option(("any",)), object)] == []
+    assert [*check({"type": "number"}, 1)] == []
+    assert [*check({"type": "number"}, True)] != []
+    assert [*check({"type": "integer", "enum": [1, 8]}, True)] != []
+    assert [*check({}, {"a": [1]})] == []
 
 
 def test_a_taken_port_names_its_holder() -> None:
