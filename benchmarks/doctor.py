@@ -103,7 +103,7 @@ def run_doctor(rig: Rig, cluster: Path, home: Path) -> dict[str, Any]:
     whole = time.monotonic() - began
     told = json.loads(done.stdout)
     states = [verdict["state"] for verdict in told["verdicts"]]  # of sound hosts: what is not ok came too late
-    late = {state: states.count(state) for state in ("red", "not checked")}
+    late = {state: states.count(state) for state in ("failed", "not checked")}
     cpu = [round(now - before, 2) for now, before in zip(count_cpu_s(rig), (here_s, hosts_s), strict=True)]
     return {
         "look_s": told["seconds"],

@@ -47,7 +47,7 @@ def print_json_line(value: Any) -> None:
     print_result(json.dumps(value, ensure_ascii=False, default=str))
 
 
-_STYLES = {"red": "bold red", "not checked": "magenta", "warning": "yellow", "ok": "green"}
+_STYLES = {"failed": "bold red", "not checked": "magenta", "warning": "yellow", "ok": "green"}
 
 
 def print_states(lines: Sequence[tuple[str | None, str]]) -> None:

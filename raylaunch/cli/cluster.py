@@ -1,4 +1,4 @@
-"""init, up, down, dashboard: the machines as one Ray cluster, from the laptop."""
+"""init, up, down, dashboard: start and stop hosts as one Ray cluster, from this machine."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CL
 
 @click.command()
 @click.argument("file", default="cluster.yaml", type=click.Path(path_type=Path), metavar="[CLUSTER.yaml]")
-@click.option("--hosts", help="Addresses with commas between, the head's first.", metavar="A,B[,C...]")
-@click.option("--user", help="Who logs in there, and may use docker.")
-@click.option("--key", default="~/.ssh/id_ed25519", show_default=True, help="Private key that opens every host.")
-@click.option("--image", help="A ready image with Ray and raylaunch in it; without it, each host builds raylaunch's.")
+@click.option("--hosts", help="Addresses, separated by commas, the head first.", metavar="A,B[,C...]")
+@click.option("--user", help="User who logs in there and may use docker.")
+@click.option("--key", default="~/.ssh/id_ed25519", show_default=True, help="Private key for every host.")
+@click.option("--image", help="Image with Ray and raylaunch; without it, each host builds raylaunch's.")
 @click.option("--data", default="/data", show_default=True, help="Folder of the models, the same on every host.")
-@click.option("--name", default="raylaunch", show_default=True, help="What the cluster is called.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--name", default="raylaunch", show_default=True, help="Name of the cluster.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(
     file: Path, hosts: str | None, user: str | None, key: str, image: str | None, data: str, name: str, force: bool
 ) -> None:
-    """Write a cluster file, and make the token and the image's layer that its hosts are given.
+    """Write a cluster file, and create the token and the image's layer for its hosts.
 
-    For a file that is there already, without --hosts: only the latter, for plain `ray up`.
+    Without --hosts, for an existing file: only token and layer, for plain `ray up`.
     """
     from raylaunch.base import console
     from raylaunch.config import cluster_file
@@ -32,18 +32,18 @@ def init(
 
     if hosts:
         if not user:
-            raise click.UsageError("--hosts needs --user: who logs in there")
+            raise click.UsageError("--hosts needs --user, who logs in there")
         if file.exists() and not force:
-            raise click.UsageError(f"{file} is there already: --force writes over it")
+            raise click.UsageError(f"{file} exists: --force overwrites it")
         named = [host.strip() for host in hosts.split(",") if host.strip()]
         plan = template.ClusterPlan(
             hosts=named, user=user, key=key, image=image or template.LAYER_IMAGE, data=data, name=name
         )
         template.write(plan, file)
     elif not file.exists():
-        raise click.UsageError(f"{file} is not there: say --hosts A,B --user U to write it")
+        raise click.UsageError(f"{file} does not exist; --hosts A,B --user U writes it")
     cluster = cluster_file.load(file)
-    folder = artifacts.write_kit(cluster.cluster_name)
+    folder = artifacts.write_kit(cluster)
     console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}; token and image layer in {folder}")
     console.say(f"next: raylaunch up {file}")
 
@@ -54,17 +54,19 @@ def init(
               help="Load the image from this file of `docker save` where it is missing.")  # fmt: skip
 @click.option("--serve", "launch_file", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Then serve it.")
 @click.option("--rehearse", is_flag=True, help="With --serve: with a stand-in model on logical GPUs.")
-@click.option("--wait-s", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Longest wait.")
+@click.option(
+    "--wait-s", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Longest wait in seconds."
+)
 def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehearse: bool, wait_s: float) -> None:
-    """Make the hosts one checked Ray cluster; what is up already stays as it is."""
+    """Check the hosts and start them as one Ray cluster; hosts that are up stay as they are."""
     from raylaunch.config import cluster_file
-    from raylaunch.provision import up as launch
+    from raylaunch.provision import up as cluster_up
 
     if rehearse and launch_file is None:
-        raise click.UsageError("--rehearse needs --serve: what is to be rehearsed")
+        raise click.UsageError("--rehearse needs --serve")
     file = cluster_file.load(cluster)
     loaded = load_launch(launch_file, ()) if launch_file else None
-    launch.up(file, archive=image_archive, wait_s=wait_s)
+    cluster_up.up(file, archive=image_archive, wait_s=wait_s)
     if loaded is not None:
         from raylaunch.provision import remote
 
@@ -74,7 +76,7 @@ def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehe
 @click.command()
 @CLUSTER
 def down(cluster: Path) -> None:
-    """Take the cluster down, and see that nothing of it is left."""
+    """Take the cluster down, and check that nothing of it is left."""
     from raylaunch.config import cluster_file
     from raylaunch.provision import down as teardown
 
@@ -85,7 +87,7 @@ def down(cluster: Path) -> None:
 @CLUSTER
 @click.option("--port", type=int, default=8265, show_default=True, help="On this machine.")
 def dashboard(cluster: Path, port: int) -> None:
-    """Open a way to Ray's dashboard, which listens on the head's loopback alone; until Ctrl-C."""
+    """Forward a port to Ray's dashboard, which listens on the head's loopback only, until Ctrl-C."""
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 

@@ -1,5 +1,4 @@
-"""The TCP ports of a cluster, all fixed: what the cluster file says to `ray start`, the firewall lets through, and
-`raylaunch doctor` looks at before.
+"""The TCP ports of a cluster, all fixed: for `ray start` in the cluster file, for firewalls and for `raylaunch doctor`.
 
 ::
 
@@ -16,14 +15,16 @@
     every node   10002-10201    worker processes, drivers included          --min-worker-port, --max-worker-port
     every node   any            NCCL, Gloo and vLLM's own sockets: the kernel chooses (net.ipv4.ip_local_port_range)
 
-The last line is why a firewall between the nodes has to let everything through, not a list of ports. vLLM's API has a
-port of its own (8080 unless the launch file says otherwise), which is why Ray's do not use it.
+Because of the last line, a firewall between the nodes has to allow everything, not a list of ports. Ray's ports leave
+out 8080, the default of vLLM's API.
 """
+
+from types import MappingProxyType
 
 GCS = 6379
 RAY_CLIENT = 10001
 DASHBOARD = 8265
-"""On loopback of the head: `raylaunch dashboard` opens a way to it."""
+"""On loopback of the head: `raylaunch dashboard` forwards a port to it."""
 OBJECT_MANAGER = 8076
 NODE_MANAGER = 8077
 DASHBOARD_AGENT_GRPC = 8078
@@ -33,12 +34,20 @@ METRICS_EXPORT = 8082
 MIN_WORKER, MAX_WORKER = 10002, 10201
 """First and last port of worker processes: 200, for eight engine workers and what Ray itself starts on a node."""
 
-EVERY_NODE = (
-    *(OBJECT_MANAGER, NODE_MANAGER, DASHBOARD_AGENT_GRPC, DASHBOARD_AGENT_HTTP, RUNTIME_ENV_AGENT, METRICS_EXPORT),
+NODE_OPTIONS = MappingProxyType(
+    {
+        "object-manager-port": OBJECT_MANAGER,
+        "node-manager-port": NODE_MANAGER,
+        "dashboard-agent-grpc-port": DASHBOARD_AGENT_GRPC,
+        "dashboard-agent-listen-port": DASHBOARD_AGENT_HTTP,
+        "runtime-env-agent-port": RUNTIME_ENV_AGENT,
+        "metrics-export-port": METRICS_EXPORT,
+    }
 )
-"""Listened on by every node's raylet and agents."""
+"""Options of `ray start` for the listeners of every node's raylet and agents."""
+EVERY_NODE = (*NODE_OPTIONS.values(),)
 HEAD = (GCS, RAY_CLIENT)
-"""Listened on by the head besides, for the other nodes and drivers."""
+"""Listeners of the head besides, for the other nodes and drivers."""
 NAMES = {
     GCS: "GCS",
     RAY_CLIENT: "Ray client",
@@ -53,6 +62,6 @@ NAMES = {
 
 
 def describe(port: int) -> str:
-    """A port with what it is for: "6379 (GCS)"."""
+    """A port with its purpose: "6379 (GCS)"."""
     name = NAMES.get(port) or ("workers" if MIN_WORKER <= port <= MAX_WORKER else "NCCL, Gloo")
     return f"{port} ({name})"

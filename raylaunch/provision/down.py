@@ -1,4 +1,4 @@
-"""`raylaunch down`: Ray's launcher takes the cluster down, then every host is swept and looked at.
+"""`raylaunch down`: Ray's launcher takes the cluster down, then every host is cleaned up and checked.
 
 From the second cycle on, Ray's own `ray down` leaves the workers' containers running, and it always leaves the private
 key that it lent to the head on the head's disk (Ray 2.60).
@@ -15,61 +15,43 @@ from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts
+from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up import start_launcher
-from raylaunch.provision.ssh import read_failure
-from raylaunch.provision.up import LABEL
+from raylaunch.provision.ssh import CommandResult
 
 _LAUNCHER_TIMEOUT_S = 60.0
-_LOOK = """\
-name=$1 mounts=$2 label=$3 sweep=$4
-ids=$(docker ps -aq --no-trunc --filter label=$label)
-if [ "$sweep" = yes ]; then
-    [ -z "$ids" ] || docker rm -f $ids >/dev/null
-    if ! rm -rf "$mounts" 2>/dev/null; then
-        docker run --rm --entrypoint rm -v /tmp/ray_tmp_mount:/mounts "$5" -rf "/mounts/$name" ||
-            sudo -n rm -rf "$mounts"
-    fi
-    rmdir /tmp/ray_tmp_mount 2>/dev/null
-fi
-[ -z "$ids" ] || [ "$sweep" = no ] || echo "swept $(echo $ids | wc -w)"
-for id in $(docker ps -aq --no-trunc --filter label=$label); do echo "left container $id"; done
-for id in $ids; do
-    for process in $(grep -ls "$id" /proc/[0-9]*/cgroup | cut -d/ -f3); do echo "left process $process"; done
-done
-[ ! -e "$mounts" ] || echo "left folder $mounts"
-true
-"""
-"""Sweeps where it is told to, and tells what is left. GPU memory is held by processes, Ray's are in the container."""
+_MOUNTS = "/tmp/ray_tmp_mount"
+"""Where Ray's launcher keeps each cluster's file_mounts on a host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What a look at a host found of the cluster."""
+    """What a host still has of the cluster."""
 
     host: str
     left: tuple[str, ...] = ()
     unreachable: str = ""
-    """ssh's words where it could not be looked at."""
+    """ssh's message where the host could not be checked."""
 
 
 def down(cluster: ClusterFile) -> None:
-    """Take the cluster down and see that nothing of it is left on the hosts or here.
+    """Take the cluster down and check that nothing of it is left on the hosts or here.
 
     Raises:
-        ClusterError: something is left, or a host could not be looked at.
+        ClusterError: something is left, or a host could not be checked.
     """
     shell = HostShell.of(cluster)
-    before = shell.run_on_all(lambda host: look(shell, host, sweep=False))
+    before = shell.run_on_all(lambda host: inspect_remains(shell, host, clean=False))
     if not any(remains.left or remains.unreachable for remains in before.values()):
         forget(cluster)
         console.say(f"{cluster.cluster_name} is down: nothing of it is on {', '.join(cluster.hosts)}")
         return
     if not before[cluster.head_ip].unreachable:
-        _take_down(cluster)
-    # The head first: the launcher on it would bring its workers back.
-    after = {cluster.head_ip: look(shell, cluster.head_ip, sweep=True)}
-    after |= shell.run_on_all(lambda host: look(shell, host, sweep=True))
+        _run_launcher(cluster)
+    # The head first: its launcher would start the workers again.
+    after = {cluster.head_ip: inspect_remains(shell, cluster.head_ip, clean=True)}
+    after |= shell.run_on_all(lambda host: inspect_remains(shell, host, clean=True))
     raise_for(cluster, list(after.values()))
     forget(cluster)
     console.say(
@@ -79,55 +61,85 @@ def down(cluster: ClusterFile) -> None:
     )
 
 
-def _take_down(cluster: ClusterFile) -> None:
-    """Let Ray's launcher stop what it knows of; the sweep does not depend on it."""
+def _run_launcher(cluster: ClusterFile) -> None:
+    """Let Ray's launcher stop what it knows of; the cleaning does not depend on it."""
     with start_launcher(cluster, "down") as launcher, console.live_lines() as report:
-        launcher.order()
+        launcher.begin()
         began = time.monotonic()
         while launcher.is_alive() and (waited_s := time.monotonic() - began) < _LAUNCHER_TIMEOUT_S:
             report([f"{cluster.cluster_name}: stopping Ray and its containers | {waited_s:.0f} s"])
             time.sleep(0.2)
 
 
-def look(shell: HostShell, host: str, *, sweep: bool) -> Remains:
-    """See what of the cluster is on a host.
+def make_script(cluster: ClusterFile, *, clean: bool) -> str:
+    """The shell script that prints "left WHAT" for everything of the cluster on a host.
+
+    It fails where the runtime's daemon does not answer; a host without the runtime (status 127) has no containers.
+    GPU memory is held by processes, and Ray's processes are in the container.
 
     Args:
-        sweep: remove it first.
+        clean: remove it first. The folder may hold files of root, which a container or sudo can remove.
     """
-    cluster = shell.cluster
-    name = cluster.cluster_name
-    words = [name, f"/tmp/ray_tmp_mount/{name}", f"{LABEL}={name}", "yes" if sweep else "no", cluster.image]
-    answer = shell.run(host, f"sh -s -- {' '.join(words)}", stdin=_LOOK, timeout_s=60)
-    if answer.unreachable:
-        return Remains(host, unreachable=read_failure(answer.stderr).said)
-    left = [line.removeprefix("left ") for line in answer.stdout.splitlines() if line.startswith("left ")]
-    if answer.status != 0 or "Cannot connect to the Docker daemon" in answer.stderr:
-        left.append(f"what docker has: {answer.stderr.strip().splitlines()[-1]}")
+    runtime, name = runtime_of(cluster), cluster.cluster_name
+    list_ids = runtime.list_ids.format(label=f"{CLUSTER_LABEL}={name}")
+    remove_as_root = runtime.run_once.format(
+        image=cluster.image, program="rm", arguments=f"-rf /mounts/{name}", mount=f"{_MOUNTS}:/mounts"
+    )
+    cleaning = f"""\
+[ -z "$ids" ] || {runtime.remove.format(container="$ids")} >/dev/null
+rm -rf {_MOUNTS}/{name} 2>/dev/null || {remove_as_root} || sudo -n rm -rf {_MOUNTS}/{name}
+rmdir {_MOUNTS} 2>/dev/null
+"""
+    return f"""\
+failed=0
+ids=$({list_ids}) || [ $? = 127 ] || failed=1
+{cleaning if clean else ""}\
+for id in $({list_ids}); do echo "left container $id"; done
+for id in $ids; do
+    for process in $(grep -ls "$id" /proc/[0-9]*/cgroup | cut -d/ -f3); do echo "left process $process"; done
+done
+[ ! -e {_MOUNTS}/{name} ] || echo "left folder {_MOUNTS}/{name}"
+exit $failed
+"""
+
+
+def inspect_remains(shell: HostShell, host: str, *, clean: bool) -> Remains:
+    """What of the cluster is on a host, after removing it where `clean`."""
+    return read_remains(host, shell.run(host, "sh -s", stdin=make_script(shell.cluster, clean=clean)))
+
+
+def read_remains(host: str, result: CommandResult) -> Remains:
+    """What is left by the output of `make_script`'s script."""
+    if result.unreachable:
+        return Remains(host, unreachable=result.failure.message)
+    left = [line.removeprefix("left ") for line in result.stdout.splitlines() if line.startswith("left ")]
+    if result.status != 0:
+        lines = result.stderr.strip().splitlines()
+        left.append(f"containers in an unknown state: {lines[-1] if lines else f'status {result.status}'}")
     return Remains(host, tuple(left))
 
 
 def forget(cluster: ClusterFile) -> None:
-    """Remove what this machine kept for the running cluster; token and image layer stay for the next `up`."""
+    """Remove this machine's files of the running cluster; token and image layer stay for the next `up`."""
     folder = artifacts.folder_of(cluster.cluster_name)
     for name in ("ray", "keys"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for kind in ("state", "lock"):  # of a plain `ray up`: a stale one keeps the next from starting workers (Ray 2.60)
-        (Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray") / f"cluster-{cluster.cluster_name}.{kind}").unlink(
-            missing_ok=True
-        )
+    # Of a plain `ray up`: a stale one keeps the next from starting workers (Ray 2.60).
+    ray_folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray")
+    for kind in ("state", "lock"):
+        (ray_folder / f"cluster-{cluster.cluster_name}.{kind}").unlink(missing_ok=True)
 
 
 def raise_for(cluster: ClusterFile, remains: Sequence[Remains]) -> None:
-    """Tell what is left.
+    """Check that nothing is left.
 
     Raises:
-        ClusterError: anything, or a host that could not be looked at.
+        ClusterError: something is left, or a host could not be checked.
     """
-    problems = [f"{found.host} cannot be looked at: {found.unreachable}" for found in remains if found.unreachable]
+    problems = [f"{found.host} cannot be checked: {found.unreachable}" for found in remains if found.unreachable]
     problems += [f"{found.host} still has {', '.join(found.left)}" for found in remains if found.left]
     if problems:
         raise ClusterError(
-            f"{cluster.cluster_name} is not all down: {'; '.join(problems)}",
-            fix=f"mend that, then `raylaunch down {cluster.path}` again",
+            f"{cluster.cluster_name} is not completely down: {'; '.join(problems)}",
+            fix=f"fix that, then run `raylaunch down {cluster.path}` again",
         )

@@ -1,18 +1,17 @@
-"""The cluster as its head sees it: a session into the head's container that tells its nodes twice a second."""
+"""The cluster as its head sees it: a session into the head's container that reports the nodes twice a second."""
 
-import queue
-import subprocess
-import threading
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from raylaunch.base.errors import ClusterError
-from raylaunch.provision.host_shell import SSH_FAILED, Answer, HostShell, read_json_lines
+from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.ssh import SSH_FAILED, CommandResult, RemoteProcess
 
 _WATCH = ("python3", "-m", "raylaunch.provision.head_watch")
-_FIRST_LOOK_S = 60.0
+_FIRST_REPORT_S = 60.0
 """Joining Ray takes 2 s, more where a disk is cold."""
 _SILENCE_S = 30.0
 """ssh itself gives up on a dead connection after 15 s."""
@@ -22,113 +21,102 @@ _MONITOR_LOG = "tail -c 60000 /tmp/ray/session_latest/logs/monitor.out"
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
-    """One look of headwatch."""
+class HeadReport:
+    """One report of head_watch."""
 
     gpus: Mapping[str, int]
     """Address -> GPUs, of the living nodes."""
     launcher: Mapping[str, str]
-    """Address -> how far Ray's launcher is with it."""
+    """Address -> state of Ray's launcher for it (see ray_up_log.STAGES)."""
     failures: Mapping[str, int]
     """Address -> how often Ray's launcher gave it up since the head was started."""
     known: Sequence[str]
-    """Hosts that the running head's launcher has ever heard of."""
+    """Hosts in the configuration that the running head was started with."""
+
+    @classmethod
+    def parse(cls, line: str) -> Self | None:
+        """The report in a line of JSON; None for other lines (a library's warning)."""
+        if not line.startswith("{"):
+            return None
+        report = json.loads(line)
+        return cls(report["nodes"], report["launcher"], report.get("failures") or {}, report["known"])
 
 
 @dataclass
-class HeadView:
+class HeadSession:
     """An open session; `close` ends it."""
 
     shell: HostShell
-    _process: "subprocess.Popen[str]"
-    _lines: "queue.Queue[dict[str, object] | None]" = field(default_factory=queue.Queue)
-    _last: Hosts | None = None
+    _process: RemoteProcess
+    _timeout_s: float = _FIRST_REPORT_S
 
     @classmethod
     def start(cls, shell: HostShell) -> Self:
-        """Begin to watch; the first `look` waits for the head's first word."""
-        process = shell.follow_in_head([*_WATCH, shell.cluster.cluster_name])
-        view = cls(shell, process)
-        threading.Thread(target=view._read, daemon=True).start()
-        return view
+        """Start the watching program; the first `read` waits for its first report."""
+        return cls(shell, shell.start_in_head([*_WATCH, shell.cluster.cluster_name]))
 
     @classmethod
     def open(cls, shell: HostShell) -> Self | None:
-        """A view of a head whose container runs, or None where no Ray is in it.
+        """A session with a head whose container runs, or None where no Ray runs in it.
 
         Raises:
-            ClusterError: a Ray is there, and does not answer: what it serves, if anything, is not ours to end here.
+            ClusterError: Ray runs there but does not answer; it may serve, so it is not stopped here.
         """
         if not shell.run_in_head(["sh", "-c", _FIND_GCS]).stdout.strip():
             return None
-        for attempt in range(_ATTEMPTS):
-            view = cls.start(shell)
+        for attempt in range(1, _ATTEMPTS + 1):
+            session = cls.start(shell)
             try:
-                view.look()
+                session.read()
             except ClusterError:  # a head that another `up` is starting at this moment takes seconds to answer
-                view.close()
-                if attempt == _ATTEMPTS - 1:
+                session.close()
+                if attempt == _ATTEMPTS:
                     raise
                 time.sleep(_PAUSE_S)
             else:
-                return view
+                return session
         return None
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in read_json_lines(iter(self._process.stdout)):
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def look(self) -> Hosts:
-        """The newest look of the head; waits for the next one.
+    def read(self) -> HeadReport:
+        """The newest report of the head; waits for the next one.
 
         Raises:
-            ClusterError: the head is gone, or Ray on it.
+            ClusterError: the head, or Ray on it, does not answer.
         """
-        try:
-            line = self._lines.get(timeout=_FIRST_LOOK_S if self._last is None else _SILENCE_S)
-            while line is not None and not self._lines.empty():
-                line = self._lines.get()
-        except queue.Empty:
-            line = None
-        if line is None:
-            raise self._explain_end()
-        self._last = Hosts(line["nodes"], line["launcher"], line.get("failures") or {}, line["known"])  # type: ignore[arg-type]
-        return self._last
+        report = None
+        while report is None:
+            try:
+                line = self._process.read_newest_line(self._timeout_s)
+            except TimeoutError:
+                line = None
+            if line is None:
+                raise self._explain_end()
+            report = HeadReport.parse(line)
+        self._timeout_s = _SILENCE_S
+        return report
 
     def _explain_end(self) -> ClusterError:
-        self._process.kill()
-        _, said = self._process.communicate()
-        head = self.shell.cluster.head_ip
+        closed = self._process.close(grace_s=0)
+        lines = [line for line in closed.stderr.splitlines() if line.strip()]
         try:
-            self.shell.raise_for(Answer(self._process.returncode if said else SSH_FAILED, "", said))
+            self.shell.raise_for(CommandResult(closed.status if lines else SSH_FAILED, stderr=closed.stderr))
         except ClusterError as error:
             return error
-        lines = [line for line in said.splitlines() if line.strip()]
         return ClusterError(
-            f"{head}: Ray's head does not answer: {lines[-1] if lines else 'it said nothing'}",
-            fix=f"`raylaunch down {self.shell.cluster.path}`, then up again; its logs end with its container",
+            f"{self.shell.cluster.head_ip}: Ray's head does not answer: {lines[-1]}",
+            fix=f"`raylaunch down {self.shell.cluster.path}`, then up again; its logs are removed with its container",
             excerpt=lines[-5:],
         )
 
     def retry(self, hosts: Sequence[str]) -> None:
-        """Have Ray's launcher begin anew with these workers; those that are in are not touched."""
-        if not hosts:
-            return
-        self.shell.run_in_head([*_WATCH, self.shell.cluster.cluster_name, "retry", *hosts])
+        """Have Ray's launcher start over with these workers; nodes that have joined are not touched."""
+        if hosts:
+            self.shell.run_in_head([*_WATCH, self.shell.cluster.cluster_name, "retry", *hosts])
 
     def read_monitor_log(self) -> str:
         """The end of what Ray's launcher on the head printed."""
         return self.shell.run_in_head(["sh", "-c", _MONITOR_LOG]).stdout
 
     def close(self) -> None:
-        """End the session; it ends its program on the head by closing its stdin."""
-        if self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            deadline = time.monotonic() + 3.0
-            while self._process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-        self._process.kill()
-        self._process.wait()
+        """Close the session; its program on the head exits with its stdin."""
+        self._process.close(grace_s=3.0)

@@ -1,25 +1,29 @@
-"""The one image of a cluster: brought to its hosts from a file, and the same on all of them."""
+"""The image of a cluster: loaded on its hosts from a file, and compared between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
+from raylaunch.provision.container import LAYER_LABEL
 from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.ssh import CommandResult
+
+_LOAD_TIMEOUT_S = 3600.0
 
 
 def load_archive(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
-    """Load a file of `docker save` on those of `hosts` that lack the image, or have another one by its name.
+    """Load an image file on those of `hosts` that lack the image, or have a different one under its name.
 
-    Where all have the same image already, nothing is loaded.
+    Nothing is loaded where all have the same image already.
 
     Raises:
-        ClusterError: docker did not take the file, or it does not hold the image.
+        ClusterError: the runtime rejected the file, or it does not hold the image.
     """
     image = shell.cluster.image
     ids = _find_ids(shell, hosts)
     if "" not in ids.values() and len({*ids.values()}) == 1:
-        console.say(f"{', '.join(hosts)}: {image} is there already; {archive} is not loaded")
+        console.say(f"{', '.join(hosts)}: {image} is present already; {archive} is not loaded")
         return
     missing = [host for host, id_ in ids.items() if not id_]
     _load(shell, archive, missing or hosts[:1])
@@ -29,52 +33,63 @@ def load_archive(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
         _load(shell, archive, others)
         ids = _find_ids(shell, hosts)
     if len({*ids.values()}) > 1:
-        told = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
-        raise ClusterError(f"the hosts have different images by the name {image}, though {archive} was loaded: {told}")
+        found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
+        raise ClusterError(f"the hosts have different images by the name {image}, though {archive} was loaded: {found}")
 
 
 def compare_images(shell: HostShell) -> None:
-    """See that all hosts run the same image: the same id, or a layer of the same content on the same base.
+    """Check that all hosts run the same image: the same id, or a layer of the same content on the same base.
 
     Raises:
         ClusterError: they do not.
     """
-    tell = '{{.Image}} {{index .Config.Labels "raylaunch.layer"}}'
-    command = f"docker inspect --format '{tell}' {shell.cluster.container_name}"
-    images = {host: answer.stdout.split() for host, answer in shell.run_on_all(lambda h: shell.run(h, command)).items()}
-    ids = {words[0] for words in images.values() if words}
-    layers = {words[1] if len(words) > 1 else "" for words in images.values()}
-    if len(ids) > 1 and (len(layers) > 1 or "" in layers):
-        told = ", ".join(f"{host} {' '.join(words)[:40] or 'cannot tell'}" for host, words in images.items())
+    template = f'{{{{.Image}}}} {{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
+    command = shell.runtime.inspect(shell.cluster.container_name, template)
+    results = shell.run_on_all(lambda host: shell.run(host, command))
+    images = {host: result.stdout.strip() for host, result in results.items()}
+    if not are_same(images):
+        image = shell.cluster.image
+        remove = shell.runtime.remove_image.format(image=image)
+        found = ", ".join(f"{host} {text[:40] or 'unknown'}" for host, text in images.items())
         raise ClusterError(
-            f"the hosts run different images by the name {shell.cluster.image}: {told}",
-            fix=f"`raylaunch down {shell.cluster.path}`; docker rmi {shell.cluster.image} where it differs; then up",
+            f"the hosts run different images by the name {image}: {found}",
+            fix=f"`raylaunch down {shell.cluster.path}`; {remove} where it differs; then up",
         )
+
+
+def are_same(images: Mapping[str, str]) -> bool:
+    """Whether hosts run the same image; host -> "ID LAYER", where the layer's label or all of it may be missing."""
+    parts = [text.split() for text in images.values()]
+    ids = {words[0] for words in parts if words}
+    layers = {words[1] if len(words) > 1 else "" for words in parts}
+    return len(ids) <= 1 or (len(layers) == 1 and "" not in layers)
+
+
+def describe_load_failure(result: CommandResult) -> str:
+    """Why an image file was not loaded; "" where it was."""
+    if result.status == 0:
+        return ""
+    printed, errors = result.stdout.strip(), result.stderr.strip()
+    return f"{printed}, but {errors or printed}" if printed else errors
 
 
 def _find_ids(shell: HostShell, hosts: Sequence[str]) -> dict[str, str]:
     """Host -> id of its image; "" where it has none."""
-    command = f"docker image inspect --format '{{{{.Id}}}}' {shell.cluster.image}"
-    answers = shell.run_on_all(lambda host: shell.run(host, command) if host in hosts else None)
-    return {host: answer.stdout.strip() for host, answer in answers.items() if answer is not None}
+    command = shell.runtime.inspect_image(shell.cluster.image)
+    results = shell.run_on_all(lambda host: shell.run(host, command), hosts)
+    return {host: result.stdout.strip() for host, result in results.items()}
 
 
 def _load(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
     """Load the file on `hosts`, at once."""
-    image = shell.cluster.image
+    image, runtime = shell.cluster.image, shell.runtime
     console.say(f"loading {archive} on {', '.join(hosts)}")
-
-    def load(host: str) -> str:
-        if host not in hosts:
-            return ""
-        answer = shell.send_file(host, archive, f"docker load && docker image inspect {image} >/dev/null")
-        if answer.status == 0:
-            return ""
-        said = answer.stderr.strip() or answer.stdout.strip()
-        return f"{host}: {answer.stdout.strip()}, but {said}" if answer.stdout.strip() else f"{host}: {said}"
-
-    if failed := [said for said in shell.run_on_all(load).values() if said]:
+    command = f"{runtime.load} && {runtime.inspect_image(image)} >/dev/null"
+    results = shell.run_on_all(lambda host: shell.run(host, command, stdin=archive, timeout_s=_LOAD_TIMEOUT_S), hosts)
+    failures = {host: describe_load_failure(result) for host, result in results.items()}
+    save = runtime.save.format(image=image)
+    if failed := [f"{host}: {why}" for host, why in failures.items() if why]:
         raise ClusterError(
-            f"{archive} did not bring {image}: {'; '.join(failed)}",
-            fix=f"make the file anew where the image is: docker save {image} | gzip >{archive.name}; see to disk space",
+            f"loading {archive} did not provide {image}: {'; '.join(failed)}",
+            fix=f"save it again where the image is: {save} | gzip >{archive.name}; check the disk space",
         )

@@ -1,69 +1,110 @@
-"""What `up` asks of the hosts: fit before anything is changed, and why one failed that Ray's launcher gave up."""
+"""What `up` requires of the hosts before it changes anything, and why Ray's launcher gave a host up."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from raylaunch.base import console
 from raylaunch.base.errors import ChecksFailedError
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up_log import LauncherFailure, read_failure
+from raylaunch.provision.ssh import CommandResult
+
+
+class ContainerState(StrEnum):
+    """The container of the cluster's name on a host."""
+
+    NONE = "none"
+    OURS = "ours"
+    """Running."""
+    ENDED = "ended"
+    """Ours, not running."""
+    FOREIGN = "foreign"
+    """Not started by `raylaunch up`."""
+    UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """A host before anything is done to it."""
+    """A host before anything is changed on it."""
 
     gpus: int
-    """As its own nvidia-smi tells; 0 without one."""
-    container: str
-    """"none", "ours" (running), "ended" (ours, not running), "foreign" (somebody else's), or "unreachable"."""
+    """As its nvidia-smi lists them; 0 without nvidia-smi."""
+    container: ContainerState
 
 
-def examine(cluster: ClusterFile, look: Callable[[str], HostState], *, with_archive: bool) -> None:
-    """Have `doctor` look at the hosts; only what is not fit is told.
+def make_inspection(cluster: ClusterFile) -> str:
+    """The shell command that prints a host's number of GPUs, then label and state of its container."""
+    template = f'{{{{index .Config.Labels "{CLUSTER_LABEL}"}}}}|{{{{.State.Running}}}}'
+    inspect = runtime_of(cluster).inspect(cluster.container_name, template)
+    return f"nvidia-smi -L 2>/dev/null | grep -c '^GPU '; {inspect} 2>/dev/null; true"
+
+
+def read_inspection(result: CommandResult, cluster: ClusterFile) -> HostState:
+    """A host's state by the output of `make_inspection`."""
+    if result.unreachable:
+        return HostState(0, ContainerState.UNREACHABLE)
+    count, _, container = result.stdout.strip().partition("\n")
+    states = {
+        "": ContainerState.NONE,
+        f"{cluster.cluster_name}|true": ContainerState.OURS,
+        f"{cluster.cluster_name}|false": ContainerState.ENDED,
+    }
+    return HostState(int(count) if count.isdigit() else 0, states.get(container.strip(), ContainerState.FOREIGN))
+
+
+def inspect_host(shell: HostShell, host: str) -> HostState:
+    """What a host has, without a change to it."""
+    return read_inspection(shell.run(host, make_inspection(shell.cluster), timeout_s=20), shell.cluster)
+
+
+def check_hosts(shell: HostShell, *, with_archive: bool) -> None:
+    """Run doctor's checks and print what is not ok.
+
+    A container that an earlier run left, or that a running head's launcher is creating, is no reason to stop.
 
     Args:
-        look: tells how a host is now. Containers of ours that an earlier run left, or that a running head's launcher
-            makes at this moment, are no reason to stop.
-        with_archive: the image is brought along, so that it need not be there.
+        with_archive: the image comes from a file, so it may be missing.
 
     Raises:
-        ChecksFailedError: at least one host is not fit.
+        ChecksFailedError: at least one check failed.
     """
     from raylaunch.provision.doctor import diagnose
-    from raylaunch.provision.doctor.verdicts import State
+    from raylaunch.provision.doctor.verdicts import VerdictState
 
-    def mends_itself(check: str, host: str) -> bool:
+    def is_handled_by_up(check: str, host: str) -> bool:
         return (check == "image" and with_archive) or (
-            check == "container" and look(host).container in ("ours", "ended")
+            check == "container" and inspect_host(shell, host).container in (ContainerState.OURS, ContainerState.ENDED)
         )
 
+    cluster = shell.cluster
     diagnosis = diagnose.diagnose(cluster)
-    told = [
+    notable = [
         verdict
         for verdict in diagnosis.verdicts
-        if verdict.state is not State.OK and not mends_itself(verdict.check, verdict.host)
+        if verdict.state is not VerdictState.OK and not is_handled_by_up(verdict.check, verdict.host)
     ]
-    red = [verdict for verdict in told if verdict.state is State.RED]
-    for verdict in red or told:
+    failed = [verdict for verdict in notable if verdict.state is VerdictState.FAILED]
+    for verdict in failed or notable:
         console.say(f"{verdict.host}: {verdict.check}: {verdict.what}" + (f"; {verdict.fix}" if verdict.fix else ""))
-    if red:
+    if failed:
         raise ChecksFailedError(
-            f"{len(red)} check{'s' if len(red) > 1 else ''} of {cluster.cluster_name}'s hosts failed; nothing changed",
-            fix=f"mend the above; `raylaunch doctor {cluster.path}` looks again, with --fix it mends what is safe",
+            f"{len(failed)} check{'s' if len(failed) > 1 else ''} of {cluster.cluster_name}'s hosts failed; "
+            "nothing changed",
+            fix=f"fix the above; `raylaunch doctor {cluster.path}` checks again, with --fix it runs the safe fixes",
         )
     console.say(f"checked {len(cluster.hosts)} hosts in {diagnosis.seconds:.1f} s: fit")
 
 
 def find_cause(shell: HostShell, host: str, log: str) -> LauncherFailure:
-    """Why Ray's launcher gave a host up: as its docker says now, where that does not answer; else by the log.
+    """Why Ray's launcher gave a host up: the container runtime's present error if it has one, else by the log.
 
-    The log tells what one command met at its moment: of a daemon that is being ended, that may be an EOF.
+    The log holds what one command met at its moment; for a daemon that is shutting down that may be an EOF.
     """
-    answer = shell.run(host, "docker version", timeout_s=10)
-    failure = read_failure(log, host)
-    if answer.status == 0 or answer.unreachable:
+    result = shell.run(host, shell.runtime.version, timeout_s=10)
+    failure = read_failure(log, host, shell.runtime.causes)
+    if result.status == 0 or result.unreachable:
         return failure
-    now = read_failure(answer.stderr or answer.stdout, host)
+    now = read_failure(result.stderr or result.stdout, host, shell.runtime.causes)
     return LauncherFailure(now.what, now.fix, failure.excerpt)

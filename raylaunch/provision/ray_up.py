@@ -1,4 +1,4 @@
-"""Ray's launcher as a child of this process: its files in raylaunch's own folder, its words in a log."""
+"""Ray's launcher as a child of this process: its files in raylaunch's own folder, its output in a log."""
 
 import contextlib
 import hashlib
@@ -20,20 +20,20 @@ from raylaunch.provision import artifacts
 from raylaunch.provision.template import KIT_MOUNT, TOKEN_MOUNT
 
 _SSH_WAIT_S = 45
-"""Ray's own patience with a head that does not answer is 900 s."""
+"""Ray's own timeout for a head that does not answer is 900 s."""
 _STOP_S = 5.0
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """A running `python -m raylaunch.raylauncher`, which does nothing before it has its order."""
+    """A running ray_up_main, which waits for its configuration."""
 
     cluster: ClusterFile
     process: Child
     log: Path
 
-    def order(self, *, with_build: bool = True) -> None:
-        """Have it begin."""
+    def begin(self, *, with_build: bool = True) -> None:
+        """Send the configuration, on which it begins."""
         stdin = self.process.popen.stdin
         assert stdin is not None
         paths.make_private(_find_temporary(self.cluster))
@@ -41,16 +41,16 @@ class Launcher:
             stdin.write(make_config(self.cluster, with_build=with_build).encode())
 
     def is_alive(self) -> bool:
-        """Whether it still works."""
+        """Whether it still runs."""
         return self.process.popen.poll() is None
 
     @property
     def status(self) -> int:
-        """Its exit status; call when it has ended."""
+        """Its exit status; waits for the exit."""
         return self.process.popen.wait()
 
     def read_log(self) -> str:
-        """All it printed so far."""
+        """All that it has printed."""
         return self.log.read_text(errors="replace")
 
 
@@ -72,7 +72,7 @@ def make_config(cluster: ClusterFile, *, with_build: bool) -> str:
 
 @contextlib.contextmanager
 def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
-    """Start Ray's launcher for `verb` ("up" or "down"); it ends with the block, or with this process."""
+    """Start Ray's launcher for `verb` ("up" or "down"); it is stopped at the end of the block, or with this process."""
     folder = paths.make_private(artifacts.folder_of(cluster.cluster_name))
     environment = os.environ | make_environment(_find_temporary(cluster))
     log = folder / f"{verb}.log"
@@ -92,12 +92,12 @@ def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
 
 
 def _find_temporary(cluster: ClusterFile) -> Path:
-    """Where Ray's launcher keeps its own; made with its order, so that an `up` that is refused leaves nothing."""
+    """The folder of Ray's launcher; created by `begin`, so that an `up` that fails its checks leaves nothing."""
     return artifacts.folder_of(cluster.cluster_name) / "ray"
 
 
 def make_environment(temporary: Path) -> Mapping[str, str]:
-    """Where Ray's launcher keeps what it must, and how long it waits."""
+    """Variables that set the folders and timeouts of Ray's launcher."""
     return {
         "TMPDIR": str(temporary),
         "RAY_TMPDIR": str(temporary),

@@ -1,4 +1,4 @@
-"""Write a cluster file: Ray's own cluster YAML for any number of hosts, from one template (data/cluster.yaml)."""
+"""Write a cluster file, Ray's own cluster YAML, for any number of hosts from one template (data/cluster.yaml)."""
 
 import importlib.resources
 import re
@@ -11,16 +11,16 @@ from raylaunch.cluster.settings import NODE
 from raylaunch.config import cluster_ports as ports
 
 LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
-"""What docker/Dockerfile makes of vLLM's official image; built on each host where it is missing."""
+"""Image of docker/Dockerfile on vLLM's official one; built on each host where it is missing."""
 TOKEN_MOUNT = "/root/.ray"
 """Where Ray looks for its token in a container."""
 KIT_MOUNT = "/opt/raylaunch-image"
-"""Where a host's container sees the image's makings."""
+"""Where a host's container has the content of the image's layer."""
 _OBJECT_STORE_BYTES = 2 << 30
 """Weights do not pass through it; Ray's own choice (30 % of the RAM) would leave NCCL and vLLM no shared memory."""
 _LONGEST_LINE = 114
 _BUILD = """\
-  {mount}: ~/.raylaunch/clusters/{name}/image # what the image's layer is made of
+  {mount}: ~/.raylaunch/clusters/{name}/image # content of the image's layer
 
 initialization_commands: # on each host, before its container starts
   - sh /tmp/ray_tmp_mount/{name}{mount}/build-image {image}
@@ -29,14 +29,14 @@ initialization_commands: # on each host, before its container starts
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
-    """What a user says of a cluster; the rest is the template's."""
+    """What a user chooses for a cluster; the rest is the template's."""
 
     hosts: Sequence[str]
     """Addresses, the head's first."""
     user: str
     key: str = "~/.ssh/id_ed25519"
     image: str = LAYER_IMAGE
-    """Another one than LAYER_IMAGE is taken as it is: from a registry, or loaded on every host."""
+    """Any other image than LAYER_IMAGE is used as it is: from a registry, or loaded on every host."""
     data: str = "/data"
     """Folder of the models, the same on every host."""
     name: str = "raylaunch"
@@ -71,16 +71,7 @@ def render(plan: ClusterPlan, file: str) -> str:
             }
         ),
         "NODE_PORTS": _wrap(
-            {
-                "object-manager-port": ports.OBJECT_MANAGER,
-                "node-manager-port": ports.NODE_MANAGER,
-                "dashboard-agent-grpc-port": ports.DASHBOARD_AGENT_GRPC,
-                "dashboard-agent-listen-port": ports.DASHBOARD_AGENT_HTTP,
-                "runtime-env-agent-port": ports.RUNTIME_ENV_AGENT,
-                "metrics-export-port": ports.METRICS_EXPORT,
-                "min-worker-port": ports.MIN_WORKER,
-                "max-worker-port": ports.MAX_WORKER,
-            }
+            {**ports.NODE_OPTIONS, "min-worker-port": ports.MIN_WORKER, "max-worker-port": ports.MAX_WORKER}
         ),
     }
     if plan.image == LAYER_IMAGE:

@@ -1,4 +1,4 @@
-"""This very raylaunch as a wheel: what is installed here is what every host of a cluster gets, released or not."""
+"""This installation of raylaunch as a wheel: every host of a cluster gets the same code, released or not."""
 
 import base64
 import hashlib
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from raylaunch import __version__
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""Of every file in it, so that equal content is an equal wheel."""
+_FILE_TIME = (1980, 1, 1, 0, 0, 0)
+"""The same for every file, so that equal content gives an equal wheel."""
 _WHEEL = "Wheel-Version: 1.0\nGenerator: raylaunch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write the wheel into `folder` and return its path; older ones there are removed."""
+    """Write the wheel into `folder`, remove older ones there, and return its path."""
     package = Path(__file__).parents[1]
     info = f"raylaunch-{__version__}.dist-info"
     installed = distribution("raylaunch")
@@ -33,17 +33,17 @@ def write_wheel(folder: Path) -> Path:
     wheel = folder / f"raylaunch-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            entry = zipfile.ZipInfo(name, _LONG_AGO)
+            entry = zipfile.ZipInfo(name, _FILE_TIME)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
     return wheel
 
 
 def _read_metadata(installed: Distribution) -> str:
-    """Name, version, needs: METADATA where pip installed it, PKG-INFO where an editable install's folder comes first.
+    """Name, version and dependencies: METADATA of an installed wheel, PKG-INFO of an editable installation.
 
     Raises:
-        ValueError: neither is there.
+        ValueError: neither exists.
     """
     for name in ("METADATA", "PKG-INFO"):
         if text := installed.read_text(name):

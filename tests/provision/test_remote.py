@@ -38,8 +38,8 @@ def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Pat
     path = artifacts.folder_of("test") / "keys" / "8123"
     assert (path.read_text(),) == first
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert remote.find_key(cluster, 8123) == first[0]
-    assert remote.find_key(cluster, 9000) is None
+    assert remote.read_key(cluster, 8123) == first[0]
+    assert remote.read_key(cluster, 9000) is None
 
 
 def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path)
 
 def test_hosts_are_given_what_this_machine_keeps(cluster: ClusterFile) -> None:
     """Token and layer come from raylaunch's own folder, wherever it is; an image file makes the build needless."""
-    artifacts.write_kit("test")
+    artifacts.write_kit(cluster)
     built, loaded = (json.loads(make_config(cluster, with_build=with_build)) for with_build in (True, False))
     for source in built["file_mounts"].values():
         assert Path(source).is_relative_to(artifacts.folder_of("test"))

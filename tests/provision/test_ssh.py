@@ -40,7 +40,7 @@ def test_failures_are_told_apart(stderr: str, kind: str) -> None:
     failure = read_failure(stderr)
     assert failure.kind == kind
     assert kind in FAILURES
-    assert "@@" not in failure.said
+    assert "@@" not in failure.message
 
 
 def test_arguments_ask_nothing_and_trust_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ RESTORE_BASHRC = "mv /root/.kept /root/.bashrc"
 worker_fault(
     "wrong key",
     "ssh",
-    "does not take the key",
+    "does not accept the key",
     "ssh-copy-id",
     make="mv /root/.ssh/authorized_keys /root/.ssh/elsewhere",
     undo="mv /root/.ssh/elsewhere /root/.ssh/authorized_keys",
@@ -16,7 +16,7 @@ worker_fault(
 worker_fault(
     "key only from here",
     "head to worker",
-    "takes the key from here, but not from the head",
+    "accepts the key from here, but not from the head",
     "from=",
     make="sed -i.bak 's/^/from=\"LAPTOP\" /' /root/.ssh/authorized_keys",
     undo="mv /root/.ssh/authorized_keys.bak /root/.ssh/authorized_keys",
@@ -80,7 +80,7 @@ worker_fault(
 worker_fault(
     "image missing",
     "image",
-    f"image {IMAGE} is not there",
+    f"image {IMAGE} is missing",
     f"docker pull {IMAGE}; or copy it: ssh root@",
     make=f"docker tag {IMAGE} kept:1 && docker rmi {IMAGE}",
     undo=f"docker tag kept:1 {IMAGE} && docker rmi kept:1",
@@ -88,7 +88,7 @@ worker_fault(
 worker_fault(
     "different image on the two hosts",
     "image",
-    "is another image (",
+    "is a different image (",
     "docker save",
     make=f"docker tag {IMAGE} kept:1 && printf 'FROM kept:1\\nENV OTHER=1\\n' | docker build -t {IMAGE} -",
     undo=f"docker tag kept:1 {IMAGE} && docker rmi kept:1",
@@ -96,7 +96,7 @@ worker_fault(
 worker_fault(
     "stale container of an earlier run",
     "container",
-    "a stale container raylaunch of an earlier run is there",
+    "a stale container raylaunch of an earlier run exists",
     "docker rm -f raylaunch",
     make=f"docker create --name raylaunch {IMAGE}",
     undo="docker rm -f raylaunch",
@@ -104,7 +104,7 @@ worker_fault(
 worker_fault(
     "a container without Ray",
     "container",
-    "a container raylaunch is running, but no Ray is in it",
+    "a container raylaunch is running, but has no Ray in it",
     "docker rm -f raylaunch",
     make=f"docker run -d --network host --name raylaunch {IMAGE} /bin/sleep 600",
     undo="docker rm -f raylaunch",
@@ -144,7 +144,7 @@ worker_fault(
 worker_fault(
     "GPU memory held by a stranger",
     "GPU memory",
-    "held by strangers: GPU 0: pid 4242 (python3) holds 20000 MiB",
+    "held by other programs: GPU 0: pid 4242 (python3) holds 20000 MiB",
     "kill 4242",
     make="echo HOLDER=4242 USED_MIB=20000 >/etc/rig-gpus",
     undo="rm /etc/rig-gpus",
@@ -152,7 +152,7 @@ worker_fault(
 worker_fault(
     ".bashrc that waits",
     "login shell",
-    "~/.bashrc does not come to an end",
+    "~/.bashrc does not finish",
     "bash -lixc true",
     make="cp /root/.bashrc /root/.kept; echo 'case $- in *i*) sleep 60;; esac' >>/root/.bashrc",
     undo=RESTORE_BASHRC,

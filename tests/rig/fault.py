@@ -1,4 +1,4 @@
-"""What a fault of a host is: how it is made, how it is undone, and how doctor has to tell it."""
+"""A fault of a host: how it is made, how it is undone, and how doctor has to report it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,18 +13,18 @@ Make = Callable[[Laptop, Host], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong on a host, and how doctor has to tell it."""
+    """Something that goes wrong on a host, and how doctor has to report it."""
 
     name: str
     make: Make
     where: str
     """"head" or "worker"."""
     check: str
-    """The one check that is red."""
+    """The one check that fails."""
     what: str
-    """Words of it; HEAD stands for the head's address."""
+    """Part of its text; HEAD stands for the head's address."""
     fix: str
-    """Words of what to do."""
+    """Part of its fix."""
 
 
 FAULTS: list[Fault] = []

@@ -33,7 +33,7 @@ def _unknown_host_key(laptop: Laptop, host: Host) -> Iterator[None]:
     yield
 
 
-@fault("changed host key", "worker", "ssh", "its host key is another one than before", "ssh-keygen -R")
+@fault("changed host key", "worker", "ssh", "its host key has changed", "ssh-keygen -R")
 def _changed_host_key(laptop: Laptop, host: Host) -> Iterator[None]:
     known = Path.home() / ".ssh" / "known_hosts"
     known.write_text(known.read_text().replace(host.host_key, laptop.rig.head.host_key))
@@ -48,13 +48,13 @@ def _head_shut_out(laptop: Laptop, host: Host) -> Iterator[None]:
         yield
 
 
-@fault("daemon stopped", "worker", "docker", "its daemon does not run", "systemctl enable --now docker")
+@fault("daemon stopped", "worker", "docker", "its daemon is not running", "systemctl enable --now docker")
 def _daemon_stopped(laptop: Laptop, host: Host) -> Iterator[None]:
     with host.without_docker():
         yield
 
 
-@fault("no right to docker", "worker", "docker", "user mia has no right to docker", "usermod -aG docker mia")
+@fault("no right to docker", "worker", "docker", "user mia may not use docker", "usermod -aG docker mia")
 def _no_right_to_docker(laptop: Laptop, host: Host) -> Iterator[None]:
     for each in laptop.rig.hosts:
         each.add_user("mia", laptop.rig.public_key)
@@ -114,7 +114,7 @@ def _disk_full(laptop: Laptop, host: Host) -> Iterator[None]:
         host.wait_docker()
 
 
-@fault("no NVIDIA runtime", "worker", "NVIDIA runtime", "docker cannot hand GPUs to containers", "nvidia-ctk runtime")
+@fault("no NVIDIA runtime", "worker", "NVIDIA runtime", "docker cannot pass GPUs to containers", "nvidia-ctk runtime")
 def _no_runtime(laptop: Laptop, host: Host) -> Iterator[None]:
     host.stop_docker()
     host.run("mv /usr/bin/nvidia-container-runtime-hook /usr/bin/kept")

@@ -15,7 +15,7 @@ IMAGE = "raylaunch/test:0.32.0"
 
 @dataclass(frozen=True)
 class Found:
-    """What doctor said: its exit status, and its verdicts."""
+    """The answer of doctor: its exit status, and its verdicts."""
 
     status: int
     verdicts: list[dict[str, Any]]

@@ -30,14 +30,14 @@ def laptop(equipped: Rig, tmp_path: Path) -> Laptop:
 
 
 def test_sound_hosts_are_fit(laptop: Laptop) -> None:
-    """Nothing red, nothing unchecked but the model's size, which nobody said; and with it, nothing at all."""
+    """Nothing failed, nothing unchecked but the model's disk; and with its size, nothing at all."""
     found = laptop.doctor()
-    assert (found.status, found.list_states("red")) == (0, set())
+    assert (found.status, found.list_states("failed")) == (0, set())
     assert {check for check, _ in found.list_states("warning")} <= {"memory"}, "memory is this machine's, shared by all"
     assert {check for check, _ in found.list_states("not checked")} == {"model disk"}
-    told = laptop.doctor("--model-gb", "0.1")
-    assert not told.list_states("not checked")
-    assert laptop.doctor("--model-gb", "100000").list_states("red") == {
+    found = laptop.doctor("--model-gb", "0.1")
+    assert not found.list_states("not checked")
+    assert laptop.doctor("--model-gb", "100000").list_states("failed") == {
         ("model disk", host.address) for host in laptop.rig.hosts
     }
     for host in laptop.rig.hosts:
@@ -45,16 +45,16 @@ def test_sound_hosts_are_fit(laptop: Laptop) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_fault_is_told(laptop: Laptop, fault: Fault) -> None:
-    """Exactly one check of one host is red, with words and a command that fit; exit status 1."""
+def test_fault_is_reported(laptop: Laptop, fault: Fault) -> None:
+    """Exactly one check of one host fails, with the right text and command; exit status 1."""
     host = laptop.rig.head if fault.where == "head" else laptop.rig.workers[0]
     with fault.make(laptop, host):
         found = laptop.doctor()
-    assert found.list_states("red") == {(fault.check, host.address)}
+    assert found.list_states("failed") == {(fault.check, host.address)}
     assert found.status == 1
-    told = found.find(fault.check, host.address)
-    assert fault.what.replace("HEAD", laptop.rig.head.address) in told["what"]
-    assert fault.fix in told["fix"]
+    verdict = found.find(fault.check, host.address)
+    assert fault.what.replace("HEAD", laptop.rig.head.address) in verdict["what"]
+    assert fault.fix in verdict["fix"]
     assert found.seconds < 30
     if fault.check == "ssh":
         assert ("all other checks", host.address) in found.list_states("not checked")
@@ -62,13 +62,13 @@ def test_fault_is_told(laptop: Laptop, fault: Fault) -> None:
 
 
 def test_names_and_keys_of_this_machine(laptop: Laptop, tmp_path: Path) -> None:
-    """A name that does not resolve; a key that is not there, is open to others, or asks for a passphrase."""
+    """A name that does not resolve; a key that is missing, is open to others, or asks for a passphrase."""
     laptop.cluster.write_text(laptop.cluster.read_text().replace(laptop.rig.workers[0].address, "no-such-host"))
-    told = laptop.doctor().find("ssh", "no-such-host")
-    assert "its name does not resolve on this machine" in told["what"]
+    verdict = laptop.doctor().find("ssh", "no-such-host")
+    assert "its name does not resolve on this machine" in verdict["what"]
     laptop.write_cluster(key=tmp_path / "absent")
     absent = laptop.doctor()
-    assert "is not there" in absent.find("key", "this machine")["what"]
+    assert "does not exist" in absent.find("key", "this machine")["what"]
     assert absent.list_states("not checked") == {("all other checks", host.address) for host in laptop.rig.hosts}
     locked = tmp_path / "locked"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", locked], check=True)
@@ -99,8 +99,8 @@ def test_warnings_do_not_fail(laptop: Laptop) -> None:
             host.run("rm /etc/rig-gpus")
 
 
-def test_host_without_python_is_never_green(laptop: Laptop) -> None:
-    """What needs Python there is not checked, and says so on both sides."""
+def test_host_without_python_is_never_ok(laptop: Laptop) -> None:
+    """What needs Python there is not checked, on both sides."""
     worker = laptop.rig.workers[0]
     worker.run("mv /usr/bin/python3 /usr/bin/kept")
     with mended(worker, "mv /usr/bin/kept /usr/bin/python3"):
@@ -111,8 +111,8 @@ def test_host_without_python_is_never_green(laptop: Laptop) -> None:
     assert ("ports", worker.address) in found.list_states("ok")
 
 
-def test_fix_asks_mends_and_looks_again(laptop: Laptop) -> None:
-    """Shown first; a no changes nothing; a yes mends what is safe, and what is left stays red."""
+def test_fix_asks_fixes_and_checks_again(laptop: Laptop) -> None:
+    """Shown first; a no changes nothing; a yes runs the safe fixes."""
     worker = laptop.rig.workers[0]
     worker.run(f"mv /root/.bashrc /root/.kept; hostname venus; docker create --name raylaunch {IMAGE}")
     with mended(worker, "mv /root/.kept /root/.bashrc; hostname h2; docker rm -f raylaunch 2>/dev/null; true"):
@@ -121,26 +121,26 @@ def test_fix_asks_mends_and_looks_again(laptop: Laptop) -> None:
         assert f"ssh root@{worker.address} 'touch ~/.bashrc'" in refused.stderr
         assert "run these?" in refused.stderr
         assert worker.run("test -e /root/.bashrc", check=False).returncode == 1
-        mended_now = laptop.run("--fix", "--yes")
-        assert mended_now.returncode == 0, mended_now.stdout
-        assert "docker rm -f raylaunch: done" in mended_now.stderr
-        assert "run these?" not in mended_now.stderr
-    lines = mended_now.stdout.splitlines()
-    assert not [line for line in lines if line.startswith("red")]
-    assert "nothing that --fix could mend" in laptop.run("--fix").stderr
+        fixed = laptop.run("--fix", "--yes")
+        assert fixed.returncode == 0, fixed.stdout
+        assert "docker rm -f raylaunch: done" in fixed.stderr
+        assert "run these?" not in fixed.stderr
+    lines = fixed.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("failed")]
+    assert "nothing that --fix could fix" in laptop.run("--fix").stderr
 
 
-def test_red_lines_stand_last_each_with_what_to_do(laptop: Laptop) -> None:
-    """The table a tired person reads: the end of it is what is wrong, whole commands, no folding."""
+def test_failed_lines_come_last_each_with_its_fix(laptop: Laptop) -> None:
+    """The end of the table is what is wrong: complete commands, no folding."""
     worker = laptop.rig.workers[0]
     with worker.without_docker():
         done = laptop.run()
-    red, to_do = done.stdout.splitlines()[-2:]
-    assert red.split(maxsplit=3) == [
-        "red",
+    failed, to_do = done.stdout.splitlines()[-2:]
+    assert failed.split(maxsplit=3) == [
+        "failed",
         "docker",
         worker.address,
-        "docker is installed, but its daemon does not run",
+        "docker is installed, but its daemon is not running",
     ]
     assert to_do.strip() == "to do: systemctl enable --now docker"
-    assert "1 red, " in done.stderr
+    assert "1 failed, " in done.stderr

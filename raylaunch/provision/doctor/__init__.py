@@ -1,1 +1,1 @@
-"""Hosts before Ray runs on them: reached by ssh, looked at by one script, judged by rules."""
+"""Hosts before Ray runs on them: reached by ssh, probed by one script, judged by rules."""

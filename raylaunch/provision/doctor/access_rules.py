@@ -1,78 +1,76 @@
-"""Can Ray's launcher get in everywhere: key, ssh, login shell, names, sudo, and from the head to the workers."""
+"""Can Ray's launcher log in everywhere: key, ssh, login shell, names, sudo, and from the head to the workers."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from raylaunch.base.text import printable
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision.doctor.gather import SSH_PORT, HostFacts, Look, is_address
-from raylaunch.provision.doctor.verdicts import HERE, Verdict, ok, red, unknown, warn
+from raylaunch.provision.doctor.gather import SSH_PORT, ClusterFacts, HostFacts, is_address
+from raylaunch.provision.doctor.verdicts import HERE, Check, Verdict
 from raylaunch.provision.ssh import SshFailure
 
 _SLOW_NAME_MS = 2000
 
 
-def judge_access(seen: Look, cluster: ClusterFile) -> Iterator[Verdict]:
-    """Verdicts on everything that comes before docker."""
-    yield from _judge_key(seen.key_problem, cluster)
-    for host, failure in seen.failures.items():
+def judge_access(facts: ClusterFacts, cluster: ClusterFile) -> Iterator[Verdict]:
+    """Verdicts on everything that comes before the container runtime."""
+    yield from _judge_key(facts.key_problem, cluster)
+    for host, failure in facts.failures.items():
         yield _judge_failure(host, failure, cluster)
-        yield unknown("all other checks", host, "it could not be reached by ssh")
-    for host in sorted({*cluster.hosts} - {*seen.failures} - {facts.address for facts in seen.hosts}):
-        yield unknown("all other checks", host, "there is no key to reach it with")
-    for facts in seen.hosts:
-        yield ok("ssh", facts.address, f"{facts.system.user} is in ({facts.system.distribution})")
-        yield _judge_shell(facts)
-        yield _judge_name(facts, cluster)
-        yield _judge_sudo(facts)
-    yield from _judge_from_head(seen, cluster)
+        yield Check("all other checks", host).unknown("it could not be reached by ssh")
+    for host in sorted({*cluster.hosts} - {*facts.failures} - {found.address for found in facts.hosts}):
+        yield Check("all other checks", host).unknown("there is no key to reach it with")
+    for found in facts.hosts:
+        yield Check("ssh", found.address).ok(f"{found.system.user} can log in ({found.system.distribution})")
+        yield _judge_shell(found)
+        yield _judge_name(found, cluster)
+        yield _judge_sudo(found)
+    yield from _judge_from_head(facts, cluster)
 
 
 def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
-    key = cluster.ssh_private_key
+    check, key = Check("key", HERE), cluster.ssh_private_key
     if key is None:
         if cluster.worker_ips:
-            yield red(
-                "key",
-                HERE,
-                "auth.ssh_private_key is not said: the head would have no key for the workers",
+            yield check.failed(
+                "auth.ssh_private_key is not set: the head would have no key for the workers",
                 f"add it in {cluster.path.name}, under auth: (example: ssh_private_key: ~/.ssh/id_ed25519)",
             )
         return
     copy = f"ssh-copy-id -i {key}.pub {cluster.ssh_user}@{cluster.head_ip}"
-    words = {
+    problems = {
         "missing": (
-            f"{key} is not there",
-            f"name your key in {cluster.path.name}, auth.ssh_private_key; or make one: ssh-keygen -t ed25519 -f {key} "
+            f"{key} does not exist",
+            f"set auth.ssh_private_key in {cluster.path.name}; or create a key: ssh-keygen -t ed25519 -f {key} "
             f"&& {copy} (and to each worker)",
         ),
-        "open": (f"others on this machine may read {key}: ssh refuses such a key", f"chmod 600 {key}"),
+        "open": (f"other users of this machine may read {key}: ssh refuses such a key", f"chmod 600 {key}"),
         "passphrase": (
-            f"{key} asks for a passphrase, which nobody types on the head when it starts the workers",
+            f"{key} asks for a passphrase, and the head starts the workers without a terminal",
             "use a key without one: ssh-keygen -t ed25519 -N '' -f ~/.ssh/raylaunch, ssh-copy-id it to every host, and "
-            "name it as auth.ssh_private_key",
+            "set it as auth.ssh_private_key",
         ),
-        "broken": (f"{key} is no private key that ssh can read", f"ssh-keygen -y -f {key} must print its public key"),
+        "broken": (
+            f"{key} is not a private key that ssh can read",
+            f"ssh-keygen -y -f {key} must print its public key",
+        ),
     }
-    if problem in words:
-        what, fix = words[problem]
-        yield red("key", HERE, what, fix, mend=fix if problem == "open" else "")
+    if problem in problems:
+        yield check.failed(*problems[problem], safe=problem == "open")
     else:
-        yield ok("key", HERE, f"{key} opens without a passphrase")
+        yield check.ok(f"{key} opens without a passphrase")
 
 
 def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verdict:
-    user, key = cluster.ssh_user, cluster.ssh_private_key
+    user, key, known = cluster.ssh_user, cluster.ssh_private_key, "~/.ssh/known_hosts"
     option = f" -i {key}.pub" if key else ""
     compare = f"ssh-keyscan {host} 2>/dev/null | ssh-keygen -lf -"
-    known = Path("~/.ssh/known_hosts")
-    words = {
+    kinds = {
         "name": (
             "its name does not resolve on this machine",
-            f"write its address into {cluster.path.name} instead (`getent hosts {host}` must answer)",
+            f"write its address into {cluster.path.name} instead (`getent hosts {host}` must print it)",
         ),
         "route": (
-            "nothing answers at that address: the machine is off, in another network, or behind a firewall",
+            "no answer from that address: the machine is off, in another network, or behind a firewall",
             f"ping -c 3 {host}; on the machine's own console, `ip -br addr` shows its addresses",
         ),
         "refused": (
@@ -80,144 +78,118 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
             "on its own console: sudo systemctl enable --now ssh (Debian, Ubuntu) or sshd (others)",
         ),
         "key": (
-            f"it does not take {'the key ' + str(key) if key else 'any of your keys'} for user {user}",
+            f"it does not accept {f'the key {key}' if key else 'any of your keys'} for user {user}",
             f"ssh-copy-id{option} {user}@{host} (or correct auth.ssh_user)",
         ),
         "key file": ("ssh cannot use the private key", f"chmod 600 {key}; ssh-keygen -y -f {key}"),
         "host key": (
-            "its host key is not known here, and `ray up` would send it your private key unseen",
-            f"compare `{compare}` with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its console; where they "
-            f"are the same: ssh-keyscan {host} >> {known}",
+            "its host key is not known here, and `ray up` would send it your private key unchecked",
+            f"compare `{compare}` with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its console; if they are "
+            f"equal: ssh-keyscan {host} >> {known}",
         ),
         "changed host key": (
-            "its host key is another one than before: it was installed anew, or somebody sits between",
-            f"if it was installed anew: ssh-keygen -R {host} && ssh-keyscan {host} >> {known}",
+            "its host key has changed: it was reinstalled, or another machine answers at its address",
+            f"if it was reinstalled: ssh-keygen -R {host} && ssh-keyscan {host} >> {known}",
         ),
         "closed": (
-            "sshd hangs up before the login: it is overloaded, still starting, or bars this machine",
+            "sshd closes the connection before the login: it is overloaded, still starting, or blocks this machine",
             "on its own console: sudo journalctl -u ssh -u sshd -n 20 (fail2ban, hosts.deny, MaxStartups)",
         ),
         "slow": (
-            "the login stands, but the machine does not answer: overloaded, or a disk or name service hangs",
+            "the login works, but the machine does not answer: overloaded, or a disk or name service hangs",
             f"ssh {user}@{host} uptime; on its own console: dmesg -T | tail",
         ),
         "shell": (
-            "the login ends before it runs a command: its start-up files exit, or its shell is not one",
-            f"ssh {user}@{host} true must be silent and end with status 0; look for exit and exec in ~/.bashrc",
+            "the login ends before it runs a command: a start-up file exits, or the login shell is not a shell",
+            f"ssh {user}@{host} true must print nothing and exit with status 0; check exit and exec in ~/.bashrc",
         ),
     }
-    what, fix = words.get(failure.kind, ("ssh fails", f"ssh -v {user}@{host} true shows more"))
-    return red("ssh", host, f"{what} (ssh: {printable(failure.said)})", fix)
+    what, fix = kinds.get(failure.kind, ("ssh fails", f"ssh -v {user}@{host} true shows more"))
+    return Check("ssh", host).failed(f"{what} (ssh: {printable(failure.message)})", fix)
 
 
 def _judge_shell(facts: HostFacts) -> Verdict:
-    host, shell = facts.address, facts.shell
+    check, shell = Check("login shell", facts.address), facts.shell
     if not facts.system.has_bashrc:
-        return red(
-            "login shell",
-            host,
-            "~/.bashrc is missing, and every command of Ray's launcher begins with it",
-            "touch ~/.bashrc",
-            mend="touch ~/.bashrc",
+        return check.failed(
+            "~/.bashrc is missing, and every command of Ray's launcher reads it", "touch ~/.bashrc", safe=True
         )
     if shell.timed_out:
-        return red(
-            "login shell",
-            host,
-            "~/.bashrc does not come to an end: it waits for something, or asks",
-            "on that host: bash -lixc true 2>&1 | tail shows where it stands",
+        return check.failed(
+            "~/.bashrc does not finish: it waits, or asks for input",
+            "on that host: bash -lixc true 2>&1 | tail shows the command",
         )
     noise = facts.noise.strip() or shell.text.removesuffix("RAN").strip()
     if noise:
-        return red(
-            "login shell",
-            host,
-            f'~/.bashrc prints "{printable(noise.splitlines()[0])}", which Ray\'s launcher takes for an answer',
-            "take what prints out of ~/.bashrc there (bash -lic true must print nothing), also where it is only called",
+        return check.failed(
+            f'~/.bashrc prints "{printable(noise.splitlines()[0])}", which Ray\'s launcher reads as output of commands',
+            "remove from ~/.bashrc there, and from what it calls, what prints (bash -lic true must print nothing)",
         )
     if shell.status != 0:
-        return red(
-            "login shell",
-            host,
+        return check.failed(
             f"~/.bashrc ends the shell with status {shell.status} before a command runs",
-            "on that host: bash -lixc true 2>&1 | tail shows where; take exit and `set -e` out of ~/.bashrc",
+            "on that host: bash -lixc true 2>&1 | tail shows where; remove exit and `set -e` from ~/.bashrc",
         )
-    return ok("login shell", host, "silent")
+    return check.ok("silent")
 
 
 def _judge_name(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     host, name, section = facts.address, facts.system.hostname, facts.name
-    words = section.text.split()
-    took = next((word.removeprefix("ms=") for word in words if word.startswith("ms=")), "")
+    check, fields = Check("hostname", host), section.text.split()
+    took_ms = next((field.removeprefix("ms=") for field in fields if field.startswith("ms=")), "")
     line = f"{host if is_address(host) else 'ADDRESS'} {name}"
     command = f'echo "{line}" | {facts.system.sudo}tee -a /etc/hosts'
     if section.status != 0:
-        return red(
-            "hostname",
-            host,
-            f"its own name {name} does not resolve there: Ray waits 10 s at each look-up",
-            command,
-            mend=command if is_address(host) else "",
-        )
-    if took.isdigit() and int(took) > _SLOW_NAME_MS:
-        return warn("hostname", host, f"its own name {name} takes {int(took) / 1000:.0f} s to resolve there", command)
-    address = words[0] if words else ""
+        what = f"its own name {name} does not resolve there: Ray waits 10 s at each lookup"
+        return check.failed(what, command, safe=is_address(host))
+    if took_ms.isdigit() and int(took_ms) > _SLOW_NAME_MS:
+        return check.warning(f"its own name {name} takes {int(took_ms) / 1000:.0f} s to resolve there", command)
+    address = fields[0] if fields else ""
     if address.startswith("127.") and cluster.find_variable("GLOO_SOCKET_IFNAME") is None:
-        return warn(
-            "hostname",
-            host,
+        return check.warning(
             f"its own name {name} resolves to {address}: Gloo would listen where no other host reaches it",
-            "add `-e GLOO_SOCKET_IFNAME=...` to docker.run_options (configs/two-node.yaml works it out on each host)",
+            "add `-e GLOO_SOCKET_IFNAME=...` to docker.run_options (configs/two-node.yaml has a command for it)",
         )
-    return ok("hostname", host, "resolves")
+    return check.ok("resolves")
 
 
 def _judge_sudo(facts: HostFacts) -> Verdict:
-    if facts.system.user == "root":
-        return ok("sudo", facts.address, "not needed: the user is root")
+    check, user = Check("sudo", facts.address), facts.system.user
+    if user == "root":
+        return check.ok("not needed: the user is root")
     if facts.sudo.status == 0:
-        return ok("sudo", facts.address, "without a password")
-    return warn(
-        "sudo",
-        facts.address,
-        f"{facts.system.user} has no sudo without a password: what needs it is left to you, on that host",
-        f"echo '{facts.system.user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{facts.system.user} (or live "
-        "with it)",
+        return check.ok("without a password")
+    return check.warning(
+        f"{user} has no sudo without a password: commands that need it have to be run on that host by hand",
+        f"echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{user} (optional)",
     )
 
 
-def _judge_from_head(seen: Look, cluster: ClusterFile) -> Iterator[Verdict]:
-    head = next((facts for facts in seen.hosts if facts.address == cluster.head_ip), None)
-    reached = {facts.address for facts in seen.hosts}
-    for worker in cluster.worker_ips:
-        if worker not in reached:
+def _judge_from_head(facts: ClusterFacts, cluster: ClusterFile) -> Iterator[Verdict]:
+    head = next((found for found in facts.hosts if found.address == cluster.head_ip), None)
+    reached = {found.address for found in facts.hosts}
+    for worker in (worker for worker in cluster.worker_ips if worker in reached):
+        check = Check("head to worker", worker)
+        if head is None or worker not in facts.from_head:
+            yield check.unknown("the head could not be reached, or there is no key to give it")
             continue
-        if head is None or worker not in seen.from_head:
-            yield unknown("head to worker", worker, "the head could not be reached, or there is no key to hand to it")
-            continue
-        failure = seen.from_head[worker]
-        knock = head.network.reached.get(worker, {}).get(SSH_PORT) if head.network else None
+        failure = facts.from_head[worker]
+        port = head.network.reached.get(worker, {}).get(SSH_PORT) if head.network else None
         if failure is None:
-            yield ok("head to worker", worker, "the head gets in with the key that `ray up` hands over")
+            yield check.ok("the head can log in with the key that `ray up` sends it")
         elif failure.kind == "key":
-            yield red(
-                "head to worker",
-                worker,
-                "it takes the key from here, but not from the head",
-                f'look for from="..." in its ~/.ssh/authorized_keys and for Match and AllowUsers in its sshd_config; '
-                f"{cluster.head_ip} must be let in",
+            yield check.failed(
+                "it accepts the key from here, but not from the head",
+                f'check from="..." in its ~/.ssh/authorized_keys, and Match and AllowUsers in its sshd_config; '
+                f"{cluster.head_ip} must be allowed",
             )
-        elif knock == "open":
-            yield unknown(
-                "head to worker",
-                worker,
-                f"the head's sshd carries no connection on for us (ssh: {printable(failure.said)})",
-                f"on {cluster.head_ip}, sshd_config: AllowTcpForwarding yes, then doctor can look",
+        elif port == "open":
+            yield check.unknown(
+                f"the head's sshd does not forward connections (ssh: {printable(failure.message)})",
+                f"on {cluster.head_ip}, sshd_config: AllowTcpForwarding yes, then doctor can check it",
             )
         else:
-            yield red(
-                "head to worker",
-                worker,
-                f"the head does not reach its sshd ({knock or printable(failure.said)})",
-                f"on {worker}: let {cluster.head_ip} through to port {SSH_PORT}",
+            yield check.failed(
+                f"the head does not reach its sshd ({port or printable(failure.message)})",
+                f"on {worker}: allow {cluster.head_ip} to connect to port {SSH_PORT}",
             )

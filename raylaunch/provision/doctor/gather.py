@@ -1,41 +1,40 @@
-"""Look at all hosts of a cluster at once: facts of each, and what each reaches of the others."""
+"""Check all hosts of a cluster at once: facts of each, and what each reaches of the others."""
 
-import asyncio
-import contextlib
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.config import cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor import probe_facts
-from raylaunch.provision.doctor.session import Session, connect
-from raylaunch.provision.ssh import Ssh, SshFailure, check_key, read_failure
+from raylaunch.provision.doctor.session import Listening, ProbeSession, connect
+from raylaunch.provision.ssh import Ssh, SshFailure, check_key
 
 SSH_PORT = 22
 ANY_PORT = 47_999
-"""Stands for the ports that NCCL, Gloo and vLLM get from the kernel: inside its range, and nobody's by name."""
+"""Stands for the ports that NCCL, Gloo and vLLM get from the kernel: inside its range, and assigned to no service."""
 WORKER_PORTS = (cluster_ports.MIN_WORKER, cluster_ports.MAX_WORKER)
 """First and last stand for all of the range."""
-_KNOCK_S = 3.0
-"""A port that does not answer for so long inside one network does not answer."""
+_CONNECT_S = 3.0
+"""A port inside one network that has not answered in this time does not answer."""
 _HEAD_TO_WORKER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """What a host saw of the network from its own side."""
+class NetworkFacts:
+    """What a host found of the network from its own side."""
 
     listening: frozenset[int]
-    """Ports that it could take for the check."""
+    """Ports that it could listen on for the check."""
     taken: frozenset[int]
-    """Ports that somebody else holds."""
+    """Ports that another program holds."""
     reached: Mapping[str, Mapping[int, str]]
     """Other host -> port -> "open", "refused", "silent" or "unreachable"."""
     clock_ahead_s: float
@@ -44,92 +43,93 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Everything that was seen of one host that could be reached."""
+    """Everything that was found of one host that could be reached."""
 
     address: str
     noise: str
     shell: probe_facts.Section
-    """Ray's own kind of login shell; it should have said RAN and nothing else."""
+    """Ray's own kind of login shell; it should have printed RAN and nothing else."""
     name: probe_facts.Section
     sudo: probe_facts.Section
     system: probe_facts.System
-    docker: probe_facts.Docker
-    objects: probe_facts.Objects
-    gpus: probe_facts.Gpus
+    docker: probe_facts.RuntimeFacts
+    objects: probe_facts.RuntimeObjects
+    gpus: probe_facts.GpuFacts
     route: probe_facts.Route
     disks: tuple[probe_facts.Disk, ...]
     memory: tuple[int, int] | None
+    """Total and available bytes."""
     sockets: frozenset[int] | None
     """Ports with a listener; None where the kernel's table could not be read."""
     listeners: Mapping[int, str]
     firewall: str
     """"ufw" or "firewalld" where one is active."""
-    network: Network | None
-    """None where it could not be asked: no Python there, or no answer."""
+    network: NetworkFacts | None
+    """None without Python there, or without its answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen of a cluster."""
+class ClusterFacts:
+    """What was found of a cluster."""
 
     key_problem: str
-    """Of the private key, see ssh.check_key; "" where it is fit or none is named."""
+    """Of the private key, see ssh.check_key; empty where it is fit or none is configured."""
     hosts: tuple[HostFacts, ...]
     failures: Mapping[str, SshFailure]
     """Hosts that could not be reached."""
     from_head: Mapping[str, SshFailure | None]
-    """Worker -> why the head cannot log in there with the key; None where it can. Workers not asked are left out."""
+    """Worker -> why the head cannot log in there with the key; None where it can. Untried workers are left out."""
     seconds: float
 
 
-def look(cluster: ClusterFile) -> Look:
-    """Look at every host; nothing is changed on any, and no connection is left open.
+def gather(cluster: ClusterFile) -> ClusterFacts:
+    """Probe every host; nothing is changed on any, and no connection is left open.
 
     Raises:
-        ClusterError: there is no ssh on this machine.
+        ClusterError: this machine has no ssh.
     """
     if shutil.which("ssh") is None:
-        raise ClusterError("there is no ssh on this machine", fix="sudo apt-get install -y openssh-client")
+        raise ClusterError("this machine has no ssh", fix="sudo apt-get install -y openssh-client")
     began = time.monotonic()
     key_problem = check_key(cluster.ssh_private_key) if cluster.ssh_private_key else ""
     if key_problem in ("missing", "broken"):
-        return Look(key_problem, (), {}, {}, time.monotonic() - began)
+        return ClusterFacts(key_problem, (), {}, {}, time.monotonic() - began)
     sockets = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
     try:
-        return asyncio.run(_look(cluster, Ssh.of(cluster, sockets), key_problem, began))
+        hosts, failures, from_head = _probe_hosts(cluster, Ssh.of(cluster, sockets))
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
+    return ClusterFacts(key_problem, hosts, failures, from_head, time.monotonic() - began)
 
 
-async def _look(cluster: ClusterFile, ssh: Ssh, key_problem: str, began: float) -> Look:
-    first_worker = cluster.worker_ips[0] if cluster.worker_ips else cluster.head_ip
+def _probe_hosts(
+    cluster: ClusterFile, ssh: Ssh
+) -> tuple[tuple[HostFacts, ...], dict[str, SshFailure], dict[str, SshFailure | None]]:
+    head, runtime = cluster.head_ip, runtime_of(cluster).program
 
-    def peer(host: str) -> str:
-        return first_worker if host == cluster.head_ip else cluster.head_ip
+    def probe(host: str) -> ProbeSession | SshFailure:
+        peer = cluster.worker_ips[0] if host == head and cluster.worker_ips else head
+        return connect(ssh, host, [cluster.container_name, cluster.image, peer, cluster.model_folder, runtime])
 
-    answers = await asyncio.gather(
-        *(
-            connect(ssh, host, [cluster.container_name, cluster.image, peer(host), cluster.model_folder])
-            for host in cluster.hosts
-        )
-    )
-    sessions = [answer for answer in answers if isinstance(answer, Session)]
-    failures = {
-        host: answer for host, answer in zip(cluster.hosts, answers, strict=True) if isinstance(answer, SshFailure)
-    }
-    try:
-        networks, from_head = await asyncio.gather(
-            _look_at_network(cluster, sessions), _try_from_head(cluster, ssh, [session.host for session in sessions])
-        )
-    finally:
-        await asyncio.gather(*(session.close() for session in sessions))
-    hosts = tuple(
+    with ThreadPoolExecutor(max_workers=2 * len(cluster.hosts)) as pool:
+        answers = dict(zip(cluster.hosts, pool.map(probe, cluster.hosts), strict=True))
+        sessions = [answer for answer in answers.values() if isinstance(answer, ProbeSession)]
+        failures = {host: answer for host, answer in answers.items() if isinstance(answer, SshFailure)}
+        reached = {session.host for session in sessions}
+        try:
+            tried = [host for host in cluster.worker_ips if host in reached and head in reached and ssh.key]
+            logins = pool.map(lambda worker: _log_in_from_head(ssh, head, worker), tried)
+            networks = _probe_network(cluster, sessions, pool)
+            from_head = dict(zip(tried, logins, strict=True))
+        finally:
+            list(pool.map(ProbeSession.close, sessions))
+    facts = (
         make_facts(session.host, session.probe, network) for session, network in zip(sessions, networks, strict=True)
     )
-    return Look(key_problem, hosts, failures, from_head, time.monotonic() - began)
+    return tuple(facts), failures, from_head
 
 
-def make_facts(address: str, probe: probe_facts.Probe, network: Network | None) -> HostFacts:
+def make_facts(address: str, probe: probe_facts.Probe, network: NetworkFacts | None) -> HostFacts:
     """The probe's sections, parsed."""
     sockets = probe.find("sockets")
     return HostFacts(
@@ -153,7 +153,7 @@ def make_facts(address: str, probe: probe_facts.Probe, network: Network | None) 
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is named by a number, and not by a name."""
+    """Whether a host is given by a number, and not by a name."""
     try:
         ip_address(host)
     except ValueError:
@@ -167,65 +167,45 @@ def list_ports(cluster: ClusterFile, host: str) -> tuple[int, ...]:
     return (*own, *cluster_ports.EVERY_NODE, *WORKER_PORTS, ANY_PORT)
 
 
-async def _look_at_network(cluster: ClusterFile, sessions: Sequence[Session]) -> list[Network | None]:
-    """Have all hosts listen, and when all do, have each try all the others."""
+def _probe_network(
+    cluster: ClusterFile, sessions: Sequence[ProbeSession], pool: ThreadPoolExecutor
+) -> list[NetworkFacts | None]:
+    """Have all hosts listen, and when all do, have each connect to all the others."""
 
-    def listen(host: str) -> dict[str, Any]:
+    def listen(session: ProbeSession) -> Listening | None:
         # A name may be loopback on its own host: there every address is listened on.
-        return {"address": host if is_address(host) else "", "ports": list_ports(cluster, host)}
+        address = session.host if is_address(session.host) else ""
+        return session.listen(address, list_ports(cluster, session.host))
 
-    listening = await asyncio.gather(*(session.order(listen(session.host)) for session in sessions))
-    there = {session.host for session, answer in zip(sessions, listening, strict=True) if answer}
+    listening = list(pool.map(listen, sessions))
+    ready = {session.host for session, answer in zip(sessions, listening, strict=True) if answer}
 
-    async def knock(session: Session, mine: dict[str, list[int]] | None) -> Network | None:
-        targets = list(_list_targets(cluster, session.host, there))
+    def connect_to_others(session: ProbeSession, own: Listening | None) -> NetworkFacts | None:
+        targets = list(_list_targets(cluster, session.host, ready))
         sent = time.time()
-        if mine is None:
-            return None
-        answer = await session.order({"targets": targets, "wait_s": _KNOCK_S}, longer_s=_KNOCK_S)
-        if answer is None:
+        answer = session.connect_to(targets, _CONNECT_S) if own else None
+        if own is None or answer is None:
             return None
         reached: dict[str, dict[int, str]] = {}
-        for (host, port), result in zip(targets, answer["results"], strict=True):
-            reached.setdefault(host, {})[port] = str(result)
-        return Network(frozenset(mine["listening"]), frozenset(mine["taken"]), reached, float(answer["clock"]) - sent)
+        for (host, port), result in zip(targets, answer.results, strict=True):
+            reached.setdefault(host, {})[port] = result
+        return NetworkFacts(own.free, own.taken, reached, answer.clock - sent)
 
-    return list(await asyncio.gather(*map(knock, sessions, listening)))
+    return list(pool.map(connect_to_others, sessions, listening))
 
 
-def _list_targets(cluster: ClusterFile, host: str, there: set[str]) -> Iterable[tuple[str, int]]:
+def _list_targets(cluster: ClusterFile, host: str, ready: set[str]) -> Iterable[tuple[str, int]]:
     for other in cluster.hosts:
-        if other != host and other in there:
+        if other != host and other in ready:
             yield from ((other, port) for port in list_ports(cluster, other))
         if host == cluster.head_ip and other != host:
             yield other, SSH_PORT
 
 
-async def _try_from_head(cluster: ClusterFile, ssh: Ssh, there: Sequence[str]) -> dict[str, SshFailure | None]:
-    """Log in from the head to each worker that was reached, with the key alone, as `ray up` will from there.
+def _log_in_from_head(ssh: Ssh, head: str, worker: str) -> SshFailure | None:
+    """Log in from the head to a worker with the key alone, as `ray up` will from there; None where it works.
 
-    The key stays on this machine: the session to the worker is carried through the one to the head.
+    The key stays on this machine: the session to the worker goes through the one to the head.
     """
-    if cluster.head_ip not in there or ssh.key is None:
-        return {}
-
-    async def attempt(worker: str) -> SshFailure | None:
-        command = ssh.command(worker, "true", options=ssh.through(cluster.head_ip), only_key=True)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            _, stderr = await asyncio.wait_for(process.communicate(), _HEAD_TO_WORKER_S)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            return SshFailure("slow", f"no answer within {_HEAD_TO_WORKER_S:.0f} s")
-        return None if process.returncode != 255 else read_failure(stderr.decode(errors="replace"))
-
-    workers = [worker for worker in cluster.worker_ips if worker in there]
-    return dict(zip(workers, await asyncio.gather(*map(attempt, workers)), strict=True))
+    result = ssh.run(worker, "true", options=ssh.through(head), only_key=True, timeout_s=_HEAD_TO_WORKER_S)
+    return result.failure if result.unreachable else None

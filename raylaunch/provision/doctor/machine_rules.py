@@ -1,22 +1,23 @@
-"""Room and time on every host: disk for image and model, memory, shared memory, the clock."""
+"""Every host's disk for image and model, memory, shared memory, and clock."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor.gather import HostFacts
-from raylaunch.provision.doctor.verdicts import Verdict, ok, red, unknown, warn
+from raylaunch.provision.doctor.verdicts import Check, Verdict
 
 _GIB = 1 << 30
 _IMAGE_GIB = 40
-"""vLLM's image unpacked (about 30 GB), while its compressed layers still lie beside it."""
-_SPARE_GIB = 2
-"""For logs and what containers write, where the image is there."""
-_RAM_RED_GIB, _RAM_PER_GPU_GIB = 4, 1
-"""Ray and one engine worker; then each further worker. What lies below is told, not what is comfortable."""
+"""vLLM's image unpacked (about 30 GB), beside its compressed layers."""
+_RESERVE_GIB = 2
+"""For logs and what containers write, where the image is present."""
+_RAM_MIN_GIB, _RAM_PER_GPU_GIB = 4, 1
+"""Ray and one engine worker; then each further worker. A limit for failure, not for comfort."""
 _SHM_GIB = 1
-"""Below this, NCCL and vLLM's message queues fail as with docker's own 64 MB."""
-_CLOCK_WARN_S, _CLOCK_RED_S = 2.0, 30.0
+"""Below this, NCCL and vLLM's message queues fail as with docker's default of 64 MB."""
+_CLOCK_WARNING_S, _CLOCK_FAILED_S = 2.0, 30.0
 """Logs no longer line up; tokens and certificates are refused."""
 
 
@@ -27,120 +28,106 @@ def judge_machines(hosts: Sequence[HostFacts], cluster: ClusterFile, *, model_gb
         model_gb: size of the model in 10^9 bytes; None leaves the room for it unchecked.
     """
     for facts in hosts:
-        yield _judge_disk(facts)
+        yield _judge_disk(facts, cluster)
         yield _judge_model_disk(facts, model_gb)
         yield _judge_memory(facts)
         yield _judge_shared_memory(facts, cluster)
         yield _judge_clock(facts)
 
 
-def _judge_disk(facts: HostFacts) -> Verdict:
-    disk, host = facts.docker.disk, facts.address
+def _judge_disk(facts: HostFacts, cluster: ClusterFile) -> Verdict:
+    check, disk, sudo = Check("disk", facts.address), facts.docker.disk, facts.system.sudo
     if disk is None:
-        return unknown("disk", host, "docker does not tell where it keeps images")
-    needed = _SPARE_GIB if facts.objects.image else _IMAGE_GIB
+        return check.unknown("docker does not report where it keeps images")
+    needed = _RESERVE_GIB if facts.objects.image else _IMAGE_GIB
     free = f"{disk.free / _GIB:.1f} GiB free for docker ({disk.place})"
     tmp = next((found for found in facts.disks if found.place == "/tmp"), None)
     if disk.free < needed * _GIB:
-        purpose = "logs and containers" if facts.objects.image else "the image"
-        return red(
-            "disk",
-            host,
-            f"{free}: {purpose} need{'s' if purpose == 'the image' else ''} {needed} GiB",
-            f"on that host: docker system prune shows what it can give back, {facts.system.sudo}du -xh --max-depth=2 / "
+        purpose = "logs and containers need" if facts.objects.image else "the image needs"
+        return check.failed(
+            f"{free}: {purpose} {needed} GiB",
+            f"on that host: {runtime_of(cluster).free_disk} shows what it can free, {sudo}du -xh --max-depth=2 / "
             "| sort -h | tail what else is large",
         )
     if tmp and tmp.free < tmp.total * 0.05:
-        return red(
-            "disk",
-            host,
+        return check.failed(
             f"/tmp is over 95 % full ({tmp.free / _GIB:.1f} GiB free): Ray stops storing objects there",
-            f"on that host: {facts.system.sudo}du -xh --max-depth=1 /tmp | sort -h | tail",
+            f"on that host: {sudo}du -xh --max-depth=1 /tmp | sort -h | tail",
         )
-    return ok("disk", host, f"room for docker ({'at least' if facts.objects.image else 'more than'} {needed} GiB free)")
+    return check.ok(f"room for docker ({'at least' if facts.objects.image else 'more than'} {needed} GiB free)")
 
 
 def _judge_model_disk(facts: HostFacts, model_gb: float | None) -> Verdict:
+    check = Check("model disk", facts.address)
     disk = next((found for found in facts.disks if found.place not in ("/tmp", "/dev/shm")), None)
     if disk is None:
-        return unknown("model disk", facts.address, "df did not tell")
+        return check.unknown("df printed nothing for it")
     free = f"{disk.free / 1e9:.0f} GB free at {disk.place}"
     if model_gb is None:
-        return unknown("model disk", facts.address, free, "say how large the model is: --model-gb 141")
+        return check.unknown(free, "give the model's size: --model-gb 141")
     if disk.free < model_gb * 1e9:
-        return red(
-            "model disk",
-            facts.address,
+        return check.failed(
             f"{free}, the model has {model_gb:g} GB",
-            "mount a larger disk there, or name another folder with -v in docker.run_options (if the model lies there "
+            "mount a larger disk there, or set another folder with -v in docker.run_options (if the model is there "
             "already, leave --model-gb out)",
         )
-    return ok("model disk", facts.address, f"room for the model's {model_gb:g} GB")
+    return check.ok(f"room for the model's {model_gb:g} GB")
 
 
 def _judge_memory(facts: HostFacts) -> Verdict:
+    check, gpus = Check("memory", facts.address), len(facts.gpus.gpus)
     if facts.memory is None:
-        return unknown("memory", facts.address, "/proc/meminfo could not be read")
+        return check.unknown("/proc/meminfo could not be read")
     total, available = facts.memory
     what = f"{available / _GIB:.0f} GiB of {total / _GIB:.0f} available"
-    wanted = _RAM_PER_GPU_GIB * max(1, len(facts.gpus.gpus))
-    if available < _RAM_RED_GIB * _GIB:
-        return red(
-            "memory",
-            facts.address,
-            f"{what}: Ray and the engine's workers need {_RAM_RED_GIB} GiB at least",
-            "on that host: ps -eo rss,pid,comm --sort=-rss | head shows who holds it",
+    if available < _RAM_MIN_GIB * _GIB:
+        return check.failed(
+            f"{what}: Ray and the engine's workers need {_RAM_MIN_GIB} GiB at least",
+            "on that host: ps -eo rss,pid,comm --sort=-rss | head shows what uses it",
         )
-    if available < wanted * _GIB:
-        return warn("memory", facts.address, f"{what}: tight for {len(facts.gpus.gpus)} engine workers")
-    return ok("memory", facts.address, f"enough ({_RAM_RED_GIB} GiB at least)")
+    if available < _RAM_PER_GPU_GIB * max(1, gpus) * _GIB:
+        return check.warning(f"{what}: tight for {gpus} engine workers")
+    return check.ok(f"enough ({_RAM_MIN_GIB} GiB at least)")
 
 
 def _judge_shared_memory(facts: HostFacts, cluster: ClusterFile) -> Verdict:
-    host = facts.address
-    size = _read_size(cluster.find_option("--shm-size") or "")
+    check = Check("shared memory", facts.address)
     if cluster.find_option("--ipc") == "host":
         shm = next((disk for disk in facts.disks if disk.place == "/dev/shm"), None)
         if shm is None:
-            return unknown("shared memory", host, "/dev/shm could not be measured")
+            return check.unknown("/dev/shm could not be measured")
         if shm.free < _SHM_GIB * _GIB:
-            return red(
-                "shared memory",
-                host,
-                f"/dev/shm has {shm.free / _GIB:.1f} GiB free",
-                f"{facts.system.sudo}mount -o remount,size=50% /dev/shm",
-            )
-        return ok("shared memory", host, "the host's own /dev/shm")
+            grow = f"{facts.system.sudo}mount -o remount,size=50% /dev/shm"
+            return check.failed(f"/dev/shm has {shm.free / _GIB:.1f} GiB free", grow)
+        return check.ok("the host's own /dev/shm")
+    size = _read_size(cluster.find_option("--shm-size") or "")
     if size is None:
-        return ok("shared memory", host, "Ray's launcher chooses (no --shm-size)")
+        return check.ok("Ray's launcher chooses (no --shm-size)")
     if facts.memory and size > facts.memory[0]:
-        return red(
-            "shared memory",
-            host,
+        return check.failed(
             f"--shm-size is {size / _GIB:.1f} GiB, the machine has {facts.memory[0] / _GIB:.1f} GiB of memory",
             "lower --shm-size in docker.run_options",
         )
     if size < _SHM_GIB * _GIB:
-        return red(
-            "shared memory", host, f"--shm-size is {size / _GIB:.2f} GiB", "docker.run_options: --shm-size=10.24g"
-        )
-    return ok("shared memory", host, f"--shm-size {size / _GIB:.2f} GiB")
+        return check.failed(f"--shm-size is {size / _GIB:.2f} GiB", "docker.run_options: --shm-size=10.24g")
+    return check.ok(f"--shm-size {size / _GIB:.2f} GiB")
 
 
 def _read_size(text: str) -> float | None:
-    """Bytes of docker's "10.24g", "512m", "64k" or "1000b"; None where nothing is said."""
+    """Bytes of docker's "10.24g", "512m", "64k" or "1000b"; None for other text."""
     found = re.fullmatch(r"([\d.]+)([bkmg]?)b?", text.lower())
     return float(found[1]) * 1024 ** "bkmg".index(found[2] or "b") if found else None
 
 
 def _judge_clock(facts: HostFacts) -> Verdict:
+    check = Check("clock", facts.address)
     if facts.network is None:
-        return unknown("clock", facts.address, "no Python there that could tell the time to a second")
-    ahead = facts.network.clock_ahead_s
-    what = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's clock"
+        return check.unknown("no Python there, which would report the time")
+    ahead_s = facts.network.clock_ahead_s
+    what = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's clock"
     command = f"{facts.system.sudo}timedatectl set-ntp true"
-    if abs(ahead) > _CLOCK_RED_S:
-        return red("clock", facts.address, what, command, mend=command)
-    if abs(ahead) > _CLOCK_WARN_S:
-        return warn("clock", facts.address, what, command, mend=command)
-    return ok("clock", facts.address, f"within {_CLOCK_WARN_S:.0f} s of this machine's")
+    if abs(ahead_s) > _CLOCK_FAILED_S:
+        return check.failed(what, command, safe=True)
+    if abs(ahead_s) > _CLOCK_WARNING_S:
+        return check.warning(what, command, safe=True)
+    return check.ok(f"within {_CLOCK_WARNING_S:.0f} s of this machine's")

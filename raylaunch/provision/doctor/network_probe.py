@@ -1,11 +1,11 @@
-"""Runs on a host, sent there as text: listens on the cluster's ports, then tries those of the other hosts.
+"""Runs on a host, sent there as text: listens on the cluster's ports, then connects to those of the other hosts.
 
-Standard library and Python 3.6 only; nothing is written to the host. Speaks lines of JSON, one answer for each line:
+Standard library and Python 3.6 only; writes no file. Reads lines of JSON and writes one answer for each:
 
     {"address": A, "ports": [P, ...]}         -> {"listening": [...], "taken": [...]}
     {"targets": [[A, P], ...], "wait_s": S}   -> {"clock": unix time, "results": ["open", "refused", ...]}
 
-Ends when its stdin does.
+Exits when its stdin ends.
 """
 
 import errno
@@ -15,9 +15,8 @@ import selectors
 import socket
 import sys
 import time
-from typing import Any
 
-WORDS = {
+RESULTS = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
@@ -26,7 +25,7 @@ WORDS = {
 
 
 def listen(address: str, ports: "list[int]") -> "tuple[dict[int, socket.socket], list[int]]":
-    """Listen on every port that is free; sockets that hold the ports, and the ports that others hold."""
+    """Listen on every free port; returns the sockets by port, and the ports that other programs hold."""
     held: dict[int, socket.socket] = {}  # not evaluated inside a function: fit for 3.6
     taken: list[int] = []
     for port in ports:
@@ -38,7 +37,7 @@ def listen(address: str, ports: "list[int]") -> "tuple[dict[int, socket.socket],
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
-                listener.bind(("", port))  # the address is another machine's that hands on to this one
+                listener.bind(("", port))  # the address belongs to a machine that forwards to this one
             listener.listen(512)
             held[port] = listener
         except OSError:
@@ -46,8 +45,8 @@ def listen(address: str, ports: "list[int]") -> "tuple[dict[int, socket.socket],
     return held, taken
 
 
-def knock(targets: "list[tuple[str, int]]", wait_s: float) -> "list[str]":
-    """Connect to all targets at once; what came of each."""
+def connect(targets: "list[tuple[str, int]]", wait_s: float) -> "list[str]":
+    """Connect to all targets at once; returns the result of each."""
     results = ["silent"] * len(targets)
     waiting, callers = selectors.DefaultSelector(), {}
     for number, (address, port) in enumerate(targets):
@@ -61,38 +60,38 @@ def knock(targets: "list[tuple[str, int]]", wait_s: float) -> "list[str]":
             waiting.register(caller, selectors.EVENT_WRITE, number)
             callers[number] = caller
         else:
-            results[number] = "open" if status == 0 else WORDS.get(status, "silent")
+            results[number] = "open" if status == 0 else RESULTS.get(status, "silent")
             caller.close()
     until = time.monotonic() + wait_s
     while waiting.get_map() and time.monotonic() < until:
         for key, _ in waiting.select(max(0.0, until - time.monotonic())):
             caller = callers[key.data]
             status = caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            results[key.data] = "open" if status == 0 else WORDS.get(status, "silent")
+            results[key.data] = "open" if status == 0 else RESULTS.get(status, "silent")
             waiting.unregister(caller)
             caller.close()
     return results
 
 
-def answer(value: "dict[str, Any]") -> None:
+def answer(**values: object) -> None:
     """Write a line."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Take orders until stdin ends; its sockets end with it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each port of each other host
+    """Answer requests until stdin ends."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # a socket for each port of each other host
     held: dict[int, socket.socket] = {}  # not evaluated inside a function: fit for 3.6
     for line in iter(sys.stdin.readline, ""):
-        order = json.loads(line)
-        if "ports" in order:
-            held, taken = listen(order["address"], order["ports"])
-            answer({"listening": sorted(held), "taken": taken})
+        request = json.loads(line)
+        if "ports" in request:
+            held, taken = listen(request["address"], request["ports"])
+            answer(listening=sorted(held), taken=taken)
         else:
             clock = time.time()
-            answer({"clock": clock, "results": knock(order["targets"], order["wait_s"])})
+            answer(clock=clock, results=connect(request["targets"], request["wait_s"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the probe saw of a host: parsed, not judged. Every parser is a pure function of recorded text."""
+"""Parsers for the probe's output; every parser is a pure function of recorded text."""
 
 import json
 import re
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raylaunch.provision.container import LAYER_LABEL
+
 MISSING = 127
-"""Exit status of a section whose program is not there."""
+"""Exit status of a section whose program is not installed."""
 TIMED_OUT = 124
 
 
@@ -20,20 +22,20 @@ class Section:
 
     @property
     def timed_out(self) -> bool:
-        """Whether it was cut off."""
+        """Whether it ran out of time."""
         return self.status in (TIMED_OUT, 137)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The probe's whole answer."""
+    """The probe's complete output."""
 
     noise: str
-    """What the login shell wrote before the probe could begin; "" on a silent one."""
+    """What the login shell printed before the probe began."""
     sections: Mapping[str, Section]
 
     def find(self, name: str) -> Section:
-        """A section; one that never came counts as cut off."""
+        """A section; a missing one counts as out of time."""
         return self.sections.get(name, Section("", TIMED_OUT))
 
 
@@ -42,7 +44,7 @@ class System:
     """Distribution and user."""
 
     family: str
-    """"debian", "rhel", "suse", "arch" or "other": whose commands mend it."""
+    """Whose commands it has: "debian", "rhel", "suse", "arch" or "other"."""
     distribution: str
     user: str
     groups: tuple[str, ...]
@@ -52,13 +54,13 @@ class System:
 
     @property
     def sudo(self) -> str:
-        """What a command of the machine's administrator begins with."""
+        """Prefix of a command for the administrator."""
         return "" if self.user == "root" else "sudo "
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Free and total bytes where a folder is, or will be."""
+    """Free and total bytes of the file system that holds a folder, or will hold it."""
 
     place: str
     device: str
@@ -67,15 +69,16 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
-class Docker:
-    """docker's engine. `problem` is "" where it answers, else "missing", "stopped", "denied", "slow" or "failed"."""
+class RuntimeFacts:
+    """The container runtime."""
 
     problem: str
-    said: str = ""
+    """Empty where it answers, else "missing", "stopped", "denied", "slow" or "failed"."""
+    message: str = ""
     version: str = ""
     runtimes: tuple[str, ...] = ()
     disk: Disk | None = None
-    """Where its images go."""
+    """Where it keeps images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Image:
     id: str
     digests: tuple[str, ...]
     label: str
-    """The label raylaunch.layer: equal for images whose layer was built from the same content."""
+    """container.LAYER_LABEL: equal for images whose layer was built from the same content."""
     cuda: str | None
     """CUDA_VERSION of its environment."""
 
@@ -101,13 +104,13 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
-    """What docker holds of this cluster."""
+class RuntimeObjects:
+    """What the container runtime has of this cluster."""
 
     image: Image | None
     container: Container | None
-    asked: bool = True
-    """Whether docker answered; without that, None says nothing."""
+    answered: bool = True
+    """Whether the runtime answered; if not, None means unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,11 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpus:
-    """All of them. `problem` is "" where nvidia-smi answers, else what it said; "missing" where there is none."""
+class GpuFacts:
+    """All GPUs of a host."""
 
     problem: str
+    """Empty where nvidia-smi answers, else its message; "missing" where it is not installed."""
     gpus: tuple[Gpu, ...] = ()
     holders: tuple[tuple[str, str], ...] = ()
     """uuid of a GPU -> "pid 12 (python3) holds 800 MiB"."""
@@ -134,7 +138,7 @@ class Gpus:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way to another host of the cluster; None is "cannot be told"."""
+    """The route to another host of the cluster; None means unknown."""
 
     link: str | None
     source: str | None
@@ -158,8 +162,8 @@ def split(output: str, mark: str) -> Probe:
 
 def parse_system(section: Section) -> System:
     """Section `system`."""
-    said = read_pairs(section.text)
-    kin = {said.get("id", "").strip('"'), *said.get("like", "").strip('"').split()}
+    values = read_pairs(section.text)
+    kin = {values.get("id", "").strip('"'), *values.get("like", "").strip('"').split()}
     families = (
         ("debian", {"debian", "ubuntu"}),
         ("rhel", {"rhel", "fedora", "centos"}),
@@ -168,46 +172,46 @@ def parse_system(section: Section) -> System:
     )
     return System(
         family=next((family for family, names in families if kin & names), "other"),
-        distribution=said.get("name", "").strip('"') or "an unknown distribution",
-        user=said.get("user", ""),
-        groups=tuple(said.get("groups", "").split()),
-        hostname=said.get("hostname", ""),
-        has_bashrc=said.get("bashrc") == "yes",
-        has_nvidia_hook=bool(said.get("hook")),
+        distribution=values.get("name", "").strip('"') or "an unknown distribution",
+        user=values.get("user", ""),
+        groups=tuple(values.get("groups", "").split()),
+        hostname=values.get("hostname", ""),
+        has_bashrc=values.get("bashrc") == "yes",
+        has_nvidia_hook=bool(values.get("hook")),
     )
 
 
-def parse_docker(section: Section) -> Docker:
-    """Section `docker`: `docker info` as JSON, or why not."""
+def parse_docker(section: Section) -> RuntimeFacts:
+    """Section `docker`: the runtime's `info` as JSON, or its message."""
     text = section.text
     if section.timed_out:
-        return Docker("slow")
+        return RuntimeFacts("slow")
     if section.status == MISSING:
-        return Docker("missing")
+        return RuntimeFacts("missing")
     info = _read_json(text)
     errors = [str(error) for error in info.get("ServerErrors") or ()] if isinstance(info, dict) else []
-    said = " ".join(errors) or text
-    if "permission denied" in said:
-        return Docker("denied", said)
+    message = " ".join(errors) or text
+    if "permission denied" in message:
+        return RuntimeFacts("denied", message)
     if isinstance(info, dict) and info.get("ServerVersion"):
-        return Docker(
+        return RuntimeFacts(
             "",
             version=str(info["ServerVersion"]),
             runtimes=tuple(info.get("Runtimes") or ()),
             disk=next(iter(parse_disks(section)), None),
         )
-    if "no daemon" in text or "no socket" in text or "Cannot connect" in said or "connection refused" in said:
-        return Docker("stopped", said)
-    return Docker("failed", said)
+    if "no daemon" in text or "no socket" in text or "Cannot connect" in message or "connection refused" in message:
+        return RuntimeFacts("stopped", message)
+    return RuntimeFacts("failed", message)
 
 
-def parse_objects(section: Section) -> Objects:
-    """Section `objects`: `docker inspect` of image and container, and the container's programs."""
+def parse_objects(section: Section) -> RuntimeObjects:
+    """Section `objects`: the runtime's `inspect` of image and container, and the container's programs."""
     text, _, programs = section.text.partition("\nprograms\n")
     image = container = None
     answer = None if section.timed_out else _read_json(text)
     if not isinstance(answer, list):
-        return Objects(None, None, asked=False)
+        return RuntimeObjects(None, None, answered=False)
     for found in answer:
         if "State" in found:
             names = set(programs.split())
@@ -222,18 +226,18 @@ def parse_objects(section: Section) -> Objects:
             image = Image(
                 id=str(found["Id"]),
                 digests=tuple(digest.partition("@")[2] for digest in found.get("RepoDigests") or ()),
-                label=str((config.get("Labels") or {}).get("raylaunch.layer", "")),
+                label=str((config.get("Labels") or {}).get(LAYER_LABEL, "")),
                 cuda=variables.get("CUDA_VERSION"),
             )
-    return Objects(image, container)
+    return RuntimeObjects(image, container)
 
 
-def parse_gpus(section: Section, holders: Section) -> Gpus:
+def parse_gpus(section: Section, holders: Section) -> GpuFacts:
     """Sections `gpus` and `holders`: nvidia-smi's tables as CSV."""
     if section.status == MISSING:
-        return Gpus("missing")
+        return GpuFacts("missing")
     if section.status != 0:
-        return Gpus("no answer within 10 s" if section.timed_out else section.text.strip() or "it failed")
+        return GpuFacts("no answer within 10 s" if section.timed_out else section.text.strip() or "it failed")
     gpus = []
     for line in section.text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -245,16 +249,16 @@ def parse_gpus(section: Section, holders: Section) -> Gpus:
         cells = [cell.strip() for cell in line.split(",", 3)]
         if len(cells) == 4 and cells[1].isdigit():
             held.append((cells[0], f"pid {cells[1]} ({cells[3]}) holds {cells[2]} MiB"))
-    return Gpus("", tuple(gpus), tuple(held))
+    return GpuFacts("", tuple(gpus), tuple(held))
 
 
 def parse_route(section: Section) -> Route:
-    """Section `route`: `ip route get`, and what the kernel tells of that link (-1: a virtual one tells no speed)."""
-    said = read_pairs(section.text)
+    """Section `route`: `ip route get`, and the kernel's facts of that link (speed -1: a virtual link has none)."""
+    values = read_pairs(section.text)
     source = re.search(r" src (\S+)", section.text)
-    mtu, speed = (said.get(name, "") for name in ("mtu", "speed"))
+    mtu, speed = (values.get(name, "") for name in ("mtu", "speed"))
     return Route(
-        link=said.get("link") or None,
+        link=values.get("link") or None,
         source=source[1] if source else None,
         mtu=int(mtu) if mtu.isdigit() else None,
         speed_mbit_s=int(speed) if speed.isdigit() and int(speed) > 0 else None,
@@ -262,7 +266,7 @@ def parse_route(section: Section) -> Route:
 
 
 def parse_disks(section: Section) -> tuple[Disk, ...]:
-    """Sections `disk` and `docker`: lines "disk", the place that exists and `df -Pk` of it, in the order asked."""
+    """Sections `disk` and `docker`: lines of "disk", an existing folder and its `df -Pk`, in the order requested."""
     disks = []
     for line in section.text.splitlines():
         match line.split():
@@ -278,19 +282,19 @@ def parse_memory(section: Section) -> tuple[int, int] | None:
 
 
 def parse_sockets(section: Section) -> frozenset[int]:
-    """Section `sockets`: TCP ports that somebody listens on, on any address, by the kernel's own table (state 0A)."""
+    """Section `sockets`: TCP ports with a listener on any address, by the kernel's table (state 0A)."""
     found = re.findall(r"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", section.text, re.M)
     return frozenset(int(port, 16) for port in found)
 
 
 def parse_listeners(section: Section) -> dict[int, str]:
-    """Section `listeners`: port -> "nginx (pid 12)", for those that `ss` may name."""
+    """Section `listeners`: port -> "nginx (pid 12)", where `ss` may see the program."""
     found = re.findall(r'^LISTEN +\d+ +\d+ +\S+:(\d+) .*?users:\(\("([^"]+)",pid=(\d+)', section.text, re.M)
     return {int(port): f"{name} (pid {pid})" for port, name, pid in found}
 
 
 def _read_json(text: str) -> Any:
-    """The first JSON value in a text that may hold other words."""
+    """The first JSON value in a text that may hold other lines."""
     for start in (found.start() for found in re.finditer(r"[\[{]", text)):
         try:
             return json.JSONDecoder().raw_decode(text[start:])[0]

@@ -1,23 +1,22 @@
-"""What a rule says of a host: the check, its state, what was seen, and what mends it."""
+"""The verdict of a rule on a host: the check, its state, what was found, and what fixes it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 HERE = "this machine"
-"""Stands for a host where a verdict is about the machine that asks."""
+"""Stands for a host in a verdict on the machine that runs doctor."""
 
 
-class State(StrEnum):
-    """How a check ended. What could not be looked at is never OK."""
+class VerdictState(StrEnum):
+    """The result of a check. A check that could not be made is never OK."""
 
     OK = "ok"
     WARNING = "warning"
-    """May be lived with, knowingly."""
+    """Works, with a disadvantage."""
     UNKNOWN = "not checked"
-    RED = "red"
-    """Would fail, or answer wrongly."""
+    FAILED = "failed"
+    """The cluster would fail, or compute wrong results."""
 
 
 CHECKS = (
@@ -27,7 +26,7 @@ CHECKS = (
     *("disk", "model disk", "memory", "shared memory", "clock"),
     *("ports", "firewall", "network"),
 )
-"""All checks, in the order in which they are told: what comes first explains what comes later."""
+"""All checks in the order of the table: an earlier failure explains later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +36,43 @@ class Verdict:
     check: str
     host: str
     """Its address in the cluster file, or HERE."""
-    state: State
+    state: VerdictState
     what: str
     fix: str = ""
-    """What to do, as a command where there is one; every red verdict has it."""
-    mend: str = ""
-    """A command that `--fix` may run there: it takes nothing away that somebody could miss."""
-
-
-def ok(check: str, host: str, what: str) -> Verdict:
-    """A check that a host passed."""
-    return Verdict(check, host, State.OK, what)
-
-
-def red(check: str, host: str, what: str, fix: str, *, mend: str = "") -> Verdict:
-    """A check that a host failed."""
-    return Verdict(check, host, State.RED, what, fix, mend)
-
-
-def warn(check: str, host: str, what: str, fix: str = "", *, mend: str = "") -> Verdict:
-    """Something that may be lived with."""
-    return Verdict(check, host, State.WARNING, what, fix, mend)
-
-
-def unknown(check: str, host: str, what: str, fix: str = "") -> Verdict:
-    """A check that could not be made, and why."""
-    return Verdict(check, host, State.UNKNOWN, what, fix)
+    """What to do, as a command where possible; every failed verdict has it."""
+    safe: bool = False
+    """Whether `fix` is a command that `--fix` may run on the host: it removes nothing that is in use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table: verdicts that say the same of several hosts."""
+class Check:
+    """One check of one host, to make its verdict with."""
 
-    state: State
+    name: str
+    host: str
+
+    def ok(self, what: str) -> Verdict:
+        """The host passed."""
+        return Verdict(self.name, self.host, VerdictState.OK, what)
+
+    def failed(self, what: str, fix: str, *, safe: bool = False) -> Verdict:
+        """The host failed."""
+        return Verdict(self.name, self.host, VerdictState.FAILED, what, fix, safe)
+
+    def warning(self, what: str, fix: str = "", *, safe: bool = False) -> Verdict:
+        """It works, with a disadvantage."""
+        return Verdict(self.name, self.host, VerdictState.WARNING, what, fix, safe)
+
+    def unknown(self, what: str, fix: str = "") -> Verdict:
+        """The check could not be made, and why."""
+        return Verdict(self.name, self.host, VerdictState.UNKNOWN, what, fix)
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """A line of the table: equal verdicts on several hosts."""
+
+    state: VerdictState
     check: str
     hosts: tuple[str, ...]
     what: str
@@ -81,22 +84,10 @@ def sort_verdicts(verdicts: Iterable[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: CHECKS.index(verdict.check) if verdict.check in CHECKS else len(CHECKS))
 
 
-def make_rows(verdicts: Sequence[Verdict]) -> list[Row]:
-    """Rows of the table, in the order of State: red last, where a terminal's reader is."""
-    groups: dict[tuple[State, str, str, str], list[str]] = {}
+def make_rows(verdicts: Sequence[Verdict]) -> list[VerdictRow]:
+    """Rows of the table, in the order of VerdictState: failed ones last, next to a terminal's prompt."""
+    groups: dict[tuple[VerdictState, str, str, str], list[str]] = {}
     for verdict in sort_verdicts(verdicts):
         groups.setdefault((verdict.state, verdict.check, verdict.what, verdict.fix), []).append(verdict.host)
-    rows = [Row(state, check, tuple(hosts), what, fix) for (state, check, what, fix), hosts in groups.items()]
-    return sorted(rows, key=lambda row: [*State].index(row.state))
-
-
-def to_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict for a program to read."""
-    return {
-        "check": verdict.check,
-        "host": verdict.host,
-        "state": verdict.state.value,
-        "what": verdict.what,
-        "fix": verdict.fix or None,
-        "fixed_by_fix": bool(verdict.mend),
-    }
+    rows = [VerdictRow(state, check, tuple(hosts), what, fix) for (state, check, what, fix), hosts in groups.items()]
+    return sorted(rows, key=lambda row: [*VerdictState].index(row.state))

@@ -10,7 +10,7 @@ import pytest
 from raylaunch.config import cluster_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision.doctor import probe_facts
-from raylaunch.provision.doctor.gather import HostFacts, Look, Network, list_ports, make_facts
+from raylaunch.provision.doctor.gather import ClusterFacts, HostFacts, NetworkFacts, list_ports, make_facts
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "hosts"
 MARK = "@mark"
@@ -32,7 +32,7 @@ def read_probe(name: str) -> probe_facts.Probe:
 
 @pytest.fixture
 def load_cluster(tmp_path: Path) -> Callable[..., ClusterFile]:
-    """The cluster file of these tests, with words of it replaced."""
+    """The cluster file of these tests, with parts of it replaced."""
 
     def load(*changes: tuple[str, str]) -> ClusterFile:
         text = CLUSTER
@@ -53,12 +53,12 @@ def make_host(load_cluster: Callable[..., ClusterFile]) -> Callable[..., HostFac
         ports = frozenset(list_ports(load_cluster(), address))
         other = WORKER if address == HEAD else HEAD
         reached = {other: dict.fromkeys(list_ports(load_cluster(), other), "open") | {22: "open"}}
-        found = make_facts(address, read_probe("busy"), Network(ports, frozenset(), reached, 0.01))
+        found = make_facts(address, read_probe("busy"), NetworkFacts(ports, frozenset(), reached, 0.01))
         free = tuple(replace(gpu, used_mib=0) for gpu in found.gpus.gpus)
         sound = replace(
             found,
             objects=replace(found.objects, container=None),
-            gpus=probe_facts.Gpus("", free),
+            gpus=probe_facts.GpuFacts("", free),
             sockets=frozenset({22}),
             route=probe_facts.Route("eth0", address, 1500, 10_000),
         )
@@ -68,10 +68,10 @@ def make_host(load_cluster: Callable[..., ClusterFile]) -> Callable[..., HostFac
 
 
 @pytest.fixture
-def look_at() -> Callable[..., Look]:
-    """What was seen, of hosts as they are given."""
+def look_at() -> Callable[..., ClusterFacts]:
+    """Facts of a cluster, of the given hosts."""
 
-    def make(*hosts: HostFacts) -> Look:
-        return Look("", hosts, {}, {host.address: None for host in hosts if host.address != HEAD}, 1.0)
+    def make(*hosts: HostFacts) -> ClusterFacts:
+        return ClusterFacts("", hosts, {}, {host.address: None for host in hosts if host.address != HEAD}, 1.0)
 
     return make

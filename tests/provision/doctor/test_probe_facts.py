@@ -44,12 +44,12 @@ def test_busy_host() -> None:
 
 
 def test_host_of_a_user_without_rights() -> None:
-    """Noise, no docker, a driver that is not loaded, a hostname nobody knows, no sudo."""
+    """Noise, no docker, a driver that is not loaded, an unknown hostname, no sudo."""
     probe = read_probe("denied")
     assert probe.noise.strip() == "Welcome"
     assert probe.find("shell").text.startswith("Welcome\n")
     assert probe_facts.parse_docker(probe.find("docker")).problem == "denied"
-    assert probe_facts.parse_objects(probe.find("objects")) == probe_facts.Objects(None, None)
+    assert probe_facts.parse_objects(probe.find("objects")) == probe_facts.RuntimeObjects(None, None)
     assert probe_facts.parse_gpus(probe.find("gpus"), probe.find("holders")).problem.startswith("NVIDIA-SMI has failed")
     assert probe.find("name").status != 0
     assert probe.find("sudo").status == probe_facts.MISSING
@@ -65,13 +65,13 @@ def test_host_where_little_runs() -> None:
     assert probe.find("shell").status != 0
 
 
-def test_what_never_came_counts_as_cut_off() -> None:
+def test_a_missing_section_counts_as_out_of_time() -> None:
     """An answer that broke off, or none at all."""
     probe = probe_facts.split("hello\n\n@mark begin\n\n@mark docker\nhalf of it", "@mark")
     assert probe.noise.strip() == "hello"
     assert probe.find("docker").timed_out
     assert probe_facts.parse_docker(probe.find("docker")).problem == "slow"
-    assert not probe_facts.parse_objects(probe.find("objects")).asked
+    assert not probe_facts.parse_objects(probe.find("objects")).answered
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_nvidia_smi_of_a_real_machine() -> None:
     assert probe_facts.parse_gpus(Section("", 124), Section("", 124)).problem == "no answer within 10 s"
 
 
-def test_virtual_links_tell_no_speed() -> None:
-    """The kernel says -1, or nothing."""
+def test_virtual_links_have_no_speed() -> None:
+    """The kernel reports -1, or nothing."""
     route = probe_facts.parse_route(Section("10.0.0.1 dev br0 src 10.0.0.2\nlink=br0\nmtu=9000\nspeed=-1", 0))
     assert route == probe_facts.Route("br0", "10.0.0.2", 9000, None)
     assert probe_facts.parse_route(Section("ip: command not found\nlink=\nmtu=\nspeed=", 127)).link is None

@@ -1,4 +1,4 @@
-"""Rules that no rig can show whole: other cards, clocks, links, distributions, running clusters."""
+"""Rules that no rig covers completely: other cards, clocks, links, distributions, running clusters."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,10 +9,10 @@ import pytest
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision.doctor import probe_facts
 from raylaunch.provision.doctor.diagnose import judge
-from raylaunch.provision.doctor.gather import HostFacts, Look
+from raylaunch.provision.doctor.gather import ClusterFacts, HostFacts
 from raylaunch.provision.doctor.gpu_rules import guess_cuda_major
 from raylaunch.provision.doctor.network_rules import judge_network
-from raylaunch.provision.doctor.verdicts import CHECKS, State, Verdict, make_rows
+from raylaunch.provision.doctor.verdicts import CHECKS, Verdict, VerdictState, make_rows
 from tests.provision.doctor.conftest import HEAD, WORKER
 
 Make = Callable[..., HostFacts]
@@ -25,7 +25,9 @@ def pick(verdicts: Iterable[Verdict], check: str, host: str = WORKER) -> Verdict
 
 
 @pytest.fixture
-def judge_worker(make_host: Make, look_at: Callable[..., Look], load_cluster: Load) -> Callable[..., list[Verdict]]:
+def judge_worker(
+    make_host: Make, look_at: Callable[..., ClusterFacts], load_cluster: Load
+) -> Callable[..., list[Verdict]]:
     """Verdicts on a sound head and a worker with facts changed by name."""
 
     def run(*changes: tuple[str, str], **facts_changed: Any) -> list[Verdict]:
@@ -36,33 +38,35 @@ def judge_worker(make_host: Make, look_at: Callable[..., Look], load_cluster: Lo
 
 
 def test_sound_hosts_have_every_check_and_no_other(judge_worker: Callable[..., list[Verdict]]) -> None:
-    """All green but for what tells otherwise, and each check by its name in CHECKS."""
+    """All ok, and each check by its name in CHECKS."""
     verdicts = judge_worker()
     assert {verdict.check for verdict in verdicts} == {*CHECKS}
-    assert {verdict.state for verdict in verdicts} == {State.OK}
+    assert {verdict.state for verdict in verdicts} == {VerdictState.OK}
 
 
-def test_every_red_verdict_says_what_to_do(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
-    """Whatever is broken, there is a command or a place to look."""
+def test_every_failed_verdict_has_a_fix(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    """A command, or a place to check, for each fault."""
     sound = make_host(WORKER)
     broken: list[dict[str, Any]] = [
-        {"docker": probe_facts.Docker(problem)} for problem in ("missing", "stopped", "denied", "slow", "failed")
+        {"docker": probe_facts.RuntimeFacts(problem)} for problem in ("missing", "stopped", "denied", "slow", "failed")
     ]
     broken += [
-        {"gpus": probe_facts.Gpus("missing")},
-        {"gpus": probe_facts.Gpus("Failed to initialize NVML: Driver/library version mismatch")},
+        {"gpus": probe_facts.GpuFacts("missing")},
+        {"gpus": probe_facts.GpuFacts("Failed to initialize NVML: Driver/library version mismatch")},
         {"shell": probe_facts.Section("", 124)},
         {"memory": (8 << 30, 1 << 30)},
         {"docker": replace(sound.docker, disk=probe_facts.Disk("/x", "sda", 1 << 20, 1 << 40))},
         {"network": replace(sound.network, clock_ahead_s=-90.0)},
-        {"objects": probe_facts.Objects(None, None)},
+        {"objects": probe_facts.RuntimeObjects(None, None)},
     ]
     for family in ("debian", "rhel", "suse", "arch", "other"):
         system = replace(sound.system, family=family)
         for change in broken:
-            red = [verdict for verdict in judge_worker(system=system, **change) if verdict.state is State.RED]
-            assert red, change
-            assert all(verdict.fix and "{" not in verdict.fix for verdict in red)
+            failed = [
+                verdict for verdict in judge_worker(system=system, **change) if verdict.state is VerdictState.FAILED
+            ]
+            assert failed, change
+            assert all(verdict.fix and "{" not in verdict.fix for verdict in failed)
 
 
 @pytest.mark.parametrize(
@@ -81,61 +85,71 @@ def test_cuda_by_tag(image: str, major: int | None) -> None:
 
 
 def test_drivers_against_images(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
-    """550 runs CUDA 12 and not 13: which driver, or which image, fits; an image that tells nothing is not green."""
-    gpus = probe_facts.Gpus("", tuple(replace(gpu, driver="550.144.03") for gpu in make_host(WORKER).gpus.gpus))
-    no_image = probe_facts.Objects(None, None)
+    """550 runs CUDA 12 and not 13: which driver, or which image, fits; an unknown image is not ok."""
+    gpus = probe_facts.GpuFacts("", tuple(replace(gpu, driver="550.144.03") for gpu in make_host(WORKER).gpus.gpus))
+    no_image = probe_facts.RuntimeObjects(None, None)
     old = pick(judge_worker(gpus=gpus, objects=no_image), "driver")
-    assert (old.state, "CUDA 12 at most" in old.what) == (State.RED, True)
+    assert (old.state, "CUDA 12 at most" in old.what) == (VerdictState.FAILED, True)
     assert "nvidia-driver-580-server" in old.fix
     assert "vllm/vllm-openai:v0.19.0" in old.fix
     older = ("v0.32.0", "v0.19.0")
-    assert pick(judge_worker(older, gpus=gpus, objects=no_image), "driver").state is State.OK
+    assert pick(judge_worker(older, gpus=gpus, objects=no_image), "driver").state is VerdictState.OK
     nameless = ("vllm/vllm-openai:v0.32.0", "mine:1")
-    assert pick(judge_worker(nameless, objects=no_image), "driver").state is State.UNKNOWN
+    assert pick(judge_worker(nameless, objects=no_image), "driver").state is VerdictState.UNKNOWN
 
 
-def test_what_runs_already_is_no_fault(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
-    """A second look at a cluster that is up: its container, its ports and its GPU memory are its own."""
+def test_a_running_cluster_is_fit(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    """Of a cluster that is up, container, ports and GPU memory are its own."""
     sound = make_host(WORKER)
     assert sound.objects.image is not None
     running = probe_facts.Container("running", sound.objects.image.id, runs_ray=True)
-    gpus = probe_facts.Gpus("", tuple(replace(gpu, used_mib=22_000) for gpu in sound.gpus.gpus))
+    gpus = probe_facts.GpuFacts("", tuple(replace(gpu, used_mib=22_000) for gpu in sound.gpus.gpus))
     verdicts = judge_worker(
         objects=replace(sound.objects, container=running), gpus=gpus, sockets=frozenset({22, 8076, 10_050})
     )
-    assert not [verdict for verdict in verdicts if verdict.state is State.RED]
+    assert not [verdict for verdict in verdicts if verdict.state is VerdictState.FAILED]
     assert "runs already" in pick(verdicts, "container").what
     other = replace(running, image="sha256:older")
-    assert pick(judge_worker(objects=replace(sound.objects, container=other)), "container").state is State.WARNING
+    assert (
+        pick(judge_worker(objects=replace(sound.objects, container=other)), "container").state is VerdictState.WARNING
+    )
 
 
-def test_docker_that_tells_half_is_not_green(judge_worker: Callable[..., list[Verdict]]) -> None:
+def test_docker_without_an_inventory_is_not_ok(judge_worker: Callable[..., list[Verdict]]) -> None:
     """`docker info` answered, `docker inspect` did not."""
-    verdicts = judge_worker(objects=probe_facts.Objects(None, None, asked=False))
+    verdicts = judge_worker(objects=probe_facts.RuntimeObjects(None, None, answered=False))
     for check in ("image", "container"):
-        assert pick(verdicts, check).state is State.UNKNOWN
+        assert pick(verdicts, check).state is VerdictState.UNKNOWN
 
 
-def test_images_of_one_making_are_the_same(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+def test_equal_images_are_recognized(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
     """By id, by registry digest, or by the label of what they were built from."""
     image = make_host(WORKER).objects.image
     assert image is not None
     assert (
-        pick(judge_worker(objects=probe_facts.Objects(replace(image, id="sha256:b"), None)), "image").state is State.OK
+        pick(judge_worker(objects=probe_facts.RuntimeObjects(replace(image, id="sha256:b"), None)), "image").state
+        is VerdictState.OK
     )
-    other = probe_facts.Objects(replace(image, id="sha256:b", label="other"), None)
-    assert pick(judge_worker(objects=other), "image").state is State.RED
+    other = probe_facts.RuntimeObjects(replace(image, id="sha256:b", label="other"), None)
+    assert pick(judge_worker(objects=other), "image").state is VerdictState.FAILED
     built = ("docker:", 'initialization_commands: ["build-image vllm/vllm-openai:v0.32.0"]\ndocker:')
-    assert pick(judge_worker(built, objects=probe_facts.Objects(None, None)), "image").state is State.WARNING
-    assert pick(judge_worker(built, objects=other), "image").state is State.WARNING, "is built anew there"
-    based = probe_facts.Objects(replace(image, id="sha256:b", label=f"{image.label}-otherbase"), None)
-    assert pick(judge_worker(built, objects=based), "image").state is State.RED, "counts as built, and differs"
+    assert (
+        pick(judge_worker(built, objects=probe_facts.RuntimeObjects(None, None)), "image").state is VerdictState.WARNING
+    )
+    assert pick(judge_worker(built, objects=other), "image").state is VerdictState.WARNING, "is rebuilt there"
+    based = probe_facts.RuntimeObjects(replace(image, id="sha256:b", label=f"{image.label}-otherbase"), None)
+    assert pick(judge_worker(built, objects=based), "image").state is VerdictState.FAILED, (
+        "counts as built, and differs"
+    )
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "state"), [(0.5, State.OK), (-3.0, State.WARNING), (3.0, State.WARNING), (-3600.0, State.RED)]
+    ("ahead_s", "state"),
+    [(0.5, VerdictState.OK), (-3.0, VerdictState.WARNING), (3.0, VerdictState.WARNING), (-3600.0, VerdictState.FAILED)],
 )
-def test_clocks(judge_worker: Callable[..., list[Verdict]], make_host: Make, ahead_s: float, state: State) -> None:
+def test_clocks(
+    judge_worker: Callable[..., list[Verdict]], make_host: Make, ahead_s: float, state: VerdictState
+) -> None:
     network = make_host(WORKER).network
     assert network is not None
     assert pick(judge_worker(network=replace(network, clock_ahead_s=ahead_s)), "clock").state is state
@@ -144,15 +158,17 @@ def test_clocks(judge_worker: Callable[..., list[Verdict]], make_host: Make, ahe
 @pytest.mark.parametrize(
     ("route", "state", "words"),
     [
-        (probe_facts.Route("eth0", WORKER, 1500, 25_000), State.OK, "25 Gbit/s"),
-        (probe_facts.Route("eth0", WORKER, 1500, 1000), State.WARNING, "1 Gbit/s"),
-        (probe_facts.Route("eth0", WORKER, 1500, None), State.UNKNOWN, "does not tell its speed"),
-        (probe_facts.Route("eth1", "192.168.0.2", 1500, 10_000), State.WARNING, "leaves from 192.168.0.2"),
-        (probe_facts.Route(None, None, None, None), State.UNKNOWN, "no `ip` there"),
-        (probe_facts.Route("eth0", WORKER, 9000, 10_000), State.WARNING, "the other hosts have 1500"),
+        (probe_facts.Route("eth0", WORKER, 1500, 25_000), VerdictState.OK, "25 Gbit/s"),
+        (probe_facts.Route("eth0", WORKER, 1500, 1000), VerdictState.WARNING, "1 Gbit/s"),
+        (probe_facts.Route("eth0", WORKER, 1500, None), VerdictState.UNKNOWN, "does not report its speed"),
+        (probe_facts.Route("eth1", "192.168.0.2", 1500, 10_000), VerdictState.WARNING, "uses 192.168.0.2"),
+        (probe_facts.Route(None, None, None, None), VerdictState.UNKNOWN, "no `ip` there"),
+        (probe_facts.Route("eth0", WORKER, 9000, 10_000), VerdictState.WARNING, "the other hosts have 1500"),
     ],
 )
-def test_links(judge_worker: Callable[..., list[Verdict]], route: probe_facts.Route, state: State, words: str) -> None:
+def test_links(
+    judge_worker: Callable[..., list[Verdict]], route: probe_facts.Route, state: VerdictState, words: str
+) -> None:
     verdict = pick(judge_worker(route=route), "network")
     assert (verdict.state, words in verdict.what) == (state, True), verdict
 
@@ -160,14 +176,14 @@ def test_links(judge_worker: Callable[..., list[Verdict]], route: probe_facts.Ro
 @pytest.mark.parametrize(
     ("option", "state"),
     [
-        ("--ipc=host", State.OK),
-        ("--shm-size=10.24g", State.OK),
-        ("--shm-size 64m", State.RED),
-        ("--shm-size=900g", State.RED),
-        ("--init", State.OK),
+        ("--ipc=host", VerdictState.OK),
+        ("--shm-size=10.24g", VerdictState.OK),
+        ("--shm-size 64m", VerdictState.FAILED),
+        ("--shm-size=900g", VerdictState.FAILED),
+        ("--init", VerdictState.OK),
     ],
 )
-def test_shared_memory(judge_worker: Callable[..., list[Verdict]], option: str, state: State) -> None:
+def test_shared_memory(judge_worker: Callable[..., list[Verdict]], option: str, state: VerdictState) -> None:
     assert pick(judge_worker(("--ipc=host", option)), "shared memory").state is state
 
 
@@ -182,20 +198,20 @@ def test_firewall_is_opened_with_the_tool_that_closed_it(
     assert head.network is not None
     shut_out = replace(head.network, reached={WORKER: dict.fromkeys(head.network.reached[WORKER], "silent")})
     hosts = (replace(head, network=shut_out), make_host(WORKER, firewall=tool))
-    told = pick(judge_network(hosts, load_cluster()), "firewall", HEAD)
-    assert "a one-way firewall" in told.what
-    assert told.fix.startswith(f"on {WORKER}: ")
-    assert command in told.fix
+    verdict = pick(judge_network(hosts, load_cluster()), "firewall", HEAD)
+    assert "a one-way firewall" in verdict.what
+    assert verdict.fix.startswith(f"on {WORKER}: ")
+    assert command in verdict.fix
 
 
-def test_clusters_without_gpus_say_that_none_were_looked_at(judge_worker: Callable[..., list[Verdict]]) -> None:
+def test_clusters_without_gpus_are_not_checked_for_them(judge_worker: Callable[..., list[Verdict]]) -> None:
     verdict = pick(judge_worker(("--gpus all, ", "")), "GPUs")
-    assert verdict.state is State.UNKNOWN
+    assert verdict.state is VerdictState.UNKNOWN
     assert "--gpus" in verdict.what
 
 
 def test_rows_join_hosts_that_are_alike(judge_worker: Callable[..., list[Verdict]]) -> None:
-    """What is well comes first and in one line, what is red last and alone."""
-    rows = make_rows(judge_worker(docker=probe_facts.Docker("stopped")))
+    """Equal verdicts share a line; failed ones come last."""
+    rows = make_rows(judge_worker(docker=probe_facts.RuntimeFacts("stopped")))
     assert next(row for row in rows if row.check == "hostname").hosts == (HEAD, WORKER)
     assert (rows[-1].check, rows[-1].hosts) == ("docker", (WORKER,))
