@@ -1,4 +1,4 @@
-"""incidents, restart: what became of a service, and another launch in its place."""
+"""incidents, restart: past faults of a service, and another launch in its place."""
 
 import os
 from pathlib import Path
@@ -13,22 +13,22 @@ from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, SETS, find_servic
 @CLUSTER
 @JSON
 def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int | None:
-    """List the deaths and wedges of engines on this machine or on a cluster's head, or tell one of them."""
+    """List the deaths and wedges of engines on this machine or a cluster's head, or show one."""
     if cluster is not None:
         return run_on_cluster(cluster, "incidents", None, incident or "", "--json" if as_json else "")
     from dataclasses import asdict
 
     from raylaunch.base import console
-    from raylaunch.serve import incident as kept
+    from raylaunch.serve.incident import find_incident, list_incidents
 
     if incident is not None:
-        found = kept.find_incident(incident)
+        found = find_incident(incident)
         if as_json:
             console.print_json(asdict(found) | {"folder": str(found.folder)})
         else:
             console.print_result("\n".join(found.to_lines()))
         return None
-    known = kept.list_incidents()
+    known = list_incidents()
     if as_json:
         console.print_json([asdict(entry) | {"folder": str(entry.folder)} for entry in known])
     elif known:
@@ -44,25 +44,26 @@ def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int 
 @PORT
 @click.option("--timeout-s", type=float, default=7200.0, show_default=True, help="Longest wait, in seconds.")
 def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeout_s: float) -> None:
-    """Swap a changed launch file into the running service; checked first, and the old engine stays if it is wrong.
+    """Serve a changed launch file instead of the running one, on the same address.
 
-    Without a file: the one that the service was started with, read anew (a --set has to be given again).
+    It is checked first; if it is wrong, the old engine stays. Without a file: the one that the service was started
+    with, read again (repeat any --set).
     """
     from raylaunch.base import console
     from raylaunch.config import launch_file
-    from raylaunch.serve import control_socket
+    from raylaunch.serve.control_socket import request_restart
 
     service = find_service(port)
     path = launch or (Path(service.launch_file) if service.launch_file else None)
-    if not any(said.startswith("server.port=") for said in sets):
-        sets = (*sets, f"server.port={service.port}")  # where `serve` had it from --set
+    if not any(setting.startswith("server.port=") for setting in sets):
+        sets = (*sets, f"server.port={service.port}")  # `serve` may have it from --set
     loaded = load_launch(path, sets)
     launch_file.check_local_model(loaded)
-    console.print_result(control_socket.ask(service.folder, loaded.to_json(), report=console.say, timeout_s=timeout_s))
+    console.print_result(request_restart(service.folder, loaded, report=console.say, timeout_s=timeout_s))
 
 
 def print_unit(launch: Path | None, sets: tuple[str, ...], *, rehearse: bool) -> None:
-    """Print a systemd unit that keeps `serve` running over crashes and reboots (docs/keep-serving.md)."""
+    """Print a systemd unit that restarts `serve` after crashes and reboots (docs/keep-serving.md)."""
     from raylaunch.base import console, paths
     from raylaunch.serve.systemd_unit import make_unit
 

@@ -118,17 +118,19 @@ def ask_question(
 @PORT
 @CLUSTER
 def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
-    """Tell what serves here, since when, on which nodes, and how busy it is."""
+    """Show what serves here, since when, on which nodes, and how busy it is."""
     if cluster is not None:
         return run_on_cluster(cluster, "status", port, "--json" if as_json else "")
-    from raylaunch.base import console
-    from raylaunch.serve.status import look_at
+    from dataclasses import asdict
 
-    seen = look_at(find_service(port))
+    from raylaunch.base import console
+    from raylaunch.serve import status as service_status
+
+    found = service_status.query(find_service(port))
     if as_json:
-        console.print_json(seen.to_json())
+        console.print_json(asdict(found))
     else:
-        console.print_result("\n".join(seen.to_lines()))
+        console.print_result("\n".join(found.to_lines()))
     return None
 
 

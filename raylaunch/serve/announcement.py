@@ -1,4 +1,4 @@
-"""What `serve` prints when an engine is ready: where, since when, and what a user does next."""
+"""What `serve` prints when an engine is ready: start-up times, URL, and how to try it."""
 
 from raylaunch.base import console
 from raylaunch.engine.rehearsal import plan
@@ -11,7 +11,7 @@ def announce(service: Service, resolved: ResolvedLaunch, times: readiness.Startu
     """Print that the service is ready.
 
     Args:
-        again: an engine of this service has been ready before: a line or two.
+        again: an engine of this service has been ready before: two lines are enough.
     """
     launch = resolved.launch
     model, url = launch.served_model_names[0], service.url
@@ -19,7 +19,8 @@ def announce(service: Service, resolved: ResolvedLaunch, times: readiness.Startu
     if again:
         console.say(f"serving {model} again at {url}/v1", style="bold green")
         return
-    console.say(readiness.describe_kv_cache(service.facts))
+    assert service.engine is not None
+    console.say(readiness.describe_kv_cache(service.engine))
     console.say(f"serving {model} at {url}/v1", style="bold green")
     if resolved.is_rehearsal:
         proved, not_proved = plan.describe_proof(resolved)

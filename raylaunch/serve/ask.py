@@ -1,4 +1,4 @@
-"""`raylaunch ask`: one question, streamed, with the openai client that our users' programs use."""
+"""`raylaunch ask`: one question, its answer streamed, through the openai client that users' programs use."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,12 +20,12 @@ def ask(
 
     Args:
         url: of the server, without /v1.
-        model: name; None asks the server and takes its first.
-        max_tokens: longest answer in tokens; None leaves it to the server.
-        timeout_s: longest silence in seconds.
+        model: name; None: the first model of the server.
+        max_tokens: longest answer in tokens; None: the server's default.
+        timeout_s: longest wait for the next piece, in seconds.
 
     Raises:
-        ServiceError: nobody answers at `url`, the key or the model is wrong, or the answer broke off.
+        ServiceError: no answer from `url`, a wrong key or model, or an answer that broke off.
     """
     import openai
 
@@ -45,7 +45,7 @@ def ask(
             yield from _complete(client, name, question, max_tokens)
     except openai.AuthenticationError as error:
         raise ServiceError(
-            f"{url} asks for an API key, and " + ("refuses this one" if api_key else "none was given"),
+            f"{url} rejects the API key" if api_key else f"{url} requires an API key",
             fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
         ) from error
     except openai.NotFoundError as error:
@@ -53,11 +53,11 @@ def ask(
         raise ServiceError(f"{url} serves no model {model}", fix=f"it serves: {names}") from error
     except openai.APITimeoutError as error:
         raise ServiceError(
-            f"{url} was silent for {timeout_s:.0f} s", fix="`raylaunch status` shows its queue"
+            f"no answer from {url} within {timeout_s:.0f} s", fix="`raylaunch status` shows its queue"
         ) from error
     except openai.APIConnectionError as error:
         raise ServiceError(
-            f"nobody answers at {url}: {error.__cause__ or error}",
+            f"cannot connect to {url}: {error.__cause__ or error}",
             fix="`raylaunch status` shows what serves here; start with `raylaunch serve`",
         ) from error
     except openai.APIError as error:

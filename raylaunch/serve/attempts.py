@@ -18,7 +18,7 @@ _FOREVER_S = 86400.0
 """A restart waits for GPUs that are missing; after a day it counts anew."""
 
 
-class Starts:
+class AttemptFactory:
     """Begins attempts for the launch that is served."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Starts:
         with _no_process():
             return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
 
-    def begin_spare(self) -> Attempt:
+    def begin_standby(self) -> Attempt:
         """A start that waits until it is needed, with a log of its own; raises NoProcessError as begin does."""
         log = self.log.with_name("engine.next.log")
         with contextlib.suppress(OSError):  # there is none; and no log ends a service

@@ -1,6 +1,6 @@
-"""A socket in the service's folder, for its owner alone: `raylaunch restart` hands a launch over through it.
+"""A socket in the service's folder, for its owner alone: `raylaunch restart` sends a launch through it.
 
-One JSON line asks, JSON lines answer: {"say": TEXT} as it goes, {"done": TEXT} or {"error": TEXT, "fix": TEXT} at last.
+The request is one line, `LaunchConfig.to_json`. The answer is a Reply in each line, as JSON; the last one is final.
 """
 
 import contextlib
@@ -9,69 +9,84 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base.errors import ServiceError
+from raylaunch.config.launch import LaunchConfig
 
 _NAME = "control.sock"
+_REQUEST_S = 10.0
 
 
-@dataclass
-class Request:
-    """A launch to swap in, and where the answer goes."""
+@dataclass(frozen=True)
+class Reply:
+    """What the supervisor did, or is doing."""
 
-    launch: str
-    """As LaunchConfig.to_json writes it."""
+    text: str
+    fix: str = ""
+    is_final: bool = False
+    is_error: bool = False
+
+
+@dataclass(frozen=True)
+class RestartRequest:
+    """A launch to be served from now on, and the connection for the answer."""
+
+    launch: LaunchConfig
     connection: socket.socket
 
-    def answer(self, **fields: Any) -> None:
-        """One line to whoever asked; they may be gone."""
-        with contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(fields).encode() + b"\n")
+    def _reply(self, reply: Reply) -> None:
+        with contextlib.suppress(OSError):  # the client may be gone
+            self.connection.sendall(json.dumps(asdict(reply)).encode() + b"\n")
+        if reply.is_final:
+            self.connection.close()
+
+    def report(self, text: str) -> None:
+        """Report progress."""
+        self._reply(Reply(text))
+
+    def finish(self, text: str) -> None:
+        """Report success, and close the connection."""
+        self._reply(Reply(text, is_final=True))
 
     def refuse(self, what: str, fix: str) -> None:
-        """Answer that it is not done, and say no more."""
-        self.answer(error=what, fix=fix)
-        self.close()
-
-    def close(self) -> None:
-        """Say no more."""
-        self.connection.close()
+        """Report an error, and close the connection."""
+        self._reply(Reply(what, fix, is_final=True, is_error=True))
 
 
-class Control:
-    """The listening side, in a thread of its own; requests wait in `requests`."""
+class ControlSocket:
+    """The supervisor's side, in a thread of its own; requests wait in `requests`."""
 
     def __init__(self, folder: Path) -> None:
-        self.requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self.requests: queue.SimpleQueue[RestartRequest] = queue.SimpleQueue()
         self._path = folder / _NAME
         self._path.unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short_name(folder) as name:
-            self._listening.bind(name)
+        with _shorten_path(folder) as path:
+            self._listening.bind(path)
         self._path.chmod(0o600)
         self._listening.listen(8)
-        self._thread = threading.Thread(target=self._take, name="control", daemon=True)
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._thread.start()
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listening.accept()
             except OSError:  # closed
                 return
-            connection.settimeout(10.0)
+            connection.settimeout(_REQUEST_S)
             try:
-                fields = json.loads(connection.makefile("r").readline())
-                self.requests.put(Request(fields["launch"], connection))
-            except (OSError, ValueError, KeyError, TypeError):
+                launch = LaunchConfig.from_json(connection.makefile("r").readline())
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not LaunchConfig.to_json
                 connection.close()
+            else:
+                self.requests.put(RestartRequest(launch, connection))
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Accept no more requests."""
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -80,8 +95,8 @@ class Control:
 
 
 @contextlib.contextmanager
-def _short_name(folder: Path) -> Any:
-    """A path of few bytes to the socket: a socket's own path may have 107 at most, and homes can be deep."""
+def _shorten_path(folder: Path) -> Iterator[str]:
+    """A short path to the socket: the limit is 107 bytes, and home folders can be deep."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{_NAME}"
@@ -89,35 +104,34 @@ def _short_name(folder: Path) -> Any:
         os.close(descriptor)
 
 
-def ask(folder: Path, launch: str, *, report: Callable[[str], None], timeout_s: float) -> str:
-    """Hand a launch to the supervisor whose folder this is, and follow until it serves.
+def request_restart(folder: Path, launch: LaunchConfig, *, report: Callable[[str], None], timeout_s: float) -> str:
+    """Send a launch to the supervisor of the service in `folder`, and wait until it is served.
 
     Returns:
-        What was done, in words.
+        What the supervisor reports at the end.
 
     Raises:
-        ServiceError: it was not done; the old engine serves on where the answer says so.
+        ServiceError: the launch is not served; the message says whether the old engine still is.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
-            with _short_name(folder) as name:
-                connection.connect(name)
-            connection.sendall(json.dumps({"launch": launch}).encode() + b"\n")
+            with _shorten_path(folder) as path:
+                connection.connect(path)
+            connection.sendall(launch.to_json().encode() + b"\n")
             for line in connection.makefile("r"):
-                fields = json.loads(line)
-                if "say" in fields:
-                    report(fields["say"])
-                elif "done" in fields:
-                    return str(fields["done"])
-                else:
-                    raise ServiceError(fields["error"], fix=fields.get("fix", ""))
+                reply = Reply(**json.loads(line))
+                if reply.is_error:
+                    raise ServiceError(reply.text, fix=reply.fix)
+                if reply.is_final:
+                    return reply.text
+                report(reply.text)
         except TimeoutError as error:
             raise ServiceError(
                 f"the service was not ready again within {timeout_s:.0f} s", fix="`raylaunch status` shows its state"
             ) from error
         except OSError as error:
             raise ServiceError(
-                f"the supervisor cannot be reached: {error.strerror}", fix="`raylaunch status` shows what serves here"
+                f"cannot connect to the supervisor: {error.strerror}", fix="`raylaunch status` shows what serves here"
             ) from error
-    raise ServiceError("the supervisor ended before it answered", fix="`raylaunch incidents` may say why")
+    raise ServiceError("the supervisor ended before it answered", fix="`raylaunch incidents` may show why")

@@ -24,14 +24,12 @@ _DEAF_S = 20.0
 _CONNECT_TIMEOUT_S = 1.0
 _TAKEN_ALONG = ("its owner has died", "killed by `ray.kill`", "placement group was removed")
 """In Ray's reason (2.60) of a worker's death: EngineCore ended it, or ended itself."""
-SUSPICION_SHARE = 0.25
-"""Of the progress limit: so long a healthy engine stands still only in the longest prefills."""
 _SETTLE_S = 1.5
 """Ray marks a node dead a second or two after its workers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Fault:
     """Why the engine has to be ended."""
 
     cause: str
@@ -41,12 +39,12 @@ class Trouble:
     fix: str = ""
 
     @classmethod
-    def of_error(cls, error: RaylaunchError) -> "Trouble":
+    def of_error(cls, error: RaylaunchError) -> "Fault":
         """A start that failed."""
         return cls("start", error.what, error.fix)
 
 
-class Progress:
+class EngineProgress:
     """Whether tokens move while requests run."""
 
     def __init__(self, now: float) -> None:
@@ -70,31 +68,31 @@ class Progress:
         return self._running
 
 
-class EngineTroubled(Exception):
+class EngineFault(Exception):
     """The engine has to be ended."""
 
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.what)
-        self.trouble = trouble
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.what)
+        self.fault = fault
 
 
-def raise_on_trouble(attempt: Attempt, progress: Progress, limit_s: float) -> None:
+def raise_on_fault(attempt: Attempt, progress: EngineProgress, limit_s: float) -> None:
     """Look at an engine that serves, gravest knowledge first.
 
     Raises:
-        EngineTroubled: something died, or nothing moves.
+        EngineFault: something died, or nothing moves.
     """
     engine, driver = attempt.engine, attempt.driver
     assert driver is not None
-    trouble = (
+    fault = (
         judge_ray(driver.pulse)
         or _look_at_keeper(attempt.ray)
         or _look_at_driver(driver)
         or _look_at_engine(engine)
         or _look_at_progress(engine, progress, limit_s)
     )
-    if trouble is not None:
-        raise EngineTroubled(trouble)
+    if fault is not None:
+        raise EngineFault(fault)
 
 
 def raise_on_failed_start(attempt: Attempt) -> None:
@@ -102,7 +100,7 @@ def raise_on_failed_start(attempt: Attempt) -> None:
 
     Raises:
         RaylaunchError: one of its two processes ended.
-        EngineTroubled: Ray lost a node or a worker.
+        EngineFault: Ray lost a node or a worker.
     """
     engine, driver = attempt.engine, attempt.driver
     if attempt.ray is not None and (failure := attempt.ray.find_failure()) is not None:
@@ -110,20 +108,15 @@ def raise_on_failed_start(attempt: Attempt) -> None:
     if driver is not None:
         if (ended := driver.find_failure()) is not None:
             raise ended
-        trouble = judge_ray(driver.pulse)
+        fault = judge_ray(driver.pulse)
         # Before the engine is up it tells a worker's death itself, and better: with the worker's own error.
-        if trouble is not None and engine.is_alive() and (engine.ready is not None or trouble.cause == "node"):
-            raise EngineTroubled(trouble)
+        if fault is not None and engine.is_alive() and (engine.ready is not None or fault.cause == "node"):
+            raise EngineFault(fault)
     if not engine.is_alive():
         raise engine.explain_death()
 
 
-def is_suspicious(attempt: Attempt, progress: Progress, limit_s: float) -> bool:
-    """Whether an engine that serves may be about to be found wedged."""
-    return max(attempt.engine.silent_s(), progress.age_s(time.monotonic())) > SUSPICION_SHARE * limit_s
-
-
-def settle(attempt: Attempt, first: Trouble) -> Trouble:
+def settle(attempt: Attempt, first: Fault) -> Fault:
     """Wait a moment for whoever knows more: a worker's death is often its node's, an engine's often a worker's.
 
     Of a wedge Ray has had the whole progress limit to tell more.
@@ -140,19 +133,17 @@ def settle(attempt: Attempt, first: Trouble) -> Trouble:
     return best
 
 
-def judge_ray(pulse: DriverPulse) -> Trouble | None:
+def judge_ray(pulse: DriverPulse) -> Fault | None:
     """What a pulse of the driver process means: dead nodes, then lost GPUs, then the worker that died first."""
     if pulse.gone:
-        return Trouble("node", f"node {pulse.gone[0]} is gone: Ray has lost it" + _count_more(pulse.gone))
+        return Fault("node", f"node {pulse.gone[0]} is gone: Ray has lost it" + _count_more(pulse.gone))
     if pulse.lost_gpus:
-        return Trouble("gpu", pulse.lost_gpus[0] + _count_more(pulse.lost_gpus))
+        return Fault("gpu", pulse.lost_gpus[0] + _count_more(pulse.lost_gpus))
     if pulse.dead:
         first = [rank for rank in pulse.dead if not any(words in rank.why for words in _TAKEN_ALONG)]
         if not first:
-            return Trouble(
-                "engine", "the engine's core process (EngineCore) died, or gave up: its workers went with it"
-            )
-        return Trouble("worker", describe_worker(min(first, key=lambda rank: rank.ended_at)))
+            return Fault("engine", "the engine's core process (EngineCore) died, or gave up: its workers went with it")
+        return Fault("worker", describe_worker(min(first, key=lambda rank: rank.ended_at)))
     return None
 
 
@@ -176,37 +167,37 @@ def _shorten(why: str) -> str:
     return first if len(first) <= 240 else first[:240] + "..."
 
 
-def _look_at_keeper(ray: PrivateRayProcess | None) -> Trouble | None:
+def _look_at_keeper(ray: PrivateRayProcess | None) -> Fault | None:
     """Its nodes have been told to end with it, and take up to half a minute for that: no use waiting for them."""
     if ray is None or ray.is_alive():
         return None
-    return Trouble("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
+    return Fault("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
 
 
-def _look_at_driver(driver: DriverProcess) -> Trouble | None:
+def _look_at_driver(driver: DriverProcess) -> Fault | None:
     if driver.silent_s() > _SILENT_S and driver.address and not accepts_connections(driver.address, _CONNECT_TIMEOUT_S):
-        return Trouble("gcs", f"Ray's head (GCS) at {driver.address} is gone: nothing accepts connections there")
+        return Fault("gcs", f"Ray's head (GCS) at {driver.address} is gone: nothing accepts connections there")
     if not driver.is_alive():
-        return Trouble("driver", "the process that holds our GPUs in Ray ended: " + driver.describe_end())
+        return Fault("driver", "the process that holds our GPUs in Ray ended: " + driver.describe_end())
     if driver.silent_s() > _DEAF_S:
-        return Trouble("gcs", f"Ray at {driver.address} has not answered for {driver.silent_s():.0f} s")
+        return Fault("gcs", f"Ray at {driver.address} has not answered for {driver.silent_s():.0f} s")
     return None
 
 
-def _look_at_engine(engine: EngineProcess) -> Trouble | None:
+def _look_at_engine(engine: EngineProcess) -> Fault | None:
     if not engine.is_alive():
         error = engine.explain_death()
-        return Trouble("engine", error.what, error.fix)
+        return Fault("engine", error.what, error.fix)
     if engine.pulse.is_dead:
-        return Trouble("engine", "the engine's core process (EngineCore) died")
+        return Fault("engine", "the engine's core process (EngineCore) died")
     return None
 
 
-def _look_at_progress(engine: EngineProcess, progress: Progress, limit_s: float) -> Trouble | None:
+def _look_at_progress(engine: EngineProcess, progress: EngineProgress, limit_s: float) -> Fault | None:
     if (silent_s := engine.silent_s()) > limit_s:
-        return Trouble("wedge", f"the API server has not moved for {silent_s:.0f} s: it is wedged")
+        return Fault("wedge", f"the API server has not moved for {silent_s:.0f} s: it is wedged")
     if (age_s := progress.age_s(time.monotonic())) > limit_s:
-        return Trouble(
+        return Fault(
             "wedge",
             f"no token has moved for {age_s:.0f} s while {progress.running} request(s) run: the engine is wedged, "
             "though all its processes live",

@@ -1,13 +1,13 @@
-"""Incidents: one folder for each death or wedge of an engine, without secrets, for whoever looks afterwards.
+"""Incidents: one folder for each death or wedge of an engine, for the analysis afterwards; secrets are masked.
 
 ::
 
     ~/.raylaunch/incidents/20261124-061502-8080/
-      incident.json    cause in one sentence, timeline, how long it took, how it ended
+      incident.json    cause in one sentence, timeline, duration, outcome
       engine.log       the last lines of the log: server, EngineCore and workers, in order
-      ranks.log        the last lines of each process by itself
-      ray.json         nodes and workers as Ray told them last
-      gpus.json        GPUs and memory of each node as they were told last
+      ranks.log        the last lines of each process
+      ray.json         the last state of nodes and workers in Ray
+      gpus.json        the last sample of each node's GPUs and memory
 """
 
 import json
@@ -25,42 +25,42 @@ from raylaunch.base.paths import write_quietly
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.explain.log_lines import parse_line
 from raylaunch.serve.attempt import Attempt
-from raylaunch.serve.faults import Trouble
+from raylaunch.serve.faults import Fault
 
 _LOG_LINES = 400
 _RANK_LINES = 40
 _KEPT = 200
-"""Older ones go."""
+"""Older ones are removed."""
 _SHORTEST_SECRET = 4
-"""A shorter value cannot be told from ordinary text."""
+"""In characters: a shorter value may be ordinary text."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """What happened, told in the order in which it happened."""
+    """A death or wedge of an engine, and what followed."""
 
     id: str
     port: int
     model: str
     cause: str
-    """One word, as watch.Trouble has it."""
+    """One word, as watch.Fault has it."""
     what: str
     """The cause in one sentence."""
     fix: str = ""
     began_at: float = 0.0
     """Wall clock, seconds since 1970, as in the timeline."""
     requests: int = 0
-    """Clients that waited and were given an error."""
+    """Running requests, which got an error."""
     timeline: tuple[tuple[float, str], ...] = ()
     ended_at: float | None = None
     outcome: str = "going on"
     """"going on", "serving again", "stopped" or "gave up"."""
     left: tuple[str, ...] = field(default=())
-    """Processes that had to be killed after everything had been asked to end."""
+    """Processes that had to be killed."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
         return paths.home() / "incidents" / self.id
 
     def note(self, text: str) -> Self:
@@ -68,20 +68,20 @@ class Incident:
         return replace(self, timeline=(*self.timeline, (time.time(), text))).save()
 
     def close(self, outcome: str) -> Self:
-        """The incident as it ended, saved."""
+        """The incident with its outcome, saved."""
         return replace(self, outcome=outcome, ended_at=time.time()).save()
 
     def save(self) -> Self:
-        """Write incident.json; a full disk is told and survived."""
+        """Write incident.json; a full disk only causes a warning."""
         write_quietly(self.folder / "incident.json", json.dumps(asdict(self), ensure_ascii=False, indent=1))
         return self
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read one back.
+        """The incident that `save` wrote.
 
         Raises:
-            OSError, ValueError, TypeError, KeyError: it is none.
+            OSError, ValueError, TypeError, KeyError: the file is not one.
         """
         fields = json.loads(path.read_text())
         fields["timeline"] = tuple((float(at), str(text)) for at, text in fields["timeline"])
@@ -97,11 +97,11 @@ class Incident:
         return [*lines, f"outcome: {self.outcome}{ended}", f"folder: {self.folder}"]
 
 
-def begin(port: int, model: str, trouble: Trouble, requests: int) -> Incident:
+def begin(port: int, model: str, fault: Fault, requests: int) -> Incident:
     """Open an incident's folder.
 
     Args:
-        requests: clients that waited.
+        requests: requests that were running.
     """
     now = time.time()
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{port}"
@@ -110,9 +110,7 @@ def begin(port: int, model: str, trouble: Trouble, requests: int) -> Incident:
     chosen = name
     while (folder / chosen).exists():
         chosen, number = f"{name}-{number}", number + 1
-    incident = Incident(
-        chosen, port, model, trouble.cause, trouble.what, trouble.fix, now, requests, ((now, trouble.what),)
-    )
+    incident = Incident(chosen, port, model, fault.cause, fault.what, fault.fix, now, requests, ((now, fault.what),))
     _drop_old(folder)
     return incident.save()
 
@@ -155,7 +153,7 @@ def _group_by_process(log: Sequence[str]) -> str:
 
 
 def find_secrets(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Texts that must be written nowhere: values with secret names in a launch's blocks and in the environment."""
+    """Values with secret names in a launch's blocks and in the environment, longest first: they must not be written."""
     found: set[str] = set()
 
     def walk(value: Any, secret: bool) -> None:
@@ -181,7 +179,7 @@ def hide(text: str, secrets: Sequence[str]) -> str:
 
 
 def list_incidents() -> list[Incident]:
-    """All incidents on this machine, oldest first."""
+    """All incidents on this machine, oldest first; unreadable ones are skipped."""
     found = []
     for path in sorted((paths.home() / "incidents").glob("*/incident.json")):
         try:
@@ -195,12 +193,10 @@ def find_incident(name: str) -> Incident:
     """One incident by its id, or "last".
 
     Raises:
-        ServiceError: there is none.
+        ServiceError: it does not exist.
     """
     known = list_incidents()
     chosen = known[-1:] if name == "last" else [incident for incident in known if incident.id == name]
     if not chosen:
-        raise ServiceError(
-            f"there is no incident {name} on this machine", fix="`raylaunch incidents` lists those that there are"
-        )
+        raise ServiceError(f"no incident {name} on this machine", fix="`raylaunch incidents` lists the incidents")
     return chosen[0]

@@ -1,13 +1,13 @@
-"""The door: the listening socket of a service, from its first second to its last.
+"""The listening socket of a service, open from its start to its end, and the answers while no engine is ready.
 
-The supervisor binds and listens once. The serving child inherits the very same socket: no proxy, and the kernel's queue
-of connections is one for both. So nobody is refused; who accepts decides who answers:
+The supervisor binds it once. The serving child inherits the same socket: there is no proxy, and the kernel has one
+queue of connections for both, so no connection is refused. Whichever process accepts a connection answers it:
 
-    open    the supervisor accepts, and answers 503 with what is happening (/metrics: our own figures)
-    shut    only the serving child accepts
+    accepting    the supervisor answers 503 with what is happening (/metrics: the service's own metrics)
+    paused       the serving child accepts alone
 
-The child tells when it accepts, and only then the door is shut; it is opened again before a child that is ending closes
-its side. What lies in the queue at either moment is answered by the other one. The server's TLS is spoken here too.
+The listener pauses only once the child reports that it accepts, and resumes before a child that ends closes the
+socket. The other process answers what is in the queue at that moment. The listener speaks the server's TLS.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.ports import check_port_free
 
 _BACKLOG = 2048
-"""As uvicorn's, which sets it anew on the same socket; the kernel cuts it to net.core.somaxconn."""
+"""As uvicorn's, which sets it again on the same socket; the kernel's limit is net.core.somaxconn."""
 _HEAD_BYTES = 64 << 10
 _ACCEPTS_AT_ONCE = 256
-_NO_ROOM_S = 0.5
-_MOST = 16384
-"""Connections that are answered at once, where the limit of open files allows twice as many."""
+_RETRY_ACCEPT_S = 0.5
+_MAX_CONNECTIONS = 16384
+"""Answered at once, where the limit of open files allows twice as many."""
 _REQUEST_S = 10.0
 _FINISH_S = 1.0
 _LINGER_BYTES = 16 << 20
@@ -41,21 +41,21 @@ _LINGER_S = 2.0
 
 @dataclass(frozen=True)
 class Notice:
-    """What the door tells whoever comes."""
+    """What the listener answers."""
 
     state: str
     text: str
     """What is happening, for people: "restarting: waiting for GPUs, 8 of 16"."""
     retry_after_s: int
     metrics: str
-    """Our figures in Prometheus' text format."""
+    """The service's metrics in Prometheus' text format."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the address to serve on and listen, so that clients wait instead of being refused.
+    """Bind the address of the service and listen, so that clients wait instead of being refused.
 
     Raises:
-        PortTakenError: somebody has it, or it is no address of this machine.
+        PortTakenError: another process has it, or it is no address of this machine.
     """
     check_port_free(host, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -69,12 +69,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTakenError(
             f"{host}:{port}: {error.strerror}", fix="choose another with --set server.port=8081"
         ) from error
-    listening.setblocking(False)  # for both sides: the flag lives in the socket, not in the process
+    listening.setblocking(False)  # for both processes: the flag belongs to the socket
     return listening
 
 
 def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """TLS as the launch's `server:` block has it (uvicorn's own reading of it); None without a certificate.
+    """The TLS context that uvicorn makes of the launch's `server:` block; None without a certificate.
 
     Raises:
         LaunchFileError: certificate, key or ciphers cannot be used.
@@ -92,48 +92,49 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise LaunchFileError(
             f"server.ssl_certfile {options['ssl_certfile']}: TLS cannot be set up with it: {error}",
-            fix="server.ssl_certfile and server.ssl_keyfile name PEM files of this machine that belong together",
+            fix="server.ssl_certfile and server.ssl_keyfile must name PEM files of this machine that belong together",
         ) from error
     return context
 
 
-class Door:
-    """The stand-in answers, given from a thread of its own."""
+class Listener:
+    """Answers for the service while no engine is ready, in a thread of its own."""
 
     def __init__(
         self,
         listening: socket.socket,
-        look: Callable[[], Notice],
+        get_notice: Callable[[], Notice],
         *,
         tls: ssl.SSLContext | None = None,
         api_keys: tuple[str, ...] = (),
     ) -> None:
-        self._listening, self._look, self._tls, self._api_keys = listening, look, tls, api_keys
+        """Prepare to answer; `resume` starts it."""
+        self._listening, self._get_notice, self._tls, self._api_keys = listening, get_notice, tls, api_keys
         self._loop = asyncio.new_event_loop()
-        self._is_open = False
-        self._welcomed: set[asyncio.Task[None]] = set()
+        self._is_accepting = False
+        self._answering: set[asyncio.Task[None]] = set()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._room = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 2)
-        """So many are let in at once: files are left to start the next engine with."""
-        self._thread = threading.Thread(target=self._loop.run_forever, name="door", daemon=True)
+        self._limit = _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, soft // 2)
+        """Connections at once: enough files stay free to start the next engine."""
+        self._thread = threading.Thread(target=self._loop.run_forever, name="listener", daemon=True)
         self._thread.start()
 
     def change(self, *, tls: ssl.SSLContext | None, api_keys: tuple[str, ...]) -> None:
-        """Take over what a changed launch says; it counts from the next `open` on."""
+        """Use the settings of a changed launch from the next `resume` on."""
         self._tls, self._api_keys = tls, api_keys
 
-    def open(self) -> None:
-        """Accept and answer until `shut`."""
-        self._run(self._open())
+    def resume(self) -> None:
+        """Accept and answer until `pause`."""
+        self._run(self._resume())
 
-    def shut(self) -> None:
-        """Accept no more; whoever was let in still gets an answer."""
-        self._run(self._shut())
+    def pause(self) -> None:
+        """Stop accepting; connections that were accepted still get an answer."""
+        self._run(self._pause())
 
     def close(self) -> None:
-        """Shut, and end the thread; the socket itself stays."""
+        """Stop accepting and end the thread; the socket itself stays open."""
         if self._thread.is_alive():
-            self.shut()
+            self.pause()
             self._run(self._finish())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -142,56 +143,56 @@ class Door:
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    # asyncio's own server would lose a connection that it has accepted when it is closed (3.11 to 3.13), and close the
-    # socket with itself; so accepting is done by hand.
+    # asyncio's own server, when it is closed, loses a connection that it has just accepted (3.11 to 3.13), and closes
+    # the socket; so this class accepts by itself.
 
-    async def _open(self) -> None:
-        self._is_open = True
+    async def _resume(self) -> None:
+        self._is_accepting = True
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
-    async def _shut(self) -> None:
-        self._is_open = False
+    async def _pause(self) -> None:
+        self._is_accepting = False
         self._loop.remove_reader(self._listening.fileno())
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
-            if len(self._welcomed) >= self._room:
-                self._pause()
+            if len(self._answering) >= self._limit:
+                self._accept_later()
                 return
             try:
                 connection, _address = self._listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):  # the serving child took it, or the client went
+            except (BlockingIOError, ConnectionAbortedError):  # the serving child took it, or the client is gone
                 return
             except OSError:  # out of file descriptors
-                self._pause()
+                self._accept_later()
                 return
             connection.setblocking(False)
-            task = self._loop.create_task(self._welcome(connection))
-            self._welcomed.add(task)
-            task.add_done_callback(self._welcomed.discard)
+            task = self._loop.create_task(self._serve_connection(connection))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
-    def _pause(self) -> None:
-        """Let the queue wait."""
+    def _accept_later(self) -> None:
+        """Leave connections in the kernel's queue for a moment."""
         self._loop.remove_reader(self._listening.fileno())
-        self._loop.call_later(_NO_ROOM_S, self._accept_again)
+        self._loop.call_later(_RETRY_ACCEPT_S, self._accept_again)
 
     def _accept_again(self) -> None:
-        if self._is_open:
+        if self._is_accepting:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def _finish(self) -> None:
-        """Give the last ones their answer."""
-        if self._welcomed:
-            await asyncio.wait(self._welcomed, timeout=_FINISH_S)
+        """Wait for the last answers."""
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=_FINISH_S)
 
-    async def _welcome(self, connection: socket.socket) -> None:
+    async def _serve_connection(self, connection: socket.socket) -> None:
         reader = asyncio.StreamReader(limit=_HEAD_BYTES)
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport, _ = await self._loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=_REQUEST_S if self._tls else None
             )
-        except (OSError, ssl.SSLError):  # no TLS spoken, or gone
+        except (OSError, ssl.SSLError):  # the client speaks no TLS, or is gone
             connection.close()
             return
         await self._answer(reader, asyncio.StreamWriter(transport, protocol, reader, self._loop))
@@ -200,9 +201,9 @@ class Door:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(_REQUEST_S):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                writer.write(make_answer(head, self._look(), self._api_keys))
+                writer.write(make_answer(head, self._get_notice(), self._api_keys))
                 await writer.drain()
-            # A body that nobody reads would make the kernel reset the connection before the answer is read.
+            # With an unread body the kernel would reset the connection before the client has read the answer.
             async with asyncio.timeout(_LINGER_S):
                 if writer.can_write_eof():
                     writer.write_eof()
@@ -213,9 +214,9 @@ class Door:
 
 
 def make_answer(head: str, notice: Notice, api_keys: tuple[str, ...]) -> bytes:
-    """The whole answer to a request's head: /metrics has our figures, everything else is a 503 as OpenAI's API has it.
+    """The answer to a request's head: the metrics for /metrics, else a 503 in the format of OpenAI's API.
 
-    Where the server has API keys, only their holders are told what is happening.
+    A server with API keys reports what is happening only to clients that send one of them, others get the state.
     """
     first, *rest = head.split("\r\n")
     method, _, target = first.partition(" ")
@@ -224,8 +225,8 @@ def make_answer(head: str, notice: Notice, api_keys: tuple[str, ...]) -> bytes:
     if path in ("/metrics", "/metrics/"):
         return _pack(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", notice.metrics, (), method)
     given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-    known = not api_keys or any(hmac.compare_digest(given, key.encode()) for key in api_keys)
-    text = notice.text if known else notice.state
+    is_authorized = not api_keys or any(hmac.compare_digest(given, key.encode()) for key in api_keys)
+    text = notice.text if is_authorized else notice.state
     error = {"message": text, "type": HTTPStatus.SERVICE_UNAVAILABLE.phrase, "param": None, "code": 503}
     retry = (f"Retry-After: {notice.retry_after_s}",)
     return _pack(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", json.dumps({"error": error}), retry, method)

@@ -1,4 +1,4 @@
-"""Show a log, and follow it as it grows."""
+"""Print a log, and follow it as it grows."""
 
 import sys
 import time
@@ -13,10 +13,10 @@ def show(log: Path, *, follow: bool) -> None:
     """Write a log file to stdout.
 
     Args:
-        follow: go on with what is appended, until Ctrl-C.
+        follow: keep printing what is appended, until Ctrl-C.
 
     Raises:
-        ServiceError: there is none.
+        ServiceError: the file does not exist.
     """
     try:
         with log.open(errors="replace") as file:
@@ -28,4 +28,4 @@ def show(log: Path, *, follow: bool) -> None:
                     return
                 time.sleep(_PAUSE_S)
     except FileNotFoundError:
-        raise ServiceError(f"{log} is not there", fix="`raylaunch status` shows what serves here") from None
+        raise ServiceError(f"{log} does not exist", fix="`raylaunch status` shows what serves here") from None

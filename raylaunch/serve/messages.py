@@ -64,6 +64,8 @@ class PlacedRank:
     gpu: int | None
     node: str
     """Its node's id in Ray."""
+    pid: int | None = None
+    """On its node, once the engine is ready."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raylaunch.serve.messages import StartNodes
 from raylaunch.serve.private_ray_process import PrivateRayProcess
 
 _ENGINES_OWN = ("worker", "engine", "wedge", "canary")
-"""Causes (faults.Trouble) that lie in the engine: its Ray is used again if all its daemons run."""
+"""Causes (faults.Fault) that lie in the engine: its Ray is used again if all its daemons run."""
 
 
 class PrivateRays:

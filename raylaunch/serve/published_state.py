@@ -3,14 +3,14 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from raylaunch.base import console, paths
 from raylaunch.base.processes import ProcessId
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.serve.attempt import Attempt
-from raylaunch.serve.faults import Progress, Trouble
+from raylaunch.serve.faults import EngineProgress, Fault
 from raylaunch.serve.listener import Notice
 from raylaunch.serve.messages import DriverPulse
 from raylaunch.serve.private_ray import PrivateRays
@@ -24,7 +24,7 @@ _RETRY_AFTER_S = (1, 60)
 """Shortest and longest Retry-After."""
 
 
-class Board:
+class PublishedState:
     """The published state of one service. The supervisor's main thread writes; the listener's thread reads."""
 
     def __init__(self, launch: LaunchConfig, *, rehearsal: str | None) -> None:
@@ -79,11 +79,13 @@ class Board:
     def set_ready(self, attempt: Attempt, times: StartupTimes) -> None:
         """Publish that an engine serves."""
         self._start_s = time.monotonic() - self._since
-        assert attempt.engine.ready is not None
-        facts = asdict(attempt.engine.ready) | {"startup": asdict(times)}
         pids = attempt.driver.pulse.pids if attempt.driver else {}
-        ranks = tuple(rank | {"pid": pids.get(rank["rank"])} for rank in self.service.ranks)
-        self.service = self.service.update(ready_at=time.time(), facts=facts, ranks=ranks)
+        self.service = self.service.update(
+            ready_at=time.time(),
+            engine=attempt.engine.ready,
+            startup=times,
+            ranks=tuple(replace(rank, pid=pids.get(rank.rank)) for rank in self.service.ranks),
+        )
         self.set_state("ready")
 
     @property
@@ -101,7 +103,7 @@ class Board:
             group_leaders=(*(leader for attempt in attempts for leader in attempt.leaders), *rays.leaders),
             ray_address=(driver.address or None) if driver else None,
             private_ray_folder=str(rays.folder) if rays.folder else None,
-            ranks=tuple(asdict(rank) for rank in ranks),
+            ranks=ranks,
             mark=mark,
         )
 
@@ -110,9 +112,9 @@ class Board:
         if pid != self.service.stand_by:
             self.service = self.service.update(stand_by=pid)
 
-    def note_incident(self, incident_id: str, trouble: Trouble) -> None:
+    def note_incident(self, incident_id: str, fault: Fault) -> None:
         """Count an incident."""
-        counts = {**self._metrics.incidents, trouble.cause: self._metrics.incidents.get(trouble.cause, 0) + 1}
+        counts = {**self._metrics.incidents, fault.cause: self._metrics.incidents.get(fault.cause, 0) + 1}
         self._metrics = replace(self._metrics, incidents=counts, last_incident_at=time.time())
         self.service = self.service.update(last_incident=incident_id)
 
@@ -120,7 +122,7 @@ class Board:
         """Count a start after the first one."""
         self.service = self.service.update(restarts=self.service.restarts + 1)
 
-    def look(self) -> Notice:
+    def make_notice(self) -> Notice:
         """What the listener answers at this moment (called from its thread)."""
         state, note = self.service.state, self.service.note
         shortest_s, longest_s = _RETRY_AFTER_S
@@ -131,7 +133,7 @@ class Board:
             metrics=self.metrics.to_text(),
         )
 
-    def tell_engine(self, attempt: Attempt, progress: Progress) -> None:
+    def update(self, attempt: Attempt, progress: EngineProgress) -> None:
         """Bring the metrics up to date, and send them to the serving child once a second for its /metrics."""
         now = time.monotonic()
         pulse = attempt.driver.pulse if attempt.driver else DriverPulse()

@@ -1,15 +1,15 @@
-"""Ready means that a completion came back; then: where the time went, and what a user does next."""
+"""The first completion, which makes a service ready, and what a user learns then: start-up times and how to ask."""
 
 import http.client
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from raylaunch.base import tls
 from raylaunch.base.errors import EngineError
+from raylaunch.engine.messages import EngineReady
 
 _REQUEST_TIMEOUT_S = 300.0
 """A first completion compiles and warms up what start-up did not."""
@@ -23,14 +23,14 @@ class StartupTimes:
     """
 
     fetch_s: float
-    """Seeing to the model's folder: a download where it was not there."""
+    """Checking the model's folder, or downloading it."""
     join_s: float
     check_s: float
     import_s: float
     workers_s: float
-    """From the order to a ready engine, less load and profile: vLLM's workers start and import."""
+    """vLLM's workers start and import: from its start to a ready engine, less load and profile."""
     load_s: float | None
-    """Slowest worker's weight loading, from vLLM's log; None where the log does not say."""
+    """Weight loading of the slowest worker, from vLLM's log; None where the log has none."""
     profile_s: float | None
     """vLLM's "init engine": memory profile, KV cache, warm-up."""
     first_completion_s: float
@@ -48,12 +48,12 @@ class StartupTimes:
             ("profile and KV cache", self.profile_s),
             ("first completion", self.first_completion_s),
         ]
-        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts if seconds is not None)
-        return f"ready after {self.total_s:.1f} s: {told}"
+        known = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts if seconds is not None)
+        return f"ready after {self.total_s:.1f} s: {known}"
 
 
 def _connect(where: SplitResult) -> http.client.HTTPConnection:
-    """A connection to our own server; its certificate need not name this machine as we do."""
+    """A connection to the service on this machine; its certificate need not name the host of `where`."""
     host, port = where.hostname or "", where.port
     if where.scheme == "https":
         context = tls.make_client_context(verify=False)
@@ -62,13 +62,13 @@ def _connect(where: SplitResult) -> http.client.HTTPConnection:
 
 
 def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[[], bool]) -> float:
-    """Ask for one token until an answer comes, and return the seconds from the first accepted try to the answer.
+    """Request one token; try again while no connection is accepted. Returns the seconds of the request that succeeded.
 
     Args:
-        is_alive: whether it is worth waiting on.
+        is_alive: whether the engine still runs.
 
     Raises:
-        EngineError: the server answers, but not with a completion.
+        EngineError: the engine died, or the answer is not a completion, or there is none within 300 s.
     """
     where = urlsplit(url)
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0})
@@ -88,7 +88,7 @@ def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[
         except TimeoutError as error:
             raise EngineError(
                 f"the first completion did not come within {_REQUEST_TIMEOUT_S:.0f} s",
-                fix="the engine is wedged: look at the last lines of its log",
+                fix="the engine is wedged: see the last lines of its log",
             ) from error
         finally:
             connection.close()
@@ -98,14 +98,14 @@ def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[
 
 
 def make_curl(url: str, model: str, *, needs_key: bool) -> str:
-    """A curl line that works as printed."""
+    """A curl command that works as printed."""
     body = json.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
     key = '-H "Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY" ' if needs_key else ""
     insecure = "-k " if url.startswith("https:") else ""
     return f"curl -s {insecure}{url}/v1/completions -H 'Content-Type: application/json' {key}-d '{body}'"
 
 
-def describe_kv_cache(facts: Mapping[str, Any]) -> str:
-    """KV cache tokens and how many whole-length requests they hold."""
-    tokens, length = int(facts["kv_cache_tokens"]), int(facts["max_model_len"])
+def describe_kv_cache(engine: EngineReady) -> str:
+    """KV cache tokens, and how many requests of the maximum length they hold."""
+    tokens, length = engine.kv_cache_tokens, engine.max_model_len
     return f"KV cache: {tokens:,} tokens, {tokens / length:.1f} requests of {length:,} tokens at once"

@@ -3,38 +3,38 @@
 import re
 
 from raylaunch.base.errors import EngineError
-from raylaunch.serve.faults import Trouble
+from raylaunch.serve.faults import Fault
 from raylaunch.serve.incident import Incident
 
 _FIRST_S, _LONGEST_S = 1.0, 60.0
 
 
-class Recovery:
-    """Counts failed starts, and closes incidents once it is known how they ended.
+class RestartPolicy:
+    """Counts failed starts, and closes incidents with their outcome.
 
-    No wait before the first start after an incident, then 1, 2, 4 and so on up to 60 s; ready begins anew. The same
-    cause `limit` times in a row without becoming ready in between: give up.
+    No wait before the first start after an incident, then 1, 2, 4 and so on up to 60 s, until an engine is ready. After
+    `limit` starts in a row that failed for the same cause: give up.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._causes: list[str] = []
         self._open: list[Incident] = []
-        self._last: Trouble | None = None
+        self._last: Fault | None = None
 
     def note_ready(self) -> None:
-        """An engine is ready: whatever was wrong is over."""
+        """An engine is ready: close the open incidents."""
         self._causes.clear()
         self._close("serving again")
 
-    def note_failure(self, incident: Incident, trouble: Trouble, *, was_serving: bool) -> bool:
-        """An engine failed, or did not even become ready; whether to start again."""
+    def note_failure(self, incident: Incident, fault: Fault, *, was_serving: bool) -> bool:
+        """An engine failed, or did not become ready; returns whether to start again."""
         self._open.append(incident)
-        self._last = trouble
+        self._last = fault
         if was_serving:
             self._causes.clear()
             return True
-        self._causes.append(re.sub(r"\d+", "#", trouble.what))  # pids and seconds differ each time
+        self._causes.append(re.sub(r"\d+", "#", fault.what))  # pids and seconds differ each time
         return len(self._causes) < self._limit or len({*self._causes[-self._limit :]}) > 1
 
     def wait_s(self) -> float:
@@ -43,13 +43,13 @@ class Recovery:
         return 0.0 if not failed else min(_LONGEST_S, _FIRST_S * 2.0 ** (failed - 1))
 
     def give_up(self) -> EngineError:
-        """The error to end with."""
+        """The error to raise after the last start."""
         assert self._last is not None
         self._close("gave up")
         return EngineError(f"{self._limit} starts in a row failed for one cause: {self._last.what}", fix=self._last.fix)
 
     def close(self) -> None:
-        """The service ends: incidents that are still open end with it."""
+        """The service ends: close the open incidents."""
         self._close("stopped")
 
     def _close(self, outcome: str) -> None:

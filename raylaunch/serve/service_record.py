@@ -1,7 +1,7 @@
-"""What runs here: one record a service, so that `status`, `stop` and a second `serve` find it without asking Ray.
+"""The record of each service on this machine, so that `status`, `stop` and a second `serve` find it without Ray.
 
-A record lies in `~/.raylaunch/services/<port>/service.json` (0600). It names the processes of the service with their
-start times: a record whose supervisor is gone is a leftover, whose processes are ended by the next `serve` or `stop`.
+It is `~/.raylaunch/services/<port>/service.json` (0600), and lists the processes of the service with their start times.
+If the supervisor is dead, the next `serve` or `stop` ends the processes that it left.
 """
 
 import contextlib
@@ -10,14 +10,19 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from raylaunch.base import paths
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.paths import write_quietly
 from raylaunch.base.processes import MARK_VARIABLE, ProcessId, kill_group, kill_marked, wait_until
+from raylaunch.engine.messages import EngineReady
+from raylaunch.serve.messages import PlacedRank
+from raylaunch.serve.readiness import StartupTimes
 
 _RECORD = "service.json"
 
@@ -29,40 +34,39 @@ class Service:
     port: int
     host: str
     models: tuple[str, ...]
-    """Names it answers to."""
+    """The model names it serves."""
     fingerprint: str
-    """Of the launch: equal launches have equal ones."""
+    """Hash of the launch."""
     supervisor: ProcessId
     started_at: float
     """Wall clock, seconds since 1970."""
     launch_file: str | None = None
     rehearsal: str | None = None
-    """Which stand-in, if any."""
+    """The stand-in platform ("cpu" or "gpu"), if any."""
     state: str = "starting"
     """One of service_metrics.STATES."""
     note: str = ""
-    """What is happening, where it is not ready."""
+    """What is happening, while it is not ready."""
     restarts: int = 0
     last_incident: str | None = None
-    """Its id (keep.incident)."""
+    """Its id (serve.incident)."""
     warnings: tuple[str, ...] = ()
-    """What is not well with the nodes, though it serves: memory, heat."""
+    """Problems of nodes that still serve: memory, heat."""
     stand_by: int | None = None
-    """The pid of the next serving child, once its imports are done."""
+    """Pid of the standby, once its imports are done."""
     mark: str = ""
     """RAYLAUNCH_MARK in the environment of its processes."""
     ready_at: float | None = None
     ray_address: str | None = None
     private_ray_folder: str | None = None
     group_leaders: tuple[ProcessId, ...] = ()
-    """Processes that lead a process group of ours: the serving child and a private Ray's nodes."""
-    ranks: tuple[dict[str, Any], ...] = ()
-    """rank, tp_rank, pp_rank, node, ip, gpu of each rank, and its pid there once it is ready."""
+    """Leaders of its process groups: the serving child and the nodes of a private Ray."""
+    ranks: tuple[PlacedRank, ...] = ()
     needs_api_key: bool = False
     tls: bool = False
     """Whether it speaks HTTPS."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """KV cache tokens and start-up times, once ready."""
+    engine: EngineReady | None = None
+    startup: StartupTimes | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,7 +75,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where a client on this machine reaches it."""
+        """Its URL for clients on this machine."""
         return make_url(self.host, self.port, tls=self.tls)
 
     def is_alive(self) -> bool:
@@ -79,7 +83,7 @@ class Service:
         return self.supervisor.is_alive()
 
     def save(self) -> Self:
-        """Write the record whole or not at all, readable by its owner only; a full disk does not end the service."""
+        """Write the record atomically, readable by its owner only; a full disk does not end the service."""
         write_quietly(self.folder / _RECORD, json.dumps(asdict(self), ensure_ascii=False, indent=1))
         return self
 
@@ -90,18 +94,6 @@ class Service:
     def forget(self) -> None:
         """Remove the record; logs stay."""
         (self.folder / _RECORD).unlink(missing_ok=True)
-
-    @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Self:
-        """The record that `save` wrote as JSON."""
-        fields = fields | {
-            "supervisor": ProcessId(**fields["supervisor"]),
-            "group_leaders": tuple(ProcessId(**leader) for leader in fields["group_leaders"]),
-            "models": tuple(fields["models"]),
-            "ranks": tuple(fields["ranks"]),
-            "warnings": tuple(fields["warnings"]),
-        }
-        return cls(**fields)
 
 
 def folder_of(port: int) -> Path:
@@ -117,51 +109,52 @@ def make_url(host: str, port: int, *, tls: bool = False) -> str:
 
 
 def list_services() -> list[Service]:
-    """All recorded services, living or left over, by port. A record that cannot be read is left out."""
+    """All recorded services, running or dead, by port. Unreadable records are skipped."""
+    adapter = TypeAdapter(Service)
     found = []
     for path in (paths.home() / "services").glob(f"*/{_RECORD}"):
         try:
-            found.append(Service.from_fields(json.loads(path.read_text())))
-        except (OSError, ValueError, TypeError, KeyError):
+            found.append(adapter.validate_json(path.read_bytes()))
+        except (OSError, ValueError):
             continue
     return sorted(found, key=lambda service: service.port)
 
 
 def find_service(port: int | None = None) -> Service:
-    """The one living service, or the one on `port`.
+    """The one running service, or the one on `port`.
 
     Raises:
-        ServiceError: none, or more than one and no port said.
+        ServiceError: none runs, or several do and `port` is None.
     """
-    living = [service for service in list_services() if service.is_alive() and port in (None, service.port)]
-    if not living:
+    running = [service for service in list_services() if service.is_alive() and port in (None, service.port)]
+    if not running:
         raise ServiceError(
             "nothing serves on this machine" + (f" on port {port}" if port is not None else ""),
             fix="start it with `raylaunch serve LAUNCH.yaml`",
         )
-    if len(living) > 1:
-        ports = ", ".join(str(service.port) for service in living)
-        raise ServiceError(f"several services run here, on ports {ports}", fix="say which one with --port")
-    return living[0]
+    if len(running) > 1:
+        ports = ", ".join(str(service.port) for service in running)
+        raise ServiceError(f"several services run here, on ports {ports}", fix="choose one with --port")
+    return running[0]
 
 
 def end_leftovers(service: Service) -> list[int]:
-    """End the processes of a service whose supervisor is gone, and forget it.
+    """End the processes of a service whose supervisor is dead, and remove its record.
 
-    Only processes whose start time is the recorded one are touched: a reused pid is somebody else's.
+    Only processes with the recorded start time are ended: a pid may have been reused.
 
     Returns:
-        The pids that were still there.
+        The pids that were still alive.
     """
     left = [leader.pid for leader in service.group_leaders if leader.is_alive()]
     for pid in left:
-        with contextlib.suppress(ProcessLookupError):  # gone meanwhile: the kernel told it that its supervisor died
+        with contextlib.suppress(ProcessLookupError):  # ended by the kernel's signal that its supervisor died
             os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not any(leader.is_alive() for leader in service.group_leaders), 10.0)
     for pid in left:
         kill_group(pid)
     if service.mark:
-        # All its starts: a supervisor that is killed while it ends one engine has written down the next one's mark.
+        # All its starts: a supervisor that was killed while it ended one engine had recorded the next one's mark.
         left += kill_marked(MARK_VARIABLE, service.mark.rpartition("-")[0] + "-*")
     if service.private_ray_folder:
         shutil.rmtree(service.private_ray_folder, ignore_errors=True)
@@ -170,11 +163,11 @@ def end_leftovers(service: Service) -> list[int]:
 
 
 def stop_service(service: Service, *, timeout_s: float, report: Callable[[str], None]) -> None:
-    """Ask a living service to stop and wait until nothing of it is left.
+    """Stop a running service, and wait until all its processes have ended.
 
     Args:
         timeout_s: longest wait in seconds.
-        report: is told what is waited for.
+        report: prints progress.
 
     Raises:
         ServiceError: it still runs after `timeout_s`.
@@ -193,6 +186,6 @@ def stop_service(service: Service, *, timeout_s: float, report: Callable[[str], 
     if not wait_until(lambda: not service.is_alive(), timeout_s):
         raise ServiceError(
             f"the service on port {service.port} (pid {service.supervisor.pid}) still runs after {timeout_s:.0f} s",
-            fix=f"look at {service.folder / 'engine.log'}; a second `raylaunch stop` ends it at once",
+            fix=f"see {service.folder / 'engine.log'}; a second `raylaunch stop` ends it at once",
         )
     end_leftovers(service)

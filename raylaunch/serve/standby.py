@@ -1,103 +1,79 @@
-"""The next start, before it is needed: a serving child that stands by, and on suspicion the way into Ray as well.
+"""The standby: the next serving child, with its imports done while an engine serves.
 
-Importing vLLM is a good part of a restart. So while an engine serves, the next serving child does it in advance and
-then waits, for about 0.5 GB of host memory; where that is short there is none.
-
-And a wedge is only one after the whole progress limit. So at a quarter of the limit the other child of the next start
-goes ahead, too, as far as it comes without the GPUs. If the engine moves again that start ends, and for ten minutes
-nothing is suspected; the engine that serves never waits for any of it.
+Importing vLLM is a good part of a restart. The standby waits with its imports done, for about 0.5 GB of host memory;
+there is none where that is short.
 """
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from raylaunch.base import console
 from raylaunch.base.errors import NoProcessError
 from raylaunch.engine.messages import Imported
 from raylaunch.node.host import measure_ram
 from raylaunch.serve.attempt import Attempt
-from raylaunch.serve.attempts import Starts
+from raylaunch.serve.attempts import AttemptFactory
 
 _AFTER_S = 5.0
-"""Of serving: the first requests have the machine for themselves."""
-_CALM_S = 600.0
-_ROOM_BYTES, _NEED_BYTES = 4 << 30, 2 << 30
-"""Of host memory that has to be available to begin one, and to keep it: it must bring nobody into need."""
+"""Of serving: the first requests get the machine's CPU."""
+_RETRY_S = 600.0
+_START_BYTES, _KEEP_BYTES = 4 << 30, 2 << 30
+"""Available host memory to start one, and to keep it: it must never cause memory pressure."""
 
 
-class Spare:
-    """At most one start that waits to be needed. For the supervisor's main thread."""
+class Standby:
+    """At most one start in advance. For the supervisor's main thread."""
 
-    def __init__(self, starts: Starts, hurried: Callable[[], bool]) -> None:
-        """`hurried` says whether patience is over."""
-        self._starts, self._hurried = starts, hurried
+    def __init__(self, factory: AttemptFactory, is_forced: Callable[[], bool]) -> None:
+        """`is_forced` returns whether the grace period is over."""
+        self._factory, self._is_forced = factory, is_forced
         self._attempt: Attempt | None = None
-        self._no_other_until = self._calm_until = 0.0
+        self._retry_at = 0.0
         self._shutdowns = ThreadPoolExecutor(thread_name_prefix="shutdown")
 
     @property
-    def standing_by(self) -> int | None:
-        """The pid of a serving child that has nothing left to import."""
+    def pid(self) -> int | None:
+        """Of the standby, once its imports are done."""
         if self._attempt is None or self._attempt.engine.last(Imported) is None:
             return None
         return self._attempt.engine.process.identity.pid
 
-    def turn(self, *, suspicious: bool, ready_s: float) -> None:
-        """Begin what there is reason for, end it where there is none any more.
+    def update(self, ready_s: float) -> None:
+        """Start one, or end it, as memory allows.
 
         Args:
-            suspicious: the engine that serves stands still.
-            ready_s: for how long it has served.
+            ready_s: how long the engine has served, in seconds.
         """
-        calm = time.monotonic() < self._calm_until
         try:
-            self._see_to_child(suspicious and not calm, ready_s)
-            self._see_to_driver(suspicious and not calm)
-        except (NoProcessError, OSError):  # the engine that serves goes before
+            if self._attempt is not None:
+                self._attempt.receive(0.0)
+                if not self._attempt.engine.is_alive() or measure_ram()[1] < _KEEP_BYTES:
+                    self._give_up()
+            elif self._is_due(ready_s) and measure_ram()[1] >= _START_BYTES:
+                self._attempt = self._factory.begin_standby()
+        except (NoProcessError, OSError):  # the engine that serves has priority
             self._give_up()
 
-    def _see_to_child(self, suspicious: bool, ready_s: float) -> None:
-        stands_by = self._starts.resolved.launch.keep.stand_by and ready_s >= _AFTER_S
-        if self._attempt is None:
-            if (
-                (suspicious or stands_by)
-                and time.monotonic() >= self._no_other_until
-                and measure_ram()[1] >= _ROOM_BYTES
-            ):
-                self._attempt = self._starts.begin_spare()
-            return
-        self._attempt.receive(0.0)
-        if not self._attempt.engine.is_alive() or measure_ram()[1] < _NEED_BYTES:
-            self._give_up()
-
-    def _see_to_driver(self, suspicious: bool) -> None:
-        if self._attempt is None:
-            return
-        if suspicious and self._attempt.driver is None:
-            console.say("nothing moves: another start is got ready, in case this is a wedge", style="dim")
-            self._starts.place(self._attempt, again=True, hold=True)
-        elif not suspicious and self._attempt.driver is not None:
-            console.say("it moves again: the other start is not needed", style="dim")
-            self._calm_until = time.monotonic() + _CALM_S
-            self.dismiss()
+    def _is_due(self, ready_s: float) -> bool:
+        is_wanted = self._factory.resolved.launch.keep.stand_by
+        return is_wanted and ready_s >= _AFTER_S and time.monotonic() >= self._retry_at
 
     def _give_up(self) -> None:
-        self._no_other_until = time.monotonic() + _CALM_S
+        self._retry_at = time.monotonic() + _RETRY_S
         self.dismiss()
 
     def take(self) -> Attempt | None:
-        """The one that was begun, if there is one: it is the caller's now."""
+        """Hand over the start, if there is one."""
         attempt, self._attempt = self._attempt, None
         return attempt
 
     def dismiss(self) -> None:
-        """End it, without waiting."""
+        """End it in the background."""
         if (attempt := self.take()) is not None:
-            shutdown = self._shutdowns.submit(attempt.end, is_forced=self._hurried)
+            shutdown = self._shutdowns.submit(attempt.end, is_forced=self._is_forced)
             shutdown.add_done_callback(Future.result)  # an exception is logged
 
     def close(self) -> None:
-        """End it, and wait until nothing of any is left."""
+        """End it, and wait until its processes have ended."""
         self.dismiss()
         self._shutdowns.shutdown()

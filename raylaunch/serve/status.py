@@ -1,109 +1,130 @@
-"""`raylaunch status`: what serves here, from its record, from Ray and from the server's own metrics."""
+"""`raylaunch status`: a service of this machine, from its record, Ray and the server's metrics."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.text import describe_age
 from raylaunch.cluster import ray_session
-from raylaunch.engine.metrics import EngineFigures, fetch_text, parse_metrics
+from raylaunch.engine.metrics import fetch_text, parse_metrics
+from raylaunch.serve.messages import PlacedRank
+from raylaunch.serve.readiness import StartupTimes
 from raylaunch.serve.service_record import Service
 
 
 @dataclass(frozen=True)
+class NodeStatus:
+    """A node that carries ranks."""
+
+    ip: str
+    hostname: str | None
+    """None if Ray has lost it."""
+    alive: bool
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Status:
-    """A service as it is now."""
+    """A service at this moment; the fields are the keys of `status --json`."""
 
-    service: Service
-    answers: bool
-    """Whether its /health says 200."""
-    figures: EngineFigures | None
-    nodes: tuple[dict[str, Any], ...]
-    """ip, hostname (None if gone), alive, ranks: of each node that carries ranks."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs: stable keys, no secrets."""
-        service = self.service
-        return {
-            "model": service.models[0],
-            "models": list(service.models),
-            "url": service.url,
-            "ready": service.state == "ready" and self.answers,
-            "state": service.state,
-            "since": service.ready_at or service.started_at,
-            "pid": service.supervisor.pid,
-            "rehearsal": service.rehearsal,
-            "launch_file": service.launch_file,
-            "note": service.note,
-            "restarts": service.restarts,
-            "last_incident": service.last_incident,
-            "stand_by": service.stand_by is not None,
-            "warnings": list(service.warnings),
-            "ray_address": service.ray_address,
-            "requests_running": self.figures.running if self.figures else None,
-            "requests_waiting": self.figures.waiting if self.figures else None,
-            "kv_cache_use": self.figures.kv_cache_use if self.figures else None,
-            "nodes": list(self.nodes),
-            "ranks": list(service.ranks),
-            **service.facts,
-            "log": str(service.folder / "engine.log"),
-        }
+    model: str
+    models: tuple[str, ...]
+    url: str
+    ready: bool
+    state: str
+    since: float
+    """Wall clock of readiness, or of the start, in seconds since 1970."""
+    pid: int
+    rehearsal: str | None
+    launch_file: str | None
+    note: str
+    restarts: int
+    last_incident: str | None
+    stand_by: bool
+    warnings: tuple[str, ...]
+    ray_address: str | None
+    requests_running: int | None
+    requests_waiting: int | None
+    kv_cache_use: float | None
+    """Share in use, 0 to 1."""
+    nodes: tuple[NodeStatus, ...]
+    ranks: tuple[PlacedRank, ...]
+    kv_cache_tokens: int | None
+    max_model_len: int | None
+    startup: StartupTimes | None
+    log: Path
 
     def to_lines(self) -> list[str]:
         """For people."""
-        service = self.service
-        told = "ready" if service.state == "ready" and self.answers else service.state
-        if service.state == "ready" and not self.answers:
-            told = "not answering"
-        since = describe_age(service.ready_at or service.started_at)
-        lines = [f"{service.models[0]} at {service.url}/v1: {told} for {since}"]
-        if service.note:
-            lines.append(service.note)
-        lines += [f"warning: {warning}" for warning in service.warnings]
-        if service.restarts:
-            lines.append(f"started again {service.restarts} time(s); `raylaunch incidents {service.last_incident}`")
-        if service.rehearsal:
-            lines.append(f"a rehearsal: stand-in model on {service.rehearsal}")
-        if self.figures:
+        state = "not answering" if self.state == "ready" and not self.ready else self.state
+        lines = [f"{self.model} at {self.url}/v1: {state} for {describe_age(self.since)}"]
+        if self.note:
+            lines.append(self.note)
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        if self.restarts:
+            lines.append(f"started again {self.restarts} time(s); `raylaunch incidents {self.last_incident}`")
+        if self.rehearsal:
+            lines.append(f"a rehearsal: stand-in model on {self.rehearsal}")
+        if self.kv_cache_use is not None:
             lines.append(
-                f"requests: {self.figures.running} running, {self.figures.waiting} waiting; "
-                f"KV cache {self.figures.kv_cache_use:.0%} in use"
+                f"requests: {self.requests_running} running, {self.requests_waiting} waiting; "
+                f"KV cache {self.kv_cache_use:.0%} in use"
             )
         lines += [
-            f"node {node['ip']}: {'alive' if node['alive'] else 'GONE'}, ranks {', '.join(map(str, node['ranks']))}"
+            f"node {node.ip}: {'alive' if node.alive else 'GONE'}, ranks {', '.join(map(str, node.ranks))}"
             for node in self.nodes
         ]
-        lines.append(f"pid {service.supervisor.pid}, log {service.folder / 'engine.log'}")
+        lines.append(f"pid {self.pid}, log {self.log}")
         return lines
 
 
-def look_at(service: Service) -> Status:
-    """Ask the server and Ray about `service`; whoever does not answer is told as such, not raised."""
+def query(service: Service) -> Status:
+    """The status of `service`, from the server and Ray; either may not answer."""
     answers = fetch_text(f"{service.url}/health") is not None
     metrics = fetch_text(f"{service.url}/metrics") if answers else None
-    return Status(service, answers, parse_metrics(metrics) if metrics else None, _look_at_nodes(service))
+    engine = parse_metrics(metrics) if metrics else None
+    return Status(
+        model=service.models[0],
+        models=service.models,
+        url=service.url,
+        ready=service.state == "ready" and answers,
+        state=service.state,
+        since=service.ready_at or service.started_at,
+        pid=service.supervisor.pid,
+        rehearsal=service.rehearsal,
+        launch_file=service.launch_file,
+        note=service.note,
+        restarts=service.restarts,
+        last_incident=service.last_incident,
+        stand_by=service.stand_by is not None,
+        warnings=service.warnings,
+        ray_address=service.ray_address,
+        requests_running=engine.running if engine else None,
+        requests_waiting=engine.waiting if engine else None,
+        kv_cache_use=engine.kv_cache_use if engine else None,
+        nodes=_query_nodes(service),
+        ranks=service.ranks,
+        kv_cache_tokens=service.engine.kv_cache_tokens if service.engine else None,
+        max_model_len=service.engine.max_model_len if service.engine else None,
+        startup=service.startup,
+        log=service.folder / "engine.log",
+    )
 
 
-def _look_at_nodes(service: Service) -> tuple[dict[str, Any], ...]:
-    ranks: dict[str, list[Mapping[str, Any]]] = {}
+def _query_nodes(service: Service) -> tuple[NodeStatus, ...]:
+    ranks: dict[str, list[PlacedRank]] = {}
     for rank in service.ranks:
-        ranks.setdefault(rank["node"], []).append(rank)
+        ranks.setdefault(rank.node, []).append(rank)
     if not ranks or service.ray_address is None:
         return ()
     try:
         ray_session.join(service.ray_address, env_vars={})
     except ClusterError:
-        alive: dict[str, ray_session.ClusterNode] = {}
+        hostnames: dict[str, str] = {}
     else:
-        alive = {node.node_id: node for node in ray_session.list_nodes()}
+        hostnames = {node.node_id: node.hostname for node in ray_session.list_nodes()}
         ray_session.leave()
     return tuple(
-        {
-            "ip": placed[0]["ip"],
-            "hostname": alive[node_id].hostname if node_id in alive else None,
-            "alive": node_id in alive,
-            "ranks": [rank["rank"] for rank in placed],
-        }
+        NodeStatus(placed[0].ip, hostnames.get(node_id), node_id in hostnames, tuple(rank.rank for rank in placed))
         for node_id, placed in ranks.items()
     )

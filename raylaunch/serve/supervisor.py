@@ -1,7 +1,7 @@
-"""`raylaunch serve`: the light process that owns the port and keeps an engine behind it (keep/ draws the whole tree).
+"""`raylaunch serve`: the supervisor, which owns the port and keeps an engine behind it (serve/__init__ draws the tree).
 
-It imports no Ray, no PyTorch and no vLLM, starts in well under a second, and ends everything it started however it ends
-itself. One start of an engine is an Attempt; after each death or wedge another one is made.
+It imports no Ray, PyTorch or vLLM, starts in less than a second, and ends everything it started. Each start of an
+engine is an Attempt; after a death or wedge the next one is made.
 """
 
 import contextlib
@@ -19,47 +19,47 @@ from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.announcement import announce
 from raylaunch.serve.attempt import Attempt, rotate_log
-from raylaunch.serve.attempts import Starts
-from raylaunch.serve.control_socket import Control
-from raylaunch.serve.faults import EngineTroubled, Progress, Trouble
-from raylaunch.serve.listener import Door, listen, make_tls
-from raylaunch.serve.liveness_probe import Canary, Question
-from raylaunch.serve.published_state import Board
-from raylaunch.serve.reload import Swap
-from raylaunch.serve.restart_policy import Recovery
-from raylaunch.serve.standby import Spare
+from raylaunch.serve.attempts import AttemptFactory
+from raylaunch.serve.control_socket import ControlSocket
+from raylaunch.serve.faults import EngineFault, EngineProgress, Fault
+from raylaunch.serve.listener import Listener, listen, make_tls
+from raylaunch.serve.liveness_probe import CompletionRequest, LivenessProbe
+from raylaunch.serve.published_state import PublishedState
+from raylaunch.serve.reload import Reload
+from raylaunch.serve.restart_policy import RestartPolicy
+from raylaunch.serve.standby import Standby
 from raylaunch.serve.takeover import is_served_already
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
 _RESTART_S, _RESTART_TIMES = 600.0, 4.0
-"""A restart whose ranks are placed may take so long, or so many times what a start took before; else it is wedged."""
-_TURN_S = 0.2
+"""Longest restart once its ranks are placed: so many seconds, or so many times the slowest start before."""
+_CHECK_EVERY_S = 0.2
 _NO_PROCESS_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequested(BaseException):
-    """SIGINT or SIGTERM arrived; raised in the main thread wherever it is."""
+    """SIGINT, SIGTERM or SIGHUP arrived; raised in the main thread wherever it is."""
 
 
 def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
-    """Serve `launch` until asked to stop; returns when all of it is gone.
+    """Serve `launch` until a signal; returns when all its processes have ended.
 
     Args:
         rehearse: run the same layout on this machine with a stand-in model on logical GPUs.
 
     Raises:
-        RaylaunchError: it did not come up, or failed again and again for one cause; nothing of it is left.
+        RaylaunchError: it did not come up, or failed repeatedly for one cause; all its processes have ended.
     """
     resolved = plan.resolve(launch, rehearse=rehearse)
     if is_served_already(resolved):
         return
     processes.raise_file_limit()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to end what was begun
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until `stop` can end what was started
     supervisor = Supervisor(resolved)
     try:
-        supervisor.take_signals()
+        supervisor.handle_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         supervisor.run()
     except StopRequested:
@@ -69,237 +69,235 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
 
 
 class Supervisor:
-    """One service, from its port to its end."""
+    """One service, from binding its port to its end."""
 
     def __init__(self, resolved: ResolvedLaunch) -> None:
         launch = resolved.launch
         tls = make_tls(launch.server)
         self.listening = listen(launch.host, launch.port)
-        self.board = Board(launch, rehearsal=resolved.standin if resolved.is_rehearsal else None)
-        self.door = Door(self.listening, self.board.look, tls=tls, api_keys=launch.api_keys)
-        self.door.open()
+        self.published = PublishedState(launch, rehearsal=resolved.standin if resolved.is_rehearsal else None)
+        self.listener = Listener(self.listening, self.published.make_notice, tls=tls, api_keys=launch.api_keys)
+        self.listener.resume()
         self.attempts: list[Attempt] = []
-        """Not yet ended; the last one is the one that counts."""
-        folder = self.board.service.folder
-        self.control = Control(folder)
-        self.starts = Starts(resolved, self.listening, folder, is_forced=self.is_hurried)
-        self.spare = Spare(self.starts, self.is_hurried)
-        self.progress = Progress(time.monotonic())
-        self.canary: Canary | None = None
-        """Asks while an engine is ready; None while none is."""
-        self.recovery = Recovery(launch.keep.same_cause_limit)
-        self.swap: Swap | None = None
+        """Those that have not ended; the last one is current."""
+        folder = self.published.service.folder
+        self.control = ControlSocket(folder)
+        self.factory = AttemptFactory(resolved, self.listening, folder, is_forced=self.is_forced)
+        self.standby = Standby(self.factory, self.is_forced)
+        self.progress = EngineProgress(time.monotonic())
+        self.probe: LivenessProbe | None = None
+        """None while no engine is ready."""
+        self.restart_policy = RestartPolicy(launch.keep.same_cause_limit)
+        self.reload: Reload | None = None
         self.slowest_s = 0.0
-        """What a start took from placed ranks to its first completion."""
-        self.stopping = self.hurried = self.was_ready = False
+        """Of all starts, from placed ranks to the first completion."""
+        self.stopping = self.forced = self.was_ready = False
 
     @property
     def launch(self) -> LaunchConfig:
-        """What is served."""
-        return self.starts.resolved.launch
+        """The launch that is served."""
+        return self.factory.resolved.launch
 
-    def take_signals(self) -> None:
-        """Handle what asks for an end: Ctrl-C, `raylaunch stop`, a closed terminal (unless nohup has it ignored)."""
+    def handle_signals(self) -> None:
+        """Stop on Ctrl-C, `raylaunch stop` and a closed terminal (unless nohup ignores that)."""
         for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.on_signal)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """First signal: stop whatever is going on. Another one while stopping: be patient no longer."""
+        """Stop at the first signal; end the grace period at another one."""
         if self.stopping:
-            self.hurried = True
+            self.forced = True
             return
         self.stopping = True
         raise StopRequested(signal.Signals(number).name)
 
-    def is_hurried(self) -> bool:
-        """Whether patience is over."""
-        return self.hurried
+    def is_forced(self) -> bool:
+        """Whether the grace period is over."""
+        return self.forced
 
     def run(self) -> None:
-        """Start engines and watch them, until a signal or a cause that does not go away."""
+        """Start engines and watch them, until a signal or repeated failures for one cause."""
         while True:
             try:
                 self._start()
-                self._wait(lambda: self.swap is not None and self.swap.accepted)
-                self._make_room()
-            except (EngineTroubled, RaylaunchError) as error:
+                self._wait(lambda: self.reload is not None and self.reload.is_accepted)
+                self._end_for_reload()
+            except (EngineFault, RaylaunchError) as error:
                 self._recover(error)
 
     def _begin(self) -> Attempt:
-        """Start the next serving child importing, or take the one that stands by."""
-        attempt = self.spare.take()
-        self.board.note_stand_by(None)
-        rotate_log(self.starts.log, self.attempts)
+        """Take the standby, or start the next serving child importing."""
+        attempt = self.standby.take()
+        self.published.note_stand_by(None)
+        rotate_log(self.factory.log, self.attempts)
         if attempt is None:
-            attempt = self.starts.begin()
+            attempt = self.factory.begin()
         else:
-            attempt.count_from_here(self.starts.log)
+            attempt.count_from_here(self.factory.log)
         self.attempts.append(attempt)
-        self.board.note_processes(self.attempts, self.starts.rays, attempt.mark)
+        self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
         return attempt
 
     def begin_and_place(self) -> Attempt:
-        """Both processes of the next start; after an engine that served, as soon as the system gives them."""
+        """Start both processes of the next attempt; a restart waits while the system has no process or memory."""
         while True:
             try:
                 attempt = self.attempts[-1] if self.attempts else self._begin()
-                self.starts.place(attempt, again=self.was_ready)
+                self.factory.place(attempt, again=self.was_ready)
             except NoProcessError as error:
                 if not self.was_ready:
                     raise
-                self.board.set_note(error.what)
+                self.published.set_note(error.what)
                 time.sleep(_NO_PROCESS_S)
             else:
                 return attempt
 
     def _start(self) -> None:
-        """Bring an engine up to its first completion."""
+        """Start an engine, up to its first completion."""
         attempt = self.begin_and_place()
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
         placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
         if self.was_ready:
             limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
         attempt.order_engine(self.launch, self.listening.fileno())
-        self.board.note_processes(self.attempts, self.starts.rays, attempt.mark)
-        self.board.set_note(f"starting {self.launch.world_size} vLLM worker(s)")
+        self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
+        self.published.set_note(f"starting {self.launch.world_size} vLLM worker(s)")
         console.say(f"starting {self.launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
         self._wait(lambda: attempt.engine.is_accepting, limit_s)
-        self.door.shut()
-        first = Question(self.board.service.url, self.launch, attempt.engine.is_alive)
+        self.listener.pause()
+        first = CompletionRequest(self.published.service.url, self.launch, attempt.engine.is_alive)
         self._wait(lambda: first.is_done, limit_s)
         times = attempt.read_times(first.read_s())
-        self.board.set_ready(attempt, times)
-        announce(self.board.service, self.starts.resolved, times, again=self.was_ready)
+        self.published.set_ready(attempt, times)
+        announce(self.published.service, self.factory.resolved, times, again=self.was_ready)
         self.was_ready = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
-        self.progress = Progress(time.monotonic())
-        self.canary = Canary(self.board.service.url, self.launch)
-        self.recovery.note_ready()
-        if self.swap is not None:
-            self.swap.succeed(self.board.service.url)
-            self.swap = None
+        self.progress = EngineProgress(time.monotonic())
+        self.probe = LivenessProbe(self.published.service.url, self.launch)
+        self.restart_policy.note_ready()
+        if self.reload is not None:
+            self.reload.succeed(self.published.service.url)
+            self.reload = None
 
     def _wait(self, condition: Callable[[], bool], limit_s: float = 0.0) -> None:
-        """Take turns until `condition()` holds, for `limit_s` at most; 0 is no limit.
+        """Check everything until `condition()` holds, for `limit_s` at most; 0: no limit.
 
         Raises:
-            EngineError: nothing was ready after so long.
-            RaylaunchError, EngineTroubled: something died, or is wedged.
+            EngineError: it did not hold within `limit_s`.
+            RaylaunchError, EngineFault: a process died, or the engine is wedged.
         """
         deadline = time.monotonic() + limit_s
         while not condition():
-            self._turn()
+            self._check()
             if limit_s and time.monotonic() > deadline:
                 what = f"the engine did not come up within {limit_s:.0f} s"
                 if self.was_ready:
-                    raise EngineTroubled(Trouble("wedge", f"{what}, though one before it did: its start is wedged"))
+                    raise EngineFault(Fault("wedge", f"{what}, though one before it did: its start is wedged"))
                 raise EngineError(what, log=self.attempts[-1].engine.log)
 
-    def _turn(self) -> None:
-        """Look once at everything; returns after a fifth of a second at most.
+    def _check(self) -> None:
+        """Check everything once; returns after 0.2 s at most.
 
         Raises:
-            RaylaunchError, EngineTroubled: something died, or is wedged.
+            RaylaunchError, EngineFault: a process died, or the engine is wedged.
         """
         attempt = self.attempts[-1]
-        attempt.receive(_TURN_S)
+        attempt.receive(_CHECK_EVERY_S)
         self.progress.take(attempt.engine.pulse, time.monotonic())
-        if waiting := attempt.describe_wait(self.board.carried, self.board.state_s):
-            self.board.set_note(waiting)
-        if self.canary is not None:
-            limit_s = self.launch.keep.progress_limit_s
-            faults.raise_on_trouble(attempt, self.progress, limit_s)
-            suspicious = faults.is_suspicious(attempt, self.progress, limit_s)
-            self.spare.turn(suspicious=suspicious, ready_s=self.board.state_s)
-            self.board.note_stand_by(self.spare.standing_by)
-            self.canary.turn(self.progress, self.launch.keep.canary_s)
+        if waiting := attempt.describe_wait(self.published.carried, self.published.state_s):
+            self.published.set_note(waiting)
+        if self.probe is not None:
+            faults.raise_on_fault(attempt, self.progress, self.launch.keep.progress_limit_s)
+            self.standby.update(self.published.state_s)
+            self.published.note_stand_by(self.standby.pid)
+            self.probe.update(self.progress, self.launch.keep.canary_s)
         else:
             faults.raise_on_failed_start(attempt)
-        self.board.tell_engine(attempt, self.progress)
-        if self.swap is None and not self.control.requests.empty():
-            request, ready = self.control.requests.get(), self.canary is not None
-            self.swap = Swap.take(request, self.starts.resolved, ready=ready)
-        if self.swap is not None and not self.swap.accepted and attempt.driver and self.swap.settle(attempt.driver):
-            self.swap = None
+        self.published.update(attempt, self.progress)
+        if self.reload is None and not self.control.requests.empty():
+            request, ready = self.control.requests.get(), self.probe is not None
+            self.reload = Reload.begin(request, self.factory.resolved, ready=ready)
+        if self.reload and not self.reload.is_accepted and attempt.driver and self.reload.check(attempt.driver):
+            self.reload = None
 
-    def _recover(self, error: EngineTroubled | RaylaunchError) -> None:
-        """End what is left of a failed engine, keep what was seen, and get ready for the next one.
+    def _recover(self, error: EngineFault | RaylaunchError) -> None:
+        """End a failed engine, write the incident, and prepare the next start.
 
         Raises:
             RaylaunchError: the first start failed, or too many did for one cause.
         """
         if isinstance(error, RaylaunchError) and not self.was_ready:
             raise error
-        trouble = error.trouble if isinstance(error, EngineTroubled) else Trouble.of_error(error)
-        attempt, was_serving, self.canary = self.attempts[-1], self.canary is not None, None
-        self.door.open()
-        self.board.set_state("restarting", trouble.what)
-        console.say(f"{trouble.what}; ending it, then starting again", style="yellow")
-        telling = attempt.engine.fail(f"the engine failed and is being started again: {trouble.what}")
-        trouble = faults.settle(attempt, trouble)
-        incident = incidents.begin(self.board.service.port, self.launch.served_model_names[0], trouble,
+        fault = error.fault if isinstance(error, EngineFault) else Fault.of_error(error)
+        attempt, was_serving, self.probe = self.attempts[-1], self.probe is not None, None
+        self.listener.resume()
+        self.published.set_state("restarting", fault.what)
+        console.say(f"{fault.what}; ending it, then starting again", style="yellow")
+        failing = attempt.engine.fail(f"the engine failed and is being started again: {fault.what}")
+        fault = faults.settle(attempt, fault)
+        incident = incidents.begin(self.published.service.port, self.launch.served_model_names[0], fault,
                                    attempt.engine.pulse.running if was_serving else 0)  # fmt: skip
-        self.board.note_incident(incident.id, trouble)
-        self.starts.rays.judge(trouble.cause, was_serving=was_serving)
+        self.published.note_incident(incident.id, fault)
+        self.factory.rays.judge(fault.cause, was_serving=was_serving)
         if was_serving:
-            with contextlib.suppress(NoProcessError):  # what the old one gives back may be enough
-                self.starts.place(self._begin(), again=True, hold=True)  # as far as it comes while the old one ends
-        left = self._end_old(attempt, failing=telling, wedged=trouble.cause == "wedge")
+            with contextlib.suppress(NoProcessError):  # what the old one frees may be enough
+                self.factory.place(self._begin(), again=True, hold=True)  # joins Ray while the old one ends
+        left = self._end_old(attempt, failing=failing, wedged=fault.cause == "wedge")
         incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
         incidents.add_evidence(incident, attempt, self.launch)
-        going_on = self.recovery.note_failure(incident, trouble, was_serving=was_serving)
-        if self.swap is not None:
-            self._take_launch(self.swap.fall_back(trouble))
-            self.swap = None
-        elif not going_on:
-            raise self.recovery.give_up()
-        self.board.note_restart()
-        time.sleep(self.recovery.wait_s())
+        goes_on = self.restart_policy.note_failure(incident, fault, was_serving=was_serving)
+        if self.reload is not None:
+            self._take_launch(self.reload.fall_back(fault))
+            self.reload = None
+        elif not goes_on:
+            raise self.restart_policy.give_up()
+        self.published.note_restart()
+        time.sleep(self.restart_policy.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.is_hurried)
+        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.is_forced)
         self.attempts.remove(attempt)
-        self.starts.rays.end_retired()
+        self.factory.rays.end_retired()
         return left
 
-    def _make_room(self) -> None:
-        """Another launch was accepted: let the running requests finish, and end the engine."""
-        assert self.swap is not None
-        self.canary = None
-        self.door.open()
-        self.board.set_state("restarting", "another launch is swapped in")
+    def _end_for_reload(self) -> None:
+        """Let the running requests finish, end the engine, and take over the accepted launch."""
+        assert self.reload is not None
+        self.probe = None
+        self.listener.resume()
+        self.published.set_state("restarting", "another launch is started")
         attempt = self.attempts[-1]
-        self.spare.dismiss()
-        attempt.engine.drain(self.launch.keep.drain_s, self.is_hurried, "the service is being restarted")
+        self.standby.dismiss()
+        attempt.engine.drain(self.launch.keep.drain_s, self.is_forced, "the service is being restarted")
         self._end_old(attempt)
-        self._take_launch(self.swap.resolved)
+        self._take_launch(self.reload.resolved)
 
     def _take_launch(self, resolved: ResolvedLaunch) -> None:
         launch = resolved.launch
-        self.starts.resolved = resolved
-        self.door.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
-        self.board.take_launch(launch)
+        self.factory.resolved = resolved
+        self.listener.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
+        self.published.take_launch(launch)
 
     def stop(self) -> None:
-        """Drain, and end everything this supervisor started; safe to call at any point of a start-up."""
+        """Drain, and end everything that was started; works at any point of a start-up."""
         self.stopping = True
-        self.door.open()
-        if self.canary is not None and not self.hurried:
-            self.board.set_state("draining", "stopping: running requests finish, new ones are refused")
+        self.listener.resume()
+        if self.probe is not None and not self.forced:
+            self.published.set_state("draining", "stopping: running requests finish, new ones are refused")
             attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
             if running := attempt.engine.pulse.running:
                 console.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
-            attempt.engine.drain(drain_s, self.is_hurried, "the service was stopped")
-        self.board.set_state("stopping", "stopping")
-        self.spare.dismiss()
+            attempt.engine.drain(drain_s, self.is_forced, "the service was stopped")
+        self.published.set_state("stopping", "stopping")
+        self.standby.dismiss()
         for attempt in [*self.attempts]:
             self._end_old(attempt)
-        self.spare.close()
-        self.starts.rays.close()
+        self.standby.close()
+        self.factory.rays.close()
         self.control.close()
-        self.door.close()
+        self.listener.close()
         self.listening.close()
-        self.board.service.forget()
-        self.recovery.close()
+        self.published.service.forget()
+        self.restart_policy.close()
         console.say("stopped: engine, workers and port are gone")

@@ -13,6 +13,7 @@ from raylaunch.node.host_sample import HostSample, ProcessSample
 from raylaunch.node.nvml import GpuProcess
 from raylaunch.node.sampler import NodeSample
 from raylaunch.serve.incident import Incident
+from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.service_record import Service
 
 
@@ -119,21 +120,21 @@ def _read_incident(incident_id: str) -> Incident | None:
 
 def arrange_nodes(seen: ClusterSample, service: Service | None) -> tuple[NodeView, ...]:
     """Each node with its GPUs, ranks and strangers: living ones first, then those that are silent."""
-    placed: dict[str, list[Mapping[str, Any]]] = {}
+    placed: dict[str, list[PlacedRank]] = {}
     for rank in service.ranks if service else ():
-        placed.setdefault(rank["node"], []).append(rank)
+        placed.setdefault(rank.node, []).append(rank)
     rehearsal = service.rehearsal if service else None
     nodes = [_arrange_node(node, placed.get(node.node_id, []), seen.workers, rehearsal) for node in seen.nodes]
     nodes += [NodeView(silent.ip, "", None, silent=silent.why) for silent in seen.silent]
     known = {node.ip for node in nodes}
-    gone = {rank["ip"] for ranks in placed.values() for rank in ranks} - known
+    gone = {rank.ip for ranks in placed.values() for rank in ranks} - known
     return (*nodes, *(NodeView(ip, "", None, silent="not in Ray's list of nodes") for ip in sorted(gone)))
 
 
 def _arrange_node(
-    node: NodeSample, ranks: Sequence[Mapping[str, Any]], workers: Sequence[Rank], rehearsal: str | None
+    node: NodeSample, ranks: Sequence[PlacedRank], workers: Sequence[Rank], rehearsal: str | None
 ) -> NodeView:
-    by_place = {(rank["tp_rank"], rank["pp_rank"]): int(rank["rank"]) for rank in ranks}
+    by_place = {(rank.tp_rank, rank.pp_rank): rank.rank for rank in ranks}
     rank_of = {
         worker.pid: by_place[worker.tp_rank, worker.pp_rank]
         for worker in workers
@@ -149,14 +150,13 @@ def _arrange_node(
         pids = {rank: pid for pid, rank in rank_of.items()}
         processes = {process.pid: process for process in node.host.processes}
         real += tuple(
-            GpuView(int(rank["gpu"] or 0), (rank["rank"],), worker=processes.get(pids.get(rank["rank"], -1)))
-            for rank in ranks
+            GpuView(rank.gpu or 0, (rank.rank,), worker=processes.get(pids.get(rank.rank, -1))) for rank in ranks
         )
     return NodeView(node.ip, node.hostname, node.host, real, logical, nvml_error=node.gpus.error)
 
 
 def _arrange_gpus(
-    samples: Sequence[GpuSample], ranks: Sequence[Mapping[str, Any]], rank_of: Mapping[int, int]
+    samples: Sequence[GpuSample], ranks: Sequence[PlacedRank], rank_of: Mapping[int, int]
 ) -> tuple[GpuView, ...]:
     """Ranks by the processes that NVML tells; by Ray's numbers where NVML's pids are none that this container knows."""
     by_pid = {
@@ -166,8 +166,8 @@ def _arrange_gpus(
     told = {rank for ranks_there in by_pid.values() for rank in ranks_there}
     by_number: dict[int, list[int]] = {}
     for rank in ranks:
-        if rank["rank"] not in told and rank["gpu"] is not None:
-            by_number.setdefault(int(rank["gpu"]), []).append(int(rank["rank"]))
+        if rank.rank not in told and rank.gpu is not None:
+            by_number.setdefault(rank.gpu, []).append(rank.rank)
     views = []
     for sample in samples:
         unmatched = by_number.get(sample.index, [])

@@ -63,5 +63,5 @@ def test_log_is_shown_or_missed_in_words(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "engine.log").write_text("one\ntwo\n")
     logs.show(tmp_path / "engine.log", follow=False)
     assert capsys.readouterr().out == "one\ntwo\n"
-    with pytest.raises(ServiceError, match="is not there"):
+    with pytest.raises(ServiceError, match="does not exist"):
         logs.show(tmp_path / "none.log", follow=False)

@@ -10,8 +10,8 @@ from raylaunch.base.errors import EngineError, NoProcessError
 from raylaunch.base.ports import find_free_ports
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
-from raylaunch.serve.attempts import Starts
-from raylaunch.serve.faults import EngineTroubled
+from raylaunch.serve.attempts import AttemptFactory
+from raylaunch.serve.faults import EngineFault
 from raylaunch.serve.listener import listen
 from raylaunch.serve.supervisor import Supervisor
 from tests.config import launches
@@ -25,7 +25,7 @@ def count_files() -> int:
 
 def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as bound:
-        starts = Starts(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
+        starts = AttemptFactory(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
         before = count_files()
         with no_files(), pytest.raises(NoProcessError, match="no process can be started: Too many open files"):
             starts.begin()
@@ -43,14 +43,14 @@ def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
         plan.resolve(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
     )
     try:
-        supervisor.attempts.append(supervisor.starts.begin())
+        supervisor.attempts.append(supervisor.factory.begin())
         with pytest.raises(EngineError, match="did not come up within 1 s"):
             supervisor._wait(lambda: False, 1.0)
         supervisor.was_ready = True
-        with pytest.raises(EngineTroubled) as caught:
+        with pytest.raises(EngineFault) as caught:
             supervisor._wait(lambda: False, 1.0)
-        assert caught.value.trouble.cause == "wedge"
-        assert "its start is wedged" in caught.value.trouble.what
+        assert caught.value.fault.cause == "wedge"
+        assert "its start is wedged" in caught.value.fault.what
     finally:
         supervisor.stop()
 
@@ -68,6 +68,6 @@ def test_a_restart_waits_until_there_is_a_process() -> None:
             threading.Timer(2.5, shortage.pop_all().close).start()
             attempt = supervisor.begin_and_place()
         assert attempt.engine.is_alive()
-        assert "no process can be started" in supervisor.board.look().text
+        assert "no process can be started" in supervisor.published.make_notice().text
     finally:
         supervisor.stop()

@@ -1,59 +1,67 @@
-"""The control socket: a launch goes in, answers come out; its owner alone may knock."""
+"""The control socket: a launch is sent, replies come back; only the service's owner may connect."""
 
 import socket
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from raylaunch.base.errors import ServiceError
-from raylaunch.serve import control_socket
+from raylaunch.config.launch import LaunchConfig
+from raylaunch.serve.control_socket import ControlSocket, RestartRequest, request_restart
+from tests.config import launches
+
+Answer = Callable[[RestartRequest], None]
 
 
-def answer(server: control_socket.Control, *lines: dict[str, str]) -> list[str]:
+def answer(server: ControlSocket, *answers: Answer) -> list[LaunchConfig]:
     """Take one request in a thread, as the supervisor's main thread does, and answer it."""
-    seen: list[str] = []
+    seen: list[LaunchConfig] = []
 
     def run() -> None:
         request = server.requests.get()
         seen.append(request.launch)
-        for line in lines:
-            request.answer(**line)
-        request.close()
+        for reply in answers:
+            reply(request)
 
     threading.Thread(target=run, daemon=True).start()
     return seen
 
 
-def test_a_launch_is_handed_over_and_followed(tmp_path: Path) -> None:
+def test_a_launch_is_sent_and_followed(tmp_path: Path) -> None:
     """Also from a home whose path is longer than a socket's may be."""
     folder = tmp_path / ("deep" * 20) / ("deeper" * 20)
     folder.mkdir(parents=True)
-    server = control_socket.Control(folder)
+    launch = launches.load(launches.write(tmp_path))
+    server = ControlSocket(folder)
     assert stat.S_IMODE((folder / "control.sock").stat().st_mode) == 0o600
-    told: list[str] = []
-    seen = answer(server, {"say": "checking"}, {"done": "served"})
-    assert control_socket.ask(folder, "{}", report=told.append, timeout_s=10) == "served"
-    assert (seen, told) == (["{}"], ["checking"])
-    answer(server, {"error": "wrong; the old engine serves on", "fix": "mend it"})
+    reported: list[str] = []
+    seen = answer(server, lambda request: request.report("checking"), lambda request: request.finish("served"))
+    assert request_restart(folder, launch, report=reported.append, timeout_s=10) == "served"
+    assert [one.fingerprint() for one in seen] == [launch.fingerprint()]
+    assert reported == ["checking"]
+    answer(server, lambda request: request.refuse("wrong; the old engine serves on", "fix it"))
     with pytest.raises(ServiceError, match="old engine serves on") as caught:
-        control_socket.ask(folder, "{}", report=told.append, timeout_s=10)
-    assert caught.value.fix == "mend it"
+        request_restart(folder, launch, report=reported.append, timeout_s=10)
+    assert caught.value.fix == "fix it"
     server.close()
     assert not (folder / "control.sock").exists()
-    with pytest.raises(ServiceError, match="cannot be reached"):
-        control_socket.ask(folder, "{}", report=told.append, timeout_s=10)
+    with pytest.raises(ServiceError, match="cannot connect to the supervisor"):
+        request_restart(folder, launch, report=reported.append, timeout_s=10)
 
 
-def test_nonsense_is_not_taken(tmp_path: Path) -> None:
-    """A line that is no request is dropped, and the next one is served."""
-    server = control_socket.Control(tmp_path)
+@pytest.mark.parametrize("line", [b"hello", b"{}", b"[]", b'{"sources": [], "values": {}, "path": null}'])
+def test_lines_that_are_no_launch_are_dropped(tmp_path: Path, line: bytes) -> None:
+    """The connection is closed, and the next request is answered."""
+    launch = launches.load(launches.write(tmp_path))
+    server = ControlSocket(tmp_path)
     with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(10)
         stranger.connect(str(tmp_path / "control.sock"))
-        stranger.sendall(b"hello\n")
+        stranger.sendall(line + b"\n")
         assert stranger.recv(16) == b""
-    seen = answer(server, {"done": "ok"})
-    assert control_socket.ask(tmp_path, "{}", report=print, timeout_s=10) == "ok"
-    assert seen == ["{}"]
+    answer(server, lambda request: request.finish("ok"))
+    assert request_restart(tmp_path, launch, report=print, timeout_s=10) == "ok"
     server.close()

@@ -16,10 +16,10 @@ from raylaunch.engine.messages import EnginePulse
 from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.attempt import describe_missing
-from raylaunch.serve.faults import Progress, Trouble
+from raylaunch.serve.faults import EngineProgress, Fault
 from raylaunch.serve.incident import find_secrets, hide
 from raylaunch.serve.messages import DeadRank, DriverPulse
-from raylaunch.serve.restart_policy import Recovery
+from raylaunch.serve.restart_policy import RestartPolicy
 from raylaunch.serve.systemd_unit import make_unit
 from tests.config import launches
 
@@ -29,7 +29,7 @@ def pulse(running: int, moves: int) -> EnginePulse:
 
 
 def test_progress_counts_only_while_requests_run() -> None:
-    progress = Progress(0.0)
+    progress = EngineProgress(0.0)
     progress.take(pulse(0, 0), 100.0)
     assert progress.age_s(100.0) == 0
     progress.take(pulse(3, 0), 101.0)
@@ -43,30 +43,30 @@ def test_progress_counts_only_while_requests_run() -> None:
 
 
 def begin_incident(what: str) -> incidents.Incident:
-    return incidents.begin(8080, "a/b", Trouble("start", what, "mend it"), 2)
+    return incidents.begin(8080, "a/b", Fault("start", what, "mend it"), 2)
 
 
 def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
-    recovery = Recovery(5)
+    recovery = RestartPolicy(5)
     waits = []
     for pid in range(4):
         what = f"rank died (pid {pid})"
-        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+        assert recovery.note_failure(begin_incident(what), Fault("start", what), was_serving=False)
         waits.append(recovery.wait_s())
     assert waits == [1, 2, 4, 8]
-    assert not recovery.note_failure(begin_incident("x"), Trouble("start", "rank died (pid 77)"), was_serving=False)
+    assert not recovery.note_failure(begin_incident("x"), Fault("start", "rank died (pid 77)"), was_serving=False)
     assert "5 starts in a row failed for one cause: rank died" in recovery.give_up().what
     assert {entry.outcome for entry in incidents.list_incidents()} == {"gave up"}
 
 
 def test_another_cause_or_a_ready_engine_begins_anew() -> None:
-    recovery = Recovery(2)
+    recovery = RestartPolicy(2)
     for what in ("a", "b", "a", "b"):
-        assert recovery.note_failure(begin_incident(what), Trouble("start", what), was_serving=False)
+        assert recovery.note_failure(begin_incident(what), Fault("start", what), was_serving=False)
     recovery.note_ready()
     assert recovery.wait_s() == 0
-    assert recovery.note_failure(begin_incident("b"), Trouble("start", "b"), was_serving=False)
-    assert recovery.note_failure(begin_incident("c"), Trouble("worker", "c"), was_serving=True)
+    assert recovery.note_failure(begin_incident("b"), Fault("start", "b"), was_serving=False)
+    assert recovery.note_failure(begin_incident("c"), Fault("worker", "c"), was_serving=True)
     assert recovery.wait_s() == 0
 
 

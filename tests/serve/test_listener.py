@@ -1,4 +1,4 @@
-"""The door: 503 in OpenAI's words, over TLS too, and a hand-over of the socket that refuses and loses nobody."""
+"""The listener: 503 in OpenAI's words, over TLS too, and a hand-over of the socket that refuses and loses nobody."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.processes import wait_until
-from raylaunch.serve.listener import Door, Notice, listen, make_answer, make_tls
+from raylaunch.serve.listener import Listener, Notice, listen, make_answer, make_tls
 
 CROWD = """\
 import resource, socket, sys
@@ -56,8 +56,8 @@ def port_of(bound: socket.socket) -> int:
 
 def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.socket) -> None:
     """The openai client sees its own kind of error; Retry-After is there; /metrics has our figures."""
-    door = Door(listening, lambda: NOTICE)
-    door.open()
+    listener = Listener(listening, lambda: NOTICE)
+    listener.resume()
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port_of(listening)}/v1", api_key="none", max_retries=0)
     with pytest.raises(openai.InternalServerError) as caught:
         client.completions.create(model="any", prompt="x" * 200_000)
@@ -70,7 +70,7 @@ def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.
     connection.request("GET", "/metrics")
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"raylaunch_up 0\n")
-    door.close()
+    listener.close()
 
 
 def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
@@ -79,8 +79,8 @@ def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
         with listen("127.0.0.1", 0) as bound:
-            door = Door(bound, lambda: NOTICE)
-            door.open()
+            listener = Listener(bound, lambda: NOTICE)
+            listener.resume()
             with subprocess.Popen(
                 [sys.executable, "-c", CROWD, str(port_of(bound))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             ) as crowd:
@@ -96,7 +96,7 @@ def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", port_of(bound), timeout=30)
             connection.request("GET", "/health")
             assert connection.getresponse().status == 503
-            door.close()
+            listener.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -118,8 +118,10 @@ def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> 
          "-keyout", str(key), "-out", str(certificate)],
         check=True, capture_output=True,
     )  # fmt: skip
-    door = Door(listening, lambda: NOTICE, tls=make_tls({"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}))
-    door.open()
+    listener = Listener(
+        listening, lambda: NOTICE, tls=make_tls({"ssl_certfile": str(certificate), "ssl_keyfile": str(key)})
+    )
+    listener.resume()
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False
     connection = http.client.HTTPSConnection("127.0.0.1", port_of(listening), timeout=10, context=context)
@@ -127,7 +129,7 @@ def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> 
     answer = connection.getresponse()
     assert answer.status == 503
     assert "restarting" in json.loads(answer.read())["error"]["message"]
-    door.close()
+    listener.close()
 
 
 def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -137,8 +139,8 @@ def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -> None:
     """A child takes the socket over and gives it back, five times; every connection of a hammer gets an answer."""
-    door = Door(listening, lambda: NOTICE)
-    door.open()
+    listener = Listener(listening, lambda: NOTICE)
+    listener.resume()
     statuses: list[int] = []
     failures: list[str] = []
     stop = threading.Event()
@@ -163,9 +165,9 @@ def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -
         )  # fmt: skip
         assert child.stdout is not None
         assert child.stdout.readline() == b"accepting\n"
-        door.shut()
+        listener.pause()
         wait_for_more(statuses, 200, 20)
-        door.open()
+        listener.resume()
         if turn % 2:
             child.kill()
         else:
@@ -175,7 +177,7 @@ def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -
     stop.set()
     for thread in threads:
         thread.join()
-    door.close()
+    listener.close()
     assert set(statuses) == {200, 503}
     # The connection that a killed child was just answering dies with it, and no other.
     assert not [failure for failure in failures if "refused" in failure.lower() or "timed out" in failure.lower()]

@@ -12,7 +12,7 @@ from raylaunch.base.errors import ClusterError
 from raylaunch.base.processes import MARK_VARIABLE, list_group_names, list_marked, wait_until
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import faults
-from raylaunch.serve.attempts import Starts
+from raylaunch.serve.attempts import AttemptFactory
 from raylaunch.serve.listener import listen
 from raylaunch.serve.private_ray import PrivateRays
 from raylaunch.serve.private_ray_process import PrivateRayProcess
@@ -57,7 +57,7 @@ def assert_gone(ray: PrivateRayProcess) -> None:
 
 
 def test_whole_one_carries_the_next_engine(rays: PrivateRays) -> None:
-    """After trouble of the engine's own; it ends with the service, folder and all."""
+    """After fault of the engine's own; it ends with the service, folder and all."""
     ray = find_up(rays)
     for cause in ("worker", "engine", "wedge", "canary"):
         rays.judge(cause, was_serving=True)
@@ -67,7 +67,7 @@ def test_whole_one_carries_the_next_engine(rays: PrivateRays) -> None:
 
 
 def test_doubtful_one_is_replaced(rays: PrivateRays) -> None:
-    """Trouble of Ray's own, or a start that failed: the next engine must not fail for the same reason."""
+    """Fault of Ray's own, or a start that failed: the next engine must not fail for the same reason."""
     ray = find_up(rays)
     assert rays.is_fit("worker", was_serving=True)
     for cause, was_serving in (("gcs", True), ("driver", True), ("worker", False)):
@@ -116,7 +116,7 @@ def test_death_of_a_node_ends_a_start_with_its_last_words(rays: PrivateRays, tmp
     os.kill(ray.leaders[2].pid, signal.SIGKILL)
     assert wait_until(lambda: ray.find_failure() is not None, _END_S)
     with listen("127.0.0.1", 0) as bound:
-        attempt = Starts(ResolvedLaunch(LAUNCH, "cpu"), bound, tmp_path).begin()
+        attempt = AttemptFactory(ResolvedLaunch(LAUNCH, "cpu"), bound, tmp_path).begin()
     attempt.ray = ray
     try:
         with pytest.raises(ClusterError, match=r"a Ray node of this launch's own died: 127\.0\.0\.2: "):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.engine.metrics import EngineFigures, parse_metrics
 from raylaunch.explain import log_lines
-from raylaunch.serve import readiness, status
+from raylaunch.serve import readiness
 from raylaunch.serve.service_record import make_url
 
 
@@ -57,4 +58,4 @@ def test_figures_are_summed_over_engines() -> None:
         'vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5\n'
         'vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.25\n'
     )
-    assert status.parse_metrics(text) == status.EngineFigures(running=5, waiting=7, kv_cache_use=0.375)
+    assert parse_metrics(text) == EngineFigures(running=5, waiting=7, kv_cache_use=0.375)

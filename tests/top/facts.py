@@ -12,6 +12,7 @@ from raylaunch.node.gpu_sample import GpuSample, GpusSample
 from raylaunch.node.host_sample import HostSample, InterfaceSample
 from raylaunch.node.nvml import GpuProcess
 from raylaunch.node.sampler import NodeSample
+from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.service_record import Service
 
 GIB = 1 << 30
@@ -65,8 +66,14 @@ def make_cluster(nodes: int = 2, gpus_per_node: int = 8) -> ClusterSample:
 
 def make_service(nodes: int = 2, gpus_per_node: int = 8, **changes: Any) -> Service:
     ranks = tuple(
-        {"rank": rank, "tp_rank": rank % TP, "pp_rank": rank // TP, "gpu": rank % gpus_per_node}
-        | {"node": f"node{rank // gpus_per_node}", "ip": f"192.168.100.{101 + rank // gpus_per_node}"}
+        PlacedRank(
+            rank,
+            rank % TP,
+            rank // TP,
+            f"192.168.100.{101 + rank // gpus_per_node}",
+            rank % gpus_per_node,
+            f"node{rank // gpus_per_node}",
+        )
         for rank in range(nodes * gpus_per_node)
     )
     serving = Service(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.base.processes import wait_until
 from raylaunch.serve import incident as incidents
 
 from .. import harness
@@ -82,28 +81,21 @@ def strike_all(one: Stage) -> None:
 
 
 def check_pause(one: Stage) -> None:
-    """A rank stands still and goes on before the limit: another start is got ready meanwhile, and nobody fails."""
+    """A rank stands still and goes on before the limit: no request fails."""
     clients = Clients(one.served.url, MODEL)
     clients.start(streaming=2, whole=1, max_tokens=200)
-    ready, again = "another start is got ready", "it moves again"
-    before = one.served.text().count(ready)
-    assert before, "the wedge before had it, too"
     rank = one.find_rank(1)
     os.kill(rank, signal.SIGSTOP)
     try:
-        assert wait_until(lambda: one.served.text().count(ready) > before, PROGRESS_LIMIT_S)
+        time.sleep(PROGRESS_LIMIT_S / 2)
     finally:
         os.kill(rank, signal.SIGCONT)
-    assert wait_until(lambda: one.served.text().count(again) > 0, harness.READY_DEADLINE_S)
     clients.wait()
     assert [sent.error for sent in clients.sent] == [None, None, None], clients.describe()
 
 
 def check_drain(one: Stage) -> None:
-    """SIGTERM: what runs finishes, what comes gets a 503, the exit code says 0, and nothing is left.
-
-    Of a start that was got ready in vain neither.
-    """
+    """SIGTERM: running requests finish, new ones get a 503, the exit code is 0, and no process is left."""
     clients = Clients(one.served.url, MODEL)
     clients.start(streaming=2, whole=0, max_tokens=24)
     refused_before = one.hammer.statuses.get(503, 0)
