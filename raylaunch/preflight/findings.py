@@ -17,6 +17,8 @@ class Finding:
     fix: str
     level: Literal["error", "warning"] = "error"
     """With an "error" the engine would not come up, or would answer wrongly; a "warning" may be lived with."""
+    is_transient: bool = False
+    """Whether it may pass within seconds: a process that was killed still releases GPU memory."""
 
 
 def findings_table(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:

@@ -126,6 +126,7 @@ def _judge_gpu(node: NodeFacts, gpu: GpuFacts, request: CheckRequest) -> Iterato
             f"{where} is used by others: {holders}{free}",
             f"on {node.node_ip}: kill {pids}, if they are leftovers; else {lower}",
             "error" if too_little else "warning",
+            is_transient=True,
         )
     elif gpu.used_bytes > _UNEXPLAINED_BYTES:
         yield Finding(
@@ -133,6 +134,7 @@ def _judge_gpu(node: NodeFacts, gpu: GpuFacts, request: CheckRequest) -> Iterato
             f"{gpu.used_bytes / _MIB:,.0f} MiB of {where} are held by processes outside this container{free}",
             f"on the host of {node.node_ip}: `nvidia-smi` names them; end them, or {lower}",
             "error" if too_little else "warning",
+            is_transient=True,
         )
 
 

@@ -17,6 +17,8 @@ from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.preflight import run as node_checks
 from raylaunch.serve.messages import JoinPrivateRay
 
+_RECHECK_S = 1.0
+
 
 @dataclass
 class Driver:
@@ -84,8 +86,11 @@ class Driver:
         self.seconds["wait"] = time.monotonic() - began
         return found
 
-    def check(self, found: tuple[ray_session.ClusterNode, ...]) -> None:
+    def check(self, found: tuple[ray_session.ClusterNode, ...], *, grace_s: float) -> None:
         """Check every node at once and report all findings; a stand-in model is written first where it is missing.
+
+        Args:
+            grace_s: how long to repeat the checks while all errors may pass by themselves, in seconds.
 
         Raises:
             ChecksFailedError: at least one of them is an error.
@@ -95,7 +100,13 @@ class Driver:
         if self.private is None and standin_model.is_standin(self.config.model_folder):
             standin_model.write_on_nodes(self.config.model_folder, found)
         request = node_checks.make_request(self.config, logical_gpus=self.standin_kind is not None)
-        _, findings = node_checks.check_nodes(found, request)
+        while True:
+            _, findings = node_checks.check_nodes(found, request)
+            errors = [finding for finding in findings if finding.level == "error"]
+            may_pass = bool(errors) and all(error.is_transient for error in errors)
+            if not may_pass or time.monotonic() - began >= grace_s:
+                break
+            time.sleep(_RECHECK_S)
         if findings:
             console.show(console.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))
         node_checks.raise_on_errors(findings)

@@ -13,11 +13,10 @@ import time
 from typing import NoReturn
 
 from raylaunch.base import console
-from raylaunch.base.errors import ChecksFailedError, ClusterError, RaylaunchError
+from raylaunch.base.errors import ClusterError, RaylaunchError
 from raylaunch.base.ipc import Failed, ParentLink, end_on_sigterm
 from raylaunch.base.processes import MARK_VARIABLE
 from raylaunch.cluster import monitor, placement, ray_session
-from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
@@ -68,7 +67,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
         if order.hold:
             parent.wait_for(GoOn)
         found = driver.confirm_gpus()
-        _check(driver, found, grace_s=0.0 if order.wait_s is None else _FREEING_S)
+        driver.check(found, grace_s=0.0 if order.wait_s is None else _FREEING_S)
         reservation = driver.place(found)
     except BaseException:
         driver.release()
@@ -88,20 +87,6 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
         )
     )
     return driver
-
-
-def _check(driver: Driver, found: tuple[ClusterNode, ...], *, grace_s: float) -> None:
-    """The node checks; after an incident repeated for `grace_s`, while dead processes still release GPU memory."""
-    deadline = time.monotonic() + grace_s
-    while True:
-        try:
-            driver.check(found)
-        except ChecksFailedError as error:
-            if "GPU" not in error.what or time.monotonic() >= deadline:
-                raise
-            time.sleep(1.0)
-        else:
-            return
 
 
 def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
