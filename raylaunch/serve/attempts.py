@@ -15,7 +15,7 @@ from raylaunch.serve.messages import PlaceRanks
 from raylaunch.serve.private_ray import PrivateRays
 
 _FOREVER_S = 86400.0
-"""A restart waits for GPUs that are missing; after a day it counts anew."""
+"""A restart waits for GPUs that are missing; after a day it counts again."""
 
 
 class AttemptFactory:

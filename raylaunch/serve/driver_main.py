@@ -103,7 +103,7 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
     try:
         while True:
             began = time.monotonic()
-            parent.send(health.complete(ranks.look()))
+            parent.send(health.complete(ranks.make_pulse()))
             for message in parent.receive(max(0.05, _LOOK_EVERY_S - (time.monotonic() - began))):
                 if isinstance(message, CheckLaunch):
                     problem = check_other(message.launch, rehearse=order.is_rehearsal)
@@ -115,16 +115,16 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
 
 
 def check_other(launch: LaunchConfig, *, rehearse: bool) -> RaylaunchError | None:
-    """Whether another launch could be served on these nodes, while ours holds their GPUs; None where it could.
+    """Why another launch could not be served on these nodes, whose GPUs the current one holds; None where it could.
 
-    GPU memory is not looked at: it will be free by then.
+    GPU memory is not checked: the current engine frees it first.
     """
     block = launch.cluster
     try:
         nodes = [node for node in ray_session.list_nodes() if node.gpus >= block.gpus_per_node][: block.nodes]
         if len(nodes) < block.nodes:
             raise ClusterError(
-                f"it asks for {block.nodes} nodes with {block.gpus_per_node} GPUs, Ray has {len(nodes)}",
+                f"the launch needs {block.nodes} nodes with {block.gpus_per_node} GPUs, Ray has {len(nodes)}",
                 fix="`ray status` shows the nodes",
             )
         placement.plan_places(

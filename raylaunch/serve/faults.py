@@ -1,7 +1,7 @@
-"""What is seen of a running service, and what it means: a death, a wedge, or nothing.
+"""Finds the faults of a running service: a death, or a wedge.
 
-Each look sees what the others miss: a dead child by its exit; a dead worker or node by Ray; a wedge (everything lives,
-and nothing moves) by the engine's own progress, which the canary asks for where no client does.
+A dead child shows by its exit, a dead worker or node in Ray, and a wedge (all processes live, no token moves) by the
+engine's progress, for which the liveness probe keeps an idle engine busy.
 """
 
 import time
@@ -18,12 +18,12 @@ from raylaunch.serve.messages import DeadRank, DriverPulse
 from raylaunch.serve.private_ray_process import PrivateRayProcess
 
 _SILENT_S = 2.0
-"""Ray's side tells a pulse twice a second; from here on its head is looked at directly."""
+"""Without a pulse from the driver process (two a second) for so long, the port of Ray's head is probed."""
 _DEAF_S = 20.0
-"""No pulse from the driver process for so long, though Ray's head accepts: it hangs."""
+"""Without a pulse for so long the driver process hangs, though Ray's head accepts."""
 _CONNECT_TIMEOUT_S = 1.0
 _TAKEN_ALONG = ("its owner has died", "killed by `ray.kill`", "placement group was removed")
-"""In Ray's reason (2.60) of a worker's death: EngineCore ended it, or ended itself."""
+"""In Ray's reason (2.60) for a worker's death: EngineCore ended it, or ended itself."""
 _SETTLE_S = 1.5
 """Ray marks a node dead a second or two after its workers."""
 
@@ -33,14 +33,14 @@ class Fault:
     """Why the engine has to be ended."""
 
     cause: str
-    """One word for counting: "worker", "node", "gcs", "engine", "wedge", "driver", "gpu", "start", "canary"."""
+    """One word, for counting: "worker", "node", "gcs", "engine", "wedge", "driver", "gpu", "start", "canary"."""
     what: str
-    """What happened and where, as one sentence."""
+    """What happened and where, in one sentence."""
     fix: str = ""
 
     @classmethod
     def of_error(cls, error: RaylaunchError) -> "Fault":
-        """A start that failed."""
+        """The fault of a start that failed."""
         return cls("start", error.what, error.fix)
 
 
@@ -64,7 +64,7 @@ class EngineProgress:
 
     @property
     def running(self) -> int:
-        """Requests that clients wait for."""
+        """Running requests."""
         return self._running
 
 
@@ -77,29 +77,29 @@ class EngineFault(Exception):
 
 
 def raise_on_fault(attempt: Attempt, progress: EngineProgress, limit_s: float) -> None:
-    """Look at an engine that serves, gravest knowledge first.
+    """Check an engine that serves; the most specific fault first.
 
     Raises:
-        EngineFault: something died, or nothing moves.
+        EngineFault: a process, node or GPU died, or the engine is wedged.
     """
     engine, driver = attempt.engine, attempt.driver
     assert driver is not None
     fault = (
         judge_ray(driver.pulse)
-        or _look_at_keeper(attempt.ray)
-        or _look_at_driver(driver)
-        or _look_at_engine(engine)
-        or _look_at_progress(engine, progress, limit_s)
+        or _check_private_ray(attempt.ray)
+        or _check_driver(driver)
+        or _check_engine(engine)
+        or _check_progress(engine, progress, limit_s)
     )
     if fault is not None:
         raise EngineFault(fault)
 
 
 def raise_on_failed_start(attempt: Attempt) -> None:
-    """Look at an engine that is being started.
+    """Check an engine that is being started.
 
     Raises:
-        RaylaunchError: one of its two processes ended.
+        RaylaunchError: one of its processes ended.
         EngineFault: Ray lost a node or a worker.
     """
     engine, driver = attempt.engine, attempt.driver
@@ -109,7 +109,7 @@ def raise_on_failed_start(attempt: Attempt) -> None:
         if (ended := driver.find_failure()) is not None:
             raise ended
         fault = judge_ray(driver.pulse)
-        # Before the engine is up it tells a worker's death itself, and better: with the worker's own error.
+        # Until it is up the engine reports a worker's death itself, and better: with the worker's own error.
         if fault is not None and engine.is_alive() and (engine.ready is not None or fault.cause == "node"):
             raise EngineFault(fault)
     if not engine.is_alive():
@@ -117,24 +117,24 @@ def raise_on_failed_start(attempt: Attempt) -> None:
 
 
 def settle(attempt: Attempt, first: Fault) -> Fault:
-    """Wait a moment for whoever knows more: a worker's death is often its node's, an engine's often a worker's.
+    """Wait up to 1.5 s for the cause behind `first`: a node's death ends its workers, a worker's ends the engine.
 
-    Of a wedge Ray has had the whole progress limit to tell more.
+    For a wedge there is none to wait for: Ray had the progress limit to report it.
     """
-    knows = {"engine": 0, "driver": 0, "wedge": 3, "canary": 3, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
+    depth = {"engine": 0, "driver": 0, "wedge": 3, "canary": 3, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
     best = first
     deadline = time.monotonic() + _SETTLE_S
-    while attempt.driver is not None and time.monotonic() < deadline and knows.get(best.cause, 9) < 3:
+    while attempt.driver is not None and time.monotonic() < deadline and depth.get(best.cause, 9) < 3:
         time.sleep(0.1)
         attempt.driver.receive()
         found = judge_ray(attempt.driver.pulse)
-        if found is not None and knows[found.cause] > knows[best.cause]:
+        if found is not None and depth[found.cause] > depth[best.cause]:
             best = found
     return best
 
 
 def judge_ray(pulse: DriverPulse) -> Fault | None:
-    """What a pulse of the driver process means: dead nodes, then lost GPUs, then the worker that died first."""
+    """The fault in a pulse of the driver process: dead nodes, then lost GPUs, then the worker that died first."""
     if pulse.gone:
         return Fault("node", f"node {pulse.gone[0]} is gone: Ray has lost it" + _count_more(pulse.gone))
     if pulse.lost_gpus:
@@ -142,7 +142,7 @@ def judge_ray(pulse: DriverPulse) -> Fault | None:
     if pulse.dead:
         first = [rank for rank in pulse.dead if not any(words in rank.why for words in _TAKEN_ALONG)]
         if not first:
-            return Fault("engine", "the engine's core process (EngineCore) died, or gave up: its workers went with it")
+            return Fault("engine", "the engine's core process (EngineCore) died, and its workers ended with it")
         return Fault("worker", describe_worker(min(first, key=lambda rank: rank.ended_at)))
     return None
 
@@ -167,24 +167,24 @@ def _shorten(why: str) -> str:
     return first if len(first) <= 240 else first[:240] + "..."
 
 
-def _look_at_keeper(ray: PrivateRayProcess | None) -> Fault | None:
-    """Its nodes have been told to end with it, and take up to half a minute for that: no use waiting for them."""
+def _check_private_ray(ray: PrivateRayProcess | None) -> Fault | None:
+    """Its nodes end with it, which takes up to 30 s and is not waited for."""
     if ray is None or ray.is_alive():
         return None
     return Fault("node", f"the process that keeps the private Ray ended {ray.describe_end()}, and its nodes with it")
 
 
-def _look_at_driver(driver: DriverProcess) -> Fault | None:
+def _check_driver(driver: DriverProcess) -> Fault | None:
     if driver.silent_s() > _SILENT_S and driver.address and not accepts_connections(driver.address, _CONNECT_TIMEOUT_S):
         return Fault("gcs", f"Ray's head (GCS) at {driver.address} is gone: nothing accepts connections there")
     if not driver.is_alive():
-        return Fault("driver", "the process that holds our GPUs in Ray ended: " + driver.describe_end())
+        return Fault("driver", "the process that holds the GPUs in Ray ended " + driver.describe_end())
     if driver.silent_s() > _DEAF_S:
         return Fault("gcs", f"Ray at {driver.address} has not answered for {driver.silent_s():.0f} s")
     return None
 
 
-def _look_at_engine(engine: EngineProcess) -> Fault | None:
+def _check_engine(engine: EngineProcess) -> Fault | None:
     if not engine.is_alive():
         error = engine.explain_death()
         return Fault("engine", error.what, error.fix)
@@ -193,9 +193,9 @@ def _look_at_engine(engine: EngineProcess) -> Fault | None:
     return None
 
 
-def _look_at_progress(engine: EngineProcess, progress: EngineProgress, limit_s: float) -> Fault | None:
+def _check_progress(engine: EngineProcess, progress: EngineProgress, limit_s: float) -> Fault | None:
     if (silent_s := engine.silent_s()) > limit_s:
-        return Fault("wedge", f"the API server has not moved for {silent_s:.0f} s: it is wedged")
+        return Fault("wedge", f"the API server has sent nothing for {silent_s:.0f} s: it is wedged")
     if (age_s := progress.age_s(time.monotonic())) > limit_s:
         return Fault(
             "wedge",

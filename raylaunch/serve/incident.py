@@ -43,7 +43,7 @@ class Incident:
     port: int
     model: str
     cause: str
-    """One word, as watch.Fault has it."""
+    """faults.Fault.cause."""
     what: str
     """The cause in one sentence."""
     fix: str = ""

@@ -1,10 +1,10 @@
 """The listening socket of a service, open from its start to its end, and the answers while no engine is ready.
 
-The supervisor binds it once. The serving child inherits the same socket: there is no proxy, and the kernel has one
+The supervisor binds it once. The API server inherits the same socket: there is no proxy, and the kernel has one
 queue of connections for both, so no connection is refused. Whichever process accepts a connection answers it:
 
     accepting    the supervisor answers 503 with what is happening (/metrics: the service's own metrics)
-    paused       the serving child accepts alone
+    paused       the API server accepts alone
 
 The listener pauses only once the child reports that it accepts, and resumes before a child that ends closes the
 socket. The other process answers what is in the queue at that moment. The listener speaks the server's TLS.
@@ -161,7 +161,7 @@ class Listener:
                 return
             try:
                 connection, _address = self._listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):  # the serving child took it, or the client is gone
+            except (BlockingIOError, ConnectionAbortedError):  # the API server took it, or the client is gone
                 return
             except OSError:  # out of file descriptors
                 self._accept_later()

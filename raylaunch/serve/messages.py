@@ -1,4 +1,4 @@
-"""What the supervisor, its driver process and the keeper of its private Ray tell each other."""
+"""What the supervisor, its driver process and the keeper of its private Ray send each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ class DeadRank:
     node: str
     pid: int
     why: str
-    """As Ray says it."""
+    """Ray's reason."""
     ended_at: float
     """Milliseconds since 1970."""
     state: str = "DEAD"

@@ -134,7 +134,7 @@ class PublishedState:
         )
 
     def update(self, attempt: Attempt, progress: EngineProgress) -> None:
-        """Bring the metrics up to date, and send them to the serving child once a second for its /metrics."""
+        """Bring the metrics up to date, and send them to the API server once a second for its /metrics."""
         now = time.monotonic()
         pulse = attempt.driver.pulse if attempt.driver else DriverPulse()
         self._metrics = replace(

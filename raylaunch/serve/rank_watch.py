@@ -110,7 +110,7 @@ class RankWatcher:
         self._nodes = dict(nodes)
         self._tp = tensor_parallel_size
 
-    def look(self) -> DriverPulse:
+    def make_pulse(self) -> DriverPulse:
         """A pulse with what Ray knows of nodes and ranks."""
         import ray
 

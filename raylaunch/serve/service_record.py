@@ -60,7 +60,7 @@ class Service:
     ray_address: str | None = None
     private_ray_folder: str | None = None
     group_leaders: tuple[ProcessId, ...] = ()
-    """Leaders of its process groups: the serving child and the nodes of a private Ray."""
+    """Leaders of its process groups: the API server and the nodes of a private Ray."""
     ranks: tuple[PlacedRank, ...] = ()
     needs_api_key: bool = False
     tls: bool = False

@@ -1,4 +1,4 @@
-"""The standby: the next serving child, with its imports done while an engine serves.
+"""The standby: the next API server, with its imports done while an engine serves.
 
 Importing vLLM is a good part of a restart. The standby waits with its imports done, for about 0.5 GB of host memory;
 there is none where that is short.

@@ -127,7 +127,7 @@ class Supervisor:
                 self._recover(error)
 
     def _begin(self) -> Attempt:
-        """Take the standby, or start the next serving child importing."""
+        """Take the standby, or start the next API server importing."""
         attempt = self.standby.take()
         self.published.note_stand_by(None)
         rotate_log(self.factory.log, self.attempts)

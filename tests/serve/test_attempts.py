@@ -1,4 +1,4 @@
-"""Where the system gives no process: told in words, nothing lost, and gone on as soon as it gives one."""
+"""A system without processes or files: a clear error, no leak, and a restart that waits for them."""
 
 import contextlib
 import threading
@@ -56,7 +56,7 @@ def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
 
 
 def test_a_restart_waits_until_there_is_a_process() -> None:
-    """An engine has served before: a shortage is waited out, and the port says so meanwhile."""
+    """After an engine that served a shortage is waited out, and the port answers with it."""
     (port,) = find_free_ports(1)
     sets = (f"server.port={port}", "server.host=127.0.0.1", "model.path=/nowhere/model")
     launch = launches.load(None, *sets)

@@ -43,7 +43,7 @@ def test_progress_counts_only_while_requests_run() -> None:
 
 
 def begin_incident(what: str) -> incidents.Incident:
-    return incidents.begin(8080, "a/b", Fault("start", what, "mend it"), 2)
+    return incidents.begin(8080, "a/b", Fault("start", what, "fix it"), 2)
 
 
 def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
@@ -71,7 +71,7 @@ def test_another_cause_or_a_ready_engine_begins_anew() -> None:
 
 
 def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
-    """As Ray 2.60 told it after kill -9 of one rank: EngineCore then ended the others."""
+    """What Ray 2.60 reports after kill -9 of one rank: EngineCore then ended the others."""
     killed = "The actor is dead because it was killed by `ray.kill`."
     unexpected = (
         "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
@@ -143,7 +143,7 @@ def test_an_incident_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file can be made under a file: told, and the incident goes on in memory."""
+    """No file can be made below a file: a warning, and the incident continues in memory."""
     home = Path("/dev/null")
     monkeypatch.setenv("RAYLAUNCH_HOME", str(home))
     assert begin_incident("no room").close("stopped").outcome == "stopped"

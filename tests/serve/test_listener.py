@@ -1,4 +1,4 @@
-"""The listener: 503 in OpenAI's words, over TLS too, and a hand-over of the socket that refuses and loses nobody."""
+"""The listener: 503 in the format of OpenAI's API, with TLS too, and a hand-over of the socket that loses no client."""
 
 import http.client
 import json
@@ -20,10 +20,10 @@ from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.processes import wait_until
 from raylaunch.serve.listener import Listener, Notice, listen, make_answer, make_tls
 
-CROWD = """\
+IDLE_CLIENTS = """\
 import resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (1000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(300)]
+clients = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(300)]
 print("here", flush=True)
 sys.stdin.read()
 """
@@ -54,8 +54,8 @@ def port_of(bound: socket.socket) -> int:
     return int(bound.getsockname()[1])
 
 
-def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.socket) -> None:
-    """The openai client sees its own kind of error; Retry-After is there; /metrics has our figures."""
+def test_503_reports_what_happens_and_when_to_retry(listening: socket.socket) -> None:
+    """The openai client raises its own error; Retry-After is set; /metrics has the service's metrics."""
     listener = Listener(listening, lambda: NOTICE)
     listener.resume()
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port_of(listening)}/v1", api_key="none", max_retries=0)
@@ -73,7 +73,7 @@ def test_a_client_is_told_what_happens_and_when_to_come_again(listening: socket.
     listener.close()
 
 
-def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
+def test_idle_connections_leave_files_to_start_an_engine() -> None:
     """300 connections that ask nothing, where 200 files may be open: some stay free, later comers are answered."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
@@ -82,17 +82,17 @@ def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
             listener = Listener(bound, lambda: NOTICE)
             listener.resume()
             with subprocess.Popen(
-                [sys.executable, "-c", CROWD, str(port_of(bound))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            ) as crowd:
-                assert crowd.stdout is not None
-                assert crowd.stdout.readline() == b"here\n"
-                assert wait_until(lambda: len([*Path("/proc/self/fd").iterdir()]) > 100, 30)  # it lets them in
-                time.sleep(1.0)  # and, two turns later, no more
+                [sys.executable, "-c", IDLE_CLIENTS, str(port_of(bound))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as clients:
+                assert clients.stdout is not None
+                assert clients.stdout.readline() == b"here\n"
+                assert wait_until(lambda: len([*Path("/proc/self/fd").iterdir()]) > 100, 30)  # it accepts them
+                time.sleep(1.0)  # and accepts no more after that
                 free = [os.pipe() for _ in range(20)]
                 for pipe in free:
                     os.close(pipe[0])
                     os.close(pipe[1])
-                crowd.communicate()
+                clients.communicate()
             connection = http.client.HTTPConnection("127.0.0.1", port_of(bound), timeout=30)
             connection.request("GET", "/health")
             assert connection.getresponse().status == 503
@@ -101,7 +101,7 @@ def test_a_crowd_leaves_files_to_start_an_engine_with() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_holder_of_a_key_alone_learns_of_nodes() -> None:
+def test_nodes_are_reported_to_clients_with_a_key_only() -> None:
     head = "GET /v1/models HTTP/1.1\r\nHost: x\r\n{}\r\n"
     stranger = make_answer(head.format(""), NOTICE, ("sk-1",))
     holder = make_answer(head.format("Authorization: Bearer sk-1\r\n"), NOTICE, ("sk-1",))
@@ -111,7 +111,7 @@ def test_the_holder_of_a_key_alone_learns_of_nodes() -> None:
     assert make_answer("HEAD /health HTTP/1.1\r\n\r\n", NOTICE, ()).endswith(b"\r\n\r\n")
 
 
-def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> None:
+def test_answers_use_the_servers_tls(listening: socket.socket, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
@@ -132,12 +132,12 @@ def test_it_speaks_the_servers_tls(listening: socket.socket, tmp_path: Path) -> 
     listener.close()
 
 
-def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_certificate_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LaunchFileError, match=r"nothing\.pem"):
         make_tls({"ssl_certfile": str(tmp_path / "nothing.pem")})
 
 
-def test_hand_over_and_back_refuses_and_loses_nobody(listening: socket.socket) -> None:
+def test_hand_over_and_back_refuses_and_loses_no_client(listening: socket.socket) -> None:
     """A child takes the socket over and gives it back, five times; every connection of a hammer gets an answer."""
     listener = Listener(listening, lambda: NOTICE)
     listener.resume()
@@ -192,6 +192,6 @@ def wait_for_more(statuses: list[int], status: int, count: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_taken_port_is_told(listening: socket.socket) -> None:
+def test_a_taken_port_is_reported(listening: socket.socket) -> None:
     with pytest.raises(PortTakenError):
         listen("127.0.0.1", port_of(listening))

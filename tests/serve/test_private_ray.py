@@ -86,7 +86,7 @@ def test_doubtful_one_is_replaced(rays: PrivateRays) -> None:
 
 @pytest.mark.parametrize(("at", "daemon"), [(0, "gcs_server"), (1, "raylet")])
 def test_dead_daemon_is_seen_whatever_the_cause_is_called(rays: PrivateRays, at: int, daemon: str) -> None:
-    """At once: Ray itself takes a second or two to say so, and its node's process another."""
+    """At once: Ray itself takes a second or two to report it, and its node's process another."""
     ray = find_up(rays)
     leader = ray.leaders[1 + at]
     kill_in_group(leader.pid, daemon)

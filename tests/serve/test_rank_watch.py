@@ -44,8 +44,8 @@ def test_dead_raylet_is_seen_by_its_refused_port(two_nodes: PrivateRay, tmp_path
     assert wait_until(lambda: len(ray_session.list_nodes()) == 2, 60)
     nodes = {node.node_id: node.ip for node in ray_session.list_nodes()}
     watcher = RankWatcher("00" * 18, nodes, tensor_parallel_size=1)
-    assert watcher.look().gone == ()
+    assert watcher.make_pulse().gone == ()
     raylet = find_raylet(tmp_path, "127.0.0.2")
     os.kill(raylet.pid, signal.SIGKILL)
     assert wait_until(lambda: not raylet.is_alive(), 10)
-    assert wait_until(lambda: watcher.look().gone == ("127.0.0.2",), 10)
+    assert wait_until(lambda: watcher.make_pulse().gone == ("127.0.0.2",), 10)

@@ -11,7 +11,7 @@ from raylaunch.serve.service_record import make_url
 
 
 def test_engine_times_are_read_from_logs_of_both_kinds(tmp_path: Path) -> None:
-    """vLLM's GPU runner and its CPU runner tell loading in different words; the slowest rank counts."""
+    """vLLM's GPU and CPU runners log loading differently; the slowest rank counts."""
     log = tmp_path / "engine.log"
     log.write_text(
         "INFO [gpu_model_runner.py:1] Model loading took 3.42 GiB memory and 2.15 seconds\n"

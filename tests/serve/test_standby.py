@@ -1,4 +1,4 @@
-"""The serving child that stands by: when there is one, when there is none, and what it costs if it cannot be had."""
+"""The standby: when there is one, when there is none, and that a failed one does no harm."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def test_none_where_the_launch_wants_none(factory: Counting, tmp_path: Path) -> 
 def test_it_goes_where_memory_is_short_and_is_not_tried_again_at_once(
     factory: Counting, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """The same when somebody else ends it, as the kernel does where memory is short."""
+    """The same when the kernel kills it because memory is short."""
     standby = Standby(factory, lambda: False)
     standby.update(_SERVED_S)
     (child,) = factory.children

@@ -1,7 +1,7 @@
 """Faults with requests in flight, one after the other on one service: that it survives them is the point.
 
-The bars (docs/keep-serving.md): nobody waits more than 10 s for a death, nor more than the progress limit + 5 s for a
-wedge; the port refuses nobody; nothing is left over. How long it takes to be ready again is told, and held to a
+The bars (docs/keep-serving.md): no client waits more than 10 s at a death, or the progress limit + 5 s at a wedge; the
+port refuses no connection; no process is left. How long it takes to be ready again is printed, and held to a
 deadline only: a shared machine's minutes are no measure.
 """
 
@@ -39,7 +39,7 @@ def hold_bars(row: Row) -> None:
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The supervisor killed; on the service that takes its place, every other main fault, and then a drain.
 
-    Clients of the killed one are told, and the new serve on the same port ends what is left, and is ready. The API
+    Clients of the killed one get an error; the new serve on the same port ends what is left, and is ready. The API
     server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment.
     """
     with stage(tmp_path) as first:
@@ -68,12 +68,12 @@ def strike_all(one: Stage) -> None:
         hold_bars(one.strike(fault, kind, hit))
         rays.append(one.record()["ray_address"])
     assert [rays.index(address) for address in rays] == [0, 0, 0, 0, 4, 5]  # the first one carried four engines
-    told = incidents.list_incidents()[1:]  # the first is the supervisor's
-    assert [entry.cause for entry in told[:4]] == ["worker", "wedge", "engine", "node"]
-    assert told[4].cause in ("node", "worker")  # its workers', where Ray takes long to miss the node
-    assert "rank 2" in told[0].what
-    assert {entry.outcome for entry in told} == {"serving again"}
-    assert all((entry.folder / "ranks.log").stat().st_size for entry in told)
+    found = incidents.list_incidents()[1:]  # the first is the supervisor's
+    assert [entry.cause for entry in found[:4]] == ["worker", "wedge", "engine", "node"]
+    assert found[4].cause in ("node", "worker")  # its workers', where Ray takes long to miss the node
+    assert "rank 2" in found[0].what
+    assert {entry.outcome for entry in found} == {"serving again"}
+    assert all((entry.folder / "ranks.log").stat().st_size for entry in found)
     assert one.record()["restarts"] == 5
     check_pause(one)
     assert one.record()["restarts"] == 5
@@ -115,7 +115,7 @@ def take_over(one: Stage, hold_server_s: float = 0.0) -> Iterator[tuple[Row, Sta
     clients = Clients(one.served.url, MODEL)
     clients.start(streaming=2, whole=1)
     before = one.list_identities()
-    one.hammer.pause()  # nobody listens from here until the new one does
+    one.hammer.pause()  # no process listens until the new one does
     server = one.find_server()
     struck = time.monotonic()
     if hold_server_s:

@@ -1,4 +1,4 @@
-"""`raylaunch restart`: a changed launch is swapped in, a wrong one is refused and the old engine serves on."""
+"""`raylaunch restart`: a changed launch is served, a wrong one is refused and the old engine serves on."""
 
 import json
 from pathlib import Path
@@ -39,10 +39,10 @@ def test_restart_swaps_and_refuses(tmp_path: Path) -> None:
         assert started.returncode == 1, started.stderr
         status = json.loads(harness.run("status", "--json", home=home).stdout)
         assert (status["models"][0], status["ready"], status["restarts"]) == ("example/first", True, 0)
-        swapped = harness.run(
+        restarted = harness.run(
             "restart", str(write_small(tmp_path, "second", max_model_len=256)), home=home, timeout_s=300
         )
-        assert swapped.returncode == 0, swapped.stderr + served.text()
+        assert restarted.returncode == 0, restarted.stderr + served.text()
         status = json.loads(harness.run("status", "--json", home=home).stdout)
         assert (status["models"][0], status["ready"], status["max_model_len"]) == ("example/second", True, 256)
         assert served.end() == 0
