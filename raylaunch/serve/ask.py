@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from raylaunch.base.errors import ServiceError
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import Omit, OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -36,13 +37,14 @@ def ask(
         max_retries=0,
     )
     try:
+        limit = openai.omit if max_tokens is None else max_tokens
         name = model or client.models.list().data[0].id
         try:
-            yield from _chat(client, name, question, max_tokens)
+            yield from _chat(client, name, question, limit)
         except openai.BadRequestError as error:
             if "chat template" not in str(error).lower():
                 raise
-            yield from _complete(client, name, question, max_tokens)
+            yield from _complete(client, name, question, limit)
     except openai.AuthenticationError as error:
         raise ServiceError(
             f"{url} rejects the API key" if api_key else f"{url} requires an API key",
@@ -66,26 +68,16 @@ def ask(
         ) from error
 
 
-def _chat(client: "OpenAI", model: str, question: str, max_tokens: int | None) -> Iterator[str]:
-    import openai
-
-    stream = client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": question}],
-        max_tokens=max_tokens if max_tokens is not None else openai.omit,
-        stream=True,
-    )
+def _chat(client: "OpenAI", model: str, question: str, max_tokens: "int | Omit") -> Iterator[str]:
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+    stream = client.chat.completions.create(model=model, messages=messages, max_tokens=max_tokens, stream=True)
     for chunk in stream:
         if chunk.choices and (text := chunk.choices[0].delta.content):
             yield text
 
 
-def _complete(client: "OpenAI", model: str, question: str, max_tokens: int | None) -> Iterator[str]:
-    import openai
-
-    stream = client.completions.create(
-        model=model, prompt=question, max_tokens=max_tokens if max_tokens is not None else openai.omit, stream=True
-    )
+def _complete(client: "OpenAI", model: str, question: str, max_tokens: "int | Omit") -> Iterator[str]:
+    stream = client.completions.create(model=model, prompt=question, max_tokens=max_tokens, stream=True)
     for chunk in stream:
         if chunk.choices and (text := chunk.choices[0].text):
             yield text

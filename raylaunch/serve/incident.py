@@ -10,6 +10,7 @@
       gpus.json        the last sample of each node's GPUs and memory
 """
 
+import itertools
 import json
 import os
 import time
@@ -26,6 +27,7 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.explain.log_lines import parse_line
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import Fault
+from raylaunch.serve.service_record import Service
 
 _LOG_LINES = 400
 _RANK_LINES = 40
@@ -97,20 +99,27 @@ class Incident:
         return [*lines, f"outcome: {self.outcome}{ended}", f"folder: {self.folder}"]
 
 
-def begin(port: int, model: str, fault: Fault, requests: int) -> Incident:
+def begin(service: Service, fault: Fault, requests: int) -> Incident:
     """Open an incident's folder.
 
     Args:
         requests: requests that were running.
     """
     now = time.time()
-    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{port}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{service.port}"
     folder = paths.home() / "incidents"
-    number = 2
-    chosen = name
-    while (folder / chosen).exists():
-        chosen, number = f"{name}-{number}", number + 1
-    incident = Incident(chosen, port, model, fault.cause, fault.what, fault.fix, now, requests, ((now, fault.what),))
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    incident = Incident(
+        id=next(free for free in names if not (folder / free).exists()),
+        port=service.port,
+        model=service.models[0],
+        cause=fault.cause,
+        what=fault.what,
+        fix=fault.fix,
+        began_at=now,
+        requests=requests,
+        timeline=((now, fault.what),),
+    )
     _drop_old(folder)
     return incident.save()
 

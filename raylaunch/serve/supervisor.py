@@ -6,6 +6,7 @@ engine is an Attempt; after a death or wedge the next one is made.
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -72,8 +73,10 @@ class Supervisor:
     """One service, from binding its port to its end."""
 
     def __init__(self, resolved: ResolvedLaunch) -> None:
+        self.forced = threading.Event()
+        """Set when the grace period is over."""
         launch = resolved.launch
-        tls = make_tls(launch.server)
+        tls = make_tls(launch.server)  # before the port is bound: it may raise
         self.listening = listen(launch.host, launch.port)
         self.published = PublishedState(launch, rehearsal=resolved.standin if resolved.is_rehearsal else None)
         self.listener = Listener(self.listening, self.published.make_notice, tls=tls, api_keys=launch.api_keys)
@@ -82,8 +85,8 @@ class Supervisor:
         """Those that have not ended; the last one is current."""
         folder = self.published.service.folder
         self.control = ControlSocket(folder)
-        self.factory = AttemptFactory(resolved, self.listening, folder, is_forced=self.is_forced)
-        self.standby = Standby(self.factory, self.is_forced)
+        self.factory = AttemptFactory(resolved, self.listening, folder, is_forced=self.forced.is_set)
+        self.standby = Standby(self.factory, self.forced.is_set)
         self.progress = EngineProgress(time.monotonic())
         self.probe: LivenessProbe | None = None
         """None while no engine is ready."""
@@ -91,7 +94,7 @@ class Supervisor:
         self.reload: Reload | None = None
         self.slowest_s = 0.0
         """Of all starts, from placed ranks to the first completion."""
-        self.stopping = self.forced = self.was_ready = False
+        self.stopping = self.was_ready = False
 
     @property
     def launch(self) -> LaunchConfig:
@@ -106,15 +109,10 @@ class Supervisor:
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Stop at the first signal; end the grace period at another one."""
-        if self.stopping:
-            self.forced = True
-            return
-        self.stopping = True
-        raise StopRequested(signal.Signals(number).name)
-
-    def is_forced(self) -> bool:
-        """Whether the grace period is over."""
-        return self.forced
+        if not self.stopping:
+            self.stopping = True
+            raise StopRequested(signal.Signals(number).name)
+        self.forced.set()
 
     def run(self) -> None:
         """Start engines and watch them, until a signal or repeated failures for one cause."""
@@ -157,9 +155,8 @@ class Supervisor:
         """Start an engine, up to its first completion."""
         attempt = self.begin_and_place()
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
-        placed_at, limit_s = time.monotonic(), _STAGE_TIMEOUT_S
-        if self.was_ready:
-            limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
+        placed_at = time.monotonic()
+        limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s) if self.was_ready else _STAGE_TIMEOUT_S
         attempt.order_engine(self.launch, self.listening.fileno())
         self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
         self.published.set_note(f"starting {self.launch.world_size} vLLM worker(s)")
@@ -236,8 +233,8 @@ class Supervisor:
         console.say(f"{fault.what}; ending it, then starting again", style="yellow")
         failing = attempt.engine.fail(f"the engine failed and is being started again: {fault.what}")
         fault = faults.settle(attempt, fault)
-        incident = incidents.begin(self.published.service.port, self.launch.served_model_names[0], fault,
-                                   attempt.engine.pulse.running if was_serving else 0)  # fmt: skip
+        running = attempt.engine.pulse.running if was_serving else 0
+        incident = incidents.begin(self.published.service, fault, running)
         self.published.note_incident(incident.id, fault)
         self.factory.rays.judge(fault.cause, was_serving=was_serving)
         if was_serving:
@@ -256,7 +253,7 @@ class Supervisor:
         time.sleep(self.restart_policy.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.is_forced)
+        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.forced.is_set)
         self.attempts.remove(attempt)
         self.factory.rays.end_retired()
         return left
@@ -267,10 +264,9 @@ class Supervisor:
         self.probe = None
         self.listener.resume()
         self.published.set_state("restarting", "another launch is started")
-        attempt = self.attempts[-1]
         self.standby.dismiss()
-        attempt.engine.drain(self.launch.keep.drain_s, self.is_forced, "the service is being restarted")
-        self._end_old(attempt)
+        self.attempts[-1].engine.drain(self.launch.keep.drain_s, self.forced.is_set, "the service is being restarted")
+        self._end_old(self.attempts[-1])
         self._take_launch(self.reload.resolved)
 
     def _take_launch(self, resolved: ResolvedLaunch) -> None:
@@ -283,12 +279,12 @@ class Supervisor:
         """Drain, and end everything that was started; works at any point of a start-up."""
         self.stopping = True
         self.listener.resume()
-        if self.probe is not None and not self.forced:
+        if self.probe is not None and not self.forced.is_set():
             self.published.set_state("draining", "stopping: running requests finish, new ones are refused")
             attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
             if running := attempt.engine.pulse.running:
                 console.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
-            attempt.engine.drain(drain_s, self.is_forced, "the service was stopped")
+            attempt.engine.drain(drain_s, self.forced.is_set, "the service was stopped")
         self.published.set_state("stopping", "stopping")
         self.standby.dismiss()
         for attempt in [*self.attempts]:

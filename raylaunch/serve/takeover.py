@@ -24,7 +24,7 @@ def _find_same(resolved: ResolvedLaunch) -> Service | None:
             ended = f"processes {', '.join(map(str, left))}" if left else "its record"
             what = f"the supervisor (pid {service.supervisor.pid}) of port {service.port} was killed"
             console.say(f"{what}; ended what it left: {ended}")
-            incident = incidents.begin(service.port, service.models[0], Fault("supervisor", what), 0)
+            incident = incidents.begin(service, Fault("supervisor", what), 0)
             incident.note(f"a new serve ended what it left: {ended}").close("stopped")
         elif service.fingerprint == resolved.launch.fingerprint() and bool(service.rehearsal) == resolved.is_rehearsal:
             return service

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
+from raylaunch.base.processes import ProcessId
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
@@ -20,6 +21,7 @@ from raylaunch.serve.faults import EngineProgress, Fault
 from raylaunch.serve.incident import find_secrets, hide
 from raylaunch.serve.messages import DeadRank, DriverPulse
 from raylaunch.serve.restart_policy import RestartPolicy
+from raylaunch.serve.service_record import Service
 from raylaunch.serve.systemd_unit import make_unit
 from tests.config import launches
 
@@ -43,7 +45,8 @@ def test_progress_counts_only_while_requests_run() -> None:
 
 
 def begin_incident(what: str) -> incidents.Incident:
-    return incidents.begin(8080, "a/b", Fault("start", what, "fix it"), 2)
+    service = Service(8080, "127.0.0.1", ("a/b",), "f", ProcessId(1, 1), 1.0)
+    return incidents.begin(service, Fault("start", what, "fix it"), 2)
 
 
 def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
