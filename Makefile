@@ -1,16 +1,29 @@
-# The two that matter: `make serve` and `make test`. The rest: lint, format, clean.
+# `make serve` for users, `make quick` and `make test` for contributors.
 
 serve: engine-packages .venv/.have-cpu ## serve the default model (or: make serve ARGS="configs/deepseek-r1-70b.yaml --rehearse")
 	@.venv/bin/python tools/foreground.py .venv/bin/raylaunch serve $(ARGS)
 
-test: engine-packages system-packages lint ## install what tests need, and run them all (or: make test ARGS="-m 'not engine'")
-	.venv/bin/python -m pytest $(ARGS)
+quick: quick-packages lint ## lint, types and the tests that need no engine, no Ray and no root: under three minutes
+	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) --cov-fail-under=$(QUICK_FLOOR) -m "$(QUICK)" $(ARGS)
+
+test: engine-packages system-packages lint ## install what tests need, and run what CI runs (or: make test ARGS="-m 'not engine'")
+	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) $(ARGS)
+
+test-all: engine-packages system-packages lint ## every test, those that CI leaves out included: an hour and a half
+	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) -m "" $(ARGS)
 
 rig: engine-packages system-packages .venv/.have-dev ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
 	.venv/bin/python -m pytest -m rig $(ARGS)
 
-faults: engine-packages system-packages .venv/.have-dev ## the whole fault suite, and its table in docs/faults.md
+faults: engine-packages system-packages .venv/.have-dev ## the complete fault suite, and its table in docs/faults.md
 	.venv/bin/python -m pytest -m faults $(ARGS)
+
+# Two processes for the tests that start nothing heavy; the heavy ones share one process (tests/conftest.py).
+SPREAD = -n 2 --dist loadgroup --no-loadscope-reorder
+COVERAGE = --cov=raylaunch --cov-report=term
+QUICK = not engine and not ray and not root and not slow and not whole
+# Coverage of `make quick`, percent: it may rise, never fall.
+QUICK_FLOOR = 50
 
 lint: .venv/.have-dev
 	.venv/bin/ruff check .
@@ -21,26 +34,26 @@ format: .venv/.have-dev
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-# Written last by the installer: an install that broke off is taken up by the next make.
+# Written last by the installer: the next make resumes an install that broke off.
 .venv/.have-cpu: pyproject.toml tools/install.py
 	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu
 
 .venv/.have-dev: pyproject.toml tools/install.py
 	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu dev
 
-# What vLLM for CPU needs of the system: its kernels are linked against it.
+# vLLM's kernels for CPU are linked against it.
 engine-packages:
 	@tools/system-packages libnuma.so.1:libnuma1
 
-system-packages:
+quick-packages:
+	@tools/system-packages openssl:openssl setpriv:util-linux ssh:openssh-client
+
+system-packages: quick-packages
 	@tools/system-packages \
 		ip:iproute2 \
 		curl:curl \
 		chromium:chromium \
 		chromedriver:chromium-driver \
-		openssl:openssl \
-		setpriv:util-linux \
-		ssh:openssh-client \
 		sshd:openssh-server \
 		dockerd:docker.io \
 		rsync:rsync \
@@ -49,7 +62,7 @@ system-packages:
 		systemd-analyze:systemd \
 		prometheus:prometheus
 
-clean: ## all that make made; models stay in ~/.raylaunch
+clean: ## everything that make created; models stay in ~/.raylaunch
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
-.PHONY: serve test rig faults lint format engine-packages system-packages clean
+.PHONY: serve quick test test-all rig faults lint format engine-packages quick-packages system-packages clean

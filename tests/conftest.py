@@ -3,7 +3,7 @@
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,50 @@ def _strip_environment() -> None:
 # A shell starts its background jobs with SIGINT ignored, and they hand that on to the children that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _strip_environment()  # before a session fixture runs, too
+
+
+# ---- two processes: `make test` runs pytest-xdist with --dist loadgroup
+
+_HEAVY = frozenset({"engine", "ray", "root"})
+_LONGEST_FIRST = ("rig", "e2e", "weights", "serve")
+"""Rooms whose heavy tests take minutes: two processes end soonest together if these begin first."""
+_ROOMS = Path(__file__).parent
+
+
+def _rank(item: pytest.Item) -> tuple[int, int]:
+    """Where a test stands in a run: light ones, then heavy ones room by room, then those that run alone."""
+    if item.get_closest_marker("alone"):
+        return 2, 0
+    if not _HEAVY.intersection(marker.name for marker in item.iter_markers()):
+        return 0, 0
+    room = item.path.relative_to(_ROOMS).parts[0]
+    return 1, _LONGEST_FIRST.index(room) if room in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a room's heavy tests in one process, for they share hosts, networks and Ray clusters."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    items.sort(key=_rank)  # stable: files stay together
+    for item in items:
+        kind, _ = _rank(item)
+        if kind:
+            room = item.path.relative_to(_ROOMS).parts[0]
+            item.add_marker(pytest.mark.xdist_group("alone" if kind == 2 else room))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of pytest-timeout's: waiting for the lock is no part of a test
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test marked `alone` while the other process runs none."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    CACHE.parent.mkdir(exist_ok=True)
+    with (CACHE.parent / "alone.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a forked child may hold the file open
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,10 @@ import pytest
 
 from raylaunch.base.processes import Child, ProcessId, group_exists, kill_led, kill_marked, list_marked, wait_until
 
+PORT = os.getpid()
+"""Stands for a service's port in the marks: no other test process on this machine has it."""
+PREFIX = f"{PORT}-1"
+
 
 def start(script: str, log: Path) -> Child:
     with log.open("wb") as output:
@@ -99,18 +103,18 @@ def test_marked_processes_are_ended_and_no_others() -> None:
     """Of two sleeping processes the one that carries the mark goes, a stopped one too; the other stays."""
     ours, theirs = (
         subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "RAYLAUNCH_MARK": mark})
-        for mark in ("8080-1-1", "8080-1-2")
+        for mark in (f"{PREFIX}-1", f"{PREFIX}-2")
     )
     try:
         os.kill(ours.pid, signal.SIGSTOP)
-        assert wait_until(lambda: list_marked("RAYLAUNCH_MARK", "8080-1-1") == [ours.pid], 10)
-        assert list_marked("RAYLAUNCH_MARK", "8080-1-1", "Worker") == []
-        assert kill_marked("RAYLAUNCH_MARK", "8080-1-1") == [ours.pid]
+        assert wait_until(lambda: list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == [ours.pid], 10)
+        assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1", "Worker") == []
+        assert kill_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == [ours.pid]
         assert ours.wait(timeout=10) == -signal.SIGKILL
         assert theirs.poll() is None
-        assert kill_marked("RAYLAUNCH_MARK", "8080-1-1") == []
-        assert list_marked("RAYLAUNCH_MARK", "8080-1-*") == [theirs.pid]
-        assert list_marked("RAYLAUNCH_MARK", "8080-*-2") == []
+        assert kill_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == []
+        assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-*") == [theirs.pid]
+        assert list_marked("RAYLAUNCH_MARK", f"{PORT}-*-2") == []
     finally:
         theirs.kill()
         theirs.wait()
@@ -120,7 +124,7 @@ def test_groups_of_dead_leaders_are_ended_where_they_carry_the_mark(tmp_path: Pa
     """Of two groups whose leaders are gone the marked one goes, and one whose leader lives; a reused pid stays."""
     script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
     leaders, orphans = [], []
-    for mark in ("8080-1-1", "8080-1-2"):
+    for mark in (f"{PREFIX}-1", f"{PREFIX}-2"):
         log = tmp_path / mark
         with log.open("wb") as output:
             environment = os.environ | {"RAYLAUNCH_MARK": mark}
@@ -133,10 +137,10 @@ def test_groups_of_dead_leaders_are_ended_where_they_carry_the_mark(tmp_path: Pa
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as living:
         identity = ProcessId.of(living.pid)
         assert identity is not None
-        kill_led([*leaders, ProcessId(living.pid, identity.started - 1)], "RAYLAUNCH_MARK", "8080-1-1")
+        kill_led([*leaders, ProcessId(living.pid, identity.started - 1)], "RAYLAUNCH_MARK", f"{PREFIX}-1")
         assert wait_until(lambda: not orphans[0].is_alive(), 10)
         assert orphans[1].is_alive()
         assert living.poll() is None
-        kill_led([leaders[1], identity], "RAYLAUNCH_MARK", "8080-1-2")
+        kill_led([leaders[1], identity], "RAYLAUNCH_MARK", f"{PREFIX}-2")
         assert living.wait(10) == -signal.SIGKILL
     assert wait_until(lambda: not orphans[1].is_alive(), 10)

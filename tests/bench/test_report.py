@@ -30,12 +30,14 @@ def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brow
         yield opened
 
 
+@pytest.mark.slow
 def test_loads_nothing_and_complains_of_nothing(page: Browser) -> None:
     """No request leaves the page, no error and no warning on its console."""
     assert page.run("return performance.getEntriesByType('resource').map(entry => entry.name)") == []
     assert page.read_log() == []
 
 
+@pytest.mark.slow
 def test_shows_all_panels_on_one_time_axis(page: Browser) -> None:
     """Throughput, requests, engine, every GPU measure, network: all with the same time axis, the sweep above."""
     titles = page.run(
@@ -57,6 +59,7 @@ def test_shows_all_panels_on_one_time_axis(page: Browser) -> None:
     assert lines[titles.index("GPU power")] == 16
 
 
+@pytest.mark.slow
 def test_tabs_choose_a_level(page: Browser) -> None:
     shown = "return [...document.querySelectorAll('.level')].map(level => !level.hidden)"
     assert page.run(shown) == [False, False, True]
@@ -66,6 +69,7 @@ def test_tabs_choose_a_level(page: Browser) -> None:
     assert page.run(shown) == [False, False, True]
 
 
+@pytest.mark.slow
 def test_pointer_reads_values_off_every_panel(page: Browser) -> None:
     """Over one panel, the crosshair goes through all, and each legend tells its values there."""
     page.move_to(".level:not([hidden]) .panel.time svg")
@@ -80,6 +84,7 @@ def test_pointer_reads_values_off_every_panel(page: Browser) -> None:
     assert set(crosses) == {"visible"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 900, 420])
 def test_nothing_sticks_out(page: Browser, sweep: Path, width: int) -> None:
     """From a telephone to a wide screen, the page itself never scrolls sideways."""

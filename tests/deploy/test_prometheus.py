@@ -84,6 +84,7 @@ def watching(tmp_path: Path, recorded: Recorded) -> Iterator[Prometheus]:
     ],
     ids=["config", "rules", "unit tests of the rules"],
 )
+@pytest.mark.slow
 def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
     """Prometheus' own tool reads what is shipped, and each rule fires when it should."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
@@ -117,6 +118,7 @@ def test_dashboard_has_what_grafana_needs() -> None:
         assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
 
 
+@pytest.mark.slow
 def test_every_query_of_the_dashboard_has_an_answer(watching: Prometheus, recorded: Recorded) -> None:
     """Ray's are only understood here, as no Ray is scraped; all others have values."""
     watching.wait_for(lambda: recorded.scrapes > 3, "Prometheus does not scrape")
@@ -129,6 +131,7 @@ def test_every_query_of_the_dashboard_has_an_answer(watching: Prometheus, record
         assert "NaN" not in values, query
 
 
+@pytest.mark.slow
 def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
     """A healthy service raises none; a restart is told at once; what waits for minutes is pending meanwhile."""
     watching.wait_for(lambda: watching.query("raylaunch_up") != [], "nothing scraped")
@@ -142,6 +145,7 @@ def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
     watching.wait_for(lambda: watching.list_alerts("pending") == waiting, "not back, GPUs missing, throttled")
 
 
+@pytest.mark.slow
 def test_a_dark_port_is_seen(tmp_path: Path) -> None:
     """Nobody listens: the alert waits for its minute."""
     with prometheus.running(tmp_path, "127.0.0.1:9") as watching:

@@ -25,6 +25,7 @@ def put_model(home: Path, model: Path) -> None:
     folder.symlink_to(model)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_folder: Path) -> None:
     """Ready, Paris by the curl line as printed, ask, status, a second serve, Ctrl-C: exit 0 and nothing left."""

@@ -36,6 +36,7 @@ def test_facts_of_this_machine(tmp_path, monkeypatch):
     assert seen.driver is None
 
 
+@pytest.mark.engine
 def test_the_address_that_vllm_takes_is_vllms(monkeypatch):
     network_utils = pytest.importorskip("vllm.utils.network_utils")
     monkeypatch.delenv("VLLM_HOST_IP", raising=False)

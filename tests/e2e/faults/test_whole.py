@@ -26,7 +26,7 @@ from .clients import Clients
 from .stage import MODEL, Row, Stage, hit_core, hit_server, kill_rank, send, stage, stop_rank
 from .test_faults import RAYLET, hold_bars, take_over
 
-pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.whole]
+pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.alone, pytest.mark.whole]
 RANDOM_FAULTS = 20
 
 IDLE = "SIGSTOP of a rank while nobody asks"
