@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch
-from raylaunch.cli.values import Numbers, Seconds, SloType, write_words
+from raylaunch.cli.values import Numbers, Seconds, SloType, write_options
 
 if TYPE_CHECKING:
     from raylaunch.bench.load import LoadTest
@@ -114,7 +114,7 @@ def _run_there(context: click.Context, path: Path) -> None:
 
     if context.params["launch"]:
         raise click.UsageError("with --cluster, the service that runs there is meant: no launch file is needed")
-    words = write_words(context, without=_OF_THIS_MACHINE)
+    words = write_options(context, without=_OF_THIS_MACHINE)
     ray_session = cluster_file.load(context.params["cluster"])
     remote.bench(ray_session, words, questions=context.params["questions"], result=path)
 

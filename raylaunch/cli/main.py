@@ -1,4 +1,4 @@
-"""The command line's door: the group, `--version`, and what becomes of every error. The verbs are in commands/."""
+"""The command line's entry point: the group, `--version`, and an exit code for every error."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from raylaunch.base.errors import ExitCode, RaylaunchError
 from raylaunch.cli import bench, cluster, doctor, incidents, serve, top, weights
 
 _FAMILIES = (serve, incidents, cluster, doctor, bench, top, weights)
-"""Modules of commands/; each names its verbs in COMMANDS."""
+"""Each module lists its verbs in COMMANDS."""
 
 
 def _print_versions(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -29,7 +29,7 @@ def _print_versions(context: click.Context, _parameter: click.Parameter, wanted:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Tell all versions."
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Print all versions."
 )
 def cli() -> None:
     """Serve one large model across your GPU machines, on Ray and vLLM, behind one OpenAI-compatible URL."""
@@ -41,7 +41,7 @@ for _family in _FAMILIES:
 
 
 def _write_bug_report(error: BaseException) -> Path:
-    """Write what a maintainer needs, and nothing a user would mind: no environment, no arguments' values."""
+    """Write the traceback and versions for a maintainer; no environment and no values of arguments, for privacy."""
     import platform
     import time
 
@@ -56,7 +56,7 @@ def _write_bug_report(error: BaseException) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The one door: runs the command line and turns whatever happens into an exit code (errors.ExitCode)."""
+    """Run the command line; exit with an errors.ExitCode whatever happens."""
     sys.exit(_run(arguments))
 
 
@@ -75,10 +75,10 @@ def _run(arguments: list[str] | None) -> int:
 
         print_error(error)
         return ExitCode.FAILED
-    except BrokenPipeError:  # the reader of our stdout went away
+    except BrokenPipeError:  # the reader of our stdout has closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (for the interpreter's own flush at exit)
         return ExitCode.FAILED
-    except Exception as error:  # noqa: BLE001 (the door)
+    except Exception as error:  # noqa: BLE001 (the entry point)
         report = _write_bug_report(error)
         click.echo(f"error: this is a bug in raylaunch: {type(error).__name__}: {error}", err=True)
         click.echo(f"please report it with this file: {report}", err=True)

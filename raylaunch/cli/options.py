@@ -1,6 +1,7 @@
-"""The verbs of `raylaunch`, a module for each family; each verb parses, loads, makes one call and prints.
+"""Options that several verbs share.
 
-Light to import: a verb imports what it needs when it runs. Here: the options that families share.
+The modules beside this one hold the verbs, one family each. A verb parses, loads, makes one call and prints; it imports
+what it needs when it runs, so that the command line starts fast.
 """
 
 import os
@@ -17,31 +18,31 @@ LAUNCH = click.argument("launch", required=False, type=click.Path(path_type=Path
 SETS = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a value, as engine.max_model_len=8192."
 )
-PORT = click.option("--port", type=int, help="Which service, where several run here.")
+PORT = click.option("--port", type=int, help="Port of the service, where several run here.")
 CLUSTER = click.option(
-    "--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Do it on that cluster, from here."
+    "--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Run it on that cluster, from here."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
 
 def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":
-    """The launch that a verb was given, with this process's variables and the verb's flags over it."""
+    """The launch of a verb's argument, with this process's variables and the verb's flags over it."""
     from raylaunch.config import launch_file
 
     return launch_file.load(launch, sets=sets, environ=os.environ)
 
 
 def find_service(port: int | None) -> "Service":
-    """The one living service of this machine, or the one on `port`."""
+    """The one running service of this machine, or the one on `port`."""
     from raylaunch.serve import service_record
 
     return service_record.find_service(port)
 
 
 def run_on_cluster(cluster: Path, verb: str, port: int | None, *options: str) -> int:
-    """Run a verb on a cluster's head; its output is this process's, its exit status is returned."""
+    """Run a verb on a cluster's head, with its output to ours; returns its exit status."""
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 
-    words = [verb, *(option for option in options if option), *([f"--port={port}"] if port is not None else [])]
-    return remote.run_verb(cluster_file.load(cluster), words)
+    command = [verb, *(option for option in options if option), *([f"--port={port}"] if port is not None else [])]
+    return remote.run_verb(cluster_file.load(cluster), command)

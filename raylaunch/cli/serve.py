@@ -16,9 +16,9 @@ from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, SETS, find_servic
 @SETS
 @click.option("--rehearse", is_flag=True, help="Run the same layout here on logical GPUs, with a stand-in model.")
 @CLUSTER
-@click.option("--detach", is_flag=True, help="With --cluster: return once it is handed over.")
-@click.option("--open-api", is_flag=True, help="With --cluster: no API key is made where the launch names none.")
-@click.option("--systemd", is_flag=True, help="Print a systemd unit that keeps it served, and end.")
+@click.option("--detach", is_flag=True, help="With --cluster: return once the service is handed over.")
+@click.option("--open-api", is_flag=True, help="With --cluster: create no API key where the launch has none.")
+@click.option("--systemd", is_flag=True, help="Print a systemd unit for this service, and exit.")
 def serve(
     launch: Path | None,
     sets: tuple[str, ...],
@@ -49,18 +49,18 @@ def serve(
 @SETS
 @JSON
 def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
-    """Show a launch as it would be served, and where each value comes from."""
+    """Check a launch; show its values and where each comes from."""
     from raylaunch.base import console
-    from raylaunch.config import launch_file as launch_config
+    from raylaunch.config import launch_file
 
     loaded = load_launch(launch, sets)
-    rows = launch_config.describe_rows(loaded)
+    rows = launch_file.describe_rows(loaded)
     if as_json:
         console.print_json({key: {"value": value, "source": source} for key, value, source in rows})
         return
     width = max(len(key) for key, _, _ in rows)
     for key, value, source in rows:
-        console.print_result(f"{key:<{width}} = {launch_config.format_value(value)}  ({source})")
+        console.print_result(f"{key:<{width}} = {launch_file.format_value(value)}  ({source})")
 
 
 @click.command()
@@ -75,8 +75,8 @@ def schema() -> None:
 @click.command("ask")
 @click.argument("question", required=False)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
-@click.option("--url", help="Server; without it, the one that runs here.")
-@click.option("--model", help="Model name; without it, the server's first.")
+@click.option("--url", help="URL of the server; default: the service of this machine.")
+@click.option("--model", help="Model name; default: the server's first.")
 @click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
 @PORT
 @CLUSTER
@@ -89,11 +89,11 @@ def ask_question(
     port: int | None,
     cluster: Path | None,
 ) -> None:
-    """Ask a question (or the text on stdin) and stream the answer."""
+    """Send a question (or the text on stdin) to the model and stream the answer."""
     if question is None:
         question = sys.stdin.read() if not sys.stdin.isatty() else ""
     if not question.strip():
-        raise click.UsageError('there is no question: raylaunch ask "Who are you?", or write it to stdin')
+        raise click.UsageError('the question is missing: raylaunch ask "Who are you?", or write it to stdin')
     from raylaunch.serve.ask import ask as ask_server
 
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
@@ -118,7 +118,7 @@ def ask_question(
 @PORT
 @CLUSTER
 def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
-    """Show what serves here, since when, on which nodes, and how busy it is."""
+    """Show what is served here, since when, on which nodes, and its load."""
     if cluster is not None:
         return run_on_cluster(cluster, "status", port, "--json" if as_json else "")
     from dataclasses import asdict
@@ -139,7 +139,7 @@ def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
 @click.option("--timeout-s", type=float, default=120.0, show_default=True, help="Longest wait, in seconds.")
 @CLUSTER
 def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None:
-    """End what `serve` started here."""
+    """Stop the service that `serve` started here."""
     if cluster is not None:
         return run_on_cluster(cluster, "stop", port, f"--timeout-s={timeout_s}")
     from raylaunch.base import console
@@ -154,7 +154,7 @@ def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None
             console.say(f"stopped {service.models[0]} on port {service.port}")
         else:
             left = end_leftovers(service)
-            console.say(f"port {service.port}: its supervisor was gone; ended {len(left)} processes it left behind")
+            console.say(f"port {service.port}: its supervisor was dead; stopped {len(left)} processes that it left")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What options of the command line may hold: times, lists of numbers, limits for latencies."""
+"""Types of option values: times, lists of numbers, latency limits."""
 
 import re
 from collections.abc import Callable, Collection
@@ -51,7 +51,7 @@ class Seconds(click.ParamType[Any]):
 
 
 class SloType(click.ParamType[Any]):
-    """What a request must keep, as ttft=2s,tpot=50ms."""
+    """Latency limits of a request, as ttft=2s,tpot=50ms."""
 
     name = "slo"
 
@@ -59,34 +59,34 @@ class SloType(click.ParamType[Any]):
         """Measure -> seconds."""
         if not isinstance(value, str):
             return value
-        kept: dict[str, float] = {}
+        limits: dict[str, float] = {}
         for part in value.split(","):
             key, _, time = part.partition("=")
             seconds = parse_seconds(time)
             if key not in ("ttft", "tpot", "e2e") or not seconds > 0:
                 self.fail(f"{part!r} is not one of ttft=TIME, tpot=TIME, e2e=TIME", param, context)
-            kept[key] = seconds
-        return kept
+            limits[key] = seconds
+        return limits
 
 
-def write_words(context: click.Context, *, without: Collection[str]) -> list[str]:
-    """The options that were said on this command line, as arguments for the same command elsewhere.
+def write_options(context: click.Context, *, without: Collection[str]) -> list[str]:
+    """The options that this command line sets, as arguments for the same command elsewhere.
 
     Args:
         without: names of parameters that are left out.
     """
-    words: list[str] = []
+    arguments: list[str] = []
     for param in context.command.params:
         name = param.name or ""
-        said = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if not isinstance(param, click.Option) or not said or name in without:
+        is_set = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not isinstance(param, click.Option) or not is_set or name in without:
             continue
         value = context.params[name]
         if param.is_flag:
-            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+            arguments.append(param.opts[-1] if value else param.secondary_opts[-1])
         else:
-            words += [param.opts[-1], _write_value(value)]
-    return words
+            arguments += [param.opts[-1], _write_value(value)]
+    return arguments
 
 
 def _write_value(value: Any) -> str:

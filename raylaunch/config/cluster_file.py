@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import yaml_reader
@@ -91,7 +90,7 @@ def load(path: Path) -> ClusterFile:
             fix=f"correct the file; `raylaunch doctor {describe_path(path)}` checks it again, and the hosts",
             problems=layered.problems,
         )
-    return _freeze(path, layered.values)
+    return _freeze(path, json.dumps(layered.values))
 
 
 def _check(layered: LayeredValues) -> None:
@@ -132,7 +131,8 @@ def _check_hosts(layered: LayeredValues) -> None:
         layered.complain(("docker", "use_podman"), "podman is not supported yet; set it to false or leave it out")
 
 
-def _freeze(path: Path, values: Mapping[str, Any]) -> ClusterFile:
+def _freeze(path: Path, document: str) -> ClusterFile:
+    values = json.loads(document)
     auth, docker, provider = values["auth"], values["docker"], values["provider"]
     key = auth.get("ssh_private_key")
     return ClusterFile(
@@ -149,5 +149,5 @@ def _freeze(path: Path, values: Mapping[str, Any]) -> ClusterFile:
         run_options=tuple(docker.get("run_options", ())),
         initialization_commands=tuple(values.get("initialization_commands", ())),
         file_mounts=dict(values.get("file_mounts") or {}),
-        document=json.dumps(values),
+        document=document,
     )

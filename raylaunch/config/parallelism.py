@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
@@ -70,7 +72,7 @@ def _rank_blame(config: "LaunchConfig", key: str) -> tuple[int, int]:
     return order.index(source.kind if source else "default"), config.engine.get(key.partition(".")[2], 1)
 
 
-def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, Any]) -> list[str]:
+def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, JsonValue]) -> list[str]:
     """Whether TP and PP can split a model, by its config.json (of a multimodal model its text_config).
 
     Figures that are missing or no positive integers are not checked.
@@ -99,7 +101,7 @@ def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, Any]) ->
     return problems
 
 
-def _read_size(shape: Mapping[str, Any], name: str) -> int | None:
+def _read_size(shape: Mapping[str, JsonValue], name: str) -> int | None:
     value = shape.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 

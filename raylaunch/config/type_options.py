@@ -14,7 +14,7 @@ from raylaunch.config.schema import Part
 from raylaunch.config.validation import list_types
 
 _BLOCKS_OF_ANY = {"speculative_config": "SpeculativeConfig"}
-"""Options that vLLM types as dict[str, Any] and turns into one of its classes."""
+"""Options that vLLM types as a plain dict and turns into one of its classes."""
 
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """pydantic's names of limits -> JSON Schema's."""
@@ -58,7 +58,7 @@ class Describer:
         """The schema of a type hint.
 
         Args:
-            null: the value may be null whatever the hint says.
+            null: the value may be null even where the hint has no None.
         """
         found = _Found()
         self._add(hint, found)
@@ -139,13 +139,7 @@ class Describer:
 
 def _list_fields(cls: Any) -> list[tuple[str, Any, Any]]:
     """Name, type hint and default of the arguments of a class's constructor, without private ones."""
-    names: dict[str, object] = {}
-    while True:
-        try:
-            hints = typing.get_type_hints(cls, localns=names, include_extras=True)
-            break
-        except NameError as error:  # imported for type checkers only
-            names[str(error.name)] = Any
+    hints = _read_hints(cls)
     if not dataclasses.is_dataclass(cls):
         return [(name, hint, ...) for name, hint in hints.items() if name in cls.__pydantic_fields__]
     found = []
@@ -155,6 +149,13 @@ def _list_fields(cls: Any) -> list[tuple[str, Any, Any]]:
         if takes and not field.name.startswith("_"):
             found.append((field.name, hints[field.name], default))
     return found
+
+
+def _read_hints(cls: Any, **unknown: Any) -> Any:
+    try:
+        return typing.get_type_hints(cls, localns=unknown, include_extras=True)
+    except NameError as error:  # imported for type checkers only
+        return _read_hints(cls, **unknown, **{str(error.name): Any})
 
 
 def _find_converted(cls: Any) -> set[str]:

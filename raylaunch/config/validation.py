@@ -27,7 +27,7 @@ _ABBREVIATIONS = {
 }
 _TYPE_NAMES = {
     "boolean": "true or false",
-    "integer": "a whole number",
+    "integer": "an integer",
     "number": "a number",
     "string": "text",
     "array": "a list",
@@ -43,7 +43,7 @@ _LIMITS = (
 
 
 def find_type(value: JsonValue) -> str:
-    """The JSON type of a value, with "integer" for whole numbers written as such."""
+    """The JSON type of a value, "integer" for 1 but not for 1.0."""
     names: Mapping[type, str] = {
         bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object",
     }  # fmt: skip
@@ -72,16 +72,16 @@ def check(part: Part, value: JsonValue, *, secret: bool = False) -> Iterator[str
     if not accepts_type(part, value):
         yield _describe_mismatch(part, value, secret=secret)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{value} is no finite number (example: {make_example(part)})"
+        yield f"{value} is not a finite number (example: {make_example(part)})"
     elif form and not _has_form(part, value):
         yield form if secret or "not" in part else f"{quote(value)} {form}"
     elif not _is_choice(part, value):
         choices = [str(choice) for choice in part["enum"] if choice is not None]
         yield f"{'this' if secret else quote(value)} is not a choice; {list_choices(str(value), choices)}"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        limits = [(words, part[name], holds(value, part[name])) for name, words, holds in _LIMITS if name in part]
+        limits = [(phrase, part[name], holds(value, part[name])) for name, phrase, holds in _LIMITS if name in part]
         if not all(holds for _, _, holds in limits):
-            wanted = " and ".join(f"{words} {limit:g}" for words, limit, _ in limits)
+            wanted = " and ".join(f"{phrase} {limit:g}" for phrase, limit, _ in limits)
             yield f"{value} is out of range: it must be {wanted} (example: {make_example(part)})"
     elif isinstance(value, list) and "items" in part:
         for number, item in enumerate(value, 1):

@@ -1,7 +1,7 @@
 """Make the launch file's JSON Schema for the installed vLLM: `python -m raylaunch.engine.describe_options`.
 
 The schema goes to stdout. A process of its own, because it imports vLLM (7 to 60 s). After a change of vLLM's pinned
-version or of raylaunch's own blocks, write its output to raylaunch/data/ and configs/launch.schema.json.
+version or of raylaunch's own blocks, write its output to raylaunch/data/launch.schema.json.
 """
 
 import importlib
@@ -30,7 +30,7 @@ defaults and examples."""
 
 
 def read_docs(cls: Any) -> Mapping[str, str]:
-    """The docstring of each field of one of vLLM's classes; none where this vLLM cannot tell."""
+    """The docstring of each field of one of vLLM's classes; none where this vLLM has no such function."""
     try:
         docs: Mapping[str, str] = importlib.import_module("vllm.config.utils").get_attr_docs(cls)
     except (ImportError, AttributeError, TypeError, ValueError, OSError):

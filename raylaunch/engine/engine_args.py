@@ -1,4 +1,4 @@
-"""A launch becomes vLLM's AsyncEngineArgs. With server.py the only module that knows vLLM (0.25 to 0.33)."""
+"""Turns a launch into vLLM's AsyncEngineArgs (vLLM 0.25 to 0.33)."""
 
 import os
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ _START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 @dataclass
 class PlacedEngineArgs(AsyncEngineArgs):
-    """AsyncEngineArgs whose engine takes the GPUs that were reserved for it, in rank order.
+    """AsyncEngineArgs whose engine uses the GPUs that were reserved for it, in rank order.
 
-    vLLM would make a placement group of its own, which packs ranks wherever GPUs happen to be free.
+    vLLM would create a placement group of its own, which packs ranks on any free GPUs.
     """
 
     reservation: str = ""
@@ -25,12 +25,12 @@ class PlacedEngineArgs(AsyncEngineArgs):
     """Environment of the Ray workers from their first instruction on."""
 
     def create_engine_config(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's whole configuration, with our placement group and runtime environment in it.
+        """vLLM's complete configuration, with our placement group and runtime environment.
 
-        Neither needs Ray in this process, and it must not be connected: the engine is forked from it, and a forked
-        Ray connection is dead. Forking spares the engine a second import of vLLM (9 s on two cores, a minute on a cold
-        GPU machine) and is safe here because all computing is in Ray's workers; where it is not (CUDA initialised in
-        this process), vLLM itself turns back to spawn. Its CPU platform would ask for spawn, for workers in the engine.
+        This process must not be connected to Ray: the engine is forked from it, and a forked Ray connection is dead.
+        Forking saves a second import of vLLM (9 s on two cores, a minute on a cold GPU machine). It is safe because
+        all computing is in Ray's workers; where CUDA is initialised in this process, vLLM itself chooses spawn. vLLM's
+        CPU platform would choose spawn, for workers inside the engine.
         """
         from ray import PlacementGroupID
         from ray.runtime_env import RuntimeEnv
@@ -49,7 +49,7 @@ class PlacedEngineArgs(AsyncEngineArgs):
 def build_engine_args(
     config: LaunchConfig, *, reservation: str = "", worker_env_vars: Mapping[str, str] | None = None
 ) -> PlacedEngineArgs:
-    """The engine's arguments: the launch's `engine:` block by field name, the model, and the names it answers to.
+    """The engine's arguments: the launch's `engine:` block by field name, the model and its served names.
 
     Args:
         reservation, worker_env_vars: see PlacedEngineArgs.
@@ -66,5 +66,5 @@ def build_engine_args(
 
 
 def find_rank_order(world_size: int) -> str:
-    """VLLM_RAY_BUNDLE_INDICES: rank i takes bundle i, whichever node this process runs on."""
+    """VLLM_RAY_BUNDLE_INDICES: rank i uses bundle i, on whichever node this process runs."""
     return ",".join(str(rank) for rank in range(world_size))

@@ -1,4 +1,4 @@
-"""A running server's own figures, from the Prometheus text of its /metrics (vLLM's names, 0.25 to 0.33)."""
+"""A running server's metrics, from the Prometheus text of its /metrics (vLLM's names, 0.25 to 0.33)."""
 
 import time
 import urllib.error
@@ -16,7 +16,7 @@ _REQUESTS_WINDOW_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """The engine's own figures, at this moment; counters since the server started, summed over its engines."""
+    """The engine's metrics at one moment; counters since the server started, summed over its engines."""
 
     running: int
     waiting: int
@@ -29,7 +29,7 @@ class EngineFigures:
     first_tokens_s: float = 0.0
     """Their times to first token, summed."""
     prefix_queries: float = 0.0
-    """Prompt tokens that were looked for in the prefix cache."""
+    """Prompt tokens for which the prefix cache was queried."""
     prefix_hits: float = 0.0
     queued: float = 0.0
     """Requests that left the engine's queue."""
@@ -39,7 +39,7 @@ class EngineFigures:
 
 @dataclass(frozen=True, slots=True)
 class EngineRates:
-    """What happened lately; None where nothing did."""
+    """Recent rates; None where nothing happened."""
 
     tokens_in_per_s: float | None
     tokens_out_per_s: float | None
@@ -49,11 +49,11 @@ class EngineRates:
     prefix_hits: float | None
     """Share of the last minute's prompt tokens found in the prefix cache, 0 to 1."""
     window_s: float
-    """What "last minute" is so far: less, while the watching is young."""
+    """Length of "the last minute": less while the history is shorter."""
 
 
 def fetch_text(url: str, timeout_s: float = _TIMEOUT_S) -> str | None:
-    """The answer's text; None where there is no answer, or not a good one."""
+    """The text of the answer; None where there is none, or an HTTP error."""
     try:
         context = tls.make_client_context(verify=False) if url.startswith("https:") else None  # our own server
         with urllib.request.urlopen(url, timeout=timeout_s, context=context) as response:
@@ -63,7 +63,7 @@ def fetch_text(url: str, timeout_s: float = _TIMEOUT_S) -> str | None:
 
 
 def parse_metrics(text: str) -> EngineFigures | None:
-    """The engine's figures; None where the text has none (no engine runs behind the port)."""
+    """The engine's metrics; None where the text has none (no engine behind the port)."""
     from prometheus_client.parser import text_string_to_metric_families
 
     wanted = "\n".join(line for line in text.splitlines() if line.startswith("vllm:") and "_bucket{" not in line)
@@ -94,7 +94,7 @@ def parse_metrics(text: str) -> EngineFigures | None:
 
 
 class EngineHistory:
-    """The figures of the last minute, and the rates between them.
+    """The metrics of the last minute, and their rates.
 
     Args:
         clock: monotonic seconds.
@@ -105,7 +105,7 @@ class EngineHistory:
         self._seen: deque[tuple[float, EngineFigures]] = deque()
 
     def add(self, figures: EngineFigures) -> EngineRates:
-        """Take in the figures of now; a server that started anew starts the history anew."""
+        """Add the current metrics; counters that fell (a restart) clear the history."""
         now = self._clock()
         if self._seen and figures.generation_tokens < self._seen[-1][1].generation_tokens:
             self._seen.clear()

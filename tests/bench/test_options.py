@@ -6,7 +6,7 @@ import click
 import pytest
 
 from raylaunch.cli import bench
-from raylaunch.cli.values import parse_seconds, write_words
+from raylaunch.cli.values import parse_seconds, write_options
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2s", 2.0), ("50ms", 0.05), ("1m", 60.0), ("2.5", 2.5), ("90 s", 90.0)])
@@ -29,7 +29,7 @@ def test_options_are_said_again() -> None:
         "-c", "1,8", "--slo", "ttft=2s,tpot=50ms", "--duration", "1m", "--no-sample", "--temperature", "0.5", "--api",
         "chat", "--seed", "7", "--force", "-o", "here.json", "--json",
     )  # fmt: skip
-    words = write_words(context, without={"output", "as_json"})
+    words = write_options(context, without={"output", "as_json"})
     again = parse(*words).params
     for name, value in context.params.items():
         if name not in ("output", "as_json"):

@@ -1,4 +1,4 @@
-"""The door: exit codes, import weight, and what a bug looks like."""
+"""Exit codes, import weight, and bug reports."""
 
 import importlib.resources
 import subprocess
@@ -40,12 +40,12 @@ def test_supervisor_imports_no_engine() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_version_tells_every_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_lists_every_package(capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, the engine included."""
     assert run("--version") == 0
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for package in ("raylaunch", "ray", "vllm", "torch", "huggingface_hub", "openai", "nvidia-ml-py"):
-        assert f"\n{package} " in f"\n{told}"
+        assert f"\n{package} " in f"\n{shown}"
 
 
 def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,21 +55,21 @@ def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("ask", "  ") == 2
 
 
-def test_expected_failure_is_1_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_expected_failure_is_1_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong launch file: the problem with its place, no traceback."""
     launch = tmp_path / "launch.yaml"
     launch.write_text("engine:\n  tensor_paralel_size: 4\n")
     assert run("serve", str(launch)) == 1
-    told = capsys.readouterr().err
-    assert "launch.yaml:2" in told
-    assert "tensor_parallel_size" in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert "launch.yaml:2" in shown
+    assert "tensor_parallel_size" in shown
+    assert "Traceback" not in shown
 
 
 def test_bug_is_3_with_a_report_and_no_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An exception nobody expected: exit 3, a report with the traceback, the environment's secrets not in it."""
+    """An unexpected exception: exit 3, a report with the traceback, the environment's secrets not in it."""
     monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
     monkeypatch.setenv("RAYLAUNCH_SERVER__API_KEY", "sk-very-secret")
 

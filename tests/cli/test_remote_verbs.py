@@ -1,4 +1,4 @@
-"""Verbs that go on in the head's container end when the laptop lets go of their stdin."""
+"""Verbs that go on in the head's container end when the laptop closes their stdin."""
 
 import subprocess
 
@@ -26,7 +26,7 @@ def test_it_goes_on_until_stdin_ends() -> None:
 
 def test_its_own_end_is_passed_on() -> None:
     """The exit status is the verb's, though stdin is open still."""
-    process = start("echo told; exit 7")
+    process = start("echo shown; exit 7")
     assert process.stdout is not None
-    assert process.stdout.read() == "told\n"
+    assert process.stdout.read() == "shown\n"
     assert process.wait(30) == 7

@@ -35,7 +35,7 @@ def load(path: Path | None, *sets: str, **environ: str) -> LaunchConfig:
 
 
 def problems_of(path: Path | None, *sets: str, **environ: str) -> tuple[str, ...]:
-    """The problems that loading tells."""
+    """The problems that loading reports."""
     with pytest.raises(LaunchFileError) as caught:
         load(path, *sets, **environ)
     assert caught.value.fix

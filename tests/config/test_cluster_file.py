@@ -91,7 +91,7 @@ def test_run_options_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("head_ip: 10.0.0.1", "head_ip: 10", "cluster.yaml:4: provider.head_ip: expected text, got a whole number "
+        ("head_ip: 10.0.0.1", "head_ip: 10", "cluster.yaml:4: provider.head_ip: expected text, got an integer "
          "(10): put it in quotes"),
         ("head_ip: 10.0.0.1", "head_ip: -oProxyCommand=x", 'cluster.yaml:4: provider.head_ip: "-oProxyCommand=x" is '
          'not an address'),

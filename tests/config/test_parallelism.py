@@ -33,7 +33,7 @@ def test_tensor_parallelism_across_nodes_can_be_asked_for(tmp_path: Path) -> Non
 
 def test_a_bad_value_brings_no_second_problem(tmp_path: Path) -> None:
     (problem,) = problems_of(write(tmp_path, BASE), "cluster.gpus_per_node=eight")
-    assert "expected a whole number" in problem
+    assert "expected an integer" in problem
 
 
 LLAMA_70B = {"num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 80}
@@ -57,24 +57,24 @@ def test_heads_and_layers_have_to_split(
 ) -> None:
     sets = [f"engine.tensor_parallel_size={tp}", f"engine.pipeline_parallel_size={pp}", "cluster.nodes=4"]
     launch = load(write(tmp_path, BASE), *sets)
-    told = parallelism.check_model_shape(launch, shape)
-    assert len(told) == len(expected)
+    found = parallelism.check_model_shape(launch, shape)
+    assert len(found) == len(expected)
     assert all(
         re.search(want, problem) and problem.startswith("--set engine.")
-        for want, problem in zip(expected, told, strict=True)
+        for want, problem in zip(expected, found, strict=True)
     )
-    # and the same through the file, where the model is at hand
+    # and the same through the file, where the model is on this machine
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
     sets.append(f"model.path={tmp_path / 'model'}")
     if expected:
-        assert problems_of(write(tmp_path, BASE), *sets) == tuple(told)
+        assert problems_of(write(tmp_path, BASE), *sets) == tuple(found)
     else:
         launch_file.check_local_model(load(write(tmp_path, BASE), *sets))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000])
-def test_a_broken_model_config_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_model_config_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     (problem,) = problems_of(write(tmp_path, BASE), f"model.path={tmp_path}")
     assert (

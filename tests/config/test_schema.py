@@ -28,7 +28,7 @@ SHIPPED = importlib.resources.files("raylaunch.data") / "launch.schema.json"
 def test_shipped_schema_is_the_installed_vllms() -> None:
     installed = (versions.find_version("vllm") or "").partition("+")[0]
     assert installed == versions.VLLM, "`make test` installs the pinned vLLM"
-    # Regenerate both files with: python -m raylaunch.engine.describe_options > raylaunch/data/launch.schema.json
+    # Regenerate it with: python -m raylaunch.engine.describe_options > raylaunch/data/launch.schema.json
     assert schema.describe_in_child() == SHIPPED.read_text()
 
 
@@ -67,7 +67,7 @@ def test_every_option_is_described() -> None:
 
 
 def judge(content: str) -> list[str]:
-    """What the jsonschema package says against a launch file."""
+    """The errors that the jsonschema package finds in a launch file."""
     validator = jsonschema.Draft202012Validator(json.loads(KEPT.read_text()))
     return [error.message for error in validator.iter_errors(yaml.safe_load(content))]
 
@@ -200,7 +200,7 @@ def test_supported_versions(version: str, known: bool) -> None:
     assert versions.is_supported(version) is known
 
 
-def test_whole_numbers_do_for_numbers_but_truth_values_do_not() -> None:
+def test_integers_are_numbers_but_booleans_are_not() -> None:
     assert [*check({"type": "number"}, 1)] == []
     assert [*check({"type": "number"}, True)] != []
     assert [*check({"type": "integer", "enum": [1, 8]}, True)] != []
@@ -231,7 +231,7 @@ def test_a_free_port_stays_free() -> None:
     ports.check_port_free("127.0.0.1", port)
 
 
-def test_an_address_of_elsewhere_is_told() -> None:
+def test_a_foreign_address_is_reported() -> None:
     with pytest.raises(PortTakenError, match=r"192\.0\.2\.1:8080: Cannot assign"):
         ports.check_port_free("192.0.2.1", 8080)
     with pytest.raises(PortTakenError, match="does not resolve"):

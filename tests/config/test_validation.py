@@ -1,4 +1,4 @@
-"""Launch files, variables and flags that are refused, and how it is told."""
+"""Launch files, variables and flags that are refused, and the messages."""
 
 import os
 import re
@@ -24,22 +24,22 @@ from tests.config.launches import BASE, problems_of, write
         ("  compilation_config: {pass_config: {fuse_norm_quan: true}}", "pass_config.fuse_norm_quan: unknown key; "
          "nearest is fuse_norm_quant"),
         ("  speculative_config: {num_speculative_token: 2}", "nearest is num_speculative_tokens"),
-        ("  compilation_config: {cudagraph_num_of_warmups: a}", "cudagraph_num_of_warmups: expected a whole number"),
-        ("  compilation_config: 3", "compilation_config: expected a block of `name: value`, got a whole number"),
-        ("  seed: true", r"engine\.seed: expected a whole number, got true or false \(true\)"),
-        ('  seed: "4"', r'expected a whole number, got text \("4"\): write a number without quotes.*example: 4'),
-        ("  max_model_len: 8k", r"expected a whole number or null, got text.*example: 8192"),
-        ("  seed: 1.5", r"expected a whole number, got a number \(1\.5\)"),
-        ("  seed: [1]", "expected a whole number, got a list"),
-        ("  seed:", "expected a whole number, got nothing"),
-        ("  enforce_eager: 1", "expected true or false, got a whole number"),
-        ("  tokenizer: 12", "expected text or null, got a whole number .12.: put it in quotes"),
+        ("  compilation_config: {cudagraph_num_of_warmups: a}", "cudagraph_num_of_warmups: expected an integer"),
+        ("  compilation_config: 3", "compilation_config: expected a block of `name: value`, got an integer"),
+        ("  seed: true", r"engine\.seed: expected an integer, got true or false \(true\)"),
+        ('  seed: "4"', r'expected an integer, got text \("4"\): write a number without quotes.*example: 4'),
+        ("  max_model_len: 8k", r"expected an integer or null, got text.*example: 8192"),
+        ("  seed: 1.5", r"expected an integer, got a number \(1\.5\)"),
+        ("  seed: [1]", "expected an integer, got a list"),
+        ("  seed:", "expected an integer, got nothing"),
+        ("  enforce_eager: 1", "expected true or false, got an integer"),
+        ("  tokenizer: 12", "expected text or null, got an integer .12.: put it in quotes"),
         ("  tokenizer: on", r"got true or false \(true\): put it in quotes"),
-        ("  served_model_name: [a, 1]", "entry 2: expected text, got a whole number"),
+        ("  served_model_name: [a, 1]", "entry 2: expected text, got an integer"),
         ("  dtype: flot16", r'vLLM \S+ has no such dtype: "flot16" is not a choice; nearest is float16 \(of auto'),
         ("  runner: generat", "nearest is generate"),
         ("  gpu_memory_utilization: 1.5", "1.5 is out of range: it must be more than 0 and at most 1"),
-        ("  gpu_memory_utilization: .nan", "nan is no finite number"),
+        ("  gpu_memory_utilization: .nan", "nan is not a finite number"),
         ("  max_num_seqs: 0", "0 is out of range: it must be at least 1"),
         ("  model: x/y", r"engine\.model: .*model\.repo"),
         ("  revision: main", r"engine\.revision: .*model\.revision"),
@@ -54,7 +54,7 @@ from tests.config.launches import BASE, problems_of, write
         ("  ? [a]\n  : x", "this key is not a string"),
     ],
 )  # fmt: skip
-def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected: str) -> None:
+def test_one_bad_line_is_reported_with_its_place(tmp_path: Path, line: str, expected: str) -> None:
     path = write(tmp_path, BASE + line + "\n")
     (problem,) = problems_of(path)
     assert problem.startswith(f"{path}:10: "), problem
@@ -104,7 +104,7 @@ def test_one_bad_line_is_told_with_its_place(tmp_path: Path, line: str, expected
         (b"#" * (1 << 20) + b"\n#", r"larger than 1 MiB"),
     ],
 )  # fmt: skip
-def test_one_bad_file_is_told_with_its_place(tmp_path: Path, content: str | bytes, expected: str) -> None:
+def test_one_bad_file_is_reported_with_its_place(tmp_path: Path, content: str | bytes, expected: str) -> None:
     path = write(tmp_path, content)
     (problem,) = problems_of(path)
     assert problem.startswith(f"{path}:"), problem

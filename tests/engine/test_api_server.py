@@ -9,7 +9,7 @@ from raylaunch.base.ipc import DESCRIPTOR_VARIABLE
 
 
 def test_missing_package_of_vllms_is_named(tmp_path: Path) -> None:
-    """A vLLM whose own requirement is not installed: that package's name, not a list of places looked at."""
+    """A vLLM whose own requirement is not installed: that package's name, not a list of searched places."""
     place = tmp_path / "vllm" / "entrypoints" / "launchers" / "api_server"
     place.mkdir(parents=True)
     for folder in (place, *place.parents[:3]):

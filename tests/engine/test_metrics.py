@@ -1,4 +1,4 @@
-"""Rates between two looks at a server's counters."""
+"""Rates between two readings of a server's counters."""
 
 from dataclasses import replace
 

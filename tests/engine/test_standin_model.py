@@ -1,4 +1,4 @@
-"""The stand-in model splits as the real one does, and is whole."""
+"""The stand-in model splits as the real one does, and is complete."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ def test_shrunk_model_splits_over_tp_and_pp_as_the_real_one(
     assert small.heads <= real.heads
 
 
-def test_written_model_is_whole_and_written_once(tmp_path: Path) -> None:
+def test_written_model_is_complete_and_written_once(tmp_path: Path) -> None:
     """The safetensors file ends where its header says; a second call leaves it alone; another shape replaces it."""
     folder = write_standin(tmp_path, Shape(8, 4, 2))
     weights = folder / "model.safetensors"

@@ -1,13 +1,13 @@
 """Rehearsal: the real launch on a machine without its GPUs.
 
-Real Ray, real vLLM, real workers at the real TP x PP on logical GPUs; CPU, or one shared NVIDIA GPU, stands in for all
-of them. Only a vLLM platform plugin differs, and it is off unless RAYLAUNCH_STANDIN turns it on.
+Real Ray, real vLLM and real workers at the real TP x PP on logical GPUs, which are CPUs or one shared NVIDIA GPU. Only
+a vLLM platform plugin differs; it is off unless RAYLAUNCH_STANDIN turns it on.
 """
 
 import os
 
 STANDIN_VARIABLE = "RAYLAUNCH_STANDIN"
-"""Set to "cpu" or "gpu" in the environment of Ray and the engine by a rehearsal or the demo, and by nothing else."""
+"""Set to "cpu" or "gpu" in the environment of Ray and the engine by a rehearsal or the demo only."""
 
 _PLATFORMS = {
     "cpu": "raylaunch.engine.rehearsal.cpu_platform.CpuRayPlatform",

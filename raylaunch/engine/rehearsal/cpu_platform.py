@@ -6,14 +6,14 @@ from vllm.platforms.cpu import CpuPlatform
 
 
 class CpuRayPlatform(CpuPlatform):
-    """vLLM's own CPU platform with a Ray device key, so that its Ray executor takes it (vLLM 0.32 says "" there)."""
+    """vLLM's own CPU platform with a Ray device key, so that its Ray executor accepts it (it is "" in vLLM 0.32)."""
 
     ray_device_key = "GPU"
     ray_noset_device_env_vars = ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]  # noqa: RUF012 (vLLM's own form)
 
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
-        """Let vLLM settle the configuration for CPU, then put our worker in the place of its own."""
+        """Let vLLM settle the configuration for CPU, then replace its worker class by ours."""
         from raylaunch.engine.rehearsal import quiet_wait
 
         quiet_wait.install(vllm_config.parallel_config.world_size)

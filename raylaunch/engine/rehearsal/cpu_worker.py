@@ -1,4 +1,4 @@
-"""The CPU stand-in's worker and communicator: vLLM's own, fit for many ranks on few cores."""
+"""The CPU stand-in's worker and communicator: vLLM's own, adapted to many ranks on few cores."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from raylaunch.engine.rehearsal import quiet_wait
 
 
 class Worker(CPUWorker):
-    """vLLM's CPU worker, able to be a later pipeline stage under enforce_eager."""
+    """vLLM's CPU worker, able to run a later pipeline stage under enforce_eager."""
 
     def init_device(self) -> None:
-        """Join the process groups, whose queues wait quietly where ranks outnumber cores."""
+        """Join the process groups; their queues do not spin where ranks outnumber cores."""
         quiet_wait.install(self.parallel_config.world_size)
         super().init_device()
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        """Load the model, and make the buffers that vLLM's CPU runner forgets.
+        """Load the model, and create the buffers that vLLM's CPU runner does not.
 
-        vLLM 0.32 makes them in the warm-up run, which its CPU runner leaves out under enforce_eager; a later pipeline
+        vLLM 0.32 creates them in the warm-up run, which its CPU runner skips under enforce_eager; a later pipeline
         stage then fails an assertion on its first request.
         """
         super().load_model(*args, **kwargs)

@@ -1,7 +1,7 @@
 """vLLM platform plugin: all ranks of a launch on one NVIDIA GPU, with real CUDA and real NCCL.
 
-It proves wiring, not speed: sixteen CUDA contexts take turns. NCCL talks over sockets, because the ranks of a group
-would have to be on different devices to share memory.
+It proves wiring, not speed: sixteen CUDA contexts take turns. NCCL uses sockets: its shared memory needs the ranks of a
+group on different devices.
 """
 
 import os
@@ -9,7 +9,7 @@ import socket
 
 from vllm.platforms.cuda import CudaPlatform
 
-# NCCL refuses two ranks on one device of one host ("Duplicate GPU detected"), so each process is a host of its own.
+# NCCL refuses two ranks on one device of one host ("Duplicate GPU detected"), so each process counts as a host.
 # Set, never defaulted: vLLM copies the value of the engine to every worker that has none.
 os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}-{os.getpid()}"
 

@@ -1,21 +1,21 @@
-"""A launch becomes its rehearsal: same layout, same code path, a stand-in model, logical GPUs on this machine."""
+"""Turns a launch into its rehearsal: same layout and code path, a stand-in model, logical GPUs on this machine."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from raylaunch.base import paths, versions
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
-from raylaunch.config import launch_file as launch_config
+from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import STANDIN_VARIABLE, standin_model
 
 _KV_CACHE_BYTES = 32 << 20
 _MAX_MODEL_LEN = 2048
 _ENGINE_LEFT_OUT = ("quantization", "gpu_memory_utilization", "tokenizer", "load_format", "speculative_config")
-"""What speaks of the real weights or the real card's memory."""
+"""Options for the real weights or the real GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def choose_standin(config: LaunchConfig, *, rehearse: bool) -> str | None:
 def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     """Environment of the engine and its workers, over what the user set.
 
-    The model is a local folder by now, so nobody needs the hub.
+    The model is a local folder by now, so the hub is not needed.
     """
     offline = {"HF_HUB_OFFLINE": "1"}
     if kind is None:
@@ -85,17 +85,17 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
 
 
 def stay_on_loopback(kind: str | None) -> dict[str, str]:
-    """Environment of stand-in ranks whose Ray nodes are all our own, on this machine: they meet on loopback.
+    """Environment of stand-in ranks on a private Ray of this machine: they connect over loopback.
 
-    On a cluster that is joined, each node's own environment names its interface, as for real GPUs.
+    On a cluster that is joined, each node's environment names its interface, as for real GPUs.
     """
     return {} if kind is None else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
-    """Environment of a single CPU worker's process alone: all cores but the last, which is the scheduler's.
+    """Environment of a single CPU worker's process: all cores but the last, which is the scheduler's.
 
-    What vLLM's own executor sets for its workers on CPU, and cannot set for Ray's (0.32, utils/ompmultiprocessing.py).
+    vLLM's own executor sets it for its workers on CPU, but not for Ray's (0.32, utils/ompmultiprocessing.py).
     """
     if kind != "cpu" or world_size != 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
@@ -106,38 +106,37 @@ def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
 
 
 def read_real_shape(config: LaunchConfig) -> standin_model.Shape | None:
-    """Heads and layers of the launch's model from its config.json, where that is at hand on this machine."""
+    """Heads and layers of the launch's model from its config.json, where it is on this machine."""
     places = [config.model_folder / "config.json"]
     hub_cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
     places += hub_cache.glob(f"models--{config.model.repo.replace('/', '--')}/snapshots/*/config.json")
     for place in places:
         try:
-            return standin_model.Shape.of_config(json.loads(place.read_text()))
+            return standin_model.Shape.parse(place.read_text())
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
 
 def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]:
-    """The launch with its stand-in model, written where it is needed, and engine settings that fit this machine.
+    """The launch with its stand-in model, which is written, and engine settings that fit this machine.
 
     The layout (nodes, GPUs, TP, PP), dtype, names and server stay as they are.
 
     Returns:
-        The launch to serve, and whether the real model's own heads and layers were at hand.
+        The launch to serve, and whether the real model's own heads and layers were known.
 
     Raises:
-        LaunchFileError: the launch says something that no stand-in can carry.
+        LaunchFileError: no stand-in fits an option of the launch.
     """
     tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
     real = read_real_shape(config)
     shape = standin_model.shrink(real, tp=tp, pp=pp) if real else standin_model.smallest_shape(tp=tp, pp=pp)
     name = f"standin-{shape.heads}-{shape.kv_heads}-{shape.layers}"
     folder = standin_model.write_standin(paths.home() / "models" / name, shape)
-    names = [*config.served_model_names]
-    changes: dict[str, Any] = {
+    changes: dict[str, JsonValue] = {
         "model.path": str(folder),
-        "engine.served_model_name": names,
+        "engine.served_model_name": [*config.served_model_names],
         "engine.enforce_eager": True,
         "engine.kv_cache_memory_bytes": _KV_CACHE_BYTES,
         "engine.max_model_len": min(config.max_model_len or _MAX_MODEL_LEN, _MAX_MODEL_LEN),
@@ -146,13 +145,13 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
         changes |= {"engine.disable_custom_all_reduce": True, "engine.gpu_memory_utilization": 0.05}
     left_out = [f"engine.{key}" for key in _ENGINE_LEFT_OUT if key in config.engine and f"engine.{key}" not in changes]
     try:
-        return launch_config.with_values(config, changes, without=left_out, why="rehearsal"), real is not None
+        return launch_file.with_values(config, changes, without=left_out, why="rehearsal"), real is not None
     except LaunchFileError as error:
         raise LaunchFileError(f"this launch cannot be rehearsed: {error.what}", problems=error.problems) from error
 
 
 def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
-    """What a rehearsal that got ready has proved, and what it has not."""
+    """What a rehearsal that became ready has proved, and what it has not."""
     config = resolved.launch
     tp, pp = config.tensor_parallel_size, config.pipeline_parallel_size
     proved = [
@@ -161,13 +160,15 @@ def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
         "the server: vLLM's own OpenAI endpoint, its scheduler, these model names, a completion end to end",
     ]
     not_proved = [
-        "the weights: a stand-in of a few MB answered, so its words mean nothing",
+        "the weights: a stand-in of a few MB answered, so its text has no meaning",
         "memory, speed, and the network between machines",
     ]
     if resolved.has_real_shape:
         proved.append(f"the model's heads and layers split over TP={tp} x PP={pp} (from its config.json)")
     else:
-        not_proved.append(f"that {config.model.repo} splits over TP={tp} x PP={pp}: its config.json is not at hand")
-    by_cpu, by_gpu = "GPUs, driver, NCCL: CPU workers stood in", "more than one GPU: all ranks shared one"
+        not_proved.append(
+            f"that {config.model.repo} splits over TP={tp} x PP={pp}: its config.json is not on this machine"
+        )
+    by_cpu, by_gpu = "GPUs, driver, NCCL: the ranks ran on CPU", "more than one GPU: all ranks shared one"
     not_proved.append(by_cpu if resolved.standin == "cpu" else by_gpu)
     return proved, not_proved

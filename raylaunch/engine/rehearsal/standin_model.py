@@ -1,17 +1,19 @@
 """A stand-in model: random weights of a few MB with the real model's divisibility, written without PyTorch.
 
-A Llama whose head count, KV-head count and layer count split over TP and PP just as the real model's do; greedy
-decoding of random weights is as deterministic as that of trained ones, so ranks that disagree show at once.
+A Llama whose head count, KV-head count and layer count split over TP and PP as the real model's do. Greedy decoding of
+random weights is as deterministic as that of trained ones, so ranks that disagree are found.
 """
 
 import array
+import itertools
 import json
+import math
 import random
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.cluster import ship
@@ -23,7 +25,7 @@ _VOCAB_SIZE = 512
 _HIDDEN_SIZE = 64
 _MLP_SIZE = 128
 _HEAD_DIM = 32
-"""vLLM's CPU attention takes head sizes of 32 and more."""
+"""The smallest that vLLM's CPU attention accepts."""
 _MAX_POSITIONS = 2048
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -33,29 +35,30 @@ _TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a model decides whether TP x PP can split it."""
+    """The counts that decide whether TP x PP can split a model."""
 
     heads: int
     kv_heads: int
     layers: int
 
     @classmethod
-    def of_config(cls, config_json: Mapping[str, Any]) -> "Shape":
+    def parse(cls, config_json: str) -> "Shape":
         """The shape in a Hugging Face config.json.
 
         Raises:
-            KeyError: the model has no attention heads or layers by these names.
+            ValueError, KeyError, TypeError: it is not JSON, or names no attention heads or layers.
         """
-        text = config_json.get("text_config", config_json)
+        config = json.loads(config_json)
+        text = config.get("text_config", config)
         heads = int(text["num_attention_heads"])
         return cls(heads, int(text.get("num_key_value_heads") or heads), int(text["num_hidden_layers"]))
 
 
 def shrink(real: Shape, *, tp: int, pp: int) -> Shape:
-    """The smallest shape that TP x PP splits, or fails to split, just as it does `real`.
+    """The smallest shape that TP x PP splits, or fails to split, as it does `real`.
 
-    Heads that TP divides or not; KV heads that TP divides, is divided by, or neither; query heads in whole groups or
-    not; as many layers over whole stages, two a stage where `real` has as many.
+    What stays equal: whether TP divides the heads; whether TP and the KV heads divide each other; whether the query
+    heads form complete groups; the layers beyond equal stages, of two layers each where `real` has as many.
     """
 
     def fits(heads: int, kv_heads: int) -> tuple[bool, bool, bool]:
@@ -73,24 +76,24 @@ def shrink(real: Shape, *, tp: int, pp: int) -> Shape:
 
 
 def smallest_shape(*, tp: int, pp: int) -> Shape:
-    """A shape that TP x PP can split, for a model whose config.json is not at hand."""
+    """A shape that TP x PP can split, for a model whose config.json is unknown."""
     return Shape(heads=2 * tp, kv_heads=tp, layers=2 * pp)
 
 
 _MARKER = "standin.json"
 _WRITE_TIMEOUT_S = 120.0
-"""Ray starts a process on the node first; the model itself takes a second or two."""
+"""Includes the start of a Ray worker process; writing takes 1 to 2 s."""
 
 
 def is_standin(folder: Path) -> bool:
-    """Whether a stand-in model lies in `folder`."""
+    """Whether `folder` holds a stand-in model."""
     return (folder / _MARKER).is_file()
 
 
 def write_on_nodes(folder: Path, nodes: "Sequence[ClusterNode]") -> None:
-    """Write the stand-in that lies in `folder` on this machine at the same path on every node that lacks it.
+    """Write the stand-in of `folder` on this machine to the same path on every node that lacks it.
 
-    It is made anew there: equal shapes and seeds make equal files. This process must have joined Ray.
+    Each node generates it: equal shapes and seeds give equal files. This process must have joined Ray.
 
     Raises:
         ClusterError: a node could not write it.
@@ -116,12 +119,12 @@ def write_on_nodes(folder: Path, nodes: "Sequence[ClusterNode]") -> None:
         except ray.exceptions.RayError as error:
             raise ClusterError(
                 f"{node.ip}: cannot write the stand-in model to {folder}: {str(error).strip().splitlines()[-1]}",
-                fix="let the user that Ray runs as write there, or point RAYLAUNCH_HOME to a folder that it can write",
+                fix="give Ray's user write permission there, or set RAYLAUNCH_HOME to a folder that it can write",
             ) from error
 
 
 def write_standin(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
-    """Write the stand-in model and its tokenizer into `folder`, unless that very one is there.
+    """Write the stand-in model and its tokenizer into `folder`, unless it holds the same one already.
 
     Args:
         seed: of the random weights.
@@ -133,14 +136,14 @@ def write_standin(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
     _write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps(_make_config(shape), indent=1))
+    _write_config(folder / "config.json", shape)
     _write_weights(folder / "model.safetensors", shape, random.Random(seed))
     marker.write_text(wanted)
     return folder
 
 
-def _make_config(shape: Shape) -> dict[str, Any]:
-    return {
+def _write_config(path: Path, shape: Shape) -> None:
+    config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32",
         "vocab_size": _VOCAB_SIZE, "hidden_size": _HIDDEN_SIZE, "intermediate_size": _MLP_SIZE,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
@@ -148,6 +151,7 @@ def _make_config(shape: Shape) -> dict[str, Any]:
         "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
+    path.write_text(json.dumps(config, indent=1))
 
 
 def _list_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -169,18 +173,19 @@ def _list_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _write_weights(path: Path, shape: Shape, rng: random.Random) -> None:
-    """Write float32 weights as safetensors: 8 bytes of header length, the header in JSON, the tensors one by one."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    bodies: list[bytes] = []
-    at = 0
-    for name, dims in _list_tensors(shape):
-        count = dims[0] * (dims[1] if len(dims) == 2 else 1)
-        values = array.array("f", (rng.gauss(0.0, 0.2) for _ in range(count)) if len(dims) == 2 else [1.0] * count)
-        bodies.append(values.tobytes())
-        header[name] = {"dtype": "F32", "shape": list(dims), "data_offsets": [at, at + 4 * count]}
-        at += 4 * count
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(bodies))
+    """Write float32 weights as safetensors: 8 bytes of header length, the header in JSON, the tensors."""
+    tensors = list(_list_tensors(shape))
+    ends = [0, *itertools.accumulate(4 * math.prod(dims) for _, dims in tensors)]
+    header = {
+        name: {"dtype": "F32", "shape": dims, "data_offsets": offsets}
+        for (name, dims), offsets in zip(tensors, itertools.pairwise(ends), strict=True)
+    }
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, dims in tensors:
+            values = (rng.gauss(0.0, 0.2) if len(dims) == 2 else 1.0 for _ in range(math.prod(dims)))
+            file.write(array.array("f", values).tobytes())
 
 
 def _write_tokenizer(folder: Path) -> None:
