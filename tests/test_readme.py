@@ -174,6 +174,7 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     f"raylaunch serve {REFERENCE} --rehearse": (is_parsed_by_raylaunch, REHEARSAL_TEST),
     f"raylaunch config {REFERENCE}": (runs, None),
     f"raylaunch config {REFERENCE} --set engine.max_model_len=4096": (runs, None),
+    "raylaunch schema": (runs, "tests/config/test_schema.py::test_editors_get_the_shipped_schema"),
     f"RAYLAUNCH_ENGINE__MAX_MODEL_LEN=4096 raylaunch config {REFERENCE} --json": (runs, None),
     f"raylaunch weights pull {REFERENCE}": (is_parsed_by_weights, WEIGHTS_TEST),
     f"raylaunch weights check {REFERENCE}": (is_parsed_by_weights, WEIGHTS_TEST),
