@@ -98,8 +98,8 @@ class EngineProcess(ChildLink):
         self.process.send(signal.SIGKILL)
         return True
 
-    def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str) -> bool:
-        """Accept nothing new, let running requests finish, end; whether all of them did.
+    def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str) -> None:
+        """Accept nothing new, let running requests finish, end.
 
         Args:
             timeout_s: longest wait for them in seconds; the rest get an error.
@@ -107,13 +107,11 @@ class EngineProcess(ChildLink):
             why: the text of that error.
         """
         if not self.is_accepting or not self.send(Drain()):
-            return True
+            return
         wait_until(lambda: not self.is_alive() or is_forced(), timeout_s)
-        if finished := not self.is_alive():
-            return finished
-        self.fail(why)
-        wait_until(lambda: not self.is_alive(), 0.5 if is_forced() else _FAIL_S)
-        return False
+        if self.is_alive():
+            self.fail(why)
+            wait_until(lambda: not self.is_alive(), 0.5 if is_forced() else _FAIL_S)
 
     def stop(self, *, failing: bool = False, is_forced: Callable[[], bool] = lambda: False) -> None:
         """End it, its engine and what else is in its process group; safe to repeat.
@@ -130,7 +128,7 @@ class EngineProcess(ChildLink):
 
 
 def _open_log(log: Path) -> IO[bytes]:
-    """The log, or nothing where it cannot be made (a full disk): serving goes before it."""
+    """The log, or /dev/null where it cannot be created (a full disk): serving has priority."""
     try:
         return log.open("ab")
     except OSError as error:

@@ -15,9 +15,9 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from raylaunch.base import paths
 from raylaunch.base import text as words
@@ -57,8 +57,8 @@ class Incident:
     ended_at: float | None = None
     outcome: str = "going on"
     """"going on", "serving again", "stopped" or "gave up"."""
-    left: tuple[str, ...] = field(default=())
-    """Processes that had to be killed."""
+    left: tuple[str, ...] = ()
+    """Pids on this machine that had to be killed."""
 
     @property
     def folder(self) -> Path:
@@ -68,6 +68,11 @@ class Incident:
     def note(self, text: str) -> Self:
         """The incident with one more line in its timeline, saved."""
         return replace(self, timeline=(*self.timeline, (time.time(), text))).save()
+
+    def note_end(self, killed: Sequence[int]) -> Self:
+        """The incident with the end of its engine, saved; `killed` are pids that did not end by themselves."""
+        pids = tuple(map(str, killed))
+        return replace(self, left=pids).note("ended" + (f"; had to be killed: {', '.join(pids)}" if pids else ""))
 
     def close(self, outcome: str) -> Self:
         """The incident with its outcome, saved."""
@@ -161,12 +166,12 @@ def _group_by_process(log: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def find_secrets(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
+def find_secrets(*sources: object) -> tuple[str, ...]:
     """Values with secret names in a launch's blocks and in the environment, longest first: they must not be written."""
     found: set[str] = set()
 
-    def walk(value: Any, secret: bool) -> None:
-        if isinstance(value, dict):
+    def walk(value: object, secret: bool) -> None:
+        if isinstance(value, Mapping):
             for key, entry in value.items():
                 walk(entry, secret or words.is_secret(str(key)))
         elif isinstance(value, list | tuple):
@@ -175,8 +180,7 @@ def find_secrets(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple
         elif secret and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
             found.add(value)
 
-    walk(dict(values), False)
-    walk(dict(environ), False)
+    walk(sources, False)
     return tuple(sorted(found, key=len, reverse=True))
 
 

@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from raylaunch.cluster import monitor
 from raylaunch.cluster.ranks import Rank, list_placed_ranks
@@ -115,7 +114,13 @@ class RankWatcher:
         import ray
 
         table = ray.nodes()
-        alive = {node["NodeID"] for node in table if node["Alive"] and not self._is_refused(node)}
+        alive = {
+            node["NodeID"]
+            for node in table
+            if node["Alive"]
+            and node["NodeID"] in self._nodes
+            and not _is_refused(node["NodeManagerAddress"], node["NodeManagerPort"])
+        }
         ranks = list_placed_ranks(self._group_id)
         return DriverPulse(
             gone=tuple(ip for node_id, ip in self._nodes.items() if node_id not in alive),
@@ -134,17 +139,16 @@ class RankWatcher:
             ended_at=rank.ended_at_ms,
         )
 
-    def _is_refused(self, node: Mapping[str, Any]) -> bool:
-        """Whether the port of a node of ours refuses connections: its raylet is dead.
 
-        Ray marks a node dead seconds after its raylet, when the engine has already failed because of it (Ray 2.60).
-        """
-        if node["NodeID"] not in self._nodes:
-            return False
-        try:
-            socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CALL_TIMEOUT_S).close()
-        except ConnectionRefusedError:
-            return True
-        except OSError:  # a host that does not answer: Ray's own timeout decides
-            return False
+def _is_refused(address: str, port: int) -> bool:
+    """Whether the port of a node's raylet refuses connections: it is dead.
+
+    Ray marks a node dead seconds after its raylet, when the engine has already failed because of it (Ray 2.60).
+    """
+    try:
+        socket.create_connection((address, port), _CALL_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # a host that does not answer: Ray's own timeout decides
         return False
+    return False

@@ -240,8 +240,8 @@ class Supervisor:
         if was_serving:
             with contextlib.suppress(NoProcessError):  # what the old one frees may be enough
                 self.factory.place(self._begin(), again=True, hold=True)  # joins Ray while the old one ends
-        left = self._end_old(attempt, failing=failing, wedged=fault.cause == "wedge")
-        incident = incident.note("ended" + (f"; had to be killed: {', '.join(map(str, left))}" if left else ""))
+        killed = self._end_old(attempt, failing=failing, wedged=fault.cause == "wedge")
+        incident = incident.note_end(killed)
         incidents.add_evidence(incident, attempt, self.launch)
         goes_on = self.restart_policy.note_failure(incident, fault, was_serving=was_serving)
         if self.reload is not None:
@@ -253,10 +253,10 @@ class Supervisor:
         time.sleep(self.restart_policy.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        left = attempt.end(failing=failing, wedged=wedged, is_forced=self.forced.is_set)
+        killed = attempt.end(failing=failing, wedged=wedged, is_forced=self.forced.is_set)
         self.attempts.remove(attempt)
         self.factory.rays.end_retired()
-        return left
+        return killed
 
     def _end_for_reload(self) -> None:
         """Let the running requests finish, end the engine, and take over the accepted launch."""

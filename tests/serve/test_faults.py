@@ -138,7 +138,9 @@ def test_secrets_are_found_and_hidden() -> None:
 
 
 def test_an_incident_is_read_back(tmp_path: Path) -> None:
-    incident = begin_incident("it died").note("ended").close("serving again")
+    incident = begin_incident("it died").note_end([7]).close("serving again")
+    assert incident.left == ("7",)
+    assert incident.timeline[-1][1] == "ended; had to be killed: 7"
     assert incidents.find_incident("last") == incident
     assert incidents.find_incident(incident.id).to_lines()[0].endswith("it died")
     assert (incident.folder / "incident.json").stat().st_mode & 0o077 == 0
