@@ -6,6 +6,7 @@ import click
 
 from raylaunch.cli.options import CLUSTER as ON_CLUSTER
 from raylaunch.cli.options import PORT, find_service, load_launch, run_on_cluster
+from raylaunch.config import cluster_ports, defaults
 
 CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml")
 
@@ -14,10 +15,12 @@ CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CL
 @click.argument("file", default="cluster.yaml", type=click.Path(path_type=Path), metavar="[CLUSTER.yaml]")
 @click.option("--hosts", help="Addresses, separated by commas, the head first.", metavar="A,B[,C...]")
 @click.option("--user", help="User who logs in there and may use docker.")
-@click.option("--key", default="~/.ssh/id_ed25519", show_default=True, help="Private key for every host.")
+@click.option("--key", default=defaults.SSH_KEY, show_default=True, help="Private key for every host.")
 @click.option("--image", help="Image with Ray and raylaunch; without it, each host builds raylaunch's.")
-@click.option("--data", default="/data", show_default=True, help="Folder of the models, the same on every host.")
-@click.option("--name", default="raylaunch", show_default=True, help="Name of the cluster.")
+@click.option(
+    "--data", default=defaults.MODELS_FOLDER, show_default=True, help="Folder of the models, the same on every host."
+)
+@click.option("--name", default=defaults.CLUSTER_NAME, show_default=True, help="Name of the cluster.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(
     file: Path, hosts: str | None, user: str | None, key: str, image: str | None, data: str, name: str, force: bool
@@ -55,7 +58,11 @@ def init(
 @click.option("--serve", "launch_file", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Then serve it.")
 @click.option("--rehearse", is_flag=True, help="With --serve: with a stand-in model on logical GPUs.")
 @click.option(
-    "--wait-s", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Longest wait in seconds."
+    "--wait-s",
+    type=click.FloatRange(min=1),
+    default=defaults.UP_WAIT_S,
+    show_default=True,
+    help="Longest wait in seconds.",
 )
 def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehearse: bool, wait_s: float) -> None:
     """Check the hosts and start them as one Ray cluster; hosts that are up stay as they are."""
@@ -85,7 +92,7 @@ def down(cluster: Path) -> None:
 
 @click.command()
 @CLUSTER
-@click.option("--port", type=int, default=8265, show_default=True, help="On this machine.")
+@click.option("--port", type=int, default=cluster_ports.DASHBOARD, show_default=True, help="On this machine.")
 def dashboard(cluster: Path, port: int) -> None:
     """Forward a port to Ray's dashboard, which listens on the head's loopback only, until Ctrl-C."""
     from raylaunch.config import cluster_file

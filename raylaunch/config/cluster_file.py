@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import yaml_reader
+from raylaunch.config.defaults import MODELS_FOLDER
 from raylaunch.config.layers import LayeredValues, describe_path
 from raylaunch.config.schema import FileSchema
 from raylaunch.config.validation import check_values
@@ -55,7 +56,7 @@ class ClusterFile:
     def model_folder(self) -> str:
         """The hosts' folder of models: the first folder that run_options mount, else /data."""
         found = re.search(r"(?:-v|--volume)[=\s]+(/[^:\s]*):", " ".join(self.run_options))
-        return found[1] if found else "/data"
+        return found[1] if found else MODELS_FOLDER
 
     def find_option(self, name: str) -> str | None:
         """The value of an option of `docker run` ("--shm-size=1g", "--shm-size 1g", "-e NAME=value"), or None.

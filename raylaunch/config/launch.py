@@ -12,10 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from raylaunch.base import paths, text
+from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.config.layers import ValueSource, place_problem
-
-DEMO_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The model that is served where a launch names none; data/demo.yaml names it too, a test compares them."""
 
 
 class _Block(BaseModel):

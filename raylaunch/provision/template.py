@@ -9,6 +9,7 @@ from pathlib import Path
 from raylaunch.base import versions
 from raylaunch.cluster.settings import NODE
 from raylaunch.config import cluster_ports as ports
+from raylaunch.config import defaults
 
 LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
 """Image of docker/Dockerfile on vLLM's official one; built on each host where it is missing."""
@@ -34,12 +35,12 @@ class ClusterPlan:
     hosts: Sequence[str]
     """Addresses, the head's first."""
     user: str
-    key: str = "~/.ssh/id_ed25519"
+    key: str = defaults.SSH_KEY
     image: str = LAYER_IMAGE
     """Any other image than LAYER_IMAGE is used as it is: from a registry, or loaded on every host."""
-    data: str = "/data"
+    data: str = defaults.MODELS_FOLDER
     """Folder of the models, the same on every host."""
-    name: str = "raylaunch"
+    name: str = defaults.CLUSTER_NAME
 
 
 def render(plan: ClusterPlan, file: str) -> str:

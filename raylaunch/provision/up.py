@@ -23,8 +23,6 @@ from raylaunch.provision.ray_up import Launcher, start_launcher
 _STEP_S = 0.25
 _BEGIN_S = 60.0
 """Ray's launcher looks for work every 5 s."""
-WAIT_S = 1800.0
-"""Default of `up --wait-s`: a first build of the image on slow links."""
 
 
 @dataclass
@@ -243,7 +241,7 @@ class ClusterUp:
         session.retry(hosts)
 
 
-def up(cluster: ClusterFile, *, archive: Path | None = None, wait_s: float = WAIT_S) -> None:
+def up(cluster: ClusterFile, *, archive: Path | None = None, wait_s: float) -> None:
     """Bring a cluster up; returns when every host has joined with every GPU.
 
     Args:

