@@ -63,6 +63,6 @@ system-packages: quick-packages
 		prometheus:prometheus
 
 clean: ## everything that make created; models stay in ~/.raylaunch
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .cache .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 .PHONY: serve quick test test-all rig faults lint format engine-packages quick-packages system-packages clean

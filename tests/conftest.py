@@ -90,7 +90,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
-    """The default model (SmolLM2-135M-Instruct), converted from its PyPI package; nobody may write in it."""
+    """The default model (SmolLM2-135M-Instruct), converted from its PyPI package; read-only."""
     folder = CACHE / "SmolLM2-135M-Instruct"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "SmolLM2.lock").open("w") as lock:

@@ -55,7 +55,7 @@ class Hub:
     claimed_size: int | None = None
     """Size that the listing claims for every file."""
     sends_instead: dict[str, bytes] = field(default_factory=dict)
-    """Other bytes than the listing tells of."""
+    """Other bytes than those of the listing."""
     knows_ranges: bool = True
     redirects: bool = False
     """Answer for a file with the address of another host that has it."""

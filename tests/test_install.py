@@ -1,4 +1,4 @@
-"""The installer: finds the CPU build of PyTorch wherever it lies, says so where it does not, resumes, hides no error.
+"""The installer: finds the CPU build of PyTorch, reports where it is missing, resumes, hides no error.
 
 Real pip against package indexes of this test's own; the packages in them are a few hundred bytes.
 """
@@ -51,7 +51,7 @@ def make_wheel(folder: Path, name: str, version: str) -> Path:
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def test_cpu_build_comes_from_pytorch_s_index(venv: "install.Venv", tmp_path: Pa
 
 
 @pytest.mark.parametrize("index", ["out of reach", "without this version"])
-def test_no_cpu_build_anywhere_is_said_soon(venv: "install.Venv", tmp_path: Path, index: str) -> None:
+def test_no_cpu_build_anywhere_is_reported_soon(venv: "install.Venv", tmp_path: Path, index: str) -> None:
     make_wheel(tmp_path / "cpu" / "torch", "torch", "9.9+cpu")
     with serve_index(tmp_path / "cpu") as url:
         began = time.monotonic()
@@ -114,7 +114,7 @@ def test_no_cpu_build_anywhere_is_said_soon(venv: "install.Venv", tmp_path: Path
     assert "PIP_FIND_LINKS" in str(caught.value)
 
 
-def test_pip_failure_shows_its_last_words(venv: "install.Venv") -> None:
+def test_pip_failure_shows_its_last_lines(venv: "install.Venv") -> None:
     with pytest.raises(install.InstallError, match="No matching distribution found for raylaunch-no-such-thing"):
         venv.run_pip("install", "raylaunch-no-such-thing")
 
@@ -165,13 +165,13 @@ def test_real_python_is_found(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(tmp_path / "python3.13")
 
 
-def test_no_python_is_told_with_a_command(tmp_path: Path) -> None:
+def test_no_python_is_reported_with_a_command(tmp_path: Path) -> None:
     done = find_python(tmp_path, {"python3": "exit 1"})
     assert done.returncode == 1
     assert "apt-get install -y python3 python3-venv" in done.stderr
 
 
-def test_missing_venv_is_told_with_a_command(tmp_path: Path) -> None:
+def test_missing_venv_is_reported_with_a_command(tmp_path: Path) -> None:
     """Debian's python3 without python3-venv: the version is fine, ensurepip is not there."""
     done = find_python(tmp_path, {"python3": 'case "$2" in *ensurepip*) exit 1;; esac; exit 0'})
     assert done.returncode == 1

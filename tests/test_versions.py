@@ -39,10 +39,10 @@ def test_texts_name_no_other_version(file: str) -> None:
     """What is written as "vLLM 1.2.3", "vllm:v1.2.3", "ray==1.2.3" and the like is the pinned one."""
     path = ROOT / file if file in READMES else ROOT / "configs" / file
     text = path.read_text()
-    said = {
+    expected = {
         name.lower(): versions.VLLM if name.lower().startswith("vllm") else versions.RAY for name in ("vLLM", "Ray")
     }
-    for name, version in said.items():
+    for name, version in expected.items():
         pattern = rf"(?i)\b{name}(?:-openai|-cpu|\[\w+\])?(?: |==|:v?)(\d+\.\d+\.\d+)"
         assert set(re.findall(pattern, text)) <= {version}, name
 

@@ -21,21 +21,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds, as its installation page names it."""
 UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
-"""Come along with vLLM and harm here: the first three as CUDA builds that break `import transformers` beside a CPU
-PyTorch; triton costs 1 GB of disk and 130 MB of memory a process. Nothing on CPU uses them (seen with vLLM 0.32.0)."""
+"""vLLM depends on them, and they do harm here: the first three are CUDA builds that break `import transformers` beside
+a CPU PyTorch; triton costs 1 GB of disk and 130 MB of memory a process. Nothing on CPU uses them
+(seen with vLLM 0.32.0)."""
 _QUICK = ("--timeout", "15", "--retries", "1")
-"""pip's own patience is minutes for an index that is out of reach."""
+"""pip's own defaults wait minutes for an index that is out of reach."""
 _PROBE_S = 30
 _HEARTBEAT_S = 15.0
 
 
 class InstallError(Exception):
-    """The install cannot go on; the text says why and what to do."""
+    """The install cannot go on; the text is why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Venv:
-    """A virtual environment, its pip, and where pip's chatter goes."""
+    """A virtual environment, its pip, and the log of pip's output."""
 
     folder: Path
 
@@ -54,7 +55,7 @@ class Venv:
         asked = [str(self.python), "-m", "pip", "--version"]
         if self.python.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0:
             return
-        say(f"making {self.folder.name} with Python {sys.version.split()[0]}")
+        report(f"making {self.folder.name} with Python {sys.version.split()[0]}")
         made = subprocess.run(
             [sys.executable, "-m", "venv", "--clear", self.folder], capture_output=True, text=True, check=False
         )
@@ -85,7 +86,7 @@ class Venv:
         return done.returncode == 0, done.stdout + done.stderr
 
     def run_pip(self, *arguments: str) -> None:
-        """Run pip with its chatter in the log and a line of progress now and then.
+        """Run pip with its output in the log, and print a line of progress every 15 s.
 
         Raises:
             InstallError: pip failed.
@@ -97,7 +98,7 @@ class Venv:
             pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
             try:
                 while not _ended(pip, _HEARTBEAT_S):
-                    say(f"  {time.monotonic() - began:4.0f} s: {_last_step(self.log)}")
+                    report(f"  {time.monotonic() - began:4.0f} s: {_last_step(self.log)}")
             finally:
                 if pip.poll() is None:
                     pip.terminate()
@@ -116,7 +117,7 @@ def find_torch(venv: Venv, version: str, cpu_index: str = PYTORCH_CPU_INDEX) -> 
         cpu_index: URL of PyTorch's index.
 
     Returns:
-        What to tell pip over its settings.
+        Options for pip, beside its own settings.
 
     Raises:
         InstallError: it is in neither.
@@ -132,14 +133,14 @@ def find_torch(venv: Venv, version: str, cpu_index: str = PYTORCH_CPU_INDEX) -> 
         return ["--extra-index-url", cpu_index]
     raise InstallError(
         f"the CPU build of PyTorch ({wanted}) is neither in pip's own sources nor to be had from {cpu_index}\n"
-        "what to do: see that this machine reaches that index (a proxy: https_proxy), or tell pip of a mirror of it:\n"
+        "what to do: make that index reachable from this machine (a proxy: https_proxy), or give pip a mirror of it:\n"
         "  PIP_EXTRA_INDEX_URL=https://<mirror of PyTorch's CPU wheels> make serve\n"
         "  PIP_FIND_LINKS=/folder/with/the/wheel make serve"
     )
 
 
 def install(venv: Venv, extras: Sequence[str], torch_version: str) -> None:
-    """Bring `venv` to what pyproject.toml says, from nothing or from wherever an earlier install broke off.
+    """Install what pyproject.toml names into `venv`, from nothing or from where an earlier install broke off.
 
     Raises:
         InstallError: it could not be done.
@@ -148,9 +149,9 @@ def install(venv: Venv, extras: Sequence[str], torch_version: str) -> None:
     venv.drop_half_installed()
     if venv.find_version("torch") != f"{torch_version}+cpu":
         sources = find_torch(venv, torch_version)
-        say(f"installing PyTorch {torch_version} for CPU from {sources[-1] if sources else 'pip’s own sources'}")
+        report(f"installing PyTorch {torch_version} for CPU from {sources[-1] if sources else 'pip’s own sources'}")
         venv.run_pip("install", *sources, f"torch=={torch_version}+cpu")
-    say("installing raylaunch, Ray and vLLM for CPU: minutes, about 4 GB of disk")
+    report("installing raylaunch, Ray and vLLM for CPU: minutes, about 4 GB of disk")
     venv.run_pip("install", "-e", f"{ROOT}[{','.join(extras)}]")
     venv.run_pip("uninstall", "-y", *UNWANTED)
 
@@ -170,7 +171,7 @@ def main(extras: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the next make goes on from here", file=sys.stderr)
         return 130
-    say(f"installed in {time.monotonic() - began:.0f} s")
+    report(f"installed in {time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -183,7 +184,7 @@ def read_torch_version() -> str:
     return found[1]
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """A line of progress."""
     print(text, file=sys.stderr, flush=True)
 
@@ -196,16 +197,16 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another make installs here: waiting for it")
+            report("another make is installing here: waiting for it")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)
 
 
-def _ended(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:
+def _ended(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     try:
-        process.wait(patience_s)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         return False
     return True

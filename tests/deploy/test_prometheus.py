@@ -133,7 +133,7 @@ def test_every_query_of_the_dashboard_has_an_answer(watching: Prometheus, record
 
 @pytest.mark.slow
 def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
-    """A healthy service raises none; a restart is told at once; what waits for minutes is pending meanwhile."""
+    """A healthy service raises none; a restart fires at once; what waits for minutes is pending meanwhile."""
     watching.wait_for(lambda: watching.query("raylaunch_up") != [], "nothing scraped")
     recorded.metrics = HEALTHY
     watching.wait_for(lambda: not watching.query("raylaunch_gpu_throttled == 1"), "still throttled")

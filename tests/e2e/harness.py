@@ -16,7 +16,7 @@ RAYLAUNCH = str(Path(sys.executable).parent / "raylaunch")
 READY_DEADLINE_S = 420.0
 END_DEADLINE_S = 60.0
 MARK = "RAYLAUNCH_HOME"
-"""In the environment of every process of a service, whoever started it: how leftovers are found."""
+"""In the environment of every process of a service, directly started or not: how leftovers are found."""
 
 
 def find_free_port() -> int:
@@ -51,13 +51,13 @@ def list_processes(home: Path) -> dict[int, str]:
     return found
 
 
-def find_processes(home: Path, *words: str) -> list[int]:
-    """Pids of this home's processes whose command line, or the title that lies over it, has all these words."""
+def find_processes(home: Path, *texts: str) -> list[int]:
+    """Pids of this home's processes whose command line, or the title that replaces it, contains all these texts."""
     found = []
     for pid in sorted(list_processes(home)):
         with contextlib.suppress(OSError):  # gone meanwhile
             command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-            found += [pid] if all(word in command for word in words) else []
+            found += [pid] if all(text in command for text in texts) else []
     return found
 
 

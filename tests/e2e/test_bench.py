@@ -37,7 +37,7 @@ def test_bench_measures_the_demo(tmp_path: Path, smollm2_folder: Path) -> None:
             "-o", str(tmp_path / "exact.json"), home=home, timeout_s=300,
         )  # fmt: skip
         assert exact.returncode == 0, exact.stderr
-        told = json.loads(exact.stdout)
-        assert (told["input_tokens"], told["output_tokens"]) == (8 * 40, 8 * 16)
-        assert told["asked"]["prompts"] == "synthetic text, 40 tokens"
-        assert told["versions"]["vllm"]
+        result = json.loads(exact.stdout)
+        assert (result["input_tokens"], result["output_tokens"]) == (8 * 40, 8 * 16)
+        assert result["asked"]["prompts"] == "synthetic text, 40 tokens"
+        assert result["versions"]["vllm"]

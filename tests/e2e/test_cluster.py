@@ -1,4 +1,4 @@
-"""Joining a Ray cluster that somebody else runs: real `ray start` processes of the test's own."""
+"""Joining a Ray cluster that raylaunch did not start: real `ray start` processes of the test's own."""
 
 import os
 import resource
@@ -39,8 +39,8 @@ def write_launch(folder: Path, *, nodes: int = 1, gpus: int = 1, wait_s: float =
     return launch
 
 
-def test_missing_gpus_are_told_with_what_was_seen(tmp_path: Path, foreign_ray: PrivateRay) -> None:
-    """Two nodes asked for, one there: exit 1 after wait_s with seen, expected, and where to look."""
+def test_missing_gpus_are_reported_with_what_was_seen(tmp_path: Path, foreign_ray: PrivateRay) -> None:
+    """Two nodes required, one joined: exit 1 after wait_s with seen, expected, and the command to run."""
     ended = harness.run(
         "serve", str(write_launch(tmp_path, nodes=2, gpus=2)), "--set", f"server.port={harness.find_free_port()}",
         home=tmp_path / "home", RAY_ADDRESS=foreign_ray.address,
@@ -92,7 +92,7 @@ def test_ranks_of_a_private_ray_have_the_priority_of_their_server(foreign_ray: P
     assert seen == os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_dead_address_is_told_at_once(tmp_path: Path) -> None:
+def test_dead_address_is_reported_at_once(tmp_path: Path) -> None:
     """Nothing at RAY_ADDRESS: Ray would retry for minutes."""
     address = f"127.0.0.1:{harness.find_free_port()}"
     ended = harness.run(

@@ -156,15 +156,15 @@ def test_killed_supervisor_leaves_no_orphans_for_long(tmp_path: Path, smollm2_fo
 
 @pytest.mark.timeout(300)
 def test_failed_start_names_the_first_real_error(tmp_path: Path, smollm2_folder: Path) -> None:
-    """A KV cache too small for the context: the last lines say so, with the log's path, and exit 1."""
+    """A KV cache too small for the context: the last lines name it, with the log's path, and exit 1."""
     home = tmp_path / "home"
     put_model(home, smollm2_folder)
     with harness.serving(home, "--set", "engine.kv_cache_memory_bytes=16777216") as served:
         assert served.process.wait(timeout=harness.READY_DEADLINE_S) == 1
         text = served.text()
-        told = next(line for line in text.splitlines() if line.startswith("error:"))
-        assert "KV cache" in told
-        assert "Engine core initialization failed" not in told
+        error = next(line for line in text.splitlines() if line.startswith("error:"))
+        assert "KV cache" in error
+        assert "Engine core initialization failed" not in error
         assert "what to do:" in text
         log = Path(text.rsplit("full log: ", 1)[1].strip())
         assert log.is_file()

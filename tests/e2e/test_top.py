@@ -46,7 +46,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterat
 
 def find_sampling(home: Path) -> dict[int, str]:
     """Processes that sample for a view or, all the time, for the supervisor, on all nodes of the service."""
-    return {pid: told for pid, told in harness.list_processes(home).items() if any(name in told for name in _SAMPLING)}
+    return {
+        pid: command
+        for pid, command in harness.list_processes(home).items()
+        if any(name in command for name in _SAMPLING)
+    }
 
 
 @pytest.fixture
@@ -88,8 +92,8 @@ def test_once_tells_every_rank_and_leaves_nothing(served: Serving, samplers: set
         assert gpu["worker"]["rss_bytes"] > 100 << 20
         assert gpu["worker"]["cpu_percent"] is not None
     text = harness.run("top", "--once", home=served.home).stdout
-    for told in ("ready for", "running ", "r0", "r1", "logical GPUs"):
-        assert told in text
+    for shown in ("ready for", "running ", "r0", "r1", "logical GPUs"):
+        assert shown in text
     assert wait_until(lambda: set(find_sampling(served.home)) == samplers, DEADLINE_S)
 
 
@@ -146,12 +150,12 @@ def test_a_view_that_is_killed_leaves_nothing(served: Serving, samplers: set[int
 
 @pytest.mark.timeout(600)
 def test_prometheus_reads_the_servers_metrics(served: Serving, tmp_path: Path) -> None:
-    """Every metric of vLLM's and of ours that dashboard and rules name is told by this server; no alert fires."""
+    """Every metric of vLLM's and of ours that dashboard and rules name is published by this server; no alert fires."""
     complete(served)
     with prometheus.running(tmp_path, served.url.removeprefix("http://")) as watching:
         watching.wait_for(lambda: watching.query('up{job="raylaunch"} == 1') != [], "not scraped")
         named = prometheus.find_names("\n".join([*prometheus.list_queries(), prometheus.RULES.read_text()]))
-        told = set(watching.ask("label/__name__/values"))
+        published = set(watching.ask("label/__name__/values"))
         only_when_there_are_any = {"raylaunch_incidents_total", "raylaunch_gpu_throttled"}
-        assert {name for name in named if not name.startswith("ray_")} - told <= only_when_there_are_any
+        assert {name for name in named if not name.startswith("ray_")} - published <= only_when_there_are_any
         assert watching.list_alerts("firing") == set()

@@ -20,8 +20,8 @@ from .. import harness
 from .clients import Clients
 from .table import Alone
 
-PATIENCE_S = 45.0
-"""vLLM's own limit is 300 s (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): nobody waits that long here."""
+GIVE_UP_S = 45.0
+"""vLLM's own limit is 300 s (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): too long for a test."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ def bare_vllm(
         until = time.monotonic() + harness.READY_DEADLINE_S
         while True:
             clients = Clients(bare.url, model)
-            clients.start(streaming=0, whole=1, max_tokens=2)
+            clients.start(streaming=0, plain=1, max_tokens=2)
             clients.wait()
             if clients.sent[0].tokens == 2:
                 break
@@ -112,19 +112,19 @@ def bare_vllm(
 
 
 def strike(bare: Bare, hit: Callable[[Bare], None], *, idle: bool = False) -> Alone:
-    """Put requests in flight, strike, and look what becomes of clients and server within our patience.
+    """Put requests in flight, strike, and record what becomes of clients and server within GIVE_UP_S.
 
     Args:
-        idle: strike while nobody asks, and ask then.
+        idle: strike while no request runs, and send one then.
     """
-    clients = Clients(bare.url, bare.model, deadline_s=PATIENCE_S)
+    clients = Clients(bare.url, bare.model, deadline_s=GIVE_UP_S)
     if not idle:
-        clients.start(streaming=2, whole=1)
+        clients.start(streaming=2, plain=1)
     struck = time.monotonic()
     hit(bare)
     if idle:
-        clients.start(streaming=0, whole=1)
-    last = clients.wait(PATIENCE_S + 10) - struck
+        clients.start(streaming=0, plain=1)
+    last = clients.wait(GIVE_UP_S + 10) - struck
     hung = any(sent.error == "TIMED OUT" for sent in clients.sent)
     with contextlib.suppress(subprocess.TimeoutExpired):
         bare.process.wait(timeout=10)

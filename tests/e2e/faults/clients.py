@@ -23,7 +23,7 @@ class Sent:
     status: int | None = None
     tokens: int = 0
     error: str | None = None
-    """What the client was told: the error's message, or "connection closed"."""
+    """What the client received: the error's message, or "connection closed"."""
     first_token: threading.Event = field(default_factory=threading.Event)
 
 
@@ -37,9 +37,9 @@ class Clients:
         self.sent: list[Sent] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, *, streaming: int, whole: int, max_tokens: int = LONG_ENOUGH_TOKENS) -> None:
+    def start(self, *, streaming: int, plain: int, max_tokens: int = LONG_ENOUGH_TOKENS) -> None:
         """Send requests, and return once every streaming one has had a token."""
-        for number in range(streaming + whole):
+        for number in range(streaming + plain):
             sent = Sent(stream=number < streaming, began=time.monotonic())
             thread = threading.Thread(target=self._ask, args=(sent, number, max_tokens), daemon=True)
             self.sent.append(sent)
@@ -112,16 +112,16 @@ class Clients:
 
     def describe(self) -> str:
         """How they ended, counted."""
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for sent in self.sent:
-            kind = "stream" if sent.stream else "whole"
+            kind = "stream" if sent.stream else "plain"
             how = f"{kind}: HTTP {sent.status}, {sent.error or 'complete'}"
-            told[how] = told.get(how, 0) + 1
-        return "; ".join(f"{count} x {how}" for how, count in sorted(told.items()))
+            counts[how] = counts.get(how, 0) + 1
+        return "; ".join(f"{count} x {how}" for how, count in sorted(counts.items()))
 
 
 class Hammer:
-    """Opens a new connection again and again, and asks for /health on it: nobody may ever be refused."""
+    """Opens a new connection again and again, and asks for /health on it: none may be refused."""
 
     def __init__(self, url: str, every_s: float = 0.02) -> None:
         self.host, _, port = url.removeprefix("http://").partition(":")

@@ -32,7 +32,7 @@ class Row:
     """"death" or "wedge"."""
     last_client_s: float
     """From the strike until the last waiting client had its answer or error."""
-    told: str
+    outcomes: str
     """How the clients ended, counted."""
     ready_s: float
     """From the strike until a completion came back again."""
@@ -88,8 +88,10 @@ class Stage:
         assert wait_until(self._stands_by, harness.READY_DEADLINE_S), self.record()
 
     def _stands_by(self) -> bool:
-        told = self.record()["stand_by"]  # of the last engine's time where the disk is full: then that one serves now
-        return told in self._find_all("-m raylaunch.engine.api_server") and told != self.find_server()
+        standby = self.record()[
+            "stand_by"
+        ]  # of the last engine's time where the disk is full: then that one serves now
+        return standby in self._find_all("-m raylaunch.engine.api_server") and standby != self.find_server()
 
     def list_identities(self) -> dict[ProcessId, str]:
         """All processes of the engine and its Ray, with their command lines; not the supervisor, nor who stands by."""
@@ -147,7 +149,7 @@ class Stage:
             clients: how many streams and how many plain completions are in flight.
         """
         waiting = Clients(self.served.url, MODEL)
-        waiting.start(streaming=clients[0], whole=clients[1])
+        waiting.start(streaming=clients[0], plain=clients[1])
         before = self.list_identities()
         again = self.served.text().count("again at http")
         struck = time.monotonic()
@@ -171,7 +173,7 @@ class Stage:
     def ask(self) -> None:
         """One completion has to come back."""
         clients = Clients(self.served.url, MODEL)
-        clients.start(streaming=0, whole=1, max_tokens=2)
+        clients.start(streaming=0, plain=1, max_tokens=2)
         clients.wait()
         assert clients.sent[0].tokens == 2, clients.describe()
 

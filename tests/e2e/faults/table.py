@@ -30,11 +30,11 @@ here (60 s by default), the canary's pause {pause:.0f} s (60 s). {machine}, {ver
 - **last client**: from the strike until the last waiting client had its answer or error. Bars: 10 s for a death, the
   progress limit + 5 s for a wedge.
 - **ready**: from the strike until a completion came back, and how many times the first start that is. Bar: 1.25. At a
-  wedge the progress limit passes first and is in it; while nobody asks the canary's pause, too.
+  wedge the progress limit passes first and is in it; while no request runs the canary's pause, too.
 - **left over**: processes of the struck engine that were there afterwards, those of its Ray where that was replaced,
   and the memory of all processes of the service when it was ready again, against the first time. Bars: none; 1.
 - **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it.
-  A client was given up after {patience:.0f} s. An empty cell: it has no such process, or does not come so far (it does
+  A client was given up after {give_up:.0f} s. An empty cell: it has no such process, or does not come so far (it does
   not start again).
 
 | fault | last client | ready | left over | vLLM alone |
@@ -54,8 +54,8 @@ class Alone:
 class Book:
     """All that was measured; the page is written anew at each note."""
 
-    def __init__(self, *, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, *, give_up_s: float) -> None:
+        self._give_up_s = give_up_s
         kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         self.rows: dict[str, dict[str, Any]] = kept.get("rows", {})
         self.alone: dict[str, dict[str, Any]] = kept.get("alone", {})
@@ -86,7 +86,7 @@ class Book:
         text = _HEAD.format(
             limit=PROGRESS_LIMIT_S,
             pause=CANARY_S,
-            patience=self._patience_s,
+            give_up=self._give_up_s,
             machine=machine,
             versions=", ".join(f"{name} {version}" for name, version in found.items()),
         )

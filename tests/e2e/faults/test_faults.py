@@ -65,9 +65,9 @@ OTHERS = (KILLED_SERVER, KILLED_KEEPER)
 def hold_bars(row: Row) -> None:
     limit_s = 10.0 if row.kind == "death" else PROGRESS_LIMIT_S + 5.0
     assert row.last_client_s < limit_s + SLACK_S, row
-    assert "TIMED OUT" not in row.told, row
-    assert "complete" not in row.told, row
-    assert NO_JSON not in row.told, row
+    assert "TIMED OUT" not in row.outcomes, row
+    assert "complete" not in row.outcomes, row
+    assert NO_JSON not in row.outcomes, row
     assert row.left == (), row
 
 
@@ -126,7 +126,7 @@ def strike_all(one: Stage, strikes: tuple[Strike, ...]) -> list[Incident]:
 def check_pause(one: Stage) -> None:
     """A rank stands still and goes on before the limit: no request fails."""
     clients = Clients(one.served.url, MODEL)
-    clients.start(streaming=2, whole=1, max_tokens=200)
+    clients.start(streaming=2, plain=1, max_tokens=200)
     rank = one.find_rank(1)
     os.kill(rank, signal.SIGSTOP)
     try:
@@ -140,7 +140,7 @@ def check_pause(one: Stage) -> None:
 def check_drain(one: Stage) -> None:
     """SIGTERM: running requests finish, new ones get a 503, the exit code is 0, and no process is left."""
     clients = Clients(one.served.url, MODEL)
-    clients.start(streaming=2, whole=0, max_tokens=24)
+    clients.start(streaming=2, plain=0, max_tokens=24)
     refused_before = one.hammer.statuses.get(503, 0)
     one.served.process.send_signal(signal.SIGTERM)
     clients.wait()
@@ -156,7 +156,7 @@ def check_drain(one: Stage) -> None:
 def take_over(one: Stage, hold_server_s: float = 0.0) -> Iterator[tuple[Row, Stage]]:
     """kill -9 of the supervisor with requests in flight; a new serve, which is given, takes its place at once."""
     clients = Clients(one.served.url, MODEL)
-    clients.start(streaming=2, whole=1)
+    clients.start(streaming=2, plain=1)
     before = one.list_identities()
     one.hammer.pause()  # no process listens until the new one does
     server = one.find_server()

@@ -13,7 +13,7 @@ from tests.rig.rig import Rig, start_rig
 from tests.rig.test_by_hand import SERVE, type_on
 
 from . import table
-from .alone import PATIENCE_S
+from .alone import GIVE_UP_S
 from .clients import Clients
 from .stage import PROGRESS_LIMIT_S
 from .test_faults import SLACK_S
@@ -39,7 +39,7 @@ def bare_hosts(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.mark.timeout(1200)
 def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
-    """Clients are told within the progress limit; a node that comes back is used, one that stays away is named."""
+    """Clients get an error within the progress limit; a node that comes back is used, one that stays away is named."""
     head, worker = bare_hosts.head, bare_hosts.workers[0]
     join = f"ray start --address={head.address}:6379 --num-gpus=2"
     type_on(head, "ray start --head --port=6379 --num-gpus=2")
@@ -53,7 +53,7 @@ def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
 
     def in_flight() -> Clients:
         clients = Clients(f"http://{head.address}:8080", MODEL)
-        clients.start(streaming=2, whole=1)
+        clients.start(streaming=2, plain=1)
         return clients
 
     notes: list[str] = []
@@ -91,6 +91,6 @@ def test_a_cable_out_for_ten_seconds_and_for_good(bare_hosts: Rig) -> None:
     type_on(worker, f"ray stop --force; {join}")  # what systemd does for it
     wait_until(lambda: count("again at http") == 2, "serving again", 400)
     describe.append(f"ready again {time.monotonic() - back:.0f} s after the node had come back")
-    table.Book(patience_s=PATIENCE_S).note("network", f"{'; '.join(describe)}.".capitalize())
+    table.Book(give_up_s=GIVE_UP_S).note("network", f"{'; '.join(describe)}.".capitalize())
     assert "stopped" in type_on(head, "raylaunch stop")
     assert "RayWorkerProc" not in worker.run("ps ax").stdout

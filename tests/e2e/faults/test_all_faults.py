@@ -1,7 +1,7 @@
-"""The whole suite (`make faults`), with its table in docs/faults.md.
+"""The complete suite (`make faults`), with its table in docs/faults.md.
 
-FAULTS_SEED=<number> repeats the random ones, FAULTS_RANDOM=<count> says how many; FAULTS_ONLY=<words> strikes only
-where a fault's name holds one of them (separated by commas): what the others showed before stays in the table.
+FAULTS_SEED=<number> repeats the random ones, FAULTS_RANDOM=<count> is their number; FAULTS_ONLY=<texts> strikes only
+where a fault's name contains one of them (separated by commas): what the others showed before stays in the table.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from .test_faults import RAYLET, hold_bars, take_over
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.alone, pytest.mark.whole]
 RANDOM_FAULTS = 20
 
-IDLE = "SIGSTOP of a rank while nobody asks"
+IDLE = "SIGSTOP of a rank while no request runs"
 PRESSURE = "host memory pressure"
 FULL_DISK = "kill -9 of rank 2 on a full disk"
 _KILL, _STOP = signal.SIGKILL, signal.SIGSTOP
@@ -82,12 +82,12 @@ FAULTS = [
 
 
 def open_book() -> table.Book:
-    return table.Book(patience_s=alone.PATIENCE_S)
+    return table.Book(give_up_s=alone.GIVE_UP_S)
 
 
 @pytest.mark.timeout(3600)
 def test_every_fault(tmp_path: Path) -> None:
-    """One service survives them all, and one that comes while nobody asks; the table has them whatever the bars say."""
+    """One service survives them all, also one while no request runs; the table has them even if a bar fails."""
     book = open_book()
     with stage(tmp_path) as one:
         rows = []
@@ -113,7 +113,7 @@ def test_killed_supervisor(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(3600)
 def test_twenty_random_faults(tmp_path: Path) -> None:
-    """Faults drawn from a printed seed, in a row: none needs a hand, and nobody is refused at the port meanwhile."""
+    """Faults drawn from a printed seed, in a row: each recovers by itself; the port refuses no connection meanwhile."""
     seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"FAULTS_SEED={seed}", flush=True)
     chance, rows = random.Random(seed), []
@@ -130,7 +130,7 @@ def test_twenty_random_faults(tmp_path: Path) -> None:
     book.note(
         "random",
         f"{len(rows)} random faults in a row (seed {seed}, {len(deaths)} deaths and {len(wedges)} wedges): served "
-        f"again after each without a hand. The slowest client waited {max(deaths, default=0):.1f} s at a death and "
+        f"again after each by itself. The slowest client waited {max(deaths, default=0):.1f} s at a death and "
         f"{max(wedges, default=0):.1f} s at a wedge; ready again within {ratios[len(ratios) // 2]:.2f} times the first "
         f"start in the middle, {ratios[-1]:.2f} at most. Memory at the end: {rows[-1].memory_ratio:.2f} times that of "
         "the first start.",
@@ -184,11 +184,11 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @pytest.mark.timeout(1200)
 def test_a_model_that_is_gone_ends_it_with_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's folder vanishes, then a rank dies: five starts fail for one cause, exit 1, and the cause is told."""
+    """The model's folder vanishes, then a rank dies: five starts fail for one cause; exit 1, the cause printed."""
     with stage(tmp_path) as one:
         monkeypatch.setenv("RAYLAUNCH_HOME", str(one.served.home))
         clients = Clients(one.served.url, MODEL)
-        clients.start(streaming=2, whole=1)
+        clients.start(streaming=2, plain=1)
         shutil.move(tmp_path / "model", tmp_path / "elsewhere")
         struck = time.monotonic()
         kill_rank(2)(one)
@@ -219,7 +219,7 @@ def test_a_full_disk_under_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with filler.open("wb", buffering=0) as file:
             fill(file)
         clients = Clients(one.served.url, MODEL)
-        clients.start(streaming=2, whole=1)
+        clients.start(streaming=2, plain=1)
         struck = time.monotonic()
         os.kill(rank, signal.SIGKILL)
         last_s = clients.wait() - struck
@@ -239,7 +239,7 @@ def test_a_full_disk_under_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.timeout(900)
 def test_host_memory_pressure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stranger takes the host's memory, Ray kills a rank over it: the cause is told, and it is served again.
+    """Another process takes the host's memory, so Ray kills a rank: the cause is reported, and it is served again.
 
     Needs about a third of the host's memory free: Ray's threshold is set to that above what is in use.
     """
@@ -250,9 +250,9 @@ def test_host_memory_pressure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         row = one.strike(PRESSURE, "death", lambda _: press(threshold, held))
         open_book().note_row(row)
         hold_bars(row)
-        told = incidents.find_incident("last")
-        assert told.cause == "worker"
-        assert "memory" in told.what, told.what
+        found = incidents.find_incident("last")
+        assert found.cause == "worker"
+        assert "memory" in found.what, found.what
         end(one)
 
 
@@ -294,12 +294,12 @@ def fill(file: BinaryIO) -> None:
 
 
 def wait_until_it_answers(one: Stage) -> None:
-    """Serving again, told by the port itself: its output is on the full disk, too."""
+    """Serving again, by an answer at the port: its output is on the full disk, too."""
     until = time.monotonic() + harness.READY_DEADLINE_S
     time.sleep(5)
     while True:
         clients = Clients(one.served.url, MODEL)
-        clients.start(streaming=0, whole=1, max_tokens=2)
+        clients.start(streaming=0, plain=1, max_tokens=2)
         clients.wait()
         if clients.sent[0].tokens == 2:
             return
