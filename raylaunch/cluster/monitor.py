@@ -17,26 +17,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from raylaunch import node as node_room
 from raylaunch.cluster import ray_session, ship
 from raylaunch.cluster.ranks import Rank, list_living_ranks
 from raylaunch.node.sampler import NodeSample, NodeSampler
 
 _LATE_S = 0.9
 """A node whose sample is later than the others' by so much is told as silent, until it sends the next one."""
-
-
 _START_S = 30.0
 """Longest wait for the first answer: Ray starts a process on each node (1 to 3 s, more where a disk is cold)."""
-
-
 _WORKERS_EACH_S = 5.0
-
-
 _UNREAD = 4
 """Samples that wait for a watcher that does not read (Ctrl-Z); then the actor waits, too."""
-
-
 _AGAIN_S = 10.0
 """After an actor died, until another one is started on that node."""
 
@@ -220,7 +211,7 @@ def follow(
 def _start_actor(node: ray_session.ClusterNode) -> Any:
     import ray
 
-    with ship.by_value(node_room):
+    with ship.node_code():
         return (
             ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(NodeSampler)
             .options(scheduling_strategy=ship.on_node(node.node_id))

@@ -22,29 +22,17 @@ from raylaunch.base.ports import find_free_ports, wait_for_port
 from raylaunch.cluster import settings
 
 _START_TIMEOUT_S = 90.0
-
-
 _STOP_TIMEOUT_S = 6.0
 """Twice what it takes; where workers had to be killed before, it now and then hangs (2.60), and is killed itself."""
-
-
 _NODE_PORTS = (
     *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
     *("metrics-export-port", "object-manager-port", "node-manager-port"),
 )
-
-
 _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
-
-
 _OBJECT_STORE_BYTES = 128 << 20
 """Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
-
-
 _TRIES = 3
 """Of a start for which somebody takes a port between the choice and the use of it."""
-
-
 _PORT_TAKEN = re.compile(r"\bports?\b|\bin use\b", re.IGNORECASE)
 """In the last words of a Ray node that found one taken (2.60)."""
 

@@ -11,8 +11,6 @@ from raylaunch.base.ports import accepts_connections
 from raylaunch.base.versions import RAY
 
 NAMESPACE = "raylaunch"
-
-
 _CONNECT_TIMEOUT_S = 5.0
 
 

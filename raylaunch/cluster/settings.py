@@ -16,9 +16,7 @@ nodes, at about half of it (measured with Ray 2.60).
 The first two send a chunk of 4 MiB inside the call instead of through the object store; the third frees the store's
 objects ten times a second.
 """
-
 PRIORITY: Mapping[str, str] = MappingProxyType({"RAY_worker_niceness": "0"})
 """Otherwise Ray starts workers at niceness 15, behind the server and scheduler that wait for them (Ray 2.60)."""
-
 NODE: Mapping[str, str] = MappingProxyType({**SPREAD, **PRIORITY})
 """Environment of every Ray node that raylaunch starts or writes a cluster file for."""

@@ -1,16 +1,19 @@
-"""Work for one node of a Ray cluster: code that the node need not have, and a place that is that very node."""
+"""Run code on one node of a Ray cluster: pickled by value, pinned by node id."""
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
+
+from raylaunch import node
 
 
 @contextlib.contextmanager
 def by_value(*modules: ModuleType) -> Iterator[None]:
-    """Let what these modules and packages define travel whole with each task or actor that is sent meanwhile.
+    """Within this context, tasks and actors carry the code of these modules and packages with them.
 
-    The nodes may have another raylaunch, or none.
+    The nodes may have another version of raylaunch, or none.
     """
     from ray import cloudpickle
 
@@ -23,8 +26,13 @@ def by_value(*modules: ModuleType) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
+def node_code() -> AbstractContextManager[None]:
+    """`by_value` for raylaunch.node, the code that is made to run on nodes."""
+    return by_value(node)
+
+
 def on_node(node_id: str) -> Any:
-    """The scheduling strategy of a task or an actor that runs on this node or nowhere."""
+    """The scheduling strategy of a task or an actor that may run on this node only."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)

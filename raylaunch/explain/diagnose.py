@@ -16,7 +16,6 @@ from raylaunch.explain.log_lines import LogLine, RaisedError, Ranks, Source, fin
 _MESSAGE_CHARS = 400
 _EXCERPT_LINES = 8
 _EXCERPT_CHARS = 240
-
 _OUTER = re.compile(
     r"Engine core initialization failed|EngineCore encountered an issue|EngineDeadError|RayTaskError|"
     r"RayWorkerError|Executor failed\b|WorkerProc initialization failed|KeyboardInterrupt|SystemExit|CancelledError|"

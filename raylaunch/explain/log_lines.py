@@ -14,35 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
 _PREFIX = re.compile(r"\((?P<name>[A-Za-z]\w*)(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[0-9a-fA-F.:]+))?\) ?")
-
-
 _HEAD = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[(?P<place>[^\]]+)\] ?")
-
-
 _EXCEPTION = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?:\((?P<inner>[\w.]+)\))?(?:: ?(?P<message>.*))?$")
-
-
 _REMOTE = re.compile(r"\bray::\S+ \(pid=(?P<pid>\d+), ip=(?P<ip>[^,)]+)")
-
-
 _BREAKS = re.compile(r"Process \w+:$|/\S+: \w*Warning: |\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t|INFO: |\[rank\d+\]:\[")
-
-
 _TRACEBACK = "Traceback (most recent call last):"
-
-
 _IN_HANDLING = "During handling of the above exception"
-
-
 _DIRECT_CAUSE = "The above exception was the direct cause"
-
-
 _MESSAGE_LINES = 16
-
-
 _FRAME_LINES = 4
 
 
@@ -220,8 +200,6 @@ class Ranks:
 
 
 _LOAD_PATTERN = re.compile(r"(?:Model loading took .*? and|Loading weights took) ([\d.]+) s")
-
-
 _INIT_PATTERN = re.compile(r"init engine \(.*?\) took ([\d.]+) s", re.IGNORECASE)
 
 

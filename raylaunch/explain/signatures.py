@@ -31,7 +31,6 @@ _REWORDED = (
     ),
 )
 """Type, message, and what to say instead; named groups of the message may be used."""
-
 _REMEDIES = (
     (
         r"larger than the available KV cache memory|max seq len .* KV cache is needed",

@@ -22,8 +22,6 @@ from raylaunch.node.model_folder import FolderFacts, inspect_folder
 from raylaunch.node.nvml import DriverFacts, read_gpus
 
 _VARIABLES = ("VLLM_HOST_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "NCCL_P2P_DISABLE")
-
-
 _PACKAGES = ("ray", "vllm", "torch", "raylaunch")
 
 

@@ -25,7 +25,6 @@ THROTTLES = {
 """Reasons that slow a GPU down against its will, each with its kind. `hw_slowdown` comes along with a hw_ reason of
 heat or power; alone, it is an external brake (power supply) or a fault. `sw_power_cap` is everyday life of a card at
 full load: it says that the power cap sets the pace."""
-
 _SLOW_S = 5.0
 """How often what seldom changes is asked for: processes (the dearest question), power cap and fan."""
 _XIDS_KEPT = 16

@@ -3,11 +3,7 @@
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
 minor version compatibility, table 1)."""
-
-
 CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
-
-
 _REASONS = (
     (0x001, "gpu_idle"),
     (0x002, "applications_clocks_setting"),
@@ -22,8 +18,6 @@ _REASONS = (
     (0x400, "reliability"),
 )
 """Bit of nvmlClocksEventReasons (nvml.h, CUDA 13) -> its name as `nvidia-smi -q -d PERFORMANCE` has it."""
-
-
 _XIDS = {
     13: "graphics engine exception (the program)",
     31: "memory page fault (the program)",
@@ -47,8 +41,6 @@ _XIDS = {
     154: "recovery action changed",
 }
 """Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
-
-
 _OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
 """Xids that a program's bug or end brings about, or that only take note: no reason to doubt the GPU."""
 

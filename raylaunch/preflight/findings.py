@@ -1,4 +1,4 @@
-"""What a check finds: where, what is wrong, what to do."""
+"""What a check finds: the node, what is wrong, what to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from raylaunch.base.errors import ChecksFailedError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with a node, and what mends it."""
+    """One problem of a node, and how to fix it."""
 
     node: str
-    """The node's address as Ray knows it."""
+    """The node's address in Ray."""
     what: str
     fix: str
     level: Literal["error", "warning"] = "error"
-    """With an "error" the engine would not come up, or would answer wrongly; a "warning" may be lived with."""
+    """With an "error" the engine would not start, or would answer wrongly."""
     is_transient: bool = False
     """Whether it may pass within seconds: a process that was killed still releases GPU memory."""
 
 
 def findings_table(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    """Rows for output.make_table: node, what, fix; errors first, warnings marked as such."""
+    """Rows for console.make_table: node, what, fix; errors first, warnings marked."""
     ordered = sorted(findings, key=lambda finding: finding.level != "error")
     return [
         (found.node, found.what if found.level == "error" else f"warning: {found.what}", found.fix) for found in ordered
@@ -33,7 +33,7 @@ def raise_on_errors(findings: Sequence[Finding]) -> None:
     """Do nothing where there are only warnings.
 
     Raises:
-        ChecksFailedError: at least one finding is an error; its sentence counts and names the nodes.
+        ChecksFailedError: at least one finding is an error; the message has the count, the nodes and the first one.
     """
     errors = [finding for finding in findings if finding.level == "error"]
     if not errors:

@@ -1,4 +1,4 @@
-"""The verdict on GPUs: as many as Ray was told, alike, free, with a driver that this PyTorch can use."""
+"""Rules for GPUs: as many as Ray has registered, equal, free, with a driver that this PyTorch can use."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,12 +10,8 @@ from raylaunch.preflight.machine_rules import describe_values, find_odd
 from raylaunch.preflight.requirements import CheckRequest
 
 _MIB, _GIB = 1 << 20, 1 << 30
-
-
 _UNEXPLAINED_BYTES = 2 * _GIB
-"""More than a driver keeps for itself (0.3 to 0.7 GiB on 24 to 141 GB cards)."""
-
-
+"""More than a driver uses itself (0.3 to 0.7 GiB on 24 to 141 GB cards)."""
 _NVML_FIXES = (
     (
         "version mismatch",
@@ -55,8 +51,9 @@ def judge_gpus(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Fi
 
 
 def _fix_nvml(error: str) -> str:
-    said = error.lower()
-    return next((fix for word, fix in _NVML_FIXES if word in said), "`nvidia-smi` on that node must answer first")
+    return next(
+        (fix for word, fix in _NVML_FIXES if word in error.lower()), "`nvidia-smi` on that node must answer first"
+    )
 
 
 def _judge_count(node: NodeFacts, request: CheckRequest) -> Iterator[Finding]:
@@ -64,7 +61,7 @@ def _judge_count(node: NodeFacts, request: CheckRequest) -> Iterator[Finding]:
     if (count := len(node.driver.gpus)) < request.gpus_per_node:
         yield Finding(
             node.node_ip,
-            f"Ray was told of {request.gpus_per_node} GPUs, the driver shows {count}",
+            f"Ray has {request.gpus_per_node} GPUs registered, the driver shows {count}",
             f"`nvidia-smi -L` there shows which; restart Ray with --num-gpus={count} and lower cluster.gpus_per_node, "
             "or start the container with --gpus all",
         )
@@ -73,8 +70,8 @@ def _judge_count(node: NodeFacts, request: CheckRequest) -> Iterator[Finding]:
 def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
     """The driver runs the CUDA that PyTorch was built for.
 
-    A driver runs every minor version of a CUDA major from the first driver branch of that major on. A cuda-compat
-    package lets older ones do so on data centre cards; NVML then tells the newer CUDA, so that is asked first.
+    A driver runs every minor version of a CUDA major from the first driver branch of that major on. With a cuda-compat
+    package older drivers do so on data centre cards; NVML then reports the newer CUDA, so that is checked first.
     """
     driver = node.driver
     assert driver is not None
@@ -132,14 +129,14 @@ def _judge_gpu(node: NodeFacts, gpu: GpuFacts, request: CheckRequest) -> Iterato
         yield Finding(
             node.node_ip,
             f"{gpu.used_bytes / _MIB:,.0f} MiB of {where} are held by processes outside this container{free}",
-            f"on the host of {node.node_ip}: `nvidia-smi` names them; end them, or {lower}",
+            f"on the host of {node.node_ip}: `nvidia-smi` names them; stop them, or {lower}",
             "error" if too_little else "warning",
             is_transient=True,
         )
 
 
 def _judge_alike(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
-    """One kind of card everywhere: the slowest sets the pace, the smallest the KV cache."""
+    """All cards are equal: the slowest sets the speed, the smallest the size of the KV cache."""
     if not nodes:
         return
     _, values, odd = find_odd(nodes, _describe_cards)
@@ -147,8 +144,7 @@ def _judge_alike(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
         yield Finding(
             node.node_ip,
             f"its GPUs are {_describe_cards(node)}, unlike other nodes' ({describe_values(values)})",
-            "leave it so knowingly: every rank waits for the slowest card, and the KV cache is as large as on the "
-            "smallest",
+            "acceptable, but every rank waits for the slowest card, and the KV cache is as large as on the smallest",
             "warning",
         )
     for node in nodes:

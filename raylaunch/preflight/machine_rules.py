@@ -1,13 +1,10 @@
-"""The verdicts on a node's software, addresses and machine: pure functions from facts to findings.
-
-The model's folder is model_rules.py's, the GPUs are gpu_rules.py's.
-"""
+"""Rules for a node's software, addresses and host: pure functions from facts to findings."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
-from raylaunch.base.versions import VLLM_SUPPORTED
+from raylaunch.base.versions import VLLM_SUPPORTED, is_supported
 from raylaunch.node.facts import NodeFacts
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.requirements import CheckRequest
@@ -18,7 +15,7 @@ _SHM_LEAST_BYTES = 256 * _MIB
 NCCL's own segments. Docker's default is 64 MiB."""
 _SHM_GOOD_BYTES = _GIB
 _OPEN_FILES = 65536
-"""What Ray asks for on a server; 500 streams, TP x PP sockets and Ray's own come to thousands."""
+"""What Ray recommends for a server; 500 streams, TP x PP sockets and Ray's own need thousands."""
 _LOGICAL_OPEN_FILES = 4096
 """A rehearsal or demo serves a few requests at once."""
 _WORKER_RAM_BYTES = 2 * _GIB
@@ -29,15 +26,15 @@ _DISK_LEAST_BYTES = _GIB
 
 
 def describe_values(values: Mapping[str, str]) -> str:
-    """Who has what: "0.32.0 on 10.0.0.1, 10.0.0.2; none on 10.0.0.3"."""
-    nodes: dict[str, list[str]] = {}
+    """Which nodes have which value: "0.32.0 on 10.0.0.1, 10.0.0.2; none on 10.0.0.3"."""
+    by_value: dict[str, list[str]] = {}
     for node, value in values.items():
-        nodes.setdefault(value or "none", []).append(node)
-    return "; ".join(f"{value} on {', '.join(who)}" for value, who in nodes.items())
+        by_value.setdefault(value or "none", []).append(node)
+    return "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in by_value.items())
 
 
 def choose_reference(values: Sequence[str]) -> str:
-    """The value that is taken for right: that of most nodes, and of the head (the first) where no value leads."""
+    """The value to compare with: that of most nodes, or of the head (the first) where no value has a majority."""
     counts = Counter(values)
     most = max(counts.values())
     return values[0] if counts[values[0]] == most else next(value for value in values if counts[value] == most)
@@ -46,14 +43,14 @@ def choose_reference(values: Sequence[str]) -> str:
 def find_odd(
     facts: Sequence[NodeFacts], read: Callable[[NodeFacts], str]
 ) -> tuple[str, dict[str, str], list[NodeFacts]]:
-    """The right value, each node's value, and the nodes that have another."""
+    """The reference value, each node's value, and the nodes that have another."""
     values = {node.node_ip: read(node) for node in facts}
     reference = choose_reference(list(values.values()))
     return reference, values, [node for node in facts if read(node) != reference]
 
 
 def judge_versions(facts: Sequence[NodeFacts], _request: CheckRequest) -> Iterator[Finding]:
-    """Python, Ray, vLLM and PyTorch are equal on all nodes, and this vLLM is one that raylaunch serves."""
+    """Python, Ray, vLLM and PyTorch are equal on all nodes, and raylaunch supports this vLLM."""
     reference, values, odd = find_odd(facts, lambda node: node.python)
     for node in odd:
         minor_differs = node.python.split(".")[:2] != reference.split(".")[:2]
@@ -73,11 +70,11 @@ def _judge_package(facts: Sequence[NodeFacts], package: str, name: str) -> Itera
         missing = [node for node in facts if package not in node.packages]
         odd = [node for node in facts if package in node.packages]
         for node in missing:
-            yield _tell_missing(node, package, name)
+            yield _report_missing(node, package, name)
     for node in odd:
         version = node.packages.get(package)
         if version is None:
-            yield _tell_missing(node, package, name, reference)
+            yield _report_missing(node, package, name, reference)
         elif reference:
             yield Finding(
                 node.node_ip,
@@ -90,7 +87,7 @@ def _judge_package(facts: Sequence[NodeFacts], package: str, name: str) -> Itera
             yield from _judge_vllm_range(node)
 
 
-def _tell_missing(node: NodeFacts, package: str, name: str, reference: str = "") -> Finding:
+def _report_missing(node: NodeFacts, package: str, name: str, reference: str = "") -> Finding:
     requirement = _to_requirement(package, reference) if reference else "raylaunch[vllm]"
     return Finding(
         node.node_ip,
@@ -106,46 +103,37 @@ def _to_requirement(package: str, version: str) -> str:
 
 
 def _judge_vllm_range(node: NodeFacts) -> Iterator[Finding]:
-    version = node.packages.get("vllm")
-    if version is None:
-        return
-    first, last = VLLM_SUPPORTED
-    try:
-        minor = tuple(int(part) for part in version.split(".")[:2])
-    except ValueError:
-        return  # a build from a branch: let it try
-    if not _to_minor(first) <= minor <= _to_minor(last):
+    version = node.packages.get("vllm", "")
+    is_release = version[:1].isdigit()  # a build from a branch may work
+    if is_release and not is_supported(version):
+        first, last = VLLM_SUPPORTED
         yield Finding(
             node.node_ip,
-            f"vLLM {version} is not among the versions that raylaunch serves ({first} to {last})",
-            "pip install 'raylaunch[vllm]' takes one that is",
+            f"raylaunch does not support vLLM {version}, only {first} to {last}",
+            "pip install 'raylaunch[vllm]' installs a supported one",
         )
 
 
-def _to_minor(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
-
-
 def judge_addresses(facts: Sequence[NodeFacts], _request: CheckRequest) -> Iterator[Finding]:
-    """vLLM takes the same address for a node as Ray does; otherwise workers call each other where nobody answers."""
+    """vLLM and Ray use the same address for a node; otherwise workers connect to addresses where nothing listens."""
     one_machine = len({node.machine for node in facts}) == 1
     for node in facts:
         if node.vllm_ip == node.node_ip or (one_machine and ip_is_loopback(node.vllm_ip)):
-            continue  # on one machine a loopback address reaches everybody
-        mend = f"start Ray on that node with VLLM_HOST_IP={node.node_ip} in its environment"
-        if said := node.environment.get("VLLM_HOST_IP"):
+            continue  # on one machine a loopback address reaches all workers
+        fix = f"start Ray on that node with VLLM_HOST_IP={node.node_ip} in its environment"
+        if address := node.environment.get("VLLM_HOST_IP"):
             yield Finding(
                 node.node_ip,
-                f"VLLM_HOST_IP is {said}, but Ray knows this node as {node.node_ip}",
-                f"{mend} (or with --node-ip-address={said}, if that is its address)",
+                f"VLLM_HOST_IP is {address}, but Ray knows this node as {node.node_ip}",
+                f"{fix} (or with --node-ip-address={address}, if that is its address)",
             )
         elif len(facts) > 1 and not one_machine:
             unreachable = node.vllm_ip == "0.0.0.0" or ip_is_loopback(node.vllm_ip)
             yield Finding(
                 node.node_ip,
-                f"VLLM_HOST_IP is not set: vLLM would take {node.vllm_ip} for this node's address, "
+                f"VLLM_HOST_IP is not set: vLLM would use {node.vllm_ip} as this node's address, "
                 f"but Ray knows it as {node.node_ip}",
-                mend,
+                fix,
                 "error" if unreachable else "warning",
             )
 
@@ -159,7 +147,7 @@ def ip_is_loopback(address: str) -> bool:
 
 
 def judge_machine(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
-    """Shared memory, open files, disk and host memory suffice."""
+    """There is enough shared memory, open files, disk and host memory."""
     for node in facts:
         yield from _judge_shm(node, request)
         if node.open_files_soft < (_LOGICAL_OPEN_FILES if request.logical_gpus else _OPEN_FILES):
@@ -172,7 +160,7 @@ def judge_machine(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator
         if node.disk_free is not None and node.disk_free < _DISK_LEAST_BYTES:
             yield Finding(
                 node.node_ip,
-                f"{node.disk_free / _MIB:,.0f} MiB of disk are free where logs go ({request.log_folder})",
+                f"{node.disk_free / _MIB:,.0f} MiB of disk are free for logs ({request.log_folder})",
                 "free some, or point RAYLAUNCH_HOME and ray start --temp-dir elsewhere",
                 "warning",
             )
@@ -207,6 +195,6 @@ def _judge_ram(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Fi
                 node.node_ip,
                 f"{node.ram_available / _GIB:.1f} GiB of memory are available, {workers} workers need about "
                 f"{workers * each / _GIB:.1f}; Ray kills workers when memory runs out",
-                "end what else runs there (`ps aux --sort=-rss | head`), or raise the container's memory limit",
+                "stop what else runs there (`ps aux --sort=-rss | head`), or raise the container's memory limit",
                 "warning",
             )

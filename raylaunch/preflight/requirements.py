@@ -1,12 +1,9 @@
-"""What a launch asks of its nodes: the side of the checks that does not depend on any node."""
+"""What a launch requires of its nodes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from raylaunch.base import paths
-
-if TYPE_CHECKING:
-    from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.launch import LaunchConfig
 
 _GPU_MEMORY_UTILIZATION = 0.92
 """vLLM's own default (0.32: CacheConfig.gpu_memory_utilization)."""
@@ -14,7 +11,7 @@ _GPU_MEMORY_UTILIZATION = 0.92
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """What every node has to be fit for."""
+    """What every node must provide."""
 
     repo: str
     model_folder: str
@@ -23,20 +20,19 @@ class CheckRequest:
     pipeline_parallel_size: int
     gpu_memory_utilization: float = _GPU_MEMORY_UTILIZATION
     logical_gpus: bool = False
-    """GPUs are numbers only (rehearsal, demo): nothing is asked of NVML."""
+    """GPUs exist in Ray's accounts only (rehearsal, demo): NVML is not queried."""
     needs_weights: bool = True
     """False where weights are random (engine.load_format=dummy)."""
     needs_tokenizer: bool = True
-    """False where the tokenizer lies elsewhere, or none is used."""
+    """False where the tokenizer is in another folder, or none is used."""
     log_folder: str = "/tmp"
     """Where Ray and raylaunch write on a node."""
-
     launch_file: str = "LAUNCH.yaml"
-    """As one would name it on the command line."""
+    """Its name on the command line."""
 
     @property
     def pull_command(self) -> str:
-        """What brings the model to every node."""
+        """The command that fetches the model to every node."""
         return f"raylaunch weights pull {self.launch_file}"
 
     @property
@@ -45,8 +41,8 @@ class CheckRequest:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
-def make_request(config: "LaunchConfig", *, logical_gpus: bool) -> CheckRequest:
-    """What `config` asks of its nodes.
+def make_request(config: LaunchConfig, *, logical_gpus: bool) -> CheckRequest:
+    """What `config` requires of its nodes.
 
     Args:
         logical_gpus: the launch is a rehearsal or the demo.

@@ -14,7 +14,9 @@ from raylaunch.base.text import describe_span
 from raylaunch.cluster import placement, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan, standin_model
-from raylaunch.preflight import run as node_checks
+from raylaunch.preflight.findings import findings_table, raise_on_errors
+from raylaunch.preflight.requirements import make_request
+from raylaunch.preflight.run import check_nodes
 from raylaunch.serve.messages import JoinPrivateRay
 
 _RECHECK_S = 1.0
@@ -99,17 +101,17 @@ class Driver:
         began = time.monotonic()
         if self.private is None and standin_model.is_standin(self.config.model_folder):
             standin_model.write_on_nodes(self.config.model_folder, found)
-        request = node_checks.make_request(self.config, logical_gpus=self.standin_kind is not None)
+        request = make_request(self.config, logical_gpus=self.standin_kind is not None)
         while True:
-            _, findings = node_checks.check_nodes(found, request)
+            _, findings = check_nodes(found, request)
             errors = [finding for finding in findings if finding.level == "error"]
             may_pass = bool(errors) and all(error.is_transient for error in errors)
             if not may_pass or time.monotonic() - began >= grace_s:
                 break
             time.sleep(_RECHECK_S)
         if findings:
-            console.show(console.make_table(("node", "what", "fix"), node_checks.findings_table(findings)))
-        node_checks.raise_on_errors(findings)
+            console.show(console.make_table(("node", "what", "fix"), findings_table(findings)))
+        raise_on_errors(findings)
         console.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
         self.seconds["check"] = time.monotonic() - began
 

@@ -20,7 +20,9 @@ from raylaunch.cluster import monitor, placement, ray_session
 from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
-from raylaunch.preflight import run as node_checks
+from raylaunch.preflight.findings import raise_on_errors
+from raylaunch.preflight.requirements import make_request
+from raylaunch.preflight.run import check_nodes
 from raylaunch.serve import sweep
 from raylaunch.serve.driver import Driver
 from raylaunch.serve.messages import (
@@ -135,8 +137,8 @@ def check_other(launch: LaunchConfig, *, rehearse: bool) -> RaylaunchError | Non
             tp_across_nodes=block.tp_across_nodes,
         )
         if not rehearse and launch.model.path is not None:
-            request = node_checks.make_request(launch, logical_gpus=True)
-            node_checks.raise_on_errors(node_checks.check_nodes(nodes, request)[1])
+            request = make_request(launch, logical_gpus=True)
+            raise_on_errors(check_nodes(nodes, request)[1])
     except RaylaunchError as error:
         return error
     return None

@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 def only(findings: list[Finding]) -> Finding:
-    """The one finding there is: a rule that speaks when it should not fails here."""
+    """The one finding there is: a rule that reports too much fails here."""
     assert len(findings) == 1, findings
     return findings[0]
 
@@ -68,7 +68,7 @@ def test_a_package_is_missing_on_most_nodes(request_16):
 @pytest.mark.parametrize(
     ("version", "count"), [("0.24.9", 1), ("0.25.0", 0), ("0.33.1.dev3+g1", 0), ("0.34.0", 1), ("main", 0)]
 )
-def test_vllm_is_one_that_raylaunch_serves(request_16, version, count):
+def test_vllm_is_supported(request_16, version, count):
     facts = make_facts(packages={"ray": "2.60.0", "vllm": version, "torch": "2.13.0+cu130"})
     assert len(judge([facts], request_16)) == count
 
@@ -90,7 +90,7 @@ def test_vllm_host_ip_is_not_set(cluster, request_16, taken, level):
     assert all("VLLM_HOST_IP=10.0.0.3" in found.fix for found in findings)
 
 
-def test_on_one_machine_loopback_reaches_everybody(request_16):
+def test_on_one_machine_loopback_reaches_all(request_16):
     loopback = {"machine": "same", "environment": {"VLLM_HOST_IP": "127.0.0.1"}, "vllm_ip": "127.0.0.1"}
     assert judge([make_facts(1, **loopback), make_facts(2, **loopback)], request_16) == []
     elsewhere = {"environment": {"VLLM_HOST_IP": "127.0.0.1"}, "vllm_ip": "127.0.0.1"}
@@ -99,7 +99,7 @@ def test_on_one_machine_loopback_reaches_everybody(request_16):
 
 def test_the_model_is_missing_on_a_node(cluster, request_16):
     found = only(judge(cluster(model=FolderFacts(PATH)), request_16))
-    assert found.what == f"model folder {PATH} is not there"
+    assert found.what == f"model folder {PATH} does not exist"
     assert found.fix == "raylaunch weights pull LAUNCH.yaml (it comes from 10.0.0.1)"
 
 
@@ -139,7 +139,7 @@ def test_random_weights_need_a_config_only(cluster, request_16):
     assert "config.json is missing" in only(judge(cluster(model=bad), dummy)).what
 
 
-def test_folders_that_are_whole_but_differ(cluster, request_16):
+def test_complete_folders_that_differ(cluster, request_16):
     files = (
         FolderFile("config.json", 700, "other"),
         FolderFile("extra.json", 1, "e"),
@@ -148,7 +148,7 @@ def test_folders_that_are_whole_but_differ(cluster, request_16):
     )
     found = only(judge(cluster(model=replace(make_facts().model, files=files)), request_16))
     assert found.node == "10.0.0.3"
-    assert "is not that of 10.0.0.1: config.json has other content; extra.json is only here; " in found.what
+    assert "differs from that of 10.0.0.1: config.json has other content; extra.json is only here; " in found.what
     assert "model-00001-of-00002.safetensors has 4,294,967,297 bytes, not 4,294,967,296" in found.what
     assert found.what.endswith("and 1 more")
 
@@ -211,7 +211,7 @@ def test_nvml_does_not_answer(cluster, request_16, error, word):
 
 def test_gpus_are_missing(cluster, request_16):
     found = only(judge(cluster(**with_driver(gpus=tuple(make_gpu(i) for i in range(7)))), request_16))
-    assert found.what == "Ray was told of 8 GPUs, the driver shows 7"
+    assert found.what == "Ray has 8 GPUs registered, the driver shows 7"
 
 
 def test_a_gpu_does_not_answer(cluster, request_16):
@@ -275,7 +275,7 @@ def test_logical_gpus_are_not_judged(request_16):
     assert judge([facts], replace(request_16, logical_gpus=True)) == []
 
 
-def test_all_findings_are_told_at_once(request_16):
+def test_all_findings_are_reported_at_once(request_16):
     worst = make_facts(2, python="3.11.1", model=FolderFacts(PATH), shm_free=0, open_files_soft=1024, vllm_ip="0.0.0.0")
     findings = judge([make_facts(1), worst], request_16)
     assert len(findings) == 5
@@ -283,8 +283,8 @@ def test_all_findings_are_told_at_once(request_16):
 
 
 def test_the_table_has_errors_first():
-    rows = findings_table([Finding("a", "slow", "wait", "warning"), Finding("b", "broken", "mend")])
-    assert rows == [("b", "broken", "mend"), ("a", "warning: slow", "wait")]
+    rows = findings_table([Finding("a", "slow", "wait", "warning"), Finding("b", "broken", "fix it")])
+    assert rows == [("b", "broken", "fix it"), ("a", "warning: slow", "wait")]
 
 
 def test_only_errors_stop_a_launch():
@@ -292,7 +292,11 @@ def test_only_errors_stop_a_launch():
     raise_on_errors([Finding("a", "slow", "wait", "warning")])
     with pytest.raises(ChecksFailedError) as caught:
         raise_on_errors(
-            [Finding("a", "slow", "wait", "warning"), Finding("b", "broken", "mend"), Finding("c", "x", "y")]
+            [
+                Finding("a", "slow", "wait", "warning"),
+                Finding("b", "broken", "fix it"),
+                Finding("c", "x", "y"),
+            ]
         )
     assert caught.value.what == "2 checks failed on b, c; the first, on b: broken"
-    assert caught.value.fix == "mend"
+    assert caught.value.fix == "fix it"
