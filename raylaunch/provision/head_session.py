@@ -96,7 +96,7 @@ class HeadSession:
         return report
 
     def _explain_end(self) -> ClusterError:
-        closed = self._process.close(grace_s=0)
+        closed = self._process.close()
         lines = [line for line in closed.stderr.splitlines() if line.strip()]
         try:
             self.shell.raise_for(CommandResult(closed.status if lines else SSH_FAILED, stderr=closed.stderr))

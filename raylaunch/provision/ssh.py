@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
@@ -64,7 +64,8 @@ class RemoteProcess:
 
     popen: "subprocess.Popen[str]"
     _stderr: IO[str]
-    _lines: "queue.Queue[str | None]" = field(default_factory=queue.Queue)
+    _lines: "queue.Queue[str | None]"
+    _result: CommandResult | None = None
 
     @classmethod
     def start(cls, command: Sequence[str], *, backlog: int = 0, foreground: bool = False) -> Self:
@@ -133,7 +134,9 @@ class RemoteProcess:
             yield line
 
     def close(self, grace_s: float = 1.0) -> CommandResult:
-        """Close stdin, wait `grace_s` for the exit, then force it; status and stderr."""
+        """Close stdin, wait `grace_s` for the exit, then force it; status and stderr, also when called again."""
+        if self._result is not None:
+            return self._result
         assert self.popen.stdin is not None
         with contextlib.suppress(ConnectionError):
             self.popen.stdin.close()
@@ -146,7 +149,8 @@ class RemoteProcess:
         status = self.popen.wait()
         with self._stderr:
             self._stderr.seek(0)
-            return CommandResult(status, stderr=self._stderr.read())
+            self._result = CommandResult(status, stderr=self._stderr.read())
+        return self._result
 
 
 @dataclass(frozen=True, slots=True)

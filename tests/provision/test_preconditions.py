@@ -1,0 +1,119 @@
+"""What `up` requires of hosts: their state from recorded output, doctor's checks, and causes of failures."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.errors import ChecksFailedError
+from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.preconditions import (
+    ContainerState,
+    HostState,
+    check_hosts,
+    find_cause,
+    inspect_host,
+    make_inspection,
+    read_inspection,
+)
+from raylaunch.provision.ssh import CommandResult
+from tests.provision.conftest import WORKER, FakeSsh
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+DAEMON_DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "state"),
+    [
+        ("8\ntest|true\n", HostState(8, ContainerState.OURS)),
+        ("8\ntest|false\n", HostState(8, ContainerState.ENDED)),
+        ("8\nother|true\n", HostState(8, ContainerState.FOREIGN)),
+        ("8\n<no value>|true\n", HostState(8, ContainerState.FOREIGN)),
+        ("0\n", HostState(0, ContainerState.NONE)),
+        ("", HostState(0, ContainerState.NONE)),
+    ],
+)
+def test_state_of_a_host(cluster: ClusterFile, output: str, state: HostState) -> None:
+    assert read_inspection(CommandResult(0, output), cluster) == state
+
+
+def test_a_host_without_ssh_is_unreachable(shell: HostShell, fake_ssh: FakeSsh) -> None:
+    fake_ssh.answer("nvidia-smi", stderr="Connection refused", status=255)
+    assert inspect_host(shell, WORKER) == HostState(0, ContainerState.UNREACHABLE)
+
+
+def test_inspection_counts_gpus_and_reads_the_label(
+    cluster: ClusterFile, add_program: Callable[[str, str], None]
+) -> None:
+    """The command, run by a shell, with programs that print as nvidia-smi and docker do."""
+    add_program("nvidia-smi", "echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA L4 (UUID: GPU-2)'")
+    add_program("docker", 'printf "%s\\n" "$*" >&2; [ "$6" = raylaunch ] && echo "test|true"')
+    done = subprocess.run(["sh", "-c", make_inspection(cluster)], capture_output=True, text=True, check=True)
+    assert read_inspection(CommandResult(0, done.stdout), cluster) == HostState(2, ContainerState.OURS)
+    add_program("nvidia-smi", "exit 127")
+    add_program("docker", "exit 1")
+    done = subprocess.run(["sh", "-c", make_inspection(cluster)], capture_output=True, text=True, check=True)
+    assert read_inspection(CommandResult(0, done.stdout), cluster) == HostState(0, ContainerState.NONE)
+
+
+@pytest.fixture
+def key(cluster: ClusterFile, tmp_path: Path) -> Path:
+    """A key that ssh can read, in the cluster file."""
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    object.__setattr__(cluster, "ssh_private_key", path)
+    return path
+
+
+@pytest.mark.usefixtures("key")
+def test_hosts_that_fail_a_check_stop_up(
+    shell: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctor on a recorded host: only failed checks are printed, each with its fix."""
+    fake_ssh.answer("bash -s", probe=str(DATA / "hosts" / "probe-stopped.txt"))
+    fake_ssh.answer("true")
+    with pytest.raises(ChecksFailedError, match=r"\d+ checks of test's hosts failed; nothing changed"):
+        check_hosts(shell, with_archive=False)
+    printed = capsys.readouterr().err
+    assert f"{WORKER}: docker: docker is installed, but its daemon is not running; sudo systemctl" in printed.replace(
+        "; systemctl", "; sudo systemctl"
+    )
+    assert "not checked" not in printed
+
+
+@pytest.mark.usefixtures("key")
+def test_a_missing_image_is_fine_with_an_archive(
+    shell: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As is a container of an earlier run, which `up` removes."""
+    fake_ssh.answer("bash -s", probe=str(DATA / "hosts" / "probe-busy.txt"))
+    fake_ssh.answer("nvidia-smi", stdout="8\ntest|false\n")
+    fake_ssh.answer("true")
+    with pytest.raises(ChecksFailedError):
+        check_hosts(shell, with_archive=True)
+    printed = capsys.readouterr().err
+    assert ": image: " not in printed
+    assert ": container: " not in printed
+    assert ": GPU memory: held by other programs" in printed
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ({"status": 0}, "the image lacks a module"),
+        ({"status": 255, "stderr": "Connection refused"}, "the image lacks a module"),
+        ({"status": 1, "stderr": DAEMON_DOWN}, "the docker daemon is not running"),
+    ],
+)
+def test_the_daemons_own_error_comes_first(
+    shell: HostShell, fake_ssh: FakeSsh, answer: dict[str, object], cause: str
+) -> None:
+    """What it answers now, else what the launcher's log holds; the excerpt is the log's."""
+    fake_ssh.answer("docker version", **answer)  # type: ignore[arg-type]
+    log = "bash: EOF\nModuleNotFoundError: No module named 'ray'\nNew status: update-failed\n"
+    failure = find_cause(shell, WORKER, log)
+    assert failure.what == cause
+    assert failure.excerpt[-1].startswith("ModuleNotFoundError")
