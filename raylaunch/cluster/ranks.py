@@ -1,16 +1,17 @@
-"""What only Ray's private state knows: the ranks of an engine (name, node, pid, why one died), and free resources.
+"""The ranks of an engine (node, pid, cause of death) and free resources, from Ray's private state.
 
-Ray 2.60's public twins (ray.util.state) ask the dashboard, which a private cluster does not run.
+Ray's public functions for this (ray.util.state, 2.60) need the dashboard, which a private cluster does not run.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
+
+from raylaunch.base import rank_names
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """The Ray actor that carries one rank of an engine, living or dead."""
+    """The Ray actor of one rank of an engine, living or dead."""
 
     node_id: str
     pid: int
@@ -19,15 +20,15 @@ class Rank:
     ip: str = ""
     """Its node's address; "" where Ray did not place it."""
     state: str = "ALIVE"
-    """Ray's word for it: PENDING_CREATION, ALIVE, DEAD, ..."""
+    """Ray's name for it: PENDING_CREATION, ALIVE, DEAD, ..."""
     death_cause: str = ""
-    """Why it died, as Ray says it; "" while it lives."""
+    """Ray's message; "" while it lives."""
     ended_at_ms: float = float("inf")
     """When it died, in milliseconds since 1970."""
 
     def find_number(self, tensor_parallel_size: int) -> int:
-        """Its global rank: stages of `tensor_parallel_size` ranks, one after the other."""
-        return self.pp_rank * tensor_parallel_size + self.tp_rank
+        """Its global rank."""
+        return rank_names.find_number(self.tp_rank, self.pp_rank, tensor_parallel_size)
 
 
 def list_living_ranks() -> tuple[Rank, ...]:
@@ -50,7 +51,7 @@ def list_placed_ranks(group_id: str) -> tuple[Rank, ...]:
 
 
 def list_free_resources() -> dict[str, dict[str, float]]:
-    """Node id -> resource -> how much of it nothing holds."""
+    """Node id -> resource -> how much of it is free."""
     from ray._private.state import available_resources_per_node
 
     found: dict[str, dict[str, float]] = available_resources_per_node()
@@ -69,7 +70,7 @@ def _list_actors(state_name: str | None) -> list[Any]:
 def _read_rank(actor: Any) -> Rank:
     from ray.core.generated import gcs_pb2
 
-    tp_rank, pp_rank = read_ranks(actor.name)
+    tp_rank, pp_rank = rank_names.read_ranks(actor.name) or (0, 0)
     return Rank(
         node_id=(actor.address.node_id or actor.node_id).hex(),
         pid=actor.pid,
@@ -82,16 +83,10 @@ def _read_rank(actor: Any) -> Rank:
     )
 
 
-def read_ranks(name: str) -> tuple[int, int]:
-    """TP and PP rank out of "vllm_Worker_<id>_TP1_PP3" (vLLM 0.25 to 0.33, which leave out what there is one of)."""
-    tp, pp = re.search(r"_TP(\d+)", name), re.search(r"_PP(\d+)", name)
-    return int(tp[1]) if tp else 0, int(pp[1]) if pp else 0
-
-
 def _describe_death(cause: Any) -> str:
     kind = cause.WhichOneof("context")
     context = getattr(cause, kind) if kind else None
     for name in ("error_message", "death_cause_message", "node_death_info"):
-        if (said := getattr(context, name, None)) is not None and str(said).strip():
-            return str(said)
+        if text := str(getattr(context, name, "")).strip():
+            return text
     return str(cause).strip()

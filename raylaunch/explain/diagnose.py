@@ -1,8 +1,8 @@
 """Why a start-up failed: the first real error in the engine's log, and where it happened.
 
 The last traceback of such a log is always the outermost ("Engine core initialization failed. See root cause above"),
-and each process on the way up adds its own. What is looked for is the first exception that is not merely the report of
-another one; a worker that was killed, and then a lost connection, only where no exception explains it.
+and each process on the way adds its own. So this finds the first exception that is not just the report of another one;
+without such an exception, a killed worker; without that, a lost connection.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from raylaunch.explain import signatures
-from raylaunch.explain.log_lines import LogLine, RaisedError, Ranks, Source, find_raised, parse_line
+from raylaunch.explain.log_lines import LogLine, LogSource, RaisedError, Ranks, find_raised, parse_line
 
 _MESSAGE_CHARS = 400
 _EXCERPT_LINES = 8
@@ -31,7 +31,7 @@ _PEER_LOST = re.compile(
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"Worker failed with error '(?P<message>.*)', please check the stack trace", re.DOTALL)
-_RAYLET_TOLD = re.compile(
+_RAYLET_REPORT = re.compile(
     r"A worker died or was killed.*?Worker IP address: (?P<ip>\S+).*?Worker PID: (?P<pid>\d+)"
     r".*?Worker exit detail: (?P<detail>.*)"
 )
@@ -42,11 +42,11 @@ _CRASHED = re.compile(
     r"\*\*\* (?P<signal>SIG\w+) received"
 )
 _CORE_DEAD = re.compile(r"Failed core proc\(s\): \{'[^']*': -(?P<signal>\d+)")
-_SAYS_LITTLE = ("AssertionError", "AttributeError", "IndexError", "KeyError", "NameError", "StopIteration", "TypeError")
+_VAGUE = ("AssertionError", "AttributeError", "IndexError", "KeyError", "NameError", "StopIteration", "TypeError")
 
 
 class _Weight(IntEnum):
-    """How near to the root an error is; the first of the lightest is the one to tell."""
+    """How near to the root cause an error is; the first one of the lowest weight is reported."""
 
     REAL = 0
     WRAPPED = 1
@@ -64,10 +64,12 @@ class Failure:
     exception: str = ""
     """Type of the exception, without its module; "" where a process was killed."""
     excerpt: tuple[str, ...] = ()
+    fix: str = ""
+    """What to do, where this kind of failure has a remedy of its own; see suggest_fix."""
 
 
 def find_first_error(lines: Iterable[str]) -> Failure | None:
-    """The first real error of a start-up; None where the log names none.
+    """The first real error of a start-up; None where the log has none.
 
     Args:
         lines: the engine's log: vLLM's server, its EngineCore and Ray's workers, in the order of writing.
@@ -77,69 +79,70 @@ def find_first_error(lines: Iterable[str]) -> Failure | None:
     for line in parsed:
         ranks.note(line)
     raised = [error for error in find_raised(parsed) if error.type]
-    told = [(_weigh(error), error.position, error) for error in _drop_retold(raised)]
+    weighed = [(_weigh(error), error.position, error) for error in _drop_chained(raised)]
     dead = _find_killed(parsed, raised, ranks)
-    best = min(told, key=lambda entry: entry[:2], default=None)
+    best = min(weighed, key=lambda entry: entry[:2], default=None)
     if best is not None and best[0] is _Weight.REAL:
-        same_worker = {error.source.pid for weight, _, error in told if weight is _Weight.REAL}
+        same_worker = {error.source.pid for weight, _, error in weighed if weight is _Weight.REAL}
         if dead is None or best[1] < dead.position or dead.pid in same_worker:
-            return _tell(best[2], ranks)
+            return _describe(best[2], ranks)
     if dead is not None:
         return dead.failure
     if best is not None and best[0] < _Weight.OUTER:
-        return _tell(best[2], ranks)
-    return _find_logged(parsed, ranks) or (_tell(best[2], ranks) if best else None)
+        return _describe(best[2], ranks)
+    return _find_logged(parsed, ranks) or (_describe(best[2], ranks) if best else None)
 
 
 def _weigh(error: RaisedError) -> _Weight:
     if _WRAPPED.search(error.text):
         return _Weight.WRAPPED
     if _OUTER.search(error.text) or _DEAD.search(error.text):
-        return _Weight.OUTER  # a dead process is told by _find_killed
+        return _Weight.OUTER  # a dead process is reported by _find_killed
     return _Weight.LOST_PEER if _PEER_LOST.search(error.text) else _Weight.REAL
 
 
-def _drop_retold(errors: Sequence[RaisedError]) -> list[RaisedError]:
-    """Of two chained exceptions the one that says more.
+def _drop_chained(errors: Sequence[RaisedError]) -> list[RaisedError]:
+    """Without one of each two chained exceptions.
 
-    Raised "from" another: the inner one is the cause. Raised while another was handled: the outer one is what its
-    author wanted to say, unless the handling itself went wrong.
+    Of an exception raised "from" another, the inner one is the cause. Of one raised while another was handled, the
+    outer one is what its author wanted to report, unless the handling itself failed.
     """
     dropped: set[int] = set()
     for error in errors:
         inner = error.before
         if inner is None or _weigh(error) is not _Weight.REAL:
             continue
-        inner_says_little = inner.short_type in _SAYS_LITTLE
-        keep_outer = inner_says_little or (error.relation == "handling" and error.short_type not in _SAYS_LITTLE)
+        inner_is_vague = inner.short_type in _VAGUE
+        keep_outer = inner_is_vague or (error.relation == "handling" and error.short_type not in _VAGUE)
         dropped.add(inner.position if keep_outer else error.position)
     return [error for error in errors if error.position not in dropped]
 
 
-def _tell(error: RaisedError, ranks: Ranks) -> Failure:
+def _describe(error: RaisedError, ranks: Ranks) -> Failure:
     wrapped = _WRAPPED.search(error.text)
     message = summarise(error) if wrapped is None else wrapped["message"]
     where = "a worker" if wrapped and "Worker" not in error.source.name else describe_source(error.source, ranks)
     text = re.sub(r" \[type=\w+, input_value=.*", "", error.text)  # a repr of all arguments, keys among them
     shown = [*(frame.rstrip() for frame in error.frames[-2:]), *text.splitlines()]
-    plain = signatures.reword(error.short_type, message)
+    plain, fix = signatures.reword(error.short_type, message) or (message, "")
     return Failure(
-        message=_cut(plain or message, _MESSAGE_CHARS),
+        message=_cut(plain, _MESSAGE_CHARS),
         where=where,
         exception=error.short_type,
         excerpt=tuple(_cut(line, _EXCERPT_CHARS) for line in shown if line.strip() and "pydantic.dev" not in line)[
             :_EXCERPT_LINES
         ],
+        fix=fix,
     )
 
 
-def describe_source(source: Source, ranks: Ranks, *, actor: str = "") -> str:
-    """Which part of the engine a process is, in words."""
+def describe_source(source: LogSource, ranks: Ranks, *, actor: str = "") -> str:
+    """Which part of the engine a process is, as in Failure.where."""
     if source.name.startswith(("RayWorker", "Worker", "raylaunch")):
         rank = ranks.find(source, actor)
-        words = "worker" if rank is None else f"worker rank {rank}"
-        words += f" on node {source.ip}" if source.ip else ""
-        return words + (f" (pid {source.pid})" if source.pid else "")
+        part = "worker" if rank is None else f"worker rank {rank}"
+        part += f" on node {source.ip}" if source.ip else ""
+        return part + (f" (pid {source.pid})" if source.pid else "")
     if source.name == "raylet":
         return f"node {source.ip}" if source.ip else "a node"
     return "engine" if source.name.startswith(("EngineCore", "DPEngine")) else "API server"
@@ -160,7 +163,7 @@ def summarise(error: RaisedError) -> str:
         text = f"{text} {line}".strip()
     text = re.sub(r"^\[enforce fail at [^\]]*\] (?:\S+ [!=]= \S+\. )?", "", text)
     text = re.sub(r" See https?://\S+( for more details)?\.?", "", text)
-    if error.short_type in _SAYS_LITTLE or not text:
+    if error.short_type in _VAGUE or not text:
         place = next((frame.strip() for frame in reversed(error.frames) if frame.strip().startswith("File ")), "")
         found = re.match(r'File "(?:[^"]*/)?([^/"]+/[^/"]+|<\w+>)", line (\d+)', place)
         at = f" (at {found[1]}:{found[2]})" if found else ""
@@ -169,7 +172,7 @@ def summarise(error: RaisedError) -> str:
 
 
 def _summarise_pydantic(lines: Sequence[str]) -> str:
-    """The first finding of a pydantic error: "  Value error, TEXT [type=...]", or the field and what it should be."""
+    """The first problem in a pydantic error: "  Value error, TEXT [type=...]", or the field and its valid values."""
     field_name = ""
     for line in lines:
         text, _, rest = line.partition(" [type=")
@@ -198,19 +201,22 @@ class _Killed:
     position: int
     pid: int | None
     failure: Failure
+    is_ranked: bool = False
+    """Whether `failure.where` has the rank."""
 
 
 def _find_killed(lines: Sequence[LogLine], raised: Sequence[RaisedError], ranks: Ranks) -> _Killed | None:
-    """The first process that was killed or crashed: as its raylet, its own last words or Ray's exception tell."""
+    """The first process that was killed or crashed, according to its raylet, its own log or Ray's exception."""
     found = [killed for at, line in enumerate(lines) if (killed := _read_killed(at, line, ranks))]
     found += [_read_dead_actor(error, ranks) for error in raised if _is_dead_actor(error)]
     if not found and raised and (core := _CORE_DEAD.search(raised[-1].text)):
-        message = f"the engine's process was killed (signal {core['signal']}{_explain_signal(int(core['signal']))})"
-        found = [_Killed(raised[-1].position, None, Failure(message, "engine", "", (raised[-1].text,)))]
+        cause, fix = ("; often the kernel, out of memory", signatures.KILLED) if core["signal"] == "9" else ("", "")
+        message = f"the engine's process was killed (signal {core['signal']}{cause})"
+        found = [_Killed(raised[-1].position, None, Failure(message, "engine", "", (raised[-1].text,), fix))]
     first = min(found, key=lambda killed: killed.position, default=None)
-    # The raylet knows the pid only; Ray's exception on the same process also knows the rank.
-    told = [killed for killed in found if first and first.pid and killed.pid == first.pid]
-    ranked = next((killed for killed in told if "rank" in killed.failure.where), None)
+    # The raylet reports the pid only; Ray's exception about the same process also has the rank.
+    same = [killed for killed in found if first and first.pid and killed.pid == first.pid]
+    ranked = next((killed for killed in same if killed.is_ranked), None)
     return first if first is None or ranked is None else replace(first, failure=ranked.failure)
 
 
@@ -218,58 +224,59 @@ def _is_dead_actor(error: RaisedError) -> bool:
     return bool(_DEAD.search(error.text)) and not _OUTER.search(error.text)
 
 
-def _explain_signal(number: int) -> str:
-    return "; often the kernel, out of memory" if number == 9 else ""
-
-
 def _read_killed(at: int, line: LogLine, ranks: Ranks) -> _Killed | None:
     body = line.body
-    if told := _RAYLET_TOLD.search(body):
-        source = Source("RayWorkerProc", int(told["pid"]), told["ip"])
-        message, excerpt = _describe_exit(told["detail"]), _cut(body, _EXCERPT_CHARS)
-        return _Killed(at, source.pid, Failure(message, describe_source(source, ranks), "", (excerpt,)))
+    excerpt = (_cut(body, _EXCERPT_CHARS),)
+    if report := _RAYLET_REPORT.search(body):
+        source = LogSource("RayWorkerProc", int(report["pid"]), report["ip"])
+        message, fix = _explain_exit(report["detail"])
+        failure = Failure(message, describe_source(source, ranks), "", excerpt, fix)
+        return _Killed(at, source.pid, failure, ranks.find(source) is not None)
     if _RAYLET_DEAD.search(body):
         address = re.search(r"address: ([0-9a-f.:]+)", body)
-        where = f"node {address[1]}" if address else describe_source(Source("raylet", None, line.source.ip), ranks)
+        where = f"node {address[1]}" if address else describe_source(LogSource("raylet", None, line.source.ip), ranks)
         message = "its Ray node (raylet) was killed or is out of reach"
-        return _Killed(at, None, Failure(message, where, "", (_cut(body, _EXCERPT_CHARS),)))
+        return _Killed(at, None, Failure(message, where, "", excerpt, signatures.NODE_LOST))
     if crash := _CRASHED.search(body):
         what = crash["what"] or crash["thrown"] or crash["signal"]
         where = describe_source(line.source, ranks)
-        return _Killed(at, line.source.pid, Failure(f"the process crashed: {what}", where, "", (body,)))
+        return _Killed(
+            at, line.source.pid, Failure(f"the process crashed: {what}", where, "", (body,), signatures.CRASHED)
+        )
     if _OUT_OF_MEMORY.search(body) and line.source.name == "raylet":
-        where = describe_source(line.source, ranks)
-        return _Killed(at, None, Failure(_describe_exit(body), where, "", (_cut(body, _EXCERPT_CHARS),)))
+        message, fix = _explain_exit(body)
+        return _Killed(at, None, Failure(message, describe_source(line.source, ranks), "", excerpt, fix))
     return None
 
 
 def _read_dead_actor(error: RaisedError, ranks: Ranks) -> _Killed:
-    """What Ray's exception on a dead worker tells: a field a line ("pid: 21010"), then why."""
+    """From Ray's exception about a dead worker: lines of fields ("pid: 21010"), then the reason."""
     fields = dict(re.findall(r"^\s*(pid|ip|name): (\S+)", error.text, re.MULTILINE))
     pid = int(fields["pid"]) if "pid" in fields else None
-    source = Source("RayWorkerProc", pid, fields.get("ip"))
+    source = LogSource("RayWorkerProc", pid, fields.get("ip"))
     excerpt = tuple(_cut(line.strip(), _EXCERPT_CHARS) for line in error.text.splitlines() if line.strip())
-    where = describe_source(source, ranks, actor=fields.get("name", ""))
-    return _Killed(
-        error.position, pid, Failure(_describe_exit(error.text), where, error.short_type, excerpt[:_EXCERPT_LINES])
-    )
+    actor = fields.get("name", "")
+    message, fix = _explain_exit(error.text)
+    where = describe_source(source, ranks, actor=actor)
+    failure = Failure(message, where, error.short_type, excerpt[:_EXCERPT_LINES], fix)
+    return _Killed(error.position, pid, failure, ranks.find(source, actor) is not None)
 
 
-def _describe_exit(detail: str) -> str:
-    """Ray's reason for a worker's end, in words."""
+def _explain_exit(detail: str) -> tuple[str, str]:
+    """Why a worker ended, from Ray's text, and what to do."""
     if _OUT_OF_MEMORY.search(detail) or "OutOfMemoryError" in detail:
-        return "the worker was killed by Ray because the node ran low on host memory"
+        return "the worker was killed by Ray because the node ran low on host memory", signatures.KILLED
     if re.search(r"node (has|was) (died|dead|terminated)|its node|NodeDiedError|raylet died", detail):
-        return "the worker was lost with its node"
+        return "the worker was lost with its node", signatures.NODE_LOST
     if "ActorUnavailableError" in detail:
-        return "the worker does not answer any more: its process or its node is gone"
+        return "the worker does not answer any more: its process or its node is gone", signatures.NODE_LOST
     if "SIGSEGV" in detail and "exit code" not in detail and "End of file" not in detail:
-        return "the worker crashed (segmentation fault)"
-    return "the worker was killed (most likely signal 9; often the kernel, out of memory)"
+        return "the worker crashed (segmentation fault)", signatures.CRASHED
+    return "the worker was killed (most likely signal 9; often the kernel, out of memory)", signatures.KILLED
 
 
 def _find_logged(lines: Sequence[LogLine], ranks: Ranks) -> Failure | None:
-    """Without any exception: the first line that a logger marked ERROR."""
+    """The first line that a logger marked ERROR, for a log without exceptions."""
     for line in lines:
         is_traceback = line.body.startswith((" ", "Traceback "))
         if line.level in {"ERROR", "CRITICAL"} and line.body.strip() and not is_traceback:
@@ -278,5 +285,5 @@ def _find_logged(lines: Sequence[LogLine], ranks: Ranks) -> Failure | None:
 
 
 def suggest_fix(failure: Failure) -> str:
-    """What to do about it, from remedies.py; "" where nothing is known."""
-    return signatures.find_remedy(failure.exception, failure.message, failure.excerpt)
+    """What to do about it; "" where no remedy is known."""
+    return failure.fix or signatures.find_remedy(failure.exception, failure.message, failure.excerpt)

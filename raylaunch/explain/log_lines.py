@@ -1,4 +1,4 @@
-"""The engine's log, read back: which process raised what, in what order.
+"""The exceptions in an engine's log: which process raised which, in which order.
 
 The log mixes vLLM's server, its EngineCore and Ray's workers. A line may carry prefixes and a logger's head::
 
@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from raylaunch.base import rank_names
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(r"\((?P<name>[A-Za-z]\w*)(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[0-9a-fA-F.:]+))?\) ?")
@@ -27,7 +29,7 @@ _FRAME_LINES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LogSource:
     """The process that wrote a line; an empty one is the server itself."""
 
     name: str = ""
@@ -38,12 +40,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of the log, taken apart."""
+    """A parsed line of the log."""
 
-    source: Source
+    source: LogSource
     level: str
     place: str
-    """The logger's file and line, "core.py:1510"; "" where the line is no logger's."""
+    """The logger's file and line, "core.py:1510"; "" for a line without a logger's head."""
     body: str
 
 
@@ -53,7 +55,7 @@ class RaisedError:
 
     type: str
     """As printed, with its module where Python prints one."""
-    source: Source
+    source: LogSource
     position: int
     """Number of the line that names it, from 0."""
     message: list[str] = field(default_factory=list)
@@ -63,7 +65,7 @@ class RaisedError:
     relation: str = ""
     """To the exception above it: "handling" (raised while that was handled), "cause" (raised from it) or ""."""
     before: "RaisedError | None" = None
-    """The exception that `relation` speaks of."""
+    """The exception that `relation` refers to."""
 
     @property
     def short_type(self) -> str:
@@ -77,12 +79,12 @@ class RaisedError:
 
 
 def parse_line(raw: str) -> LogLine:
-    """Take a line apart into process, logger's head and body."""
+    """Split a line into process, logger's head and body."""
     rest = _ANSI.sub("", raw.rstrip("\r\n"))
-    source = Source()
+    source = LogSource()
     while (found := _PREFIX.match(rest)) and (found["pid"] or found["name"] == "raylet"):
         name = found["name"] if found["name"] != "MainProcess" or not source.name else source.name
-        source = Source(name, int(found["pid"]) if found["pid"] else source.pid, found["ip"] or source.ip)
+        source = LogSource(name, int(found["pid"]) if found["pid"] else source.pid, found["ip"] or source.ip)
         rest = rest[found.end() :]
     if head := _HEAD.match(rest):
         return LogLine(source, head["level"], head["place"], rest[head.end() :])
@@ -91,19 +93,19 @@ def parse_line(raw: str) -> LogLine:
 
 @dataclass
 class _Stream:
-    """What is open in one process's part of the log."""
+    """The state of parsing one process's part of the log."""
 
     frames: list[str] | None = None
-    """Lines of the traceback that is being read; None outside of one."""
+    """Lines of the current traceback; None outside of one."""
     last: RaisedError | None = None
-    """The exception whose text may go on."""
+    """The exception whose message may continue."""
     place: str = ""
     relation: str = ""
-    remote: Source | None = None
-    """The worker that Ray says the traceback comes from."""
+    remote: LogSource | None = None
+    """The worker in which Ray reports that the traceback was raised."""
 
     def feed(self, line: LogLine, position: int) -> RaisedError | None:
-        """Take one line; returns the exception that it names, if it names one."""
+        """Process one line; returns the exception that it ends, if it ends one."""
         body = line.body
         if body.startswith(_TRACEBACK):
             if line.place != self.place or not self.relation:
@@ -116,7 +118,7 @@ class _Stream:
                 return None
             return self._close(line, position)
         if self.last is not None:
-            self._go_on(line)
+            self._continue(line)
         return None
 
     def _close(self, line: LogLine, position: int) -> RaisedError | None:
@@ -140,9 +142,9 @@ class _Stream:
 
     def _note_remote(self, body: str) -> None:
         if found := _REMOTE.search(body):
-            self.remote = Source("RayWorkerProc", int(found["pid"]), found["ip"])
+            self.remote = LogSource("RayWorkerProc", int(found["pid"]), found["ip"])
 
-    def _go_on(self, line: LogLine) -> None:
+    def _continue(self, line: LogLine) -> None:
         assert self.last is not None
         body = line.body
         if body.startswith((_IN_HANDLING, _DIRECT_CAUSE)):
@@ -177,24 +179,22 @@ def find_raised(lines: Iterable[LogLine]) -> list[RaisedError]:
 
 @dataclass
 class Ranks:
-    """Which worker process is which rank, as far as the log tells."""
+    """The rank of each worker process, as far as the log has it."""
 
     by_pid: dict[int, set[int]] = field(default_factory=dict)
     tensor_parallel_size: int = 1
 
     def note(self, line: LogLine) -> None:
-        """Learn from a line: vLLM's parallel_state.py tells ranks, its core.py the layout."""
+        """Read a line: vLLM's parallel_state.py logs ranks, its core.py the layout."""
         if line.source.pid and (found := re.search(r"\bworld_size=\d+ rank=(\d+) local_rank=", line.body)):
             self.by_pid.setdefault(line.source.pid, set()).add(int(found[1]))
         elif found := re.search(r"\btensor_parallel_size=(\d+), pipeline_parallel_size=", line.body):
             self.tensor_parallel_size = int(found[1])
 
-    def find(self, source: Source, name: str = "") -> int | None:
-        """The rank of a worker by its name (TP and PP rank) or its pid; None where that is not told or ambiguous."""
-        named = name or source.name
-        tp, pp = re.search(r"TP(\d+)", named), re.search(r"PP(\d+)", named)
-        if tp or pp:
-            return (int(pp[1]) if pp else 0) * self.tensor_parallel_size + (int(tp[1]) if tp else 0)
+    def find(self, source: LogSource, name: str = "") -> int | None:
+        """The rank of a worker by its name or its pid; None where that is unknown or ambiguous."""
+        if ranks := rank_names.read_ranks(name or source.name):
+            return rank_names.find_number(*ranks, self.tensor_parallel_size)
         known = self.by_pid.get(source.pid or 0, set())
         return next(iter(known)) if len(known) == 1 else None  # two nodes may use one pid
 
@@ -204,10 +204,10 @@ _INIT_PATTERN = re.compile(r"init engine \(.*?\) took ([\d.]+) s", re.IGNORECASE
 
 
 def read_engine_times(log: Path) -> tuple[float | None, float | None]:
-    """Seconds of weight loading (slowest rank) and of profile, KV cache and warm-up, as vLLM's log tells them."""
+    """Seconds of weight loading (slowest rank) and of profiling, KV cache and warm-up, from vLLM's log."""
     try:
         text = log.read_text(errors="replace")
-    except OSError:  # none could be kept
+    except OSError:  # there is no log
         text = ""
     loads = [float(found) for found in _LOAD_PATTERN.findall(text)]
     inits = [float(found) for found in _INIT_PATTERN.findall(text)]

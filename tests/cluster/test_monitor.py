@@ -12,7 +12,6 @@ import pytest
 
 from raylaunch.base.processes import wait_until
 from raylaunch.cluster import monitor, ray_session
-from raylaunch.cluster import ranks as monitor_ranks
 from raylaunch.cluster.private import PrivateRay
 
 pytestmark = pytest.mark.ray
@@ -121,12 +120,3 @@ def test_without_ray_this_machine_alone() -> None:
     [node] = seen.nodes
     assert (node.node_id, node.ip) == ("", "127.0.0.1")
     assert node.host.cores == os.cpu_count()
-
-
-@pytest.mark.parametrize(
-    ("name", "ranks"),
-    [("vllm_Worker_ab12_TP3_PP1", (3, 1)), ("vllm_Worker_ab12_PP2", (0, 2)), ("vllm_Worker_ab12", (0, 0))],
-)
-def test_ranks_are_read_off_vllms_names(name: str, ranks: tuple[int, int]) -> None:
-    """vLLM names what there is more than one of."""
-    assert monitor_ranks.read_ranks(name) == ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.explain.diagnose import Failure, find_first_error, suggest_fix
-from raylaunch.explain.log_lines import Source, parse_line
+from raylaunch.explain.log_lines import LogSource, parse_line
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 
@@ -30,7 +30,7 @@ SENTENCES = {
         "The hidden size (64) is not a multiple of the number of attention heads (3).",
         "config.json",
     ),
-    "config-missing": ("API server", "/data/model holds no config.json that vLLM could read", "hf download"),
+    "config-missing": ("API server", "/data/model has no config.json that vLLM could read", "hf download"),
     "cpu-memory-utilization": (
         "worker on node 10.0.0.1 (pid 18936)",
         "Available memory on node 0 (12.45/15.21 GiB) on startup is less than desired CPU memory utilization",
@@ -42,7 +42,7 @@ SENTENCES = {
         "engine.dtype takes",
     ),
     "engine-killed": ("engine", "the engine's process was killed (signal 9; often the kernel, out of memory)", "dmesg"),
-    "folder-missing": ("API server", "the model folder /data/model-not-there is not there", "model.path"),
+    "folder-missing": ("API server", "the model folder /data/model-not-there does not exist", "model.path"),
     "gloo-interface": (
         "worker on node 10.0.0.2 (pid 20269)",
         "Unable to find address for: eth9",
@@ -50,7 +50,7 @@ SENTENCES = {
     ),
     "kernels-missing": (
         "worker on node 10.0.0.1 (pid 1207)",
-        "vLLM's compiled kernels could not be loaded (init_cpu_memory_env is not there)",
+        "vLLM's compiled kernels could not be loaded (init_cpu_memory_env is missing)",
         "libnuma1",
     ),
     "kv-cache-too-small": (
@@ -70,7 +70,7 @@ SENTENCES = {
     ),
     "quantization-unfit": ("API server", "Cannot find the config file for awq", "engine.quantization"),
     "raylet-killed": ("a node", "its Ray node (raylet) was killed or is out of reach", "ray status"),
-    "tokenizer-missing": ("API server", "the model folder holds no tokenizer that can be read", "engine.tokenizer"),
+    "tokenizer-missing": ("API server", "the model folder has no tokenizer that can be read", "engine.tokenizer"),
     "weights-layer-missing": (
         "worker rank 1 on node 10.0.0.2 (pid 18300)",
         "Following weights were not initialized from checkpoint: {'model.layers.4",
@@ -151,12 +151,12 @@ def traceback(prefix: str, error: str) -> list[str]:
     return [prefix + line for line in [*frames, *error.splitlines()]]
 
 
-def test_every_log_has_its_sentence():
+def test_every_log_is_listed():
     assert {log.stem for log in LOGS.glob("*.log")} == set(SENTENCES)
 
 
 @pytest.mark.parametrize("name", sorted(SENTENCES))
-def test_a_failed_start_is_told_by_its_first_real_error(name):
+def test_a_failed_start_is_explained_by_its_first_real_error(name):
     where, message, remedy = SENTENCES[name]
     failure = find(*(LOGS / f"{name}.log").read_text().splitlines())
     assert failure.where == where
@@ -166,22 +166,22 @@ def test_a_failed_start_is_told_by_its_first_real_error(name):
     assert "\n" not in failure.message
 
 
-def test_a_log_without_errors_names_none():
+def test_a_log_without_errors_has_none():
     assert find_first_error(["INFO 11-24 02:47:02 [core.py:133] all is well", "", "Loading safetensors: 100%"]) is None
 
 
-def test_a_log_that_ends_inside_a_traceback_names_none():
+def test_a_log_that_ends_inside_a_traceback_has_none():
     assert find_first_error(traceback(CORE, "x")[:3]) is None
 
 
-def test_a_line_is_taken_apart_into_process_and_body():
+def test_a_line_is_split_into_process_and_body():
     line = parse_line(WORKER5 + "boom\n")
-    assert line.source == Source("Worker_PP1_TP1", 8, "10.0.0.2")
+    assert line.source == LogSource("Worker_PP1_TP1", 8, "10.0.0.2")
     assert (line.level, line.place, line.body) == ("ERROR", "w.py:9", "boom")
 
 
 def test_a_numbered_list_in_a_message_is_no_process():
-    assert parse_line("(1) a `tokenizers` library").source == Source()
+    assert parse_line("(1) a `tokenizers` library").source == LogSource()
 
 
 def test_tracebacks_of_interleaved_workers_are_kept_apart():
@@ -199,14 +199,14 @@ def test_the_cause_wins_over_a_connection_that_another_worker_lost_before():
     assert failure.exception == "OutOfMemoryError"
 
 
-def test_a_lost_connection_is_told_where_nothing_explains_it():
+def test_a_lost_connection_is_reported_where_nothing_explains_it():
     lost = traceback(WORKER0, "RuntimeError: [gloo] Connection closed by peer [10.0.0.2]:3112")
     failure = find(*lost, *traceback("", "RuntimeError: Engine core initialization failed. Failed core proc(s): {}"))
     assert "Connection closed by peer" in failure.message
     assert "firewalls" in suggest_fix(failure)
 
 
-def test_what_a_worker_says_of_itself_wins_over_the_news_of_its_death():
+def test_a_workers_own_error_wins_over_the_report_of_its_death():
     death = (
         "(raylet) A worker died or was killed while executing a task by an unexpected system error. Worker IP "
         "address: 10.0.0.2 Worker port: 1 Worker PID: 8 Worker exit type: SYSTEM_ERROR Worker exit detail: End of file"
@@ -228,7 +228,7 @@ def test_a_segmentation_fault_is_a_crash():
     assert failure.message == "the process crashed: Segmentation fault"
 
 
-def test_of_a_chain_the_cause_is_told():
+def test_of_a_chain_the_cause_is_reported():
     lines = [
         *traceback("", "ValueError: the cause"),
         "",
@@ -239,7 +239,7 @@ def test_of_a_chain_the_cause_is_told():
     assert find(*lines).message == "the cause"
 
 
-def test_of_a_handled_error_the_one_raised_for_it_is_told():
+def test_of_a_handled_error_the_one_raised_for_it_is_reported():
     during = ["", "During handling of the above exception, another exception occurred:", ""]
     raised = find(*traceback("", "OSError: errno 2"), *during, *traceback("", "ValueError: config.json is missing"))
     assert raised.message == "config.json is missing"
@@ -247,11 +247,11 @@ def test_of_a_handled_error_the_one_raised_for_it_is_told():
     assert cleanup.message == "errno 2"
 
 
-def test_an_assertion_without_words_is_told_with_its_place():
+def test_an_assertion_without_text_is_reported_with_its_place():
     assert find(*traceback(CORE, "AssertionError")).message == "AssertionError (at vllm/worker.py:5)"
 
 
-def test_the_outermost_error_is_told_where_there_is_nothing_else():
+def test_the_outermost_error_is_reported_where_there_is_nothing_else():
     failure = find(*traceback("", "RuntimeError: Engine core initialization failed. See root cause above."))
     assert failure.message.startswith("Engine core initialization failed")
 
