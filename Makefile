@@ -6,16 +6,16 @@ serve: engine-packages .venv/.have-cpu ## serve the default model (or: make serv
 quick: quick-packages lint ## lint, types and the tests that need no engine, no Ray and no root: under three minutes
 	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) --cov-fail-under=$(QUICK_FLOOR) -m "$(QUICK)" $(ARGS)
 
-test: engine-packages system-packages lint ## install what tests need, and run what CI runs (or: make test ARGS="-m 'not engine'")
+test: suite-needs lint ## install what tests need, and run what CI runs (or: make test ARGS="-m 'not engine'")
 	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) $(ARGS)
 
-test-all: engine-packages system-packages lint ## every test, those that CI leaves out included: an hour and a half
+test-all: suite-needs lint ## every test, those that CI leaves out included: an hour and a half
 	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) -m "" $(ARGS)
 
-rig: engine-packages system-packages .venv/.have-dev ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
+rig: suite-needs ## hosts with sshd and docker in namespaces: up, serve, down and what can go wrong
 	.venv/bin/python -m pytest -m rig $(ARGS)
 
-faults: engine-packages system-packages .venv/.have-dev ## the complete fault suite, and its table in docs/faults.md
+faults: suite-needs ## the complete fault suite, and its table in docs/faults.md
 	.venv/bin/python -m pytest -m faults $(ARGS)
 
 # Two processes for the tests that start nothing heavy; the heavy ones share one process (tests/conftest.py).
@@ -41,28 +41,37 @@ format: .venv/.have-dev
 .venv/.have-dev: pyproject.toml tools/install.py
 	@python=$$(tools/find-python) && exec "$$python" tools/install.py cpu dev
 
-# vLLM's kernels for CPU are linked against it.
+# command:package or library:package, for tools/system-packages. vLLM's kernels for CPU are linked against libnuma.
+ENGINE_PACKAGES = libnuma.so.1:libnuma1
+QUICK_PACKAGES = openssl:openssl setpriv:util-linux ssh:openssh-client
+SUITE_PACKAGES = \
+	$(ENGINE_PACKAGES) \
+	$(QUICK_PACKAGES) \
+	ip:iproute2 \
+	curl:curl \
+	chromium:chromium \
+	chromedriver:chromium-driver \
+	sshd:openssh-server \
+	dockerd:docker.io \
+	rsync:rsync \
+	debootstrap:debootstrap \
+	iptables:iptables \
+	systemd-analyze:systemd \
+	prometheus:prometheus
+
 engine-packages:
-	@tools/system-packages libnuma.so.1:libnuma1
+	@tools/system-packages $(ENGINE_PACKAGES)
 
 quick-packages:
-	@tools/system-packages openssl:openssl setpriv:util-linux ssh:openssh-client
+	@tools/system-packages $(QUICK_PACKAGES)
 
-system-packages: quick-packages
-	@tools/system-packages \
-		ip:iproute2 \
-		curl:curl \
-		chromium:chromium \
-		chromedriver:chromium-driver \
-		sshd:openssh-server \
-		dockerd:docker.io \
-		rsync:rsync \
-		debootstrap:debootstrap \
-		iptables:iptables \
-		systemd-analyze:systemd \
-		prometheus:prometheus
+suite-packages:
+	@tools/system-packages $(SUITE_PACKAGES)
+
+suite-needs: # apt and pip at once, each takes minutes on a fresh machine
+	@$(MAKE) --no-print-directory --jobs=2 suite-packages .venv/.have-dev
 
 clean: ## everything that make created; models stay in ~/.raylaunch
 	rm -rf .venv .cache .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
-.PHONY: serve quick test test-all rig faults lint format engine-packages quick-packages system-packages clean
+.PHONY: serve quick test test-all rig faults lint format engine-packages quick-packages suite-packages suite-needs clean
