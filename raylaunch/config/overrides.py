@@ -36,7 +36,9 @@ def read_variables(environ: Mapping[str, str], schema: FileSchema, layered: Laye
             # Reading "" as null would open a server whose key is missing.
             layered.problems.append(f"{shown}: set, but empty; give it a value or unset it")
         else:
-            _put(layered, key, environ[name], ValueSource("variable", shown), schema.find(key))
+            _put(
+                layered, key, environ[name], ValueSource("variable", shown), schema.list_fields(*key[:-1]).get(key[-1])
+            )
 
 
 def read_flags(sets: Sequence[str], schema: FileSchema, layered: LayeredValues) -> None:
@@ -54,7 +56,7 @@ def read_flags(sets: Sequence[str], schema: FileSchema, layered: LayeredValues) 
             )
         else:
             source = ValueSource("flag", f"--set {'.'.join(map(printable, key))}")
-            _put(layered, key, value, source, schema.find(key))
+            _put(layered, key, value, source, schema.list_fields(*key[:-1]).get(key[-1]))
 
 
 def _put(layered: LayeredValues, key: Key, text: str, source: ValueSource, part: Part | None) -> None:

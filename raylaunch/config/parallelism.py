@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-if TYPE_CHECKING:
-    from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.launch import LaunchConfig
 
 TP, PP = "engine.tensor_parallel_size", "engine.pipeline_parallel_size"
 _NOT_PLACED = ("engine.data_parallel_size", "engine.prefill_context_parallel_size")
 _MAX_CONFIG_BYTES = 8 << 20
 
 
-def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
+def check_layout(config: LaunchConfig, bad: set[str]) -> list[str]:
     """Problems of GPUs, nodes and parallel sizes.
 
     Args:
@@ -39,7 +37,7 @@ def check_layout(config: "LaunchConfig", bad: set[str]) -> list[str]:
     return problems
 
 
-def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
+def _check_gpus(config: LaunchConfig) -> Iterator[str]:
     cluster = config.cluster
     tp, groups = config.tensor_parallel_size, config.pipeline_parallel_size
     needed, there = tp * groups, cluster.nodes * cluster.gpus_per_node
@@ -65,14 +63,14 @@ def _check_gpus(config: "LaunchConfig") -> Iterator[str]:
         )
 
 
-def _rank_blame(config: "LaunchConfig", key: str) -> tuple[int, int]:
+def _rank_blame(config: LaunchConfig, key: str) -> tuple[int, int]:
     """How likely a size is the one to change: set by the highest layer, then largest."""
     source = config.sources.get(key)
     order = ("default", "file", "variable", "flag", "derived")
     return order.index(source.kind if source else "default"), config.engine.get(key.partition(".")[2], 1)
 
 
-def check_model_shape(config: "LaunchConfig", config_json: Mapping[str, JsonValue]) -> list[str]:
+def check_model_shape(config: LaunchConfig, config_json: Mapping[str, JsonValue]) -> list[str]:
     """Whether TP and PP can split a model, by its config.json (of a multimodal model its text_config).
 
     Figures that are missing or no positive integers are not checked.
@@ -106,7 +104,7 @@ def _read_size(shape: Mapping[str, JsonValue], name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def check_local_shape(config: "LaunchConfig") -> list[str]:
+def check_local_shape(config: LaunchConfig) -> list[str]:
     """check_model_shape with the config.json in the model's folder; no problems where it is not on this machine."""
     file = config.model_folder / "config.json"
     try:

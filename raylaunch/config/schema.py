@@ -18,7 +18,6 @@ from typing import Any
 from pydantic import JsonValue
 
 from raylaunch.base import paths, versions
-from raylaunch.config.layers import Key
 
 Part = Mapping[str, Any]
 """The schema of one value. Keywords in use: type, enum, minimum, exclusiveMinimum, maximum, exclusiveMaximum, pattern,
@@ -63,10 +62,6 @@ class FileSchema:
         for name in key:
             part = self.resolve(part).get("properties", {}).get(name, {})
         return self.resolve(part).get("properties", {})  # type: ignore[no-any-return]
-
-    def find(self, key: Key) -> Part | None:
-        """The schema of the value at `key`; None where nothing is known of it."""
-        return self.list_fields(*key[:-1]).get(key[-1])
 
     def list_defaults(self, block: str) -> dict[str, JsonValue]:
         """The values that a block's keys have where they are not set; vLLM's own defaults are not among them."""

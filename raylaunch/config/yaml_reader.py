@@ -47,6 +47,10 @@ class BadYamlError(Exception):
         self.column = mark.column + 1 if mark else 1
 
 
+class _BadValueError(BadYamlError):
+    """A single value that cannot be read, in a document that can."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with limits on depth and on the number of values, against hostile documents."""
 
@@ -82,7 +86,12 @@ class _Walker:
         self.count = 0
 
     def walk(self, node: yaml.Node, key: Key) -> JsonValue:
-        """The value of a node; a value that cannot be read is reported, and is None."""
+        """The value of a node.
+
+        Raises:
+            BadYamlError: aliases unfold to too many values.
+            _BadValueError: a scalar of it cannot be read.
+        """
         self.count += 1
         if self.count > _MAX_VALUES or len(key) > _MAX_DEPTH:
             raise BadYamlError(f"aliases that unfold to more than {_MAX_VALUES} values", node.start_mark)
@@ -91,11 +100,7 @@ class _Walker:
         if isinstance(node, yaml.SequenceNode):
             # A list's entries are reported with the line of their list.
             return [self.walk(entry, (*key, str(number))) for number, entry in enumerate(node.value)]
-        try:
-            return self._read_scalar(node)
-        except BadYamlError as error:
-            self.report(node.start_mark.line + 1, key, error.what)
-            return None
+        return self._read_scalar(node)
 
     def _walk_mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, JsonValue]:
         values: dict[str, JsonValue] = {}
@@ -110,7 +115,10 @@ class _Walker:
                 self.report(line, path, f"duplicate key, first on line {self.lines[path]}")
                 continue
             self.lines[path] = line
-            values[name] = self.walk(value_node, path)
+            try:
+                values[name] = self.walk(value_node, path)
+            except _BadValueError as error:
+                self.report(line, path, error.what)
         return values
 
     def _read_scalar(self, node: yaml.Node) -> JsonValue:
@@ -118,16 +126,16 @@ class _Walker:
         text: str = node.value
         if tag in ("str", "timestamp", "value", "merge") or (tag in ("int", "float") and ":" in text):
             if "\0" in text or not is_encodable(text):
-                raise BadYamlError("text with characters that no program can pass on (null or half a pair)")
+                raise _BadValueError("text with characters that no program can pass on (null or half a pair)")
             return text
         if tag not in ("int", "float", "bool", "null"):
-            raise BadYamlError("a YAML tag (!...); put text that starts with ! in quotes")
+            raise _BadValueError("a YAML tag (!...); put text that starts with ! in quotes")
         try:
             value: JsonValue = self.loader.construct_object(node)
         except (ValueError, KeyError, IndexError, OverflowError):
-            raise BadYamlError("a value that YAML cannot read; put text in quotes") from None
+            raise _BadValueError("a value that YAML cannot read; put text in quotes") from None
         if isinstance(value, int) and not -_MAX_NUMBER <= value < _MAX_NUMBER:
-            raise BadYamlError("a number of more than 64 bits")
+            raise _BadValueError("a number of more than 64 bits")
         return value
 
 
@@ -135,7 +143,7 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Json
     """The plain value of a YAML document, and the line of every key.
 
     Args:
-        report: called with line, path and message for each value that cannot be read.
+        report: called with line, path and message for each key whose value cannot be read, and is left out.
 
     Raises:
         BadYamlError: the document cannot be read at all.
@@ -166,40 +174,28 @@ def read_file(path: Path | None, content: bytes, layered: LayeredValues, kind: F
         path: for messages; None is the demo.
     """
     name = describe_path(path)
-    found: list[tuple[int, Key, str]] = []
+
+    def report(line: int, key: Key, what: str) -> None:
+        layered.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
+
     try:
-        values, lines = _parse_blocks(content, kind, lambda *finding: found.append(finding))
+        document, lines = parse_yaml(_decode(content, kind), report)
+        values = _read_blocks(document, kind)
     except BadYamlError as error:
-        layered.problems.append(f"{name}:{error.line}: column {error.column}: {error.what}")
+        layered.problems = [f"{name}:{error.line}: column {error.column}: {error.what}"]
         layered.unread = True
         return
-    for line, key, what in found:
-        layered.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
-    bad = {key for _, key, _ in found}
-    for key, line in lines.items():
-        layered.sources[key] = ValueSource("file", f"{name}:{line}")
-    layered.values = _without(values, bad)
+    layered.values = values
+    layered.sources = {key: ValueSource("file", f"{name}:{line}") for key, line in lines.items()}
 
 
-def _parse_blocks(
-    content: bytes, kind: FileKind, report: Callable[[int, Key, str], None]
-) -> tuple[dict[str, JsonValue], dict[Key, int]]:
-    values, lines = parse_yaml(_decode(content, kind), report)
-    if values is None:
+def _read_blocks(document: JsonValue, kind: FileKind) -> dict[str, JsonValue]:
+    if isinstance(document, dict):
+        return document
+    if document is None:
         raise BadYamlError(f"the file is empty; it needs {kind.needs}")
-    if not isinstance(values, dict):
-        needs = f"{', '.join(BLOCKS)}, each a key and a colon" if kind is LAUNCH_FILE else kind.needs
-        raise BadYamlError(f"no blocks at the top; the file needs {needs}")
-    return values, lines
-
-
-def _without(values: dict[str, JsonValue], bad: set[Key], key: Key = ()) -> dict[str, JsonValue]:
-    """The values without those that could not be read, which would be reported a second time."""
-    return {
-        name: _without(value, bad, (*key, name)) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if (*key, name) not in bad or isinstance(value, dict)
-    }
+    needs = f"{', '.join(BLOCKS)}, each a key and a colon" if kind is LAUNCH_FILE else kind.needs
+    raise BadYamlError(f"no blocks at the top; the file needs {needs}")
 
 
 def _decode(content: bytes, kind: FileKind) -> str:

@@ -1,19 +1,23 @@
 """Whatever is thrown at `load`: a launch, or a RaylaunchError that names the place. More than 2,000 examples."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
 from raylaunch.config import launch_file, schema
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.schema import Part
+from raylaunch.config.validation import check
 
 SHIPPED = [
     (Path(__file__).parents[2] / "configs" / name).read_bytes() for name in ("deepseek-r1-70b.yaml", "demo.yaml")
@@ -149,3 +153,22 @@ def test_arbitrary_file_names(name: str) -> None:
     path = Path("/nowhere") / name
     with pytest.raises(LaunchFileError):
         launch_file.load(path, environ={})
+
+
+_validator = jsonschema.Draft202012Validator(dict(_schema.document))
+_flat = [
+    part
+    for definition in _schema.document["$defs"].values()
+    for part in definition["properties"].values()
+    if "$ref" not in json.dumps(part)
+]
+
+
+@settings(QUICK, max_examples=500)
+@given(part=st.sampled_from(_flat), data=st.data())
+def test_verdicts_are_those_of_the_jsonschema_package(part: Part, data: st.DataObject) -> None:
+    """But for 1.0, which is an integer to JSON Schema, and for numbers that JSON cannot write."""
+    near = st.sampled_from([*part.get("enum", []), *part.get("examples", []), 0, 1, -1, 65536, True, "", [], ["a"]])
+    value = data.draw(near | values)
+    assume(not re.search(r"NaN|Infinity|\d\.0\b|\de[+-]?\d", json.dumps(value)))
+    assert bool([*check(part, value)]) == (not _validator.evolve(schema=dict(part)).is_valid(value))
