@@ -26,6 +26,11 @@ def folder_of(cluster_name: str) -> Path:
     return paths.home() / "clusters" / cluster_name
 
 
+def ray_folder_of(cluster: ClusterFile) -> Path:
+    """The folder of Ray's launcher for a cluster; created when it begins, so that a refused `up` leaves nothing."""
+    return folder_of(cluster.cluster_name) / "ray"
+
+
 def find_token(cluster: ClusterFile) -> Path:
     """The file of Ray's token."""
     return folder_of(cluster.cluster_name) / "token" / "auth_token"

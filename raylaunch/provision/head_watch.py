@@ -15,19 +15,20 @@ import json
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from raylaunch.cluster import ray_session
 
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
 """The configuration that Ray's launcher wrote for the head."""
 _STEP_S = 0.5
-_LAUNCHER = b"autoscaler/_private/monitor.py"
+_LAUNCHER = "autoscaler/_private/monitor.py"
 _LOGS = Path("/tmp/ray/session_latest/logs")
 _GAVE_UP = re.compile(rb"Terminating the node with id (\S+) .*\(launch failed\)|: (\S+): Failed to update node")
 """In the launcher's log, monitor.log (Ray 2.60, StandardAutoscaler.process_completed_updates)."""
@@ -99,19 +100,18 @@ def restart_launcher() -> None:
     Its count of failures is in its memory alone (Ray 2.60, StandardAutoscaler.can_update); nodes that have joined are
     in its state file, and are left as they are.
     """
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")[:-1]
-            if not any(word.endswith(_LAUNCHER) for word in words):
-                continue
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:  # the process has exited
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if not any(word.endswith(_LAUNCHER) for word in command):
             continue
-        os.kill(int(process.name), signal.SIGKILL)
-        environment = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
+        try:
+            environment = process.environ()
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
         with (_LOGS / "monitor.out").open("ab") as log:
             subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
 

@@ -92,11 +92,11 @@ class HostShell:
             failures = 0
             while not ended.wait(_PING_PAUSE_S):
                 message = self.ping(host)
-                failures = failures + 1 if message is not None else 0
-                if message is not None and failures >= 2:
-                    lost[host] = message
-                elif not failures:
+                failures = 0 if message is None else failures + 1
+                if message is None:
                     lost.pop(host, None)
+                elif failures >= 2:
+                    lost[host] = message
 
         for host in self.cluster.hosts:
             threading.Thread(target=watch, args=(host,), daemon=True).start()

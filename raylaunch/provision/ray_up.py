@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
@@ -36,7 +36,7 @@ class Launcher:
         """Send the configuration, on which it begins."""
         stdin = self.process.popen.stdin
         assert stdin is not None
-        paths.make_private(_find_temporary(self.cluster))
+        paths.make_private(artifacts.ray_folder_of(self.cluster))
         with contextlib.suppress(BrokenPipeError), stdin:
             stdin.write(make_config(self.cluster, with_build=with_build).encode())
 
@@ -74,7 +74,13 @@ def make_config(cluster: ClusterFile, *, with_build: bool) -> str:
 def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
     """Start Ray's launcher for `verb` ("up" or "down"); it is stopped at the end of the block, or with this process."""
     folder = paths.make_private(artifacts.folder_of(cluster.cluster_name))
-    environment = os.environ | make_environment(_find_temporary(cluster))
+    environment = os.environ | {
+        "TMPDIR": str(artifacts.ray_folder_of(cluster)),
+        "RAY_TMPDIR": str(artifacts.ray_folder_of(cluster)),
+        "AUTOSCALER_NODE_START_WAIT_S": str(_SSH_WAIT_S),
+        "RAY_UP_enable_autoscaler_v2": "0",  # else it prefixes the start commands with v2's settings (Ray 2.60)
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     log = folder / f"{verb}.log"
     with log.open("wb") as printed:
         child = Child.start(
@@ -89,22 +95,6 @@ def start_launcher(cluster: ClusterFile, verb: str) -> Iterator[Launcher]:
         child.send(signal.SIGTERM)
         child.wait_or_kill(_STOP_S)
         remove_ssh_sockets(cluster.cluster_name)
-
-
-def _find_temporary(cluster: ClusterFile) -> Path:
-    """The folder of Ray's launcher; created by `begin`, so that an `up` that fails its checks leaves nothing."""
-    return artifacts.folder_of(cluster.cluster_name) / "ray"
-
-
-def make_environment(temporary: Path) -> Mapping[str, str]:
-    """Variables that set the folders and timeouts of Ray's launcher."""
-    return {
-        "TMPDIR": str(temporary),
-        "RAY_TMPDIR": str(temporary),
-        "AUTOSCALER_NODE_START_WAIT_S": str(_SSH_WAIT_S),
-        "RAY_UP_enable_autoscaler_v2": "0",  # else it prefixes the start commands with v2's settings (Ray 2.60)
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
 
 
 def remove_ssh_sockets(cluster_name: str) -> None:

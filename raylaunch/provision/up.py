@@ -47,11 +47,6 @@ class ClusterUp:
         """The cluster's file."""
         return self.shell.cluster
 
-    @property
-    def ray_folder(self) -> Path:
-        """Where Ray's launcher keeps its state of the cluster on this machine."""
-        return artifacts.folder_of(self.cluster.cluster_name) / "ray"
-
     def run(self) -> None:
         """Bring the cluster up, or those hosts of it that are missing.
 
@@ -85,9 +80,8 @@ class ClusterUp:
             self.wait(session)
         image.compare_images(self.shell)
         console.say(f"{self.cluster.cluster_name} is up: {self.describe()}", style="bold green")
-        console.say(
-            f"Ray's own commands find it with RAY_TMPDIR={self.ray_folder}: ray submit {self.cluster.path} DRIVER.py"
-        )
+        folder = artifacts.ray_folder_of(self.cluster)
+        console.say(f"Ray's own commands find it with RAY_TMPDIR={folder}: ray submit {self.cluster.path} DRIVER.py")
 
     def add(self, missing: Sequence[str], session: HeadSession) -> None:
         """Start hosts beside those that have joined, which are not touched.
@@ -130,7 +124,7 @@ class ClusterUp:
                 fix=f"on that host: {remove}; or set another docker.container_name in {self.cluster.path}",
             )
         self._remove_containers([host for host, state in states.items() if state.container is not ContainerState.NONE])
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        shutil.rmtree(artifacts.ray_folder_of(self.cluster), ignore_errors=True)
 
     def _remove_containers(self, hosts: Sequence[str]) -> None:
         if hosts:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,23 +61,22 @@ def test_inspection_counts_gpus_and_reads_the_label(
 
 
 @pytest.fixture
-def key(cluster: ClusterFile, tmp_path: Path) -> Path:
-    """A key that ssh can read, in the cluster file."""
+def shell_with_key(cluster: ClusterFile, fake_ssh: FakeSsh, tmp_path: Path) -> HostShell:
+    """The cluster's hosts, with a key that ssh can read."""
+    assert fake_ssh.calls == []
     path = tmp_path / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    object.__setattr__(cluster, "ssh_private_key", path)
-    return path
+    return HostShell.of(replace(cluster, ssh_private_key=path))
 
 
-@pytest.mark.usefixtures("key")
 def test_hosts_that_fail_a_check_stop_up(
-    shell: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+    shell_with_key: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Doctor on a recorded host: only failed checks are printed, each with its fix."""
     fake_ssh.answer("bash -s", probe=str(DATA / "hosts" / "probe-stopped.txt"))
     fake_ssh.answer("true")
     with pytest.raises(ChecksFailedError, match=r"\d+ checks of test's hosts failed; nothing changed"):
-        check_hosts(shell, with_archive=False)
+        check_hosts(shell_with_key, with_archive=False)
     printed = capsys.readouterr().err
     assert f"{WORKER}: docker: docker is installed, but its daemon is not running; sudo systemctl" in printed.replace(
         "; systemctl", "; sudo systemctl"
@@ -84,16 +84,15 @@ def test_hosts_that_fail_a_check_stop_up(
     assert "not checked" not in printed
 
 
-@pytest.mark.usefixtures("key")
 def test_a_missing_image_is_fine_with_an_archive(
-    shell: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+    shell_with_key: HostShell, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As is a container of an earlier run, which `up` removes."""
     fake_ssh.answer("bash -s", probe=str(DATA / "hosts" / "probe-busy.txt"))
     fake_ssh.answer("nvidia-smi", stdout="8\ntest|false\n")
     fake_ssh.answer("true")
     with pytest.raises(ChecksFailedError):
-        check_hosts(shell, with_archive=True)
+        check_hosts(shell_with_key, with_archive=True)
     printed = capsys.readouterr().err
     assert ": image: " not in printed
     assert ": container: " not in printed

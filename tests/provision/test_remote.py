@@ -1,4 +1,4 @@
-"""What a service on a cluster is given, before any host is asked: its key, and what Ray's launcher reads."""
+"""What a service on a cluster gets, before any host is contacted: its key, and what Ray's launcher reads."""
 
 import json
 import stat
@@ -31,7 +31,7 @@ def load(tmp_path: Path, *sets: str) -> config.LaunchConfig:
 
 
 def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Path) -> None:
-    """The same for the next launch on that port, another for another port; nobody but its owner reads it."""
+    """The same for the next launch on that port, another for another port; only its owner can read it."""
     first = remote.give_key(cluster, load(tmp_path)).api_keys
     assert remote.give_key(cluster, load(tmp_path)).api_keys == first
     assert remote.give_key(cluster, load(tmp_path, "server.port=8124")).api_keys != first
@@ -47,7 +47,7 @@ def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path)
     assert remote.give_key(cluster, launch) is launch
 
 
-def test_hosts_are_given_what_this_machine_keeps(cluster: ClusterFile) -> None:
+def test_hosts_get_what_this_machine_keeps(cluster: ClusterFile) -> None:
     """Token and layer come from raylaunch's own folder, wherever it is; an image file makes the build needless."""
     artifacts.write_kit(cluster)
     built, loaded = (json.loads(make_config(cluster, with_build=with_build)) for with_build in (True, False))
@@ -59,7 +59,7 @@ def test_hosts_are_given_what_this_machine_keeps(cluster: ClusterFile) -> None:
     assert built["docker"] == yaml.safe_load(cluster.path.read_text())["docker"]
 
 
-def test_log_is_shown_or_missed_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_is_shown_or_reported_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "engine.log").write_text("one\ntwo\n")
     logs.show(tmp_path / "engine.log", follow=False)
     assert capsys.readouterr().out == "one\ntwo\n"

@@ -1,4 +1,4 @@
-"""ssh's own words as OpenSSH 7 to 10 write them, and the arguments it is given."""
+"""ssh's messages as OpenSSH 7 to 10 print them, and its arguments."""
 
 from pathlib import Path
 
@@ -36,14 +36,14 @@ Host key verification failed.
         ("", "other"),
     ],
 )  # fmt: skip
-def test_failures_are_told_apart(stderr: str, kind: str) -> None:
+def test_failures_are_distinguished(stderr: str, kind: str) -> None:
     failure = read_failure(stderr)
     assert failure.kind == kind
     assert kind in FAILURES
     assert "@@" not in failure.message
 
 
-def test_arguments_ask_nothing_and_trust_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_never_prompt_and_trust_no_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """No prompt, no unknown host; HOME's known_hosts; the host is never taken for an option."""
     monkeypatch.setenv("HOME", "/home/mia")
     command = Ssh("mia", Path("/keys/id"), None, Path("/run/s")).command("10.0.0.2", "true")
@@ -56,12 +56,12 @@ def test_arguments_ask_nothing_and_trust_no_stranger(monkeypatch: pytest.MonkeyP
     assert "IdentitiesOnly" not in " ".join(Ssh("mia", None, None, Path("/run/s")).command("10.0.0.2"))
 
 
-def test_way_through_the_head_shares_its_connection() -> None:
-    """One socket for a host, whoever asks; the proxy of the file gives way to it."""
+def test_a_connection_through_the_head_is_shared() -> None:
+    """One socket for a host; it replaces the proxy of the cluster file."""
     ssh = Ssh("mia", Path("/keys/id"), "nc jump %h %p", Path("/run/s"))
     through, *_ = ssh.through("10.0.0.1")
     assert ssh.sharing("10.0.0.1")[0] in through
-    told = ssh.command("10.0.0.2", "true", options=[through], only_key=True)
-    assert sum("ProxyCommand" in word for word in told) == 1
-    assert "IdentityAgent=none" in told
+    arguments = ssh.command("10.0.0.2", "true", options=[through], only_key=True)
+    assert sum("ProxyCommand" in word for word in arguments) == 1
+    assert "IdentityAgent=none" in arguments
     assert "ProxyCommand=nc jump %h %p" in ssh.command("10.0.0.2")

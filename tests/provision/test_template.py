@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TWO_NODE = ROOT / "configs" / "two-node.yaml"
 
 
-def make_plan(count: int = 2, **said: str) -> ClusterPlan:
+def make_plan(count: int = 2, **values: str) -> ClusterPlan:
     hosts = [f"10.0.0.{number}" for number in range(1, count + 1)]
-    return ClusterPlan(hosts=hosts, **{"user": "ubuntu", "name": "two-node"} | said)
+    return ClusterPlan(hosts=hosts, **{"user": "ubuntu", "name": "two-node"} | values)
 
 
 def test_two_node_yaml_is_what_init_writes() -> None:

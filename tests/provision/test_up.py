@@ -9,7 +9,7 @@ import pytest
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.processes import Child
-from raylaunch.provision import up
+from raylaunch.provision import artifacts, up
 from raylaunch.provision.head_session import HeadReport, HeadSession
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.preconditions import ContainerState, HostState
@@ -90,10 +90,11 @@ def test_a_container_of_another_owner_is_left_alone(run: ClusterUp, fake_ssh: Fa
 def test_containers_of_an_earlier_run_are_removed(run: ClusterUp, fake_ssh: FakeSsh) -> None:
     """With Ray's state on this machine; on no other host."""
     fake_ssh.answer(REMOVE)
-    run.ray_folder.mkdir(parents=True)
+    folder = artifacts.ray_folder_of(run.cluster)
+    folder.mkdir(parents=True)
     run.clear({HEAD: HostState(8, ContainerState.NONE), WORKER: HostState(8, ContainerState.ENDED)})
     assert [(call.host, call.command) for call in fake_ssh.calls] == [(WORKER, REMOVE)]
-    assert not run.ray_folder.exists()
+    assert not folder.exists()
 
 
 def test_a_host_that_the_head_does_not_know_is_an_error(run: ClusterUp, fake_ssh: FakeSsh, shell: HostShell) -> None:

@@ -43,7 +43,7 @@ probe firewall 5 'for tool in ufw firewalld; do systemctl is-active "$tool" 2>/d
 
 print_section() { printf '\n%s %s\n%s\n%s = 0\n' "$mark" "$1" "$2" "$mark"; }
 print_section system "$(. /etc/os-release; echo "id=$ID"; echo "like=$ID_LIKE"; echo "name=$PRETTY_NAME"; echo "user=$(id -un)"
-    echo "groups=$(id -Gn)"; echo "hostname=$(hostname)"; echo "bashrc=$([ -e ~/.bashrc ] && echo yes)"
+    echo "hostname=$(hostname)"; echo "bashrc=$([ -e ~/.bashrc ] && echo yes)"
     echo "hook=$(command -v nvidia-container-runtime-hook || command -v nvidia-ctk)")"
 print_section memory "$(cat /proc/meminfo)"
 print_section sockets "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null)"

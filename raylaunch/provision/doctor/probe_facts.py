@@ -47,7 +47,6 @@ class System:
     """Whose commands it has: "debian", "rhel", "suse", "arch" or "other"."""
     distribution: str
     user: str
-    groups: tuple[str, ...]
     hostname: str
     has_bashrc: bool
     has_nvidia_hook: bool
@@ -63,7 +62,6 @@ class Disk:
     """Free and total bytes of the file system that holds a folder, or will hold it."""
 
     place: str
-    device: str
     free: int
     total: int
 
@@ -174,7 +172,6 @@ def parse_system(section: Section) -> System:
         family=next((family for family, names in families if kin & names), "other"),
         distribution=values.get("name", "").strip('"') or "an unknown distribution",
         user=values.get("user", ""),
-        groups=tuple(values.get("groups", "").split()),
         hostname=values.get("hostname", ""),
         has_bashrc=values.get("bashrc") == "yes",
         has_nvidia_hook=bool(values.get("hook")),
@@ -270,8 +267,8 @@ def parse_disks(section: Section) -> tuple[Disk, ...]:
     disks = []
     for line in section.text.splitlines():
         match line.split():
-            case ["disk", place, device, total, _, free, *_] if total.isdigit() and free.isdigit():
-                disks.append(Disk(place, device, int(free) << 10, int(total) << 10))
+            case ["disk", place, _, total, _, free, *_] if total.isdigit() and free.isdigit():
+                disks.append(Disk(place, int(free) << 10, int(total) << 10))
     return tuple(disks)
 
 

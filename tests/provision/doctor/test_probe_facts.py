@@ -8,7 +8,7 @@ from tests.provision.doctor.conftest import read_probe
 
 
 def test_busy_host() -> None:
-    """A container that only sleeps, GPUs held by a stranger, a port taken."""
+    """A container that only sleeps, GPUs held by another program, a port taken."""
     probe = read_probe("busy")
     assert probe.noise == ""
     assert probe.find("shell") == Section("RAN", 0)

@@ -31,8 +31,8 @@ def judge_worker(
     """Verdicts on a sound head and a worker with facts changed by name."""
 
     def run(*changes: tuple[str, str], **facts_changed: Any) -> list[Verdict]:
-        seen = look_at(make_host(HEAD), make_host(WORKER, **facts_changed))
-        return list(judge(seen, load_cluster(*changes), model_gb=1))
+        facts = look_at(make_host(HEAD), make_host(WORKER, **facts_changed))
+        return list(judge(facts, load_cluster(*changes), model_gb=1))
 
     return run
 
@@ -55,7 +55,7 @@ def test_every_failed_verdict_has_a_fix(judge_worker: Callable[..., list[Verdict
         {"gpus": probe_facts.GpuFacts("Failed to initialize NVML: Driver/library version mismatch")},
         {"shell": probe_facts.Section("", 124)},
         {"memory": (8 << 30, 1 << 30)},
-        {"docker": replace(sound.docker, disk=probe_facts.Disk("/x", "sda", 1 << 20, 1 << 40))},
+        {"docker": replace(sound.docker, disk=probe_facts.Disk("/x", 1 << 20, 1 << 40))},
         {"network": replace(sound.network, clock_ahead_s=-90.0)},
         {"objects": probe_facts.RuntimeObjects(None, None)},
     ]
@@ -77,7 +77,7 @@ def test_every_failed_verdict_has_a_fix(judge_worker: Callable[..., list[Verdict
         ("vllm/vllm-openai:v0.19.0", 12),
         ("registry:5000/raylaunch:0.32.0", 13),
         ("vllm/vllm-openai:latest", None),
-        ("somebody/else:0.32.0", None),
+        ("other/image:0.32.0", None),
     ],
 )
 def test_cuda_by_tag(image: str, major: int | None) -> None:
@@ -156,7 +156,7 @@ def test_clocks(
 
 
 @pytest.mark.parametrize(
-    ("route", "state", "words"),
+    ("route", "state", "text"),
     [
         (probe_facts.Route("eth0", WORKER, 1500, 25_000), VerdictState.OK, "25 Gbit/s"),
         (probe_facts.Route("eth0", WORKER, 1500, 1000), VerdictState.WARNING, "1 Gbit/s"),
@@ -167,10 +167,10 @@ def test_clocks(
     ],
 )
 def test_links(
-    judge_worker: Callable[..., list[Verdict]], route: probe_facts.Route, state: VerdictState, words: str
+    judge_worker: Callable[..., list[Verdict]], route: probe_facts.Route, state: VerdictState, text: str
 ) -> None:
     verdict = pick(judge_worker(route=route), "network")
-    assert (verdict.state, words in verdict.what) == (state, True), verdict
+    assert (verdict.state, text in verdict.what) == (state, True), verdict
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A probe's session: the real script on this machine, and logins that fail, through the ssh of conftest."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,11 @@ def test_a_login_that_hangs_is_slow(ssh: Ssh, fake_ssh: FakeSsh, monkeypatch: py
 
 def test_facts_of_a_cluster(cluster: ClusterFile, fake_ssh: FakeSsh) -> None:
     """One host answers with a recorded probe, one refuses the key; nothing is left open."""
-    object.__setattr__(cluster, "ssh_private_key", None)
     fake_ssh.answer("bash -s", host=HEAD, probe=str(DATA / "probe-busy.txt"))
     fake_ssh.answer(
         "bash -s", host=WORKER, stderr="mia@10.0.0.2: Permission denied (publickey).", status=255, quits=True
     )
-    facts = gather.gather(cluster)
+    facts = gather.gather(replace(cluster, ssh_private_key=None))
     assert [(host.address, host.system.hostname, host.network) for host in facts.hosts] == [(HEAD, "h2", None)]
     assert {host: failure.kind for host, failure in facts.failures.items()} == {WORKER: "key"}
     assert facts.from_head == {}
