@@ -214,7 +214,7 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
         is_parsed_by_raylaunch,
         f"{LIFE}::test_a_model_over_two_hosts",
     ),
-    "raylaunch down cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_down_up_down_up_down"),
+    "raylaunch down cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_down_up_down"),
     "pip install '.[vllm]'": (names_an_extra, None),
     "docker build -f docker/Dockerfile -t raylaunch:0.32.0 .": (names_the_dockerfile, BY_CONTAINER_TEST),
     "docker run -d --name raylaunch --gpus all --network host --ipc host --ulimit nofile=1048576:1048576 "
