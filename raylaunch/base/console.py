@@ -100,14 +100,14 @@ def live_lines() -> Iterator[Callable[[Sequence[str]], None]]:
         with Live(console=_STDERR, refresh_per_second=4, transient=False) as live:
             yield lambda lines: live.update(Text("\n".join(lines)))
         return
-    seen: dict[str, str] = {}
+    shown: dict[str, str] = {}
 
     def write_changed(lines: Sequence[str]) -> None:
         for line in lines:
             name, _, rest = line.partition(":")
             state = rest.partition("|")[0]
-            if seen.get(name) != state:
-                seen[name] = state
+            if shown.get(name) != state:
+                shown[name] = state
                 say(line)
 
     yield write_changed

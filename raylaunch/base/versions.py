@@ -18,7 +18,7 @@ REPORTED = (
     *("raylaunch", "ray", "vllm", "torch", "transformers", "huggingface_hub"),
     *("click", "openai", "pydantic", "rich", "PyYAML", "nvidia-ml-py"),
 )
-"""What `raylaunch --version` tells, in this order."""
+"""What `raylaunch --version` prints, in this order."""
 
 
 def find_version(package: str) -> str | None:

@@ -1,13 +1,13 @@
-"""The cluster at this moment, each second: a small Ray actor on each node samples it, and ends with the watcher.
+"""Samples of the cluster, every second: a small Ray actor on each node, which ends with the watching process.
 
 ::
 
     cluster.join(address, env_vars={})
-    for seen in monitor.follow(stop):        # stop: threading.Event
-        for node in seen.nodes:
+    for sample in monitor.follow(stop):      # stop: threading.Event
+        for node in sample.nodes:
             node.host.cpu_percent, [gpu.power_w for gpu in node.gpus.gpus]
 
-The actors take no CPU from Ray's accounts and are not detached: Ray ends them when this process leaves or dies.
+The actors need no CPU in Ray's accounts and are not detached: Ray ends them when this process leaves or dies.
 """
 
 import threading
@@ -22,19 +22,19 @@ from raylaunch.cluster.ranks import Rank, list_living_ranks
 from raylaunch.node.sampler import NodeSample, NodeSampler
 
 _LATE_S = 0.9
-"""A node whose sample is later than the others' by so much is told as silent, until it sends the next one."""
+"""A node whose sample is this much later than the others' is reported as silent, until it sends the next one."""
 _START_S = 30.0
 """Longest wait for the first answer: Ray starts a process on each node (1 to 3 s, more where a disk is cold)."""
 _WORKERS_EACH_S = 5.0
 _UNREAD = 4
-"""Samples that wait for a watcher that does not read (Ctrl-Z); then the actor waits, too."""
+"""Samples that wait for a watcher that does not read (Ctrl-Z); then the actor pauses."""
 _AGAIN_S = 10.0
-"""After an actor died, until another one is started on that node."""
+"""From an actor's death to the start of another one on that node."""
 
 
 @dataclass(frozen=True, slots=True)
 class SilentNode:
-    """A node that was there and gave no sample this time."""
+    """A known node without a sample this time."""
 
     ip: str
     why: str
@@ -54,7 +54,7 @@ class ClusterSample:
 
 
 class Watcher(Protocol):
-    """Something that samples nodes: Ray's (Monitor), or this machine without Ray (LocalMonitor)."""
+    """Samples nodes: Ray's (Monitor), or this machine without Ray (LocalMonitor)."""
 
     def sample(self) -> ClusterSample:
         """All nodes now."""
@@ -68,19 +68,19 @@ class _Watched:
     node: ray_session.ClusterNode
     actor: Any = None
     stream: Any = None
-    """What the actor sends: an ObjectRefGenerator; None where no actor runs."""
+    """The actor's samples: an ObjectRefGenerator; None where no actor runs."""
     heard: bool = False
     """Whether this actor has sent a sample already."""
     why: str = ""
     since: float = 0.0
-    """When it fell silent (monotonic)."""
+    """When it became silent (monotonic)."""
 
 
 class Monitor:
-    """Samples every node of the Ray cluster that this process joined; new nodes are taken in, lost ones told.
+    """Samples every node of the Ray cluster that this process joined; new nodes are added, lost ones reported.
 
     Args:
-        interval_s: seconds from one sample to the next; the nodes keep it.
+        interval_s: seconds from one sample to the next, measured on the nodes.
         list_nodes: the living nodes.
         clock: monotonic seconds.
     """
@@ -104,17 +104,17 @@ class Monitor:
         self.close()
 
     def sample(self) -> ClusterSample:
-        """The next sample of each node; waits for it. The first call waits for the actors to start, too."""
+        """Wait for the next sample of each node; the first call also waits for the actors to start."""
         import ray
 
-        self._take_in_nodes()
+        self._update_nodes()
         if self._clock() - self._workers_at >= _WORKERS_EACH_S:
             self._workers, self._workers_at = list_living_ranks(), self._clock()
         watched = list(self._watched.values())
         due = [one for one in watched if one.stream is not None and not one.why]
-        patience_s = self._interval_s + (_LATE_S if any(one.heard for one in due) else _START_S)
+        timeout_s = self._interval_s + (_LATE_S if any(one.heard for one in due) else _START_S)
         if due:
-            ray.wait([one.stream for one in due], num_returns=len(due), timeout=patience_s, fetch_local=True)
+            ray.wait([one.stream for one in due], num_returns=len(due), timeout=timeout_s, fetch_local=True)
         else:
             time.sleep(self._interval_s)
         samples = [sample for one in watched if (sample := self._read_newest(one)) is not None]
@@ -132,13 +132,13 @@ class Monitor:
                 ray.kill(watched.actor)
         self._watched.clear()
 
-    def _take_in_nodes(self) -> None:
+    def _update_nodes(self) -> None:
         living = {node.node_id: node for node in self._list_nodes()}
         addresses = {node.ip for node in living.values()}
         for node_id, watched in list(self._watched.items()):
             if node_id in living:
                 continue
-            if watched.node.ip in addresses:  # it came back: Ray gives a node a new id each time
+            if watched.node.ip in addresses:  # it is back: a node that joins again has a new id
                 del self._watched[node_id]
             else:
                 self._lose(watched, "gone from Ray")
@@ -164,41 +164,41 @@ class Monitor:
         if newest is not None:
             watched.heard, watched.why = True, ""
         elif watched.stream is not None:
-            self._fall_silent(watched, "no answer" if watched.heard else "no first sample")
+            self._mark_silent(watched, "no answer" if watched.heard else "no first sample")
         return newest
 
     def _lose(self, watched: _Watched, why: str) -> None:
         watched.actor = watched.stream = None
-        self._fall_silent(watched, why)
+        self._mark_silent(watched, why)
 
-    def _fall_silent(self, watched: _Watched, why: str) -> None:
+    def _mark_silent(self, watched: _Watched, why: str) -> None:
         if not watched.why:
             watched.since = self._clock()
         watched.why = why
 
 
 class LocalMonitor:
-    """Samples this machine alone, in this process: where there is no Ray."""
+    """Samples this machine in this process, without Ray."""
 
     def __init__(self, interval_s: float = 1.0) -> None:
         self._stream = NodeSampler("", "127.0.0.1").run(interval_s)
 
     def sample(self) -> ClusterSample:
-        """The next sample of this machine; waits for it."""
+        """Wait for the next sample of this machine."""
         node = next(self._stream)
         return ClusterSample(node.at, (node,))
 
     def close(self) -> None:
-        """Nothing runs beside this process."""
+        """Nothing to end: all runs in this process."""
 
 
 def follow(
     stop: threading.Event, *, interval_s: float = 1.0, watcher: Watcher | None = None
 ) -> Iterator[ClusterSample]:
-    """Sample all nodes each `interval_s` seconds until `stop` is set; then the actors are gone.
+    """Sample all nodes every `interval_s` seconds until `stop` is set, then end the actors.
 
     Args:
-        watcher: what samples; without one, a Monitor of the Ray cluster that this process joined.
+        watcher: by default a Monitor of the Ray cluster that this process joined.
     """
     watcher = watcher or Monitor(interval_s)
     try:

@@ -1,4 +1,4 @@
-"""Give each rank of the engine its GPU: tensor-parallel groups inside a node, pipeline stages across nodes."""
+"""Place each rank of the engine on a GPU: tensor-parallel groups within a node, pipeline stages across nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,12 +31,12 @@ def plan_places(
     gpus_per_node: int | None = None,
     tp_across_nodes: bool = False,
 ) -> list[RankPlace]:
-    """Give each rank a node: a tensor-parallel group stays inside one node, pipeline stages go across nodes.
+    """Assign each rank to a node: a tensor-parallel group to one node, pipeline stages across nodes.
 
-    Stages fill a node before the next one begins, so a request crosses the network as seldom as can be.
+    Stages fill a node before the next one, so a request crosses the network as seldom as possible.
 
     Args:
-        gpus_per_node: what the launch asks of each node, and the most that is taken there; None takes all.
+        gpus_per_node: most GPUs to use per node; None uses all.
 
     Raises:
         ClusterError: the groups do not fit.
@@ -63,14 +63,14 @@ def plan_places(
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """GPUs held for an engine: a Ray placement group with one bundle a rank."""
+    """GPUs reserved for an engine: a Ray placement group with one bundle per rank."""
 
     group_id: str
     """Hexadecimal id of the placement group."""
     places: tuple[RankPlace, ...]
 
     def release(self) -> None:
-        """Give the GPUs back; Ray ends what still runs on them."""
+        """Release the GPUs; Ray ends what still runs on them."""
         import ray
         from ray.util.placement_group import PlacementGroup
 
@@ -78,16 +78,15 @@ class Reservation:
 
 
 def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_S) -> Reservation:
-    """Reserve one GPU per rank where it was planned, and learn the GPUs' indices.
+    """Reserve one GPU per rank on the planned node, and find the GPUs' indices.
 
-    The reservation is a placement group of this process's Ray job: should this process die, Ray frees it and ends
-    whatever runs in it.
+    The reservation belongs to this process's Ray job: when this process dies, Ray frees it and ends what runs in it.
 
     Args:
-        timeout_s: longest wait for GPUs that somebody else holds, in seconds.
+        timeout_s: longest wait for GPUs that are in use, in seconds.
 
     Raises:
-        NotEnoughGpusError: the GPUs are there but taken.
+        NotEnoughGpusError: GPUs are still in use after that.
     """
     import ray
 
@@ -99,18 +98,18 @@ def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_
     if not group.wait(timeout_s):
         ray.util.remove_placement_group(group)
         free = {node: int(resources.get("GPU", 0)) for node, resources in list_free_resources().items()}
-        told = {place.node.ip: free.get(place.node.node_id, 0) for place in places}
+        counts = {place.node.ip: free.get(place.node.node_id, 0) for place in places}
         raise NotEnoughGpusError(
-            "the GPUs are there but taken: "
-            + "; ".join(f"{ip} has {count} free" for ip, count in told.items())
+            "the GPUs exist but are taken: "
+            + "; ".join(f"{ip} has {count} free" for ip, count in counts.items())
             + f" of {len(places)} needed in all",
-            fix="`raylaunch status` and `ray status` show who holds them; `raylaunch stop` ends a service of ours",
+            fix="`raylaunch status` and `ray status` show what uses them; `raylaunch stop` ends a service of raylaunch",
         )
     return Reservation(group.id.hex(), tuple(_find_gpu_indices(group, places)))
 
 
 def _find_gpu_indices(group: Any, places: Sequence[RankPlace]) -> list[RankPlace]:
-    """Work out each rank's GPU: vLLM gives a node's reserved GPUs to its ranks in ascending order."""
+    """Find each rank's GPU: vLLM assigns a node's reserved GPUs to its ranks in ascending order."""
     reserved: dict[str, list[RankPlace]] = {}
     for place in places:
         reserved.setdefault(place.node.node_id, []).append(place)
@@ -118,7 +117,7 @@ def _find_gpu_indices(group: Any, places: Sequence[RankPlace]) -> list[RankPlace
     for ranks in reserved.values():
         if len(ranks) == ranks[0].node.gpus:
             indices = list(range(len(ranks)))
-        else:  # somebody else has, or may get, the others: ask Ray which ones are ours
+        else:  # other jobs have, or may get, the rest of the node's GPUs: ask Ray which ones are ours
             indices = _ask_gpu_indices(group, [place.rank for place in ranks])
         found += [replace(place, gpu=index) for place, index in zip(ranks, indices, strict=True)]
     return sorted(found, key=lambda place: place.rank)
@@ -128,11 +127,11 @@ def _ask_gpu_indices(group: Any, bundles: Sequence[int]) -> list[int]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    def tell_gpu() -> str:
+    def find_gpu() -> str:
         return str(ray.get_runtime_context().get_accelerator_ids()["GPU"][0])
 
     asked = [
-        ray.remote(tell_gpu)
+        ray.remote(find_gpu)
         .options(
             num_cpus=0,
             num_gpus=1,

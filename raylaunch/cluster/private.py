@@ -1,6 +1,6 @@
-"""A Ray cluster of our own on this machine, for demo and rehearsal: private folder, free ports, ended with the service.
+"""A private Ray cluster on this machine, for demo and rehearsal: own folder, free ports, ends with the service.
 
-Each node is a `ray start --block` process in a session of its own; several nodes take 127.0.0.1, 127.0.0.2 and so on.
+Each node is a `ray start --block` process in a session of its own, at 127.0.0.1, 127.0.0.2 and so on.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from raylaunch.cluster import settings
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 6.0
-"""Twice what it takes; where workers had to be killed before, it now and then hangs (2.60), and is killed itself."""
+"""Twice the usual time; after workers were killed, Ray sometimes hangs (2.60), and is killed."""
 _NODE_PORTS = (
     *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
     *("metrics-export-port", "object-manager-port", "node-manager-port"),
 )
 _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
 _OBJECT_STORE_BYTES = 128 << 20
-"""Weights never pass through the object store; the smallest comfortable one keeps a rehearsal small."""
+"""Small, to keep a rehearsal small: weights never pass through the object store."""
 _TRIES = 3
-"""Of a start for which somebody takes a port between the choice and the use of it."""
+"""Starts, where another process binds a port between its choice and its use."""
 _PORT_TAKEN = re.compile(r"\bports?\b|\bin use\b", re.IGNORECASE)
-"""In the last words of a Ray node that found one taken (2.60)."""
+"""In the last line of a Ray node that found a port in use (2.60)."""
 
 
 class _PortTakenError(ClusterError):
-    """Somebody took a port that was free a moment ago."""
+    """Another process has bound a port that was free a moment ago."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PrivateRay:
             env_vars: environment of every Ray worker, over this process's own.
 
         Raises:
-            ClusterError: a node did not come up; what its log says, and nothing of it left running.
+            ClusterError: a node did not start; the message has the last line of its log. Nothing is left running.
         """
         processes.raise_file_limit()
         for _ in range(_TRIES - 1):
@@ -68,7 +68,7 @@ class PrivateRay:
     @classmethod
     def _start(cls, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
         folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
-        # All in one go: what is chosen twice is taken for one component by two (Ray refuses that).
+        # In one call, so that all differ: Ray refuses a port that two components use.
         port, *ports = find_free_ports(1 + len(_HEAD_PORTS) + nodes * len(_NODE_PORTS))
         cluster = cls(address=f"127.0.0.1:{port}", folder=folder, nodes=())
         try:
@@ -86,7 +86,7 @@ class PrivateRay:
         return cluster
 
     def find_failure(self) -> str | None:
-        """What the log of the first dead node says last, or None while all live."""
+        """Address and last log line of the first dead node; None while all are alive."""
         for index, node in enumerate(self.nodes):
             if node.popen.poll() is not None:
                 return f"127.0.0.{index + 1}: {_read_last_line(self.folder / f'node{index}.log')}"
@@ -112,7 +112,7 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
     if "--head" in where:
         command.append("--include-dashboard=false")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    # Else Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
+    # Otherwise Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
     keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
     environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **processes.KEEP_VISIBLE, **settings.NODE, **env_vars}
     index = int(ip.rpartition(".")[2]) - 1
@@ -123,10 +123,10 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
 def _wait_for_port(port: int, node: processes.Child, folder: Path) -> None:
     if wait_for_port(port, _START_TIMEOUT_S, lambda: node.popen.poll() is None):
         return
-    told = _read_last_line(folder / "node0.log")
-    raise (_PortTakenError if _PORT_TAKEN.search(told) else ClusterError)(
-        f"the private Ray of this launch did not start: {told}",
-        fix="`ray start --head --block` by hand shows more; free memory and disk space first",
+    last_line = _read_last_line(folder / "node0.log")
+    raise (_PortTakenError if _PORT_TAKEN.search(last_line) else ClusterError)(
+        f"the private Ray of this launch did not start: {last_line}",
+        fix="free memory and disk space; `ray start --head --block` by hand shows more",
     )
 
 

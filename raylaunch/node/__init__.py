@@ -1,1 +1,1 @@
-"""What runs on a node, pickled by value: standard library and pynvml only."""
+"""Code that runs on nodes, pickled by value (cluster/ship.py): imports the standard library and pynvml only."""

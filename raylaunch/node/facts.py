@@ -1,8 +1,7 @@
-"""Facts of one node, as a Ray task on it sees them.
+"""Facts of one node, collected by a Ray task on it.
 
-All of `raylaunch.node` that a node runs is shipped by value, so that a node with an older raylaunch, or none,
-answers the same questions: here, in folder.py and in gpus.py stand the standard library and nvidia-ml-py only.
-Nothing is imported that the engine would import: versions come from the packages' metadata.
+A node with an older raylaunch, or none, runs the same code. Versions come from package metadata: importing vLLM or
+PyTorch would take seconds.
 """
 
 import importlib.metadata
@@ -14,7 +13,7 @@ import resource
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.node.host import measure_ram
@@ -27,7 +26,7 @@ _PACKAGES = ("ray", "vllm", "torch", "raylaunch")
 
 @dataclass(frozen=True, slots=True)
 class FactsRequest:
-    """What to look at on a node."""
+    """What to collect on a node."""
 
     node_ip: str
     """The address by which Ray knows the node."""
@@ -38,20 +37,20 @@ class FactsRequest:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What was seen on a node. Sizes are in bytes; None is "cannot be told"."""
+    """Facts of a node. Sizes are in bytes; None is "unknown"."""
 
     node_ip: str
     hostname: str
     machine: str
-    """Boot id and network namespace: equal for two Ray nodes that reach each other by loopback."""
+    """Boot id and network namespace: equal for Ray nodes that reach each other by loopback."""
     python: str
     packages: Mapping[str, str]
-    """Versions of what is installed; vLLM's CPU build is "vllm", marked "+cpu"."""
+    """Versions of installed packages; vLLM's CPU build is "vllm", marked "+cpu"."""
     torch_cuda: str | None
     """CUDA that PyTorch was built for, "13.0"; None for a build without CUDA, or no PyTorch."""
     environment: Mapping[str, str]
     vllm_ip: str
-    """The address that vLLM takes for this node's own."""
+    """The address that vLLM uses as this node's own."""
     model: FolderFacts
     shm_total: int | None
     shm_free: int | None
@@ -59,15 +58,15 @@ class NodeFacts:
     open_files_hard: int
     ram_total: int
     ram_available: int
-    """Both within the container's limit where that is lower than the machine's memory."""
+    """Both within the container's limit, if that is lower."""
     disk_free: int | None
-    """Where logs go."""
-    driver: DriverFacts | None = field(default=None)
-    """None where GPUs were not asked for."""
+    """Of the log folder."""
+    driver: DriverFacts | None = None
+    """None where GPUs were not requested."""
 
 
 def collect_facts(request: FactsRequest) -> NodeFacts:
-    """Look at this machine. Takes milliseconds, reads no weights, imports neither PyTorch nor vLLM."""
+    """Collect the facts of this machine, in milliseconds: no weights are read."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     shm_total, shm_free = _measure_disk("/dev/shm")
     ram_total, ram_available = measure_ram()
@@ -94,7 +93,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
 
 
 def _find_version(package: str) -> str | None:
-    """As versions.find_version, which may be missing on a node."""
+    """As base/versions.find_version, which may be missing on a node."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -116,13 +115,13 @@ def _find_torch_cuda() -> str | None:
 
 
 def _guess_vllm_ip() -> str:
-    """What vllm.utils.network_utils.get_ip answers (0.25 to 0.33): VLLM_HOST_IP, or the way to the internet."""
-    if said := os.environ.get("VLLM_HOST_IP"):
-        return said
-    for family, address in ((socket.AF_INET, "8.8.8.8"), (socket.AF_INET6, "2001:4860:4860::8888")):
+    """What vllm.utils.network_utils.get_ip returns (0.25 to 0.33): VLLM_HOST_IP, or the route to the internet."""
+    if address := os.environ.get("VLLM_HOST_IP"):
+        return address
+    for family, target in ((socket.AF_INET, "8.8.8.8"), (socket.AF_INET6, "2001:4860:4860::8888")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 80))  # a datagram socket sends nothing by this; it only chooses the route
+                probe.connect((target, 80))  # of a datagram socket: chooses the route, sends nothing
                 return str(probe.getsockname()[0])
         except OSError:
             continue
@@ -138,12 +137,12 @@ def _identify_machine() -> str:
 
 
 def _measure_disk(path: str) -> tuple[int | None, int | None]:
-    """Total and free bytes where `path` is, or will be made."""
-    place = Path(path)
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Total and free bytes of the disk that has `path`, or will have it."""
+    existing = Path(path)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
     try:
-        usage = shutil.disk_usage(place)
+        usage = shutil.disk_usage(existing)
     except OSError:
         return None, None
     return usage.total, usage.free

@@ -1,7 +1,6 @@
-"""One node's GPUs at this moment, through NVML: load, memory, power, heat, clocks, faults and who is on them.
+"""One node's GPUs at this moment, through NVML: load, memory, power, temperature, clocks, faults and processes.
 
-Runs on nodes, shipped by value with the whole room: standard library, and nvidia-ml-py where it is installed.
-What a card or driver does not tell is None, never 0.
+A value that a card or driver does not report is None, never 0.
 """
 
 import time
@@ -22,24 +21,23 @@ THROTTLES = {
     "board_limit": "hardware",
     "reliability": "hardware",
 }
-"""Reasons that slow a GPU down against its will, each with its kind. `hw_slowdown` comes along with a hw_ reason of
-heat or power; alone, it is an external brake (power supply) or a fault. `sw_power_cap` is everyday life of a card at
-full load: it says that the power cap sets the pace."""
+"""Clock event reasons that slow a GPU down, each with its kind. `hw_slowdown` comes with a hw_ reason of heat or power;
+alone, it is an external brake (power supply) or a fault. `sw_power_cap` is normal for a card at full load."""
 _SLOW_S = 5.0
-"""How often what seldom changes is asked for: processes (the dearest question), power cap and fan."""
+"""Interval for what seldom changes: processes (the slowest query), power cap and fan."""
 _XIDS_KEPT = 16
 _REOPEN_S = 10.0
 
 
 class GpuFault(StrEnum):
-    """How a GPU fails to answer."""
+    """Why a GPU does not answer."""
 
     LOST = "lost"
-    """It fell off the bus, or needs a reset: the machine has to be power-cycled or the GPU reset."""
+    """It fell off the bus or needs a reset: power-cycle the machine or reset the GPU."""
     OUT_OF_REACH = "out of reach"
-    """NVML's "Unknown Error": mostly a container that lost its devices; the GPU itself may well be fine."""
+    """NVML's "Unknown Error": mostly a container that lost its devices; the GPU itself may work."""
     REFUSED = "refused"
-    """Anything else; `GpuSample.error` has NVML's words."""
+    """Any other error; `GpuSample.error` has NVML's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +46,19 @@ class XidEvent:
 
     xid: int
     meaning: str
-    """"" where it is not a common one: docs.nvidia.com/deploy/xid-errors has all."""
+    """"" for an uncommon one: docs.nvidia.com/deploy/xid-errors lists all."""
     at: float
-    """Wall clock of the sample that saw it, seconds since 1970."""
+    """Wall clock of the sample that found it, seconds since 1970."""
     of_the_gpu: bool
-    """Whether the GPU is to be doubted, and not only the program on it."""
+    """Whether the GPU may be the cause, and not only the program on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """One GPU at one moment. None is "not told by this card, driver or permission"."""
+    """One GPU at one moment. None is "not reported by this card or driver, or not permitted"."""
 
     index: int
-    """As NVML and nvidia-smi number the GPUs of a machine, whatever CUDA_VISIBLE_DEVICES says."""
+    """NVML's and nvidia-smi's number, independent of CUDA_VISIBLE_DEVICES."""
     uuid: str = ""
     name: str = ""
     use_percent: int | None = None
@@ -71,22 +69,22 @@ class GpuSample:
     power_cap_w: float | None = None
     temperature_c: int | None = None
     fan_percent: int | None = None
-    """None on cards that the machine's own fans cool."""
+    """None on cards without fans."""
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     reasons: tuple[str, ...] | None = None
-    """Why the clocks are as they are, all names of the driver; see `throttles`."""
+    """All clock event reasons, as the driver names them; see `throttles`."""
     processes: tuple[GpuProcess, ...] = ()
-    """As they were at most 5 s ago, like `power_cap_w` and `fan_percent`."""
+    """At most 5 s old, like `power_cap_w` and `fan_percent`."""
     xids: tuple[XidEvent, ...] = ()
-    """The last ones since the sampler was opened, oldest first."""
+    """The last 16 since the sampler was opened, oldest first."""
     fault: GpuFault | None = None
     error: str = ""
-    """What NVML said instead of an answer; "" where it answered."""
+    """NVML's error message; "" where it answered."""
 
     @property
     def throttles(self) -> tuple[str, ...]:
-        """Reasons that slow it down against its will: see THROTTLES."""
+        """Reasons that slow it down: see THROTTLES."""
         return tuple(reason for reason in self.reasons or () if reason in THROTTLES)
 
 
@@ -96,12 +94,12 @@ class GpusSample:
 
     gpus: tuple[GpuSample, ...] = ()
     error: str = ""
-    """Why NVML does not answer, in its words; "" where it does (or GPUs were not asked for)."""
+    """NVML's error message; "" where it answers (or GPUs were not requested)."""
 
 
 @dataclass(slots=True)
 class _OpenGpu:
-    """What the sampler keeps of a GPU while NVML is open."""
+    """The sampler's state of a GPU while NVML is open."""
 
     index: int
     handle: Any
@@ -114,18 +112,18 @@ class _OpenGpu:
     """Of the attempt to open it."""
     error: str = ""
     slow_due: float = 0.0
-    """When what seldom changes is to be asked for again (monotonic)."""
+    """When to query again what seldom changes (monotonic)."""
     power_cap_w: float | None = None
     fan_percent: int | None = None
     processes: tuple[GpuProcess, ...] = ()
 
 
 class GpuSampler:
-    """Keeps NVML open, which takes long to open, and samples all GPUs of this machine. For one thread.
+    """Samples all GPUs of this machine, and keeps NVML open, which is slow to open. For one thread.
 
     Args:
-        find_nvml: how the binding is found.
-        clock, monotonic: wall clock of the samples; clock for when to try again after a failure.
+        find_nvml: returns the binding.
+        clock, monotonic: wall clock of the samples; clock for retries after a failure.
     """
 
     def __init__(
@@ -142,16 +140,16 @@ class GpuSampler:
         self._retry_at = 0.0
 
     def sample(self) -> GpusSample:
-        """All GPUs now; never raises for what NVML refuses. After a failure NVML is opened anew each 10 s."""
+        """All GPUs now; never raises NVML's errors. After a failure NVML is opened again every 10 s."""
         if self._nvml is None and (self._monotonic() < self._retry_at or not self._open()):
             return self._failed
         gpus = tuple(self._sample_gpu(gpu) for gpu in self._gpus)
         if any(gpu.fault for gpu in gpus) and self._monotonic() >= self._retry_at:
-            self._open()  # handles of GPUs that came back are found anew; Xids seen so far are kept
+            self._open()  # GPUs that came back have new handles; known Xids are kept
         return GpusSample(gpus)
 
     def close(self) -> None:
-        """Give NVML back; the sampler may be used again."""
+        """Shut NVML down; the sampler may be used again."""
         if self._nvml is None:
             return
         for gpu in self._gpus:
@@ -178,7 +176,7 @@ class GpuSampler:
             self._failed = GpusSample(error=str(error))
             return False
         known = {gpu.index: gpu for gpu in self._gpus}
-        # GPUs that are gone from the count are still told, as lost: NVML leaves them out after they fell off the bus.
+        # NVML leaves out GPUs that fell off the bus: they are reported as lost.
         self._gpus = [self._open_gpu(index, count, known.get(index)) for index in range(max(count, len(known)))]
         return True
 
@@ -202,18 +200,18 @@ class GpuSampler:
             nvml.nvmlDeviceRegisterEvents(gpu.handle, nvml.nvmlEventTypeXidCriticalError, events)
             gpu.events = events
         except nvml.NVMLError:
-            pass  # no events on this card (MIG, WSL): its errors are seen when it stops answering
+            pass  # no events on this card (MIG, WSL): its errors show when it stops answering
         return gpu
 
     def _sample_gpu(self, gpu: _OpenGpu) -> GpuSample:
         self._collect_xids(gpu)
-        fault, words = gpu.fault, gpu.error
+        fault, message = gpu.fault, gpu.error
         if fault is None:
             try:
                 return self._read(gpu)
             except self._nvml.NVMLError as error:
-                fault, words = name_fault(self._nvml, error), str(error)
-        return GpuSample(gpu.index, gpu.uuid, gpu.name, xids=tuple(gpu.xids), fault=fault, error=words)
+                fault, message = name_fault(self._nvml, error), str(error)
+        return GpuSample(gpu.index, gpu.uuid, gpu.name, xids=tuple(gpu.xids), fault=fault, error=message)
 
     def _read(self, gpu: _OpenGpu) -> GpuSample:
         nvml, handle = self._nvml, gpu.handle
@@ -222,7 +220,7 @@ class GpuSampler:
         use = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         power_mw = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
         bits = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
-        if bits is None:  # the name of drivers before 535
+        if bits is None:  # the call's name in drivers before 535
             bits = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
         return GpuSample(
             index=gpu.index,
@@ -253,7 +251,11 @@ class GpuSampler:
         gpu.slow_due = self._monotonic() + _SLOW_S
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What NVML answers, or None where it does not for this GPU; raises NVMLError where the GPU is the trouble."""
+        """NVML's answer, or None where this GPU does not support the call.
+
+        Raises:
+            NVMLError: the GPU does not answer.
+        """
         try:
             return call(*arguments)
         except self._nvml.NVMLError as error:
@@ -265,7 +267,7 @@ class GpuSampler:
         try:
             call(*arguments)
         except self._nvml.NVMLError:
-            return  # on the way out: what could not be given back goes with the process
+            return  # freed when the process ends
 
     def _collect_xids(self, gpu: _OpenGpu) -> None:
         for _ in range(_XIDS_KEPT):
@@ -274,7 +276,7 @@ class GpuSampler:
             try:
                 event = self._nvml.nvmlEventSetWait_v2(gpu.events, 0)
             except self._nvml.NVMLError:
-                return  # a timeout: nothing is waiting; whatever else is wrong shows when the GPU is read
+                return  # a timeout: no event; other errors show when the GPU is read
             xid = int(event.eventData)
             gpu.xids.append(XidEvent(xid, describe_xid(xid), self._clock(), not is_of_the_program(xid)))
             del gpu.xids[:-_XIDS_KEPT]

@@ -1,13 +1,13 @@
-"""Memory of this machine, or of the container it is seen from."""
+"""Memory of this machine, or of this container."""
 
 from pathlib import Path
 
 
 def measure_ram(root: Path = Path("/")) -> tuple[int, int]:
-    """Total and available memory, of the machine or of the container's control group (v2, v1) where that has less.
+    """Total and available memory in bytes: the container's (control group v2, v1) where it has a limit.
 
     Args:
-        root: where /proc and /sys are.
+        root: the folder with proc/ and sys/.
     """
     lines = (line.partition(":") for line in (root / "proc/meminfo").read_text().splitlines())
     kib = {name: int(rest.split()[0]) for name, _, rest in lines if rest.split()}

@@ -1,7 +1,4 @@
-"""One machine's processor, memory, network and the processes one asks for, at this moment, from /proc.
-
-Runs on nodes, shipped by value with the whole room: standard library only. Rates are between two samples.
-"""
+"""One machine's CPU, memory, network and given processes at this moment, from /proc. Rates are between two samples."""
 
 import fcntl
 import os
@@ -21,21 +18,21 @@ _SIOCGIFADDR = 0x8915
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSample:
-    """A network interface. Traffic that bypasses the kernel (RDMA) is not in its counters."""
+    """A network interface. Traffic that bypasses the kernel (RDMA) is not counted."""
 
     name: str
     in_bytes_per_s: float | None
     """None in the first sample of it."""
     out_bytes_per_s: float | None
     is_nodes: bool
-    """Whether it carries the address by which Ray knows the node."""
+    """Whether it has the node's address in Ray."""
     speed_mbit_s: int | None
-    """Of its link; None where it has none (virtual, loopback, down)."""
+    """Of its link; None without one (virtual, loopback, down)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """A process that was asked for, and lives."""
+    """One of the given processes."""
 
     pid: int
     cpu_percent: float | None
@@ -53,14 +50,14 @@ class HostSample:
     ram_total_bytes: int
     """Of the machine, or of the container's control group where that has less."""
     ram_used_bytes: int
-    """What cannot be had without swapping: total less available."""
+    """Total minus available."""
     interfaces: tuple[InterfaceSample, ...]
     processes: tuple[ProcessSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Counters:
-    """What the kernel counted up to `at` (monotonic, seconds)."""
+    """The kernel's counters at `at` (monotonic, seconds)."""
 
     at: float
     cpu_busy: float
@@ -117,7 +114,7 @@ class HostSampler:
         for line in (proc / "net/dev").read_text().splitlines()[2:]:
             name, _, rest = line.partition(":")
             received, sent = int((numbers := rest.split())[0]), int(numbers[8])
-            if received or sent:  # a host of containers has dozens that never carried anything
+            if received or sent:  # a host of containers has dozens without traffic
                 network[name.strip()] = received, sent
         return _Counters(self._clock(), sum(ticks) - idle, sum(ticks), network, process_s)
 
@@ -127,7 +124,7 @@ class HostSampler:
         if name not in self._details:
             self._details[name] = _carries(name, self._node_ip), self._read_speed(name)
         is_nodes, speed = self._details[name]
-        if was is None or received < was[0] or sent < was[1]:  # new, or made anew
+        if was is None or received < was[0] or sent < was[1]:  # new, or created again
             return InterfaceSample(name, None, None, is_nodes, speed)
         return InterfaceSample(name, (received - was[0]) / s, (sent - was[1]) / s, is_nodes, speed)
 

@@ -1,4 +1,4 @@
-"""The driver's numbers in words: clock event reasons and Xids. Runs on nodes, shipped by value."""
+"""Names of the NVIDIA driver's codes: clock event reasons and Xids."""
 
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
@@ -42,11 +42,11 @@ _XIDS = {
 }
 """Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
 _OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
-"""Xids that a program's bug or end brings about, or that only take note: no reason to doubt the GPU."""
+"""Xids caused by a program's bug or end, or purely informational: the GPU is not the cause."""
 
 
 def name_reasons(bits: int) -> tuple[str, ...]:
-    """The names of clock event reasons; a bit that this table does not know is told as its number."""
+    """The names of clock event reasons; unknown bits as one number."""
     known = tuple(name for bit, name in _REASONS if bits & bit)
     rest = bits & ~sum(bit for bit, _ in _REASONS)
     return (*known, f"unknown_{rest:#x}") if rest else known
@@ -58,5 +58,5 @@ def describe_xid(xid: int) -> str:
 
 
 def is_of_the_program(xid: int) -> bool:
-    """Whether a program's bug or end brings this Xid about, so that the GPU need not be doubted."""
+    """Whether a program, and not the GPU, is the cause of this Xid."""
     return xid in _OF_THE_PROGRAM

@@ -1,7 +1,4 @@
-"""Facts of a node's NVIDIA GPUs, through NVML.
-
-Runs on nodes, shipped by value: standard library, and nvidia-ml-py where it is installed.
-"""
+"""Facts of a node's NVIDIA GPUs, through NVML (nvidia-ml-py, where it is installed)."""
 
 import os
 from collections.abc import Callable
@@ -18,12 +15,12 @@ class GpuProcess:
     name: str
     """"" where it lives outside this container."""
     used_bytes: int | None
-    """None where the driver does not tell (MIG, WSL)."""
+    """None where the driver does not report it (MIG, WSL)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """One GPU as NVML sees it."""
+    """One GPU, from NVML."""
 
     index: int
     uuid: str
@@ -33,7 +30,7 @@ class GpuFacts:
     free_bytes: int
     processes: tuple[GpuProcess, ...] = ()
     error: str = ""
-    """What NVML said instead of an answer; "" where it answered."""
+    """NVML's error message; "" where it answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +38,10 @@ class DriverFacts:
     """The NVIDIA driver of a node and its GPUs."""
 
     error: str = ""
-    """Why NVML does not answer, in its words; "" where it does."""
+    """NVML's error message; "" where it answers."""
     driver_version: str = ""
     cuda_version: tuple[int, int] | None = None
-    """Newest CUDA that the libcuda in sight supports; a cuda-compat package raises it."""
+    """Newest CUDA that libcuda supports; a cuda-compat package raises it."""
     gpus: tuple[GpuFacts, ...] = ()
 
 
@@ -56,7 +53,7 @@ def import_nvml() -> Any:
 
 
 def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
-    """Ask NVML for everything that matters, and never raise for what it refuses."""
+    """The driver and all GPUs; never raises NVML's errors."""
     try:
         nvml = import_nvml()
     except ImportError:
@@ -102,7 +99,7 @@ def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
         try:
             processes = ask(handle)
         except nvml.NVMLError:
-            continue  # not supported on this card or under MIG; the memory in use is known anyway
+            continue  # not supported on this card or under MIG
         for process in processes:
             used = process.usedGpuMemory
             known = GpuProcess(int(process.pid), _name_process(int(process.pid)), None if used is None else int(used))
@@ -112,7 +109,7 @@ def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
 
 
 def _name_process(pid: int) -> str:
-    """The command's name. NVML tells pids of the host: in a container they may be nobody's."""
+    """The command's name; "" for a pid that does not exist in this container (NVML reports the host's pids)."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -120,5 +117,5 @@ def _name_process(pid: int) -> str:
 
 
 def read_text(value: str | bytes) -> str:
-    """NVML bindings before 11.510 answer in bytes."""
+    """NVML bindings before 11.510 return bytes."""
     return value.decode() if isinstance(value, bytes) else value

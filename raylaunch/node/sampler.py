@@ -1,7 +1,4 @@
-"""One node at this moment: its machine, its GPUs, and what the sampling itself costs.
-
-Runs on nodes, shipped by value with the whole room.py and host_sample.py.
-"""
+"""One node at this moment: its host, its GPUs, and what the sampling itself costs."""
 
 import os
 import socket
@@ -30,9 +27,9 @@ class NodeSample:
     """Its `processes` are the engine's workers on this node."""
     gpus: GpusSample
     sampler_cpu_s: float
-    """Processor seconds of the sampling process since it started, Ray's part in it included."""
+    """CPU seconds of the sampling process since it started, including Ray's part of it."""
     sampler_age_s: float
-    """Since when it samples."""
+    """How long it has sampled."""
 
 
 class NodeSampler:
@@ -44,13 +41,13 @@ class NodeSampler:
         self._workers: tuple[int, ...] = ()
         self._workers_at = -_WORKERS_EACH_S
         self._began, self._began_cpu = time.monotonic(), time.process_time()
-        self.sample()  # so that the first sample that somebody sees has rates
+        self.sample()  # so that the first sample of `run` has rates
 
     def run(self, interval_s: float) -> Iterator[NodeSample]:
-        """The node each `interval_s` seconds, for ever.
+        """The node every `interval_s` seconds, endlessly.
 
-        One call that streams, instead of a call a sample: an idle actor's main thread costs Ray 0.5 % of a core by
-        itself (Ray 2.60), one that sleeps inside a call nothing.
+        One streaming call instead of a call per sample: the main thread of an idle actor costs 0.5 % of a core (Ray
+        2.60), one that sleeps inside a call nothing.
         """
         due = time.monotonic()
         while True:
@@ -76,7 +73,7 @@ class NodeSampler:
 
 
 def _find_workers() -> tuple[int, ...]:
-    """Processes of this very Ray node that carry an engine's rank: children of the raylet, as this actor is."""
+    """Pids of this Ray node's processes that carry an engine's rank: children of the raylet, as this actor is."""
     raylet = os.getppid()
     try:
         children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()

@@ -130,7 +130,7 @@ def test_reasons_are_those_of_nvml() -> None:
         (pynvml.NVML_ERROR_UNKNOWN, GpuFault.OUT_OF_REACH),
     ],
 )
-def test_a_lost_gpu_and_a_container_that_lost_it_are_told_apart(code: int, fault: GpuFault) -> None:
+def test_a_lost_gpu_differs_from_a_container_that_lost_it(code: int, fault: GpuFault) -> None:
     """One GPU stops answering in the middle; its neighbour is still told, and it has its name."""
     nvml = FakeNvml()
     sampler = GpuSampler(lambda: nvml)
