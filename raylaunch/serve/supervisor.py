@@ -24,7 +24,7 @@ from raylaunch.serve.attempts import AttemptFactory
 from raylaunch.serve.control_socket import ControlSocket
 from raylaunch.serve.faults import EngineFault, EngineProgress, Fault
 from raylaunch.serve.listener import Listener, listen, make_tls
-from raylaunch.serve.liveness_probe import CompletionRequest, LivenessProbe
+from raylaunch.serve.liveness_probe import LivenessProbe, request_completion
 from raylaunch.serve.published_state import PublishedState
 from raylaunch.serve.reload import Reload
 from raylaunch.serve.restart_policy import RestartPolicy
@@ -163,9 +163,9 @@ class Supervisor:
         console.say(f"starting {self.launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
         self._wait(lambda: attempt.engine.is_accepting, limit_s)
         self.listener.pause()
-        first = CompletionRequest(self.published.service.url, self.launch, attempt.engine.is_alive)
-        self._wait(lambda: first.is_done, limit_s)
-        times = attempt.read_times(first.read_s())
+        first = request_completion(self.published.service.url, self.launch, attempt.engine.is_alive)
+        self._wait(first.done, limit_s)
+        times = attempt.read_times(first.result())
         self.published.set_ready(attempt, times)
         announce(self.published.service, self.factory.resolved, times, again=self.was_ready)
         self.was_ready = True
