@@ -90,8 +90,8 @@ def check(part: Part, value: JsonValue, *, secret: bool = False) -> Iterator[str
 
 def make_example(part: Part) -> str:
     """A value that fits, as one would write it in the file."""
-    choices = [choice for choice in part.get("enum", ()) if choice is not None]
-    if found := [*part.get("examples", ()), *reversed(choices)]:
+    known = [*part.get("examples", ()), part.get("default"), *reversed(part.get("enum", ()))]
+    if found := [value for value in known if value is not None]:
         return found[0] if isinstance(found[0], str) else json.dumps(found[0])
     kind = next(iter(list_types(part)), "string")
     if kind in ("integer", "number"):

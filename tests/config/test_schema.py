@@ -53,8 +53,10 @@ def test_shipped_schema_knows_what_a_launch_needs() -> None:
         for part in definition["properties"].values():
             assert part.get("$ref", "").removeprefix("#/$defs/") in ("", *shipped.document["$defs"])
             assert make_example(part)
-            if "examples" in part:
-                assert not [*check(part, part["examples"][0])]
+            assert not [
+                problem for value in (*part.get("examples", ()), part.get("default")) if value is not None
+                for problem in check(part, value)
+            ]  # fmt: skip
 
 
 def test_every_option_is_described() -> None:
