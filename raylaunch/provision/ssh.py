@@ -75,13 +75,13 @@ class RemoteProcess:
             backlog: lines that are kept unread before the program has to wait; 0 is no limit.
             foreground: whether Ctrl-C reaches it.
         """
-        stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (`close` closes it)
+        stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (`close` closes it)
         popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=not foreground,
         )

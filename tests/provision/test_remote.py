@@ -49,6 +49,8 @@ def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path)
 
 def test_hosts_get_what_this_machine_keeps(cluster: ClusterFile) -> None:
     """Token and layer come from raylaunch's own folder, wherever it is; an image file makes the build needless."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
     artifacts.write_kit(cluster)
     built, loaded = (json.loads(make_config(cluster, with_build=with_build)) for with_build in (True, False))
     for source in built["file_mounts"].values():
@@ -56,6 +58,8 @@ def test_hosts_get_what_this_machine_keeps(cluster: ClusterFile) -> None:
         assert Path(source).is_dir()
     assert len(built["initialization_commands"]) == 1
     assert loaded["initialization_commands"] == []
+    for document in (built, loaded):
+        validate_config(prepare_config(document))
     assert built["docker"] == yaml.safe_load(cluster.path.read_text())["docker"]
 
 

@@ -54,7 +54,7 @@ class HostFacts:
     system: probe_facts.System
     docker: probe_facts.RuntimeFacts
     objects: probe_facts.RuntimeObjects
-    gpus: probe_facts.GpuFacts
+    gpus: probe_facts.HostGpus
     route: probe_facts.Route
     disks: tuple[probe_facts.Disk, ...]
     memory: tuple[int, int] | None

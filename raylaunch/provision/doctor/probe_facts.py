@@ -124,7 +124,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuFacts:
+class HostGpus:
     """All GPUs of a host."""
 
     problem: str
@@ -229,12 +229,12 @@ def parse_objects(section: Section) -> RuntimeObjects:
     return RuntimeObjects(image, container)
 
 
-def parse_gpus(section: Section, holders: Section) -> GpuFacts:
+def parse_gpus(section: Section, holders: Section) -> HostGpus:
     """Sections `gpus` and `holders`: nvidia-smi's tables as CSV."""
     if section.status == MISSING:
-        return GpuFacts("missing")
+        return HostGpus("missing")
     if section.status != 0:
-        return GpuFacts("no answer within 10 s" if section.timed_out else section.text.strip() or "it failed")
+        return HostGpus("no answer within 10 s" if section.timed_out else section.text.strip() or "it failed")
     gpus = []
     for line in section.text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -246,7 +246,7 @@ def parse_gpus(section: Section, holders: Section) -> GpuFacts:
         cells = [cell.strip() for cell in line.split(",", 3)]
         if len(cells) == 4 and cells[1].isdigit():
             held.append((cells[0], f"pid {cells[1]} ({cells[3]}) holds {cells[2]} MiB"))
-    return GpuFacts("", tuple(gpus), tuple(held))
+    return HostGpus("", tuple(gpus), tuple(held))
 
 
 def parse_route(section: Section) -> Route:

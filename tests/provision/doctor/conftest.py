@@ -58,7 +58,7 @@ def make_host(load_cluster: Callable[..., ClusterFile]) -> Callable[..., HostFac
         sound = replace(
             found,
             objects=replace(found.objects, container=None),
-            gpus=probe_facts.GpuFacts("", free),
+            gpus=probe_facts.HostGpus("", free),
             sockets=frozenset({22}),
             route=probe_facts.Route("eth0", address, 1500, 10_000),
         )

@@ -51,8 +51,8 @@ def test_every_failed_verdict_has_a_fix(judge_worker: Callable[..., list[Verdict
         {"docker": probe_facts.RuntimeFacts(problem)} for problem in ("missing", "stopped", "denied", "slow", "failed")
     ]
     broken += [
-        {"gpus": probe_facts.GpuFacts("missing")},
-        {"gpus": probe_facts.GpuFacts("Failed to initialize NVML: Driver/library version mismatch")},
+        {"gpus": probe_facts.HostGpus("missing")},
+        {"gpus": probe_facts.HostGpus("Failed to initialize NVML: Driver/library version mismatch")},
         {"shell": probe_facts.Section("", 124)},
         {"memory": (8 << 30, 1 << 30)},
         {"docker": replace(sound.docker, disk=probe_facts.Disk("/x", 1 << 20, 1 << 40))},
@@ -86,7 +86,7 @@ def test_cuda_by_tag(image: str, major: int | None) -> None:
 
 def test_drivers_against_images(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
     """550 runs CUDA 12 and not 13: which driver, or which image, fits; an unknown image is not ok."""
-    gpus = probe_facts.GpuFacts("", tuple(replace(gpu, driver="550.144.03") for gpu in make_host(WORKER).gpus.gpus))
+    gpus = probe_facts.HostGpus("", tuple(replace(gpu, driver="550.144.03") for gpu in make_host(WORKER).gpus.gpus))
     no_image = probe_facts.RuntimeObjects(None, None)
     old = pick(judge_worker(gpus=gpus, objects=no_image), "driver")
     assert (old.state, "CUDA 12 at most" in old.what) == (VerdictState.FAILED, True)
@@ -103,7 +103,7 @@ def test_a_running_cluster_is_fit(judge_worker: Callable[..., list[Verdict]], ma
     sound = make_host(WORKER)
     assert sound.objects.image is not None
     running = probe_facts.Container("running", sound.objects.image.id, runs_ray=True)
-    gpus = probe_facts.GpuFacts("", tuple(replace(gpu, used_mib=22_000) for gpu in sound.gpus.gpus))
+    gpus = probe_facts.HostGpus("", tuple(replace(gpu, used_mib=22_000) for gpu in sound.gpus.gpus))
     verdicts = judge_worker(
         objects=replace(sound.objects, container=running), gpus=gpus, sockets=frozenset({22, 8076, 10_050})
     )
