@@ -150,7 +150,7 @@ def test_killed_supervisor_leaves_no_orphans_for_long(tmp_path: Path, smollm2_fo
         served.process.wait()
         stopped = harness.run("stop", home=home)
         assert stopped.returncode == 0, stopped.stderr
-        assert "supervisor was gone" in stopped.stderr
+        assert "supervisor was dead" in stopped.stderr
         assert served.wait_gone() == {}
 
 

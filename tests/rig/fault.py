@@ -42,7 +42,7 @@ def fault(
 
 
 @contextlib.contextmanager
-def mended(host: Host, command: str) -> Iterator[None]:
+def undone(host: Host, command: str) -> Iterator[None]:
     """Run a command on the host afterwards, whatever happens."""
     try:
         yield
@@ -55,7 +55,7 @@ def worker_fault(name: str, check: str, what: str, fix: str, *, make: str, undo:
 
     def run(laptop: Laptop, host: Host) -> Iterator[None]:
         host.run(make.replace("LAPTOP", laptop.rig.laptop_address))
-        with mended(host, undo):
+        with undone(host, undo):
             yield
 
     fault(name, "worker", check, what, fix)(run)

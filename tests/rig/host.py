@@ -1,4 +1,4 @@
-"""One host of a rig: how to run on it, break it and mend it, none of it through its sshd."""
+"""One host of a rig: how to run commands on it, break it and repair it, none of it through its sshd."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def run_here(*command: str, stdin: str | None = None) -> str:
     """Run a command on this machine, and return its output.
 
     Raises:
-        AssertionError: it failed; the message holds what it said.
+        AssertionError: it failed; the message holds its output.
     """
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
@@ -55,7 +55,7 @@ def wait_until(done: Callable[[], bool], what: str, deadline_s: float = DEADLINE
 
 @dataclass
 class Host:
-    """A machine of its own to whoever comes by ssh: network, name, processes, mounts, file system, sshd and dockerd."""
+    """A machine of its own for an ssh client: network, name, processes, mounts, file system, sshd and dockerd."""
 
     name: str
     address: str
@@ -118,7 +118,7 @@ class Host:
             self.authorize("root", "/root", public_key)
 
     def authorize(self, user: str, home: str, public_key: str) -> None:
-        """Let whoever holds the key in as `user`."""
+        """Let the holder of the key log in as `user`."""
         self.run(f"mkdir -p {home}/.ssh && chmod 700 {home}/.ssh && chown {user} {home}/.ssh")
         self.write(f"{home}/.ssh/authorized_keys", public_key, mode="600", owner=user)
 

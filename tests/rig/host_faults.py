@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.rig.fault import fault, mended
+from tests.rig.fault import fault, undone
 from tests.rig.host import Host
 from tests.rig.laptop import IMAGE, Laptop
 
@@ -44,7 +44,7 @@ def _changed_host_key(laptop: Laptop, host: Host) -> Iterator[None]:
 def _head_shut_out(laptop: Laptop, host: Host) -> Iterator[None]:
     rule = f"INPUT -s {laptop.rig.head.address} -p tcp --dport 22 -j REJECT"
     host.run(f"iptables -I {rule}")
-    with mended(host, f"iptables -D {rule}"):
+    with undone(host, f"iptables -D {rule}"):
         yield
 
 
@@ -67,7 +67,7 @@ def _no_right_to_docker(laptop: Laptop, host: Host) -> Iterator[None]:
 @fault("a port taken", "head", "ports", "taken: 6379 (GCS) by python3", "ss -ltnp 'sport = :6379'")
 def _port_taken(laptop: Laptop, host: Host) -> Iterator[None]:
     host.run("setsid python3 -m http.server 6379 >/dev/null 2>&1 & echo $! >/run/taker")
-    with mended(host, "kill $(cat /run/taker)"):
+    with undone(host, "kill $(cat /run/taker)"):
         host.run("until (exec 3<>/dev/tcp/127.0.0.1/6379) 2>/dev/null; do sleep .05; done", timeout_s=20)
         yield
 
@@ -75,7 +75,7 @@ def _port_taken(laptop: Laptop, host: Host) -> Iterator[None]:
 @fault("a worker's port taken", "worker", "ports", "taken: 10100 (workers)", "ss -ltnp")
 def _worker_port_taken(laptop: Laptop, host: Host) -> Iterator[None]:
     host.run("setsid python3 -m http.server -b 127.0.0.1 10100 >/dev/null 2>&1 & echo $! >/run/taker")
-    with mended(host, "kill $(cat /run/taker)"):
+    with undone(host, "kill $(cat /run/taker)"):
         host.run("until (exec 3<>/dev/tcp/127.0.0.1/10100) 2>/dev/null; do sleep .05; done", timeout_s=20)
         yield
 
@@ -85,7 +85,7 @@ def _worker_port_taken(laptop: Laptop, host: Host) -> Iterator[None]:
 def _one_way_firewall(laptop: Laptop, host: Host) -> Iterator[None]:
     rule = f"INPUT -s {host.address} -p tcp --syn -j DROP"
     laptop.rig.head.run(f"iptables -I {rule}")
-    with mended(laptop.rig.head, f"iptables -D {rule}"):
+    with undone(laptop.rig.head, f"iptables -D {rule}"):
         yield
 
 
@@ -93,7 +93,7 @@ def _one_way_firewall(laptop: Laptop, host: Host) -> Iterator[None]:
 def _no_ephemeral_ports(laptop: Laptop, host: Host) -> Iterator[None]:
     rule = f"INPUT -s {host.address} -p tcp --syn --dport 32768:60999 -j REJECT --reject-with tcp-reset"
     laptop.rig.head.run(f"iptables -I {rule}")
-    with mended(laptop.rig.head, f"iptables -D {rule}"):
+    with undone(laptop.rig.head, f"iptables -D {rule}"):
         yield
 
 

@@ -59,5 +59,5 @@ class Laptop:
         """What doctor finds."""
         done = self.run("--json", *arguments)
         assert done.stdout, done.stderr
-        told = json.loads(done.stdout)
-        return Found(done.returncode, told["verdicts"], told["seconds"])
+        report = json.loads(done.stdout)
+        return Found(done.returncode, report["verdicts"], report["seconds"])

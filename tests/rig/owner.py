@@ -52,7 +52,7 @@ class Owner:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end and return it, whatever its status.
 
-        Ray's own commands find the cluster where `raylaunch up` has said: RAY_TMPDIR.
+        Ray's own commands find the cluster by the RAY_TMPDIR that `raylaunch up` printed.
         """
         environ = self.environ
         if program == "ray":
@@ -85,11 +85,11 @@ class Owner:
         return self.rig.head.run(f"docker exec -i {CONTAINER} python3 - </tmp/look.py", timeout_s=120).stdout
 
     def count_gpus(self) -> dict[str, int]:
-        """Address -> GPUs of every living node, as Ray on the head says."""
-        said = self.in_head(
+        """Address -> GPUs of every living node, as Ray on the head reports."""
+        printed = self.in_head(
             "print({n['NodeManagerAddress']: int(n['Resources'].get('GPU', 0)) for n in ray.nodes() if n['Alive']})"
         )
-        return dict(eval(said))
+        return dict(eval(printed))
 
     def list_traces(self) -> list[str]:
         """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state.

@@ -90,9 +90,9 @@ class Rig:
             host.start_sshd()
             if with_docker:
                 host.start_docker()
-        everybody = [*self.hosts, *self.strangers]
-        names = "".join(f"{host.address} {host.name}\n" for host in everybody)
-        for host in everybody:
+        all_hosts = [*self.hosts, *self.strangers]
+        names = "".join(f"{host.address} {host.name}\n" for host in all_hosts)
+        for host in all_hosts:
             host.write("/etc/hosts", f"127.0.0.1 localhost\n{names}")
         for host in hosts if with_docker else ():
             host.wait_docker()
@@ -140,10 +140,10 @@ class Rig:
 
     def close(self) -> None:
         """Undo everything: processes by their ids, network, control groups, files."""
-        everybody = [*self.strangers, *self.hosts]
-        for host in everybody:
+        all_hosts = [*self.strangers, *self.hosts]
+        for host in all_hosts:
             host.cut_power()
-        for host in everybody:
+        for host in all_hosts:
             host.remove()
         run_here("ip", "link", "del", self.bridge)
         shutil.rmtree(self.folder)
@@ -151,7 +151,7 @@ class Rig:
 
 
 def _take_number(numbers: Iterable[int]) -> tuple[int, IO[str]]:
-    """A number that no other rig of this machine has, nor anybody's network, and the lock that holds it."""
+    """A number that no other rig and no network of this machine has, and the lock that holds it."""
     _LOCKS.mkdir(exist_ok=True)
     for number in numbers:
         lock = (_LOCKS / f"{number}.lock").open("w")
@@ -182,7 +182,7 @@ def _sweep(number: int) -> None:
 
 
 def _copy_docker_folder(source: Path, target: Path) -> None:
-    """Copy docker's folder; the layers, which nobody writes to, as hard links: nothing holds them twice."""
+    """Copy docker's folder; the layers, which are never written to, as hard links: they take no space twice."""
     target.mkdir()
     for path in source.iterdir():
         run_here("cp", "-al" if path.name == "overlay2" else "-a", str(path), str(target))

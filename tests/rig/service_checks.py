@@ -15,16 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def is_ready(laptop: Owner) -> bool:
     """Whether the one service of the cluster answers."""
-    told = laptop.run("status", "--json", "--cluster", str(laptop.cluster_file))
-    return told.returncode == 0 and bool(json.loads(told.stdout)["ready"])
+    status = laptop.run("status", "--json", "--cluster", str(laptop.cluster_file))
+    return status.returncode == 0 and bool(json.loads(status.stdout)["ready"])
 
 
 def check_load_from_both_hosts(laptop: Owner, tmp_path: Path) -> None:
     """As a Ray job from the laptop, files brought home; as a script through `ray submit`. The key is found there."""
     result = tmp_path / "load.json"
     load = ("--concurrency", "2", "--requests", "4", "--max-tokens", "4", "--warmup", "0", "--force")
-    told = laptop.must("bench", *load, "--cluster", str(laptop.cluster_file), "-o", str(result))
-    assert "2 at once: 4 requests" in told.stdout
+    done = laptop.must("bench", *load, "--cluster", str(laptop.cluster_file), "-o", str(result))
+    assert "2 at once: 4 requests" in done.stdout
     read = json.loads(result.read_text())
     assert (read["requests_ok"], len(read["client"]["shards"])) == (4, 2)
     assert sorted(read["nodes"]) == sorted(host.address for host in laptop.rig.hosts)
@@ -44,11 +44,11 @@ def check_top(laptop: Owner, output: Path) -> None:
     wait_for_line(output, looking, f"http://{laptop.rig.head.address}:8080", READY_DEADLINE_S)
     looking.send_signal(signal.SIGINT)
     assert looking.wait(30) == 0
-    told = output.read_text()
-    for told_of in ("ready for", "r0", "r3", *(host.address for host in laptop.rig.hosts)):
-        assert told_of in told
+    shown = output.read_text()
+    for text in ("ready for", "r0", "r3", *(host.address for host in laptop.rig.hosts)):
+        assert text in shown
     assert wait_until(
-        lambda: "monitor_child" not in laptop.rig.head.run("cat /proc/[0-9]*/cmdline", check=False).stdout, 30
+        lambda: "monitor_process" not in laptop.rig.head.run("cat /proc/[0-9]*/cmdline", check=False).stdout, 30
     )
 
 

@@ -1,6 +1,6 @@
-"""What a stranger on the network tries at a cluster's doors: `python strangers.py HEAD`, without the token.
+"""What a stranger on the network tries at a cluster's ports: `python strangers.py HEAD`, without the token.
 
-Prints one JSON object: door -> "refused", or what it got. The doors are knocked at by Ray's own protocols: gRPC calls
+Prints one JSON object: service -> "refused", or what it got. They are reached by Ray's own protocols: gRPC calls
 that any node or driver makes first, HTTP requests of the dashboard, and `ray start` with a wrong token.
 """
 
@@ -16,7 +16,7 @@ import grpc
 
 from raylaunch.config import cluster_ports as ports
 
-GRPC_DOORS = {
+GRPC_SERVICES = {
     "GCS": (ports.GCS, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"),
     "GCS jobs": (ports.GCS, "/ray.rpc.JobInfoGcsService/GetAllJobInfo"),
     "GCS key-value": (ports.GCS, "/ray.rpc.InternalKVGcsService/InternalKVKeys"),
@@ -26,7 +26,7 @@ GRPC_DOORS = {
     "logs": (ports.DASHBOARD_AGENT_GRPC, "/ray.rpc.LogService/ListLogs"),
     "node manager": (ports.NODE_MANAGER, "/ray.rpc.NodeManagerService/GetNodeStats"),
 }
-HTTP_DOORS = {
+HTTP_SERVICES = {
     "dashboard": (ports.DASHBOARD, "/api/version"),
     "jobs API": (ports.DASHBOARD, "/api/jobs/"),
     "jobs agent": (ports.DASHBOARD_AGENT_HTTP, "/api/job_agent/jobs/"),
@@ -47,7 +47,7 @@ def call(head: str, port: int, method: str) -> str:
 
 
 def fetch(head: str, port: int, path: str) -> str:
-    """Fetch an address as anybody's browser would."""
+    """Fetch an address as a browser would."""
     try:
         with urllib.request.urlopen(f"http://{head}:{port}{path}", timeout=10) as response:
             return f"open: {response.status}"
@@ -75,15 +75,17 @@ def join(head: str, token: str) -> str:
             )
         except subprocess.TimeoutExpired:
             return "no answer within 90 s"
-    said = done.stdout + done.stderr
-    return "refused" if done.returncode != 0 and "uthenticat" in said else f"status {done.returncode}: {said[-300:]}"
+    printed = done.stdout + done.stderr
+    return (
+        "refused" if done.returncode != 0 and "uthenticat" in printed else f"status {done.returncode}: {printed[-300:]}"
+    )
 
 
 def main(head: str) -> None:
-    doors = {name: call(head, *door) for name, door in GRPC_DOORS.items()}
-    doors |= {name: fetch(head, *door) for name, door in HTTP_DOORS.items()}
-    doors["join with a wrong token"] = join(head, "0" * 64)
-    print(json.dumps(doors))
+    answers = {name: call(head, *place) for name, place in GRPC_SERVICES.items()}
+    answers |= {name: fetch(head, *place) for name, place in HTTP_SERVICES.items()}
+    answers["join with a wrong token"] = join(head, "0" * 64)
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A cluster from nothing to nothing: up, a model over two hosts, strangers at its doors, and down again and again."""
+"""A cluster from nothing to nothing: up, a model over two hosts, strangers at its ports, and down again and again."""
 
 import json
 import signal
@@ -49,7 +49,7 @@ print("hosts", len({ray.get(task) for task in [
     for _ in range(4)]}))
 """
 FAILED_DEADLINE_S = 300.0
-TOLD_DEADLINE_S = 60.0
+LOST_DEADLINE_S = 60.0
 """Of a host that is gone; it takes some 25 s, Ray's launcher alone 900."""
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def stranger(laptop: Owner) -> Host:
 
 
 def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
-    """A ready image that is another one on each host, by one name: told before Ray's launcher begins."""
+    """A different image on each host by one name: reported before Ray's launcher begins."""
     for number, host in enumerate(laptop.rig.hosts):
         host.import_image(write_small_image(tmp_path / f"{number}.tar"), "rig/small:1", f"ENV NUMBER={number}")
     file = tmp_path / "cluster.yaml"
@@ -95,15 +95,15 @@ def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
 
 
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
-    """One command; each host is told with its GPUs, reached at its own address, its interface worked out from there."""
-    said = laptop.up().stderr
+    """One command; each host is listed with its GPUs and has its own address and interface in its environment."""
+    printed = laptop.up().stderr
     addresses = [host.address for host in laptop.rig.hosts]
     assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
-    assert f"2 hosts, {2 * LOGICAL_GPUS} GPUs" in said
+    assert f"2 hosts, {2 * LOGICAL_GPUS} GPUs" in printed
     for host in laptop.rig.hosts:
-        told = host.run(f"docker exec {CONTAINER} env").stdout.splitlines()
-        assert f"VLLM_HOST_IP={host.address}" in told
-        assert {"NCCL_SOCKET_IFNAME=eth0", "GLOO_SOCKET_IFNAME=eth0"} <= {*told}
+        variables = host.run(f"docker exec {CONTAINER} env").stdout.splitlines()
+        assert f"VLLM_HOST_IP={host.address}" in variables
+        assert {"NCCL_SOCKET_IFNAME=eth0", "GLOO_SOCKET_IFNAME=eth0"} <= {*variables}
 
 
 def test_token_is_private(laptop: Owner) -> None:
@@ -129,7 +129,7 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     )
     wait_for_line(output, serving, "is up already", READY_DEADLINE_S)
     wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
-    serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and says how to stop it
+    serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and prints how to stop it
     assert serving.wait(30) == 0
     assert "raylaunch stop --cluster" in output.read_text()
 
@@ -145,22 +145,22 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     again = laptop.up().stderr
     assert "is up already" in again
     assert json.loads(laptop.must("status", "--json", *on).stdout)["pid"] == status["pid"]
-    told = laptop.must("incidents", *on)
-    assert "no incidents" in told.stdout + told.stderr
+    listed = laptop.must("incidents", *on)
+    assert "no incidents" in listed.stdout + listed.stderr
 
     assert "nothing" not in laptop.must("stop", *on).stderr
     assert laptop.run("status", *on).returncode == 1
 
 
-def test_an_open_service_that_nobody_waits_for(laptop: Owner, stranger: Host, tmp_path: Path) -> None:
-    """`--detach` returns and says what next; `logs -f` goes on until Ctrl-C; `--open-api` lets anybody ask."""
+def test_a_detached_service_with_an_open_api(laptop: Owner, stranger: Host, tmp_path: Path) -> None:
+    """`--detach` returns and prints the next commands; `logs -f` goes on until Ctrl-C; `--open-api` needs no key."""
     launch = tmp_path / "launch.yaml"
     launch.write_text(LAUNCH.replace("size: 2, pipeline", "size: 1, pipeline").replace("8080", "8090"))
     on = ("--cluster", str(laptop.cluster_file))
-    said = laptop.must("serve", str(launch), "--rehearse", "--detach", "--open-api", *on).stderr
+    printed = laptop.must("serve", str(launch), "--rehearse", "--detach", "--open-api", *on).stderr
     for verb in ("logs -f", "status", "stop"):
-        assert f"raylaunch {verb} --cluster {laptop.cluster_file}" in said
-    assert "asks for the key" not in said
+        assert f"raylaunch {verb} --cluster {laptop.cluster_file}" in printed
+    assert "asks for the key" not in printed
     assert wait_until(lambda: is_ready(laptop), READY_DEADLINE_S), laptop.run("status", *on).stderr
     following, output = laptop.start("logs", "-f", *on, output=tmp_path / "logs.txt")
     wait_for_line(output, following, "vllm")
@@ -182,14 +182,14 @@ def test_ray_submit_runs_beside(laptop: Owner, tmp_path: Path) -> None:
 
 
 def test_closed_by_default(laptop: Owner, stranger: Host) -> None:
-    """A third host without the token: GCS, client port, dashboard, jobs, agents, object manager let nobody in."""
+    """A third host without the token: GCS, client port, dashboard, jobs, agents, object manager refuse it."""
     head = laptop.rig.head.address
     # The stranger has this machine's programs, and none of its secrets.
     script = Path(__file__).with_name("strangers.py")
     done = stranger.run(f"cd /tmp && PYTHONPATH={ROOT} {sys.executable} {script} {head}", timeout_s=200)
-    doors = json.loads(done.stdout.splitlines()[-1])
-    assert doors == dict.fromkeys(doors, "refused")
-    assert set(doors) >= {"GCS", "Ray client", "dashboard", "jobs API", "object manager", "join with a wrong token"}
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers == dict.fromkeys(answers, "refused")
+    assert set(answers) >= {"GCS", "Ray client", "dashboard", "jobs API", "object manager", "join with a wrong token"}
     assert len(laptop.count_gpus()) == 2
     listening = laptop.rig.head.run("ss -ltn | awk '{print $4}'").stdout.split()
     assert f"127.0.0.1:{ports.DASHBOARD}" in listening
@@ -257,9 +257,9 @@ def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
     wait_for_line(output, process, "head: starting Ray", FAILED_DEADLINE_S)
     worker.stop_docker()
     assert process.wait(FAILED_DEADLINE_S) == 1
-    told = output.read_text()
-    assert f"{worker.address} failed: the docker daemon is not running; retrying once" in told
-    assert f"{worker.address} failed twice: the docker daemon is not running" in told
+    printed = output.read_text()
+    assert f"{worker.address} failed: the docker daemon is not running; retrying once" in printed
+    assert f"{worker.address} failed twice: the docker daemon is not running" in printed
     worker.start_docker()
     worker.wait_docker()
     session = head.run(f"docker exec {CONTAINER} readlink /tmp/ray/session_latest").stdout
@@ -267,7 +267,7 @@ def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
     process, output = laptop.start("up", str(laptop.cluster_file), output=tmp_path / "cable.txt")
     wait_for_line(output, process, f"{worker.address}: worker: image, container, Ray", FAILED_DEADLINE_S)
     with worker.cut_off():
-        assert process.wait(TOLD_DEADLINE_S) == 1
+        assert process.wait(LOST_DEADLINE_S) == 1
     assert f"{worker.address} no longer answers to ssh" in output.read_text()
 
     laptop.up()
@@ -278,7 +278,7 @@ def test_workers_that_fail(laptop: Owner, tmp_path: Path) -> None:
 
 
 def test_readme_by_container(laptop: Owner) -> None:
-    """The README's docker commands, typed in a clone on a bare host; serve there misses the GPUs, in words."""
+    """The README's docker commands, typed in a clone on a bare host; serve there reports the missing GPUs."""
     head = laptop.rig.head
     build, run, serve = (command for command in read_commands("README.md") if command.startswith("docker "))
     head.run(f"cd {ROOT} && {build}", timeout_s=300)

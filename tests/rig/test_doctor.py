@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig import command_faults, host_faults  # noqa: F401 (they fill FAULTS)
-from tests.rig.fault import FAULTS, Fault, mended
+from tests.rig.fault import FAULTS, Fault, undone
 from tests.rig.laptop import IMAGE, Laptop
 from tests.rig.rig import Rig
 
@@ -103,7 +103,7 @@ def test_host_without_python_is_never_ok(laptop: Laptop) -> None:
     """What needs Python there is not checked, on both sides."""
     worker = laptop.rig.workers[0]
     worker.run("mv /usr/bin/python3 /usr/bin/kept")
-    with mended(worker, "mv /usr/bin/kept /usr/bin/python3"):
+    with undone(worker, "mv /usr/bin/kept /usr/bin/python3"):
         found = laptop.doctor()
     assert found.status == 0
     assert {("clock", worker.address), ("firewall", worker.address)} <= found.list_states("not checked")
@@ -115,7 +115,7 @@ def test_fix_asks_fixes_and_checks_again(laptop: Laptop) -> None:
     """Shown first; a no changes nothing; a yes runs the safe fixes."""
     worker = laptop.rig.workers[0]
     worker.run(f"mv /root/.bashrc /root/.kept; hostname venus; docker create --name raylaunch {IMAGE}")
-    with mended(worker, "mv /root/.kept /root/.bashrc; hostname h2; docker rm -f raylaunch 2>/dev/null; true"):
+    with undone(worker, "mv /root/.kept /root/.bashrc; hostname h2; docker rm -f raylaunch 2>/dev/null; true"):
         refused = laptop.run("--fix", stdin="n\n")
         assert refused.returncode == 1
         assert f"ssh root@{worker.address} 'touch ~/.bashrc'" in refused.stderr

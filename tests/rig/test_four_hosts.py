@@ -31,8 +31,8 @@ def test_four_hosts(tmp_path: Path) -> None:
         started = [host.run(f"docker inspect -f '{{{{.State.StartedAt}}}}' {CONTAINER}").stdout for host in stay]
         lost.run(f"docker rm -f {CONTAINER}")
         assert wait_until(lambda: lost.address not in laptop.count_gpus(), 60)
-        said = laptop.up().stderr
-        assert f"{', '.join(addresses[:3])} stay as they are; bringing in {lost.address}" in said
+        printed = laptop.up().stderr
+        assert f"{', '.join(addresses[:3])} stay as they are; adding {lost.address}" in printed
         assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
         assert started == [
             host.run(f"docker inspect -f '{{{{.State.StartedAt}}}}' {CONTAINER}").stdout for host in stay

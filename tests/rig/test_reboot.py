@@ -25,7 +25,7 @@ LAUNCH = (
 
 
 def find_command(head: Host, *, is_head: bool) -> str:
-    """What the page says to type on the head or on another machine, with the rig's GPUs, and as a rehearsal."""
+    """The page's command for the head or for another machine, with the rig's GPUs, and as a rehearsal."""
     page = (ROOT / "docs" / "keep-serving.md").read_text()
     (command,) = re.findall(r"```\n(docker run -d --name raylaunch .*?)\n```", page, re.S)
     (joining,) = re.findall(r"with `(ray start --address=HEAD:6379 .*?)`", page)
