@@ -1,4 +1,4 @@
-"""Memory of this machine, or of this container."""
+"""Memory of this machine, or of this container, and the names of its processes."""
 
 from pathlib import Path
 
@@ -32,3 +32,11 @@ def measure_ram(root: Path = Path("/")) -> tuple[int, int]:
             total = limit
             available = min(available, max(0, limit - used + int(reclaimable)))
     return total, available
+
+
+def read_process_name(pid: int) -> str:
+    """The process's name (15 characters at most); "" for a pid that does not exist in this container."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""

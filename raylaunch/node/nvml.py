@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from raylaunch.node.host import read_process_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuFacts:
+class NodeGpu:
     """One GPU, from NVML."""
 
     index: int
@@ -42,7 +43,7 @@ class DriverFacts:
     driver_version: str = ""
     cuda_version: tuple[int, int] | None = None
     """Newest CUDA that libcuda supports; a cuda-compat package raises it."""
-    gpus: tuple[GpuFacts, ...] = ()
+    gpus: tuple[NodeGpu, ...] = ()
 
 
 def import_nvml() -> Any:
@@ -75,11 +76,11 @@ def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
         nvml.nvmlShutdown()
 
 
-def _read_gpu(nvml: Any, index: int) -> GpuFacts:
+def _read_gpu(nvml: Any, index: int) -> NodeGpu:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return GpuFacts(
+        return NodeGpu(
             index=index,
             uuid=read_text(nvml.nvmlDeviceGetUUID(handle)),
             name=read_text(nvml.nvmlDeviceGetName(handle)),
@@ -89,7 +90,7 @@ def _read_gpu(nvml: Any, index: int) -> GpuFacts:
             processes=read_processes(nvml, handle),
         )
     except nvml.NVMLError as error:
-        return GpuFacts(index, "", "", 0, 0, 0, error=str(error))
+        return NodeGpu(index, "", "", 0, 0, 0, error=str(error))
 
 
 def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
@@ -101,19 +102,10 @@ def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
         except nvml.NVMLError:
             continue  # not supported on this card or under MIG
         for process in processes:
-            used = process.usedGpuMemory
-            known = GpuProcess(int(process.pid), _name_process(int(process.pid)), None if used is None else int(used))
-            found.setdefault(known.pid, known)
+            pid, used = int(process.pid), process.usedGpuMemory
+            found.setdefault(pid, GpuProcess(pid, read_process_name(pid), None if used is None else int(used)))
     found.pop(os.getpid(), None)
     return tuple(found.values())
-
-
-def _name_process(pid: int) -> str:
-    """The command's name; "" for a pid that does not exist in this container (NVML reports the host's pids)."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 def read_text(value: str | bytes) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.node.gpu_sample import GpuSampler, GpusSample
+from raylaunch.node.host import read_process_name
 from raylaunch.node.host_sample import HostSample, HostSampler
 
 _WORKERS_EACH_S = 5.0
@@ -79,11 +80,4 @@ def _find_workers() -> tuple[int, ...]:
         children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
     except OSError:
         return ()
-    return tuple(int(pid) for pid in children if _read_name(pid).startswith("ray::RayWorker"))
-
-
-def _read_name(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text()
-    except OSError:
-        return ""
+    return tuple(pid for pid in map(int, children) if read_process_name(pid).startswith("ray::RayWorker"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from raylaunch.node.facts import NodeFacts
 from raylaunch.node.nvidia_codes import CUDA_12_IMAGES, OLDEST_DRIVER
-from raylaunch.node.nvml import GpuFacts
+from raylaunch.node.nvml import NodeGpu
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.machine_rules import describe_values, find_odd
 from raylaunch.preflight.requirements import CheckRequest
@@ -98,7 +98,7 @@ def _judge_driver(node: NodeFacts) -> Iterator[Finding]:
     )
 
 
-def _judge_gpu(node: NodeFacts, gpu: GpuFacts, request: CheckRequest) -> Iterator[Finding]:
+def _judge_gpu(node: NodeFacts, gpu: NodeGpu, request: CheckRequest) -> Iterator[Finding]:
     where = f"GPU {gpu.index}"
     if gpu.error:
         yield Finding(node.node_ip, f"{where} does not answer: {gpu.error}", _fix_nvml(gpu.error))
@@ -163,5 +163,5 @@ def _describe_cards(node: NodeFacts) -> str:
     return " + ".join(sorted({_describe_card(gpu) for gpu in node.driver.gpus if not gpu.error}))
 
 
-def _describe_card(gpu: GpuFacts) -> str:
+def _describe_card(gpu: NodeGpu) -> str:
     return f"{gpu.name} {gpu.total_bytes / _GIB:.0f} GiB"

@@ -8,15 +8,15 @@ import pytest
 
 from raylaunch.node.facts import NodeFacts
 from raylaunch.node.model_folder import FolderFacts, FolderFile
-from raylaunch.node.nvml import DriverFacts, GpuFacts
+from raylaunch.node.nvml import DriverFacts, NodeGpu
 from raylaunch.preflight.requirements import CheckRequest
 
 GIB = 1 << 30
 PATH = "/data/model"
 
 
-def make_gpu(index: int = 0, **changes: Any) -> GpuFacts:
-    healthy = GpuFacts(index, f"GPU-{index}", "NVIDIA GeForce RTX 4090", 24 * GIB, GIB // 2, 24 * GIB - GIB // 2)
+def make_gpu(index: int = 0, **changes: Any) -> NodeGpu:
+    healthy = NodeGpu(index, f"GPU-{index}", "NVIDIA GeForce RTX 4090", 24 * GIB, GIB // 2, 24 * GIB - GIB // 2)
     return replace(healthy, **changes)
 
 
