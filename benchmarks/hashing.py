@@ -2,8 +2,8 @@
 
     python -m benchmarks.hashing --size-mib 512 --json
 
-`read` is what `weights check` does with a file; `arriving` is a file that comes in pieces and is written and hashed
-meanwhile, as in a pull. Beside them, in the same run: one core's hashlib.sha256 over the same file (whole pieces of
+`read` is what `weights check` does with a file; `arriving` is a file that comes in chunks and is written and hashed
+meanwhile, as in a pull. Beside them, in the same run: one core's hashlib.sha256 over the same file (whole chunks of
 4 MiB) and over memory, and a plain copy of the file, unhashed. The median of 5 rounds, all in turn. The limit of what
 arrives is the slower of the two: the hash of one core, or the disk (here tmpfs: nothing is faster).
 """
@@ -20,41 +20,41 @@ from pathlib import Path
 
 from benchmarks import servers
 from raylaunch.weights.hub_types import RepoFile
-from raylaunch.weights.partial_file import Finished, Part, hash_file
+from raylaunch.weights.partial_file import Finished, PartialFile, hash_file
 from raylaunch.weights.transfer import CHUNK_BYTES, read_disk
 
 
 def hash_plainly(path: Path) -> str:
     """One core, one loop."""
     digest = hashlib.sha256()
-    for piece in read_disk(path, 0, path.stat().st_size):
-        digest.update(piece)
+    for chunk in read_disk(path, 0, path.stat().st_size):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
 def hash_memory(size: int) -> None:
     """The same without a file."""
-    digest, piece = hashlib.sha256(), os.urandom(CHUNK_BYTES)
+    digest, chunk = hashlib.sha256(), os.urandom(CHUNK_BYTES)
     for _ in range(size // CHUNK_BYTES):
-        digest.update(piece)
+        digest.update(chunk)
 
 
 def copy_plainly(path: Path, to: Path) -> None:
     """The file once more, unhashed."""
     with to.open("wb", buffering=0) as file:
-        for piece in read_disk(path, 0, path.stat().st_size):
-            file.write(piece)
+        for chunk in read_disk(path, 0, path.stat().st_size):
+            file.write(chunk)
     to.unlink()
 
 
 def take_in(path: Path, wanted: RepoFile, folder: Path) -> None:
-    """Append the file's pieces to a new one, which is written and hashed meanwhile."""
+    """Append the file's chunks to a new one, which is written and hashed meanwhile."""
 
     async def append_all() -> None:
-        part, offset = Part(folder, "copy", wanted), 0
-        for piece in read_disk(path, 0, wanted.size):
-            await part.append(offset, piece)
-            offset += len(piece)
+        part, offset = PartialFile(folder, "copy", wanted), 0
+        for chunk in read_disk(path, 0, wanted.size):
+            await part.append(offset, chunk)
+            offset += len(chunk)
         assert isinstance(await part.finish(), Finished)
 
     asyncio.run(append_all())

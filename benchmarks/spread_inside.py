@@ -15,9 +15,9 @@ import ray
 
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
-from raylaunch.weights.agents import RayCrew
+from raylaunch.weights.agents import RayAgents
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import Order
+from raylaunch.weights.inventory import PullRequest
 from raylaunch.weights.pull import pull
 
 REPO = "bench/model"
@@ -26,13 +26,13 @@ REPO = "bench/model"
 class Silent:
     """Reports to nobody."""
 
-    def say(self, line: str) -> None: ...
+    def report(self, line: str) -> None: ...
 
     def show(self, lines: Sequence[str]) -> None: ...
 
 
-class FolderCrew(RayCrew):
-    """Porters whose folders differ: for two nodes that see one file system."""
+class FolderAgents(RayAgents):
+    """Agents whose folders differ: for two nodes that see one file system."""
 
     def __init__(self, folder: Path, *, lanes: int | None, folders: Sequence[Path]) -> None:
         super().__init__(folder, lanes=lanes)
@@ -59,13 +59,13 @@ class StorePeak:
         nodes = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
         self._over = threading.Event()
 
-        def look() -> None:
+        def inspect() -> None:
             while not self._over.wait(0.3):
                 for address, port in nodes:
                     stats = internal_api.node_stats(address, port, include_memory_info=False)
                     self.peak = max(self.peak, stats.store_stats.object_store_bytes_used)
 
-        self._thread = threading.Thread(target=look, daemon=True)
+        self._thread = threading.Thread(target=inspect, daemon=True)
         self._thread.start()
         return self
 
@@ -81,28 +81,28 @@ def read_busy_s() -> float:
     return (user + nice + system + irq + softirq) / 100
 
 
-async def pull_once(order: Order, crew: RayCrew, *, keep: str | None) -> dict[str, Any]:
-    """One pull by fresh porters, and the folders removed again, but on the node `keep`."""
+async def pull_once(request: PullRequest, agents: RayAgents, *, keep: str | None) -> dict[str, Any]:
+    """One pull by fresh agents, and the folders removed again, but on the node `keep`."""
     began = time.monotonic()
-    nodes = crew.refresh()
-    every = [(node, lane) for node in nodes for lane in range(crew.lanes)]
-    await asyncio.gather(*(crew.call(node, "look", lane=lane) for node, lane in every))
+    nodes = agents.refresh()
+    every = [(node, lane) for node in nodes for lane in range(agents.lanes)]
+    await asyncio.gather(*(agents.call(node, "inspect", lane=lane) for node, lane in every))
     started_s = time.monotonic() - began
-    used = [await crew.call(node, "measure", lane=lane) for node, lane in every]
+    used = [await agents.call(node, "measure", lane=lane) for node, lane in every]
     porters_s = -sum(cpu_s for cpu_s, _ in used)
     busy = read_busy_s()
     with StorePeak() as store:
-        result = await pull(order, crew, Silent())
+        result = await pull(request, agents, Silent())
     busy = read_busy_s() - busy
     received = result.from_hub_bytes + result.from_peers_bytes
-    used = [await crew.call(node, "measure", lane=lane) for node, lane in every]
+    used = [await agents.call(node, "measure", lane=lane) for node, lane in every]
     porters_s += sum(cpu_s for cpu_s, _ in used)
     heaps = dict.fromkeys(nodes, 0)
     for (node, _), (_, rss) in zip(every, used, strict=True):
         heaps[node] += rss
     for node in nodes:
         if node != keep:
-            await crew.call(node, "remove")
+            await agents.call(node, "remove")
     return {
         "seconds": result.seconds,
         "porters_up_s": started_s,
@@ -127,14 +127,14 @@ def main() -> None:
     parser.add_argument("--nobody-has-it", action="store_true")
     options = parser.parse_args()
     ray_session.join(options.address, env_vars={})
-    order = Order(REPO, None, options.folder, HubAccess(options.hub))
+    request = PullRequest(REPO, None, options.folder, HubAccess(options.hub))
     nodes = ray_session.wait_for_gpus(nodes=options.nodes, gpus_per_node=1, wait_s=60, report=lambda _: None)
     keep = None if options.nobody_has_it else nodes[0].ip
     for lanes in options.lanes:
         runs = []
         for _ in range(options.repeat):
-            crew = FolderCrew(options.folder, lanes=lanes, folders=options.folders)
-            runs.append(asyncio.run(pull_once(order, crew, keep=keep)))
+            agents = FolderAgents(options.folder, lanes=lanes, folders=options.folders)
+            runs.append(asyncio.run(pull_once(request, agents, keep=keep)))
             time.sleep(1)
         median = statistics.median(run["seconds"] for run in runs)
         print(json.dumps({"lanes": lanes, "median_s": median, "runs": runs}), flush=True)

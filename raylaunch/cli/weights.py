@@ -11,7 +11,7 @@ from raylaunch.cli.options import JSON, LAUNCH, SETS, load_launch
 
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
-    from raylaunch.weights.agents import Crew
+    from raylaunch.weights.agents import Agents
 
 
 @click.group()
@@ -31,14 +31,14 @@ def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool
     from raylaunch.base import console
     from raylaunch.weights import pull as pulling
     from raylaunch.weights.hub_types import HubAccess
-    from raylaunch.weights.inventory import Order
+    from raylaunch.weights.inventory import PullRequest
     from raylaunch.weights.progress import ConsoleReporter, describe
 
-    crew = _gather_crew(loaded, lanes=lanes)
+    agents = _gather_agents(loaded, lanes=lanes)
     model = loaded.model
-    order = Order(model.repo, model.revision, loaded.model_folder, HubAccess.of_this_process(), verify)
+    request = PullRequest(model.repo, model.revision, loaded.model_folder, HubAccess.of_this_process(), verify)
     with console.live_lines() as show:
-        result = asyncio.run(pulling.pull(order, crew, ConsoleReporter(show)))
+        result = asyncio.run(pulling.pull(request, agents, ConsoleReporter(show)))
     console.say(describe(result), style="bold green")
     if as_json:
         console.print_json(asdict(result))
@@ -57,12 +57,12 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
     from raylaunch.weights import verification as checking
 
     model, folder = loaded.model, loaded.model_folder
-    crew = _gather_crew(loaded)
-    found = asyncio.run(checking.check(model.repo, model.revision, folder, crew, fast=fast))
+    agents = _gather_agents(loaded)
+    found = asyncio.run(checking.check(model.repo, model.revision, folder, agents, fast=fast))
     if as_json:
         console.print_json(asdict(found))
     nodes = found.problems
-    if not found.is_whole:
+    if not found.is_complete:
         rows = [(node, problem) for node, problems in found.problems.items() for problem in problems]
         console.show(console.make_table(("node", "file"), rows))
         raise WeightsError(
@@ -94,32 +94,32 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
             raise WeightsError(
                 f"{folder} is being served on port {running.port}", fix=f"raylaunch stop --port {running.port}"
             )
-    crew = _gather_crew(loaded, waits=False)
+    agents = _gather_agents(loaded, waits=False)
     if not yes:
-        click.confirm(f"Remove {folder} from {len(crew.refresh())} node(s)?", abort=True, err=True)
-    kept = asyncio.run(checking.remove(crew))
+        click.confirm(f"Remove {folder} from {len(agents.refresh())} node(s)?", abort=True, err=True)
+    kept = asyncio.run(checking.remove(agents))
     for node, sentences in kept.items():
         for sentence in sentences:
             console.say(f"{node}: {sentence}")
     console.say(f"removed {loaded.model.repo} from {', '.join(kept)}")
 
 
-def _gather_crew(loaded: "LaunchConfig", *, lanes: int | None = None, waits: bool = True) -> "Crew":
-    """Porters on all nodes of the Ray cluster, or here alone where none runs.
+def _gather_agents(loaded: "LaunchConfig", *, lanes: int | None = None, waits: bool = True) -> "Agents":
+    """Agents on all nodes of the Ray cluster, or here alone where none runs.
 
     Args:
         waits: wait for the launch's nodes, as `serve` does.
     """
     from raylaunch.base import console
     from raylaunch.cluster import ray_session
-    from raylaunch.weights.agents import LocalCrew, RayCrew
+    from raylaunch.weights.agents import LocalAgents, RayAgents
 
     address = ray_session.find_address()
     if address is None:
         if loaded.cluster.nodes > 1:
             nodes = loaded.cluster.nodes
             console.say(f"no Ray cluster runs here: this machine alone, not the {nodes} nodes of the launch")
-        return LocalCrew(loaded.model_folder)
+        return LocalAgents(loaded.model_folder)
     ray_session.join(address, env_vars={})
     if waits:
         block = loaded.cluster
@@ -130,7 +130,7 @@ def _gather_crew(loaded: "LaunchConfig", *, lanes: int | None = None, waits: boo
                 wait_s=block.wait_s,
                 report=lambda waiting: show(waiting.to_lines()),
             )
-    return RayCrew(loaded.model_folder, lanes=lanes)
+    return RayAgents(loaded.model_folder, lanes=lanes)
 
 
 COMMANDS = (weights,)

@@ -117,12 +117,12 @@ class Manifest:
                 yield difference
 
 
-def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, whole: bool = False) -> str | None:
+def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, complete: bool = False) -> str | None:
     """In what a file is not what `facts` say, as a sentence that starts with its name; None where it is.
 
     Args:
         samples: compare some blocks too.
-        whole: compare every byte too.
+        complete: compare every byte too.
     """
     try:
         size = path.stat().st_size
@@ -130,7 +130,7 @@ def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, whol
             return f"{path.name} has {size:,} bytes of {facts.size:,}"
         if samples and facts.sampled and hash_samples(path) != facts.sampled:
             return f"{path.name} has other content (sampled blocks differ)"
-        if whole and facts.sha256:
+        if complete and facts.sha256:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
                     return f"{path.name} is not what was fetched (SHA-256 differs)"

@@ -52,7 +52,7 @@ class FolderFacts:
     """Of the repo, by the manifest that a pull left; None where there is none."""
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether a model could be loaded from here."""
         return self.exists and not self.error and not self.broken and self.has_weights
 
@@ -183,7 +183,7 @@ def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
         problems.append("weights are missing: no .safetensors file")
     manifest = Manifest.read(folder) if deep else None
     for name, file in (manifest.files if manifest else {}).items():
-        problem = find_difference(folder / name, file, whole=True)
+        problem = find_difference(folder / name, file, complete=True)
         if problem and not any(found.startswith(f"{name} ") for found in problems):
             problems.append(problem)
     return tuple(problems)

@@ -6,8 +6,8 @@ Who does what::
     part.py       one file on its way to a disk: appended, hashed, named when right
     transfer.py   one file's way through one node, from the node before to the node behind
     place.py      a model's folder on one machine
-    porter.py     all of that on one node: an actor, or an object in this process
-    crew.py       the porters of all nodes
+    agent.py     all of that on one node: an actor, or an object in this process
+    agents.py       the agents of all nodes
     survey.py     what each node has, and what the model should be
     plan.py       who sends what to whom
     finish.py     the manifest, and the files in their place

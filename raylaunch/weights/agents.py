@@ -1,4 +1,4 @@
-"""The porters of a pull: one on each node of a Ray cluster, or one in this process where there is none."""
+"""The agents of a pull: one on each node of a Ray cluster, or one in this process where there is none."""
 
 import asyncio
 import socket
@@ -10,44 +10,44 @@ from typing import Any, Protocol
 from raylaunch.base.errors import RaylaunchError, WeightsError
 from raylaunch.cluster import ship
 from raylaunch.cluster.ray_session import ClusterNode
-from raylaunch.weights.node_agent import Porter
+from raylaunch.weights.node_agent import NodeAgent
 
 _ALLOCATOR = MappingProxyType(
     {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 )
-"""Environment of the porters: else each of Ray's threads keeps chunks in an arena of its own (glibc), and each chunk's
+"""Environment of the agents: else each of Ray's threads keeps chunks in an arena of its own (glibc), and each chunk's
 memory goes back to the kernel and comes from it anew, page by page: a tenth of the CPU time."""
 
 
 class NodeLostError(WeightsError):
-    """A node, or the porter on it, went away."""
+    """A node, or the agent on it, went away."""
 
     def __init__(self, node: str, reason: str) -> None:
         super().__init__(f"{node} was lost: {reason}", fix="run it again once the node is back: it goes on")
         self.node = node
 
 
-class Crew(Protocol):
-    """Porters by node."""
+class Agents(Protocol):
+    """Agents by node."""
 
     lanes: int
 
     def refresh(self) -> tuple[str, ...]:
-        """See who is there now, and give each node its porter; the nodes, the head first."""
+        """See who is there now, and give each node its agent; the nodes, the head first."""
 
     def has_changed(self) -> bool:
         """Whether nodes came or went since the last refresh."""
 
     async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
-        """Call a porter's method.
+        """Call an agent's method.
 
         Raises:
             NodeLostError: nobody is there any more.
-            WeightsError: what the porter raised.
+            WeightsError: what the agent raised.
         """
 
     def find_handle(self, node: str, lane: int) -> Any:
-        """What another node's porter calls this one by."""
+        """What another node's agent calls this one by."""
 
 
 async def run_all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -62,14 +62,14 @@ def find_host(node: str) -> str:
     return node.partition(" ")[0]
 
 
-class LocalCrew:
+class LocalAgents:
     """This machine alone, without Ray."""
 
     lanes = 1
 
     def __init__(self, folder: Path) -> None:
         self._name = socket.gethostname()
-        self._porter = Porter(str(folder))
+        self._agent = NodeAgent(str(folder))
 
     def refresh(self) -> tuple[str, ...]:
         """This machine."""
@@ -80,8 +80,8 @@ class LocalCrew:
         return False
 
     async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:  # noqa: ARG002
-        """Call the porter's method."""
-        return await getattr(self._porter, method)(*arguments, **named)
+        """Call the agent's method."""
+        return await getattr(self._agent, method)(*arguments, **named)
 
     def find_handle(self, node: str, lane: int) -> Any:
         """Nobody calls."""
@@ -96,18 +96,18 @@ def _choose_lanes() -> int:
     return max(1, min(4, cores // 4))
 
 
-class RayCrew:
+class RayAgents:
     """Async actors pinned to the nodes of the cluster that this process has joined; they end with its job."""
 
     def __init__(self, folder: Path, *, lanes: int | None = None) -> None:
-        """`lanes`: porters on each node, each a process of its own; None: by the cores of the smallest node."""
+        """`lanes`: agents on each node, each a process of its own; None: by the cores of the smallest node."""
         self.folder, self.lanes = folder, lanes or _choose_lanes()
         self._nodes: dict[str, ClusterNode] = {}
         self._handles: dict[str, list[Any]] = {}
         self._lost: set[str] = set()
 
     def refresh(self) -> tuple[str, ...]:
-        """See which nodes live; new ones, and those whose porter died, get one."""
+        """See which nodes live; new ones, and those whose agent died, get one."""
         alive = self._list()
         gone = {name for name, node in self._nodes.items() if alive.get(name) != node}
         for name in [name for name in self._handles if name in gone | self._lost]:
@@ -121,11 +121,11 @@ class RayCrew:
         return tuple(alive)
 
     def has_changed(self) -> bool:
-        """Whether nodes came, went, or lost their porter."""
+        """Whether nodes came, went, or lost their agent."""
         return bool(self._lost) or self._list() != self._nodes
 
     async def call(self, node: str, method: str, *arguments: Any, lane: int = 0, **named: Any) -> Any:
-        """Call a porter's method."""
+        """Call an agent's method."""
         import ray
 
         try:
@@ -139,7 +139,7 @@ class RayCrew:
             raise NodeLostError(node, str(error).strip().splitlines()[0]) from None
 
     def find_handle(self, node: str, lane: int) -> Any:
-        """The porter's actor handle.
+        """The agent's actor handle.
 
         Raises:
             NodeLostError: the node has left since the caller was told of it, or goes by another name.
@@ -166,7 +166,7 @@ class RayCrew:
         import ray
 
         return (
-            ray.remote(Porter)
+            ray.remote(NodeAgent)
             .options(
                 num_cpus=0,
                 max_restarts=0,

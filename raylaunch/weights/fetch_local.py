@@ -117,27 +117,27 @@ class _ChildReporter:
     parent: ParentLink
     _polls: int = 0
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         self.parent.send(StepNote(line))
 
     def show(self, lines: Sequence[str]) -> None:
         self._polls += 1
         if self._polls % _REPORT_EVERY_POLLS == 1:
             for line in lines:
-                self.say(line.replace(" | ", ", "))
+                self.report(line.replace(" | ", ", "))
 
 
 def main(repo: str, revision: str | None, folder: Path) -> int:
     """The child: pull on this machine; the exit status."""
-    from raylaunch.weights.agents import LocalCrew
+    from raylaunch.weights.agents import LocalAgents
     from raylaunch.weights.hub_types import HubAccess
-    from raylaunch.weights.inventory import Order
+    from raylaunch.weights.inventory import PullRequest
     from raylaunch.weights.pull import pull
 
-    order = Order(repo, revision, folder, HubAccess.of_this_process())
+    request = PullRequest(repo, revision, folder, HubAccess.of_this_process())
     parent = ParentLink()
     try:
-        asyncio.run(pull(order, LocalCrew(folder), _ChildReporter(parent)))
+        asyncio.run(pull(request, LocalAgents(folder), _ChildReporter(parent)))
     except WeightsError as error:
         parent.send(Failed(error))
         return 1

@@ -19,14 +19,14 @@ from raylaunch.node.manifest import is_plain_name
 from raylaunch.weights.hub_errors import RESUMES, explain_refusal
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile, get_endpoint
 
-PIECE_BYTES = 512 << 10
+HUB_CHUNK_BYTES = 512 << 10
 """Bytes read from the hub at a time: what an interruption can lose of each file that is under way."""
 
 
 _PROBE_S = 4.0
 
 
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 """Longest time without a byte before a download is given up; what came is kept."""
 
 
@@ -139,15 +139,15 @@ def _refuse_hostile_names(repo: str, paths: Mapping[str, Any]) -> None:
 
 
 def read_file(
-    listing: Listing, name: str, start: int, access: HubAccess, *, patience_s: float = _PATIENCE_S
+    listing: Listing, name: str, start: int, access: HubAccess, *, timeout_s: float = _TIMEOUT_S
 ) -> Iterator[bytes]:
-    """Bytes of a repo's file from `start` to its end, in pieces of PIECE_BYTES; broken connections are taken up again.
+    """Bytes of a repo's file from `start` to its end, in chunks of HUB_CHUNK_BYTES; reconnects after a break.
 
     huggingface_hub does the asking (address, token, redirects, waiting out 429 and 5xx); its own downloads resume
     whole files only (seen in 2.4), hence the ranges here.
 
     Args:
-        patience_s: longest time without a byte, in seconds.
+        timeout_s: longest time without a byte, in seconds.
 
     Raises:
         WeightsError: the hub refuses, or sent nothing for so long.
@@ -161,10 +161,10 @@ def read_file(
     headers = build_hf_headers(token=access.token or False) | {"Accept-Encoding": "identity"}
     while position < size:
         try:
-            for piece in _read_range(url, headers, position, size):
-                position += len(piece)
+            for chunk in _read_range(url, headers, position, size):
+                position += len(chunk)
                 moved_at, wait_s = time.monotonic(), _WAIT_FIRST_S
-                yield piece
+                yield chunk
             if position == size:
                 return
             failure = WeightsError(f"{access.endpoint} closed the connection in the middle of {name}", fix=RESUMES)
@@ -176,7 +176,7 @@ def read_file(
             failure = WeightsError(
                 f"{access.endpoint} sends no more of {name}: {error or type(error).__name__}", fix=RESUMES
             )
-        if time.monotonic() - moved_at > patience_s:
+        if time.monotonic() - moved_at > timeout_s:
             raise failure
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, _WAIT_MOST_S)
@@ -200,9 +200,9 @@ def _read_range(url: str, headers: Mapping[str, str], start: int, size: int) -> 
         hf_raise_for_status(response)
         unwanted = start if response.status_code == 200 else 0  # some mirrors know no ranges: skip what we have
         left = size - start
-        for piece in response.iter_bytes(PIECE_BYTES):
-            wanted = piece[min(unwanted, len(piece)) :][:left]
-            unwanted -= min(unwanted, len(piece))
+        for chunk in response.iter_bytes(HUB_CHUNK_BYTES):
+            wanted = chunk[min(unwanted, len(chunk)) :][:left]
+            unwanted -= min(unwanted, len(chunk))
             left -= len(wanted)
             if wanted:
                 yield wanted

@@ -18,7 +18,7 @@ from raylaunch.node.manifest import FileFacts, Manifest, find_difference
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub, store
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile
-from raylaunch.weights.partial_file import SUFFIX, Finished, Part, Unfinished, hash_file, run_in_thread
+from raylaunch.weights.partial_file import SUFFIX, Finished, PartialFile, Unfinished, hash_file, run_in_thread
 from raylaunch.weights.transfer import Transfer, make_hop, read_disk
 
 _HASHERS = 4
@@ -26,32 +26,32 @@ _HASHERS = 4
 
 @dataclass(slots=True)
 class Counts:
-    """Bytes that came to this node since its porter began."""
+    """Bytes that came to this node since its agent began."""
 
     from_hub: int = 0
     from_peers: int = 0
     held: dict[str, int] = field(default_factory=dict)
     """File -> bytes of it that are here, of files under way."""
-    porter: str = ""
-    """Which porter counted."""
+    agent: str = ""
+    """Which agent counted."""
 
 
-class Porter:
+class NodeAgent:
     """Looks after a model's folder on this node, and passes files through it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self._transfers: dict[str, Transfer] = {}
-        self._counts = Counts(porter=uuid.uuid4().hex)
+        self._counts = Counts(agent=uuid.uuid4().hex)
         self._lock: int | None = None
 
     # ---- the folder
 
-    async def look(self) -> store.Look:
+    async def inspect(self) -> store.StoreState:
         """What lies here."""
-        return store.look(self.folder)
+        return store.inspect(self.folder)
 
-    async def judge(self) -> tuple[str, ...]:
+    async def find_problems(self) -> tuple[str, ...]:
         """What keeps the folder from being a whole model, by its own index."""
         return await run_in_thread(lambda: find_problems(self.folder))
 
@@ -115,7 +115,8 @@ class Porter:
         def compare_all() -> dict[str, str]:
             with ThreadPoolExecutor(_HASHERS) as pool:
                 told = pool.map(
-                    lambda name: find_difference(self.folder / name, files[name], samples=True, whole=not fast), files
+                    lambda name: find_difference(self.folder / name, files[name], samples=True, complete=not fast),
+                    files,
                 )
                 return {name: difference for name, difference in zip(files, told, strict=True) if difference}
 
@@ -153,7 +154,7 @@ class Porter:
         part = None
         if writes:
             try:
-                part = Part(store.Place(self.folder).aside, name, wanted)
+                part = PartialFile(store.StorePaths(self.folder).aside, name, wanted)
             except OSError as error:
                 raise WeightsError(f"{name} cannot be written beside {self.folder}: {error.strerror}") from None
         self._transfers[name] = Transfer(name, part)
@@ -167,7 +168,7 @@ class Porter:
         self._transfers[name].link(start, make_hop(handle) if handle is not None else None, next_have, window)
 
     async def hop(self, name: str, offset: int, data: Any) -> None:
-        """Take a piece from the node before."""
+        """Take a chunk from the node before."""
         transfer = self._transfers.get(name)
         if transfer is not None:  # else closed meanwhile: the chain broke before us
             await transfer.accept(offset, data)
@@ -176,7 +177,7 @@ class Porter:
     async def send(self, name: str, start: int, wanted: RepoFile, listing: Listing | None, access: HubAccess) -> None:
         """Be the head of a chain: send the file from `start`, out of this disk, and what is not there from the hub.
 
-        Returns once the last piece is on its way.
+        Returns once the last chunk is on its way.
         """
         transfer = self._transfers[name]
         await transfer.send(self._read(transfer, start, wanted, listing, access))
@@ -190,13 +191,13 @@ class Porter:
             return read_disk(path, start, wanted.size) if path else iter(())
         assert listing is not None
         have = part.have
-        own = read_disk(store.Place(self.folder).aside / f"{name}{SUFFIX}", start, have)
+        own = read_disk(store.StorePaths(self.folder).aside / f"{name}{SUFFIX}", start, have)
         return chain(own, self._count(hub.read_file(listing, name, have, access)))
 
-    def _count(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            self._counts.from_hub += len(piece)
-            yield piece
+    def _count(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._counts.from_hub += len(chunk)
+            yield chunk
 
     async def close(self, name: str) -> Finished | Unfinished | None:
         """End a file's way through this node, whether it came whole or not; None where this node had it already."""

@@ -116,7 +116,7 @@ def hash_file(path: Path, wanted: RepoFile) -> str | None:
     return digests.sha256 if digests.is_wanted() else None
 
 
-class Part:
+class PartialFile:
     """One file under way; used from one event loop, written by one thread."""
 
     def __init__(self, folder: Path, name: str, wanted: RepoFile) -> None:
@@ -145,7 +145,7 @@ class Part:
     async def append(self, offset: int, data: Buffer) -> None:
         """Take bytes that begin at `offset` of the file, not behind its end; what is here already is skipped.
 
-        Waits while the disk lags two pieces behind. A failing disk is told by `finish`.
+        Waits while the disk lags two chunks behind. A failing disk is told by `finish`.
         """
         data = memoryview(data)[max(0, self.have - offset) :]
         if not data or self.failure:
@@ -195,7 +195,7 @@ class Part:
     def _write(self, data: Buffer, hasher: ThreadPoolExecutor) -> None:
         """Write and hash, both at once; after a failure only take, so that nobody waits for room.
 
-        The hash may lag one piece behind the disk: waiting for both after each piece costs a fifth of the rate.
+        The hash may lag one chunk behind the disk: waiting for both after each chunk costs a fifth of the rate.
         """
         if self.failure is not None:
             return

@@ -10,10 +10,10 @@ from typing import Protocol
 from raylaunch.base import console
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.text import describe_seconds
-from raylaunch.weights.agents import Crew
+from raylaunch.weights.agents import Agents
 from raylaunch.weights.hub_types import Listing
 from raylaunch.weights.node_agent import Counts
-from raylaunch.weights.transfer_plan import Holding, Move
+from raylaunch.weights.transfer_plan import NodeFiles, PlannedTransfer
 
 _POLL_S = 1.0
 
@@ -25,28 +25,28 @@ _WINDOW_S = 10.0
 class Reporter(Protocol):
     """Where a pull tells what it does."""
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Tell something once."""
 
     def show(self, lines: Sequence[str]) -> None:
         """Tell how far each node is; called every second."""
 
 
-class Progress:
-    """Asks the porters now and then how far they are."""
+class PullProgress:
+    """Asks the agents now and then how far they are."""
 
-    def __init__(self, crew: Crew, reporter: Reporter) -> None:
-        self._crew, self._reporter = crew, reporter
+    def __init__(self, agents: Agents, reporter: Reporter) -> None:
+        self._agents, self._reporter = agents, reporter
         self._sizes: Mapping[str, int] = {}
         self._whole: dict[str, set[str]] = {}
         self._counts: dict[str, Counts] = {}
-        """By porter: one that died keeps what it brought."""
+        """By agent: one that died keeps what it brought."""
         self._history: dict[str, list[tuple[float, int, int, int]]] = {}
 
-    def begin(self, sizes: Mapping[str, int], holdings: Mapping[str, Holding]) -> None:
+    def begin(self, sizes: Mapping[str, int], node_files: Mapping[str, NodeFiles]) -> None:
         """A round begins from here."""
         self._sizes = sizes
-        self._whole = {node: set(holding.whole) for node, holding in holdings.items()}
+        self._whole = {node: set(present.complete) for node, present in node_files.items()}
 
     def finish(self, node: str, name: str) -> None:
         """A node has a file whole."""
@@ -83,10 +83,10 @@ class Progress:
         lines = []
         for node in self._whole:
             counts = []
-            for lane in range(self._crew.lanes):
-                with contextlib.suppress(WeightsError):  # lost: the move that ran through it tells
-                    counts.append(await self._crew.call(node, "count", lane=lane))
-            self._counts.update({count.porter: count for count in counts})
+            for lane in range(self._agents.lanes):
+                with contextlib.suppress(WeightsError):  # lost: the transfer that ran through it tells
+                    counts.append(await self._agents.call(node, "count", lane=lane))
+            self._counts.update({count.agent: count for count in counts})
             lines.append(self._describe(node, counts))
         return lines
 
@@ -114,16 +114,16 @@ def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) ->
     return f", {rate / 1e6:.0f} MB/s{came} | {describe_seconds(left / rate)} left"
 
 
-def announce(reporter: Reporter, listing: Listing, moves: Sequence[Move]) -> None:
-    """Say once what will come from where, and what is left out."""
+def announce(reporter: Reporter, listing: Listing, transfers: Sequence[PlannedTransfer]) -> None:
+    """Report once what will come from where, and what is left out."""
     for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
-        if chosen := [move for move in moves if move.from_hub == from_hub]:
-            size = sum(move.size for move in chosen) / 1e9
+        if chosen := [transfer for transfer in transfers if transfer.from_hub == from_hub]:
+            size = sum(transfer.size for transfer in chosen) / 1e9
             at = f" at {listing.commit[:12]}" if listing.commit else ""
-            reporter.say(f"fetching {listing.repo}{at}: {len(chosen)} files, {size:.1f} GB, from {origin}")
+            reporter.report(f"fetching {listing.repo}{at}: {len(chosen)} files, {size:.1f} GB, from {origin}")
     if listing.left_out:
         size = sum(listing.left_out.values()) / 1e9
-        reporter.say(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
+        reporter.report(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
 
 
 _PLAIN_EVERY_POLLS = 10
@@ -137,7 +137,7 @@ class ConsoleReporter:
     """As output.live_lines gives it."""
     _polls: int = 0
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Tell something once."""
         console.say(line)
 
@@ -178,7 +178,7 @@ def describe(result: PullResult) -> str:
         f"{result.repo} is whole in {result.folder} on {nodes}: {result.files} files, {result.total_bytes / 1e9:.2f} GB"
     )
     if result.already:
-        return f"{what}; nothing had to move"
+        return f"{what}; nothing to transfer"
     left_out = f"; left out {result.left_out_bytes / 1e9:.2f} GB" if result.left_out_bytes else ""
     return (
         f"{what} in {describe_seconds(result.seconds)}; {result.from_hub_bytes / 1e9:.2f} GB asked of the hub, "

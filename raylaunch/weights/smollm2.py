@@ -51,7 +51,7 @@ def build(aside: Path, *, report: Callable[[str], None]) -> Path:
         [str(wheel), str(folder)],
         aside / "convert.log",
         what=f"{WHEEL} could not be converted",
-        fix=f"see that the engine for CPU is installed whole: {_NEEDS}",
+        fix=f"see that the engine for CPU is installed complete: {_NEEDS}",
         environment={"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"},
     )
     if problems := find_problems(folder, deep=True):

@@ -24,7 +24,7 @@ _OF = ".of"
 
 
 @dataclass(frozen=True)
-class Place:
+class StorePaths:
     """A model's folder on this machine."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Look:
+class StoreState:
     """What lies at a model's path on one node."""
 
     problem: str = ""
@@ -70,19 +70,19 @@ class Look:
         return self.manifest, dict(self.files), dict(self.aside), dict(self.parts)
 
 
-def look(folder: Path) -> Look:
+def inspect(folder: Path) -> StoreState:
     """Look at a model's path on this machine; makes nothing."""
-    place = Place(folder)
+    place = StorePaths(folder)
     try:
         if folder.exists() and not folder.is_dir():
-            return Look(f"{folder} is a file, not a folder", "move it away, or correct model.path")
+            return StoreState(f"{folder} is a file, not a folder", "move it away, or correct model.path")
         standing = _find_standing(folder)
         files = _list_sizes(folder)
         beside = _list_sizes(place.aside)
     except OSError as error:
-        return Look(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
+        return StoreState(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
     target = folder if folder.is_dir() else standing
-    return Look(
+    return StoreState(
         manifest=Manifest.read(folder),
         files=files,
         aside={name: size for name, size in beside.items() if not name.endswith(SUFFIX)},
@@ -122,7 +122,7 @@ def prepare(folder: Path, of: str) -> None:
     Raises:
         WeightsError: it cannot be made.
     """
-    aside = Place(folder).aside
+    aside = StorePaths(folder).aside
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -138,18 +138,18 @@ def prepare(folder: Path, of: str) -> None:
 
 def write_probe(folder: Path, mark: str) -> None:
     """Leave a mark beside the folder that other nodes see where they share the storage."""
-    probe = Place(folder).aside / f"{_PROBE}{mark}"
+    probe = StorePaths(folder).aside / f"{_PROBE}{mark}"
     probe.touch()
 
 
 def read_probes(folder: Path) -> frozenset[str]:
     """Marks of all nodes that share this storage."""
-    return frozenset(path.name.removeprefix(_PROBE) for path in Place(folder).aside.glob(f"{_PROBE}*"))
+    return frozenset(path.name.removeprefix(_PROBE) for path in StorePaths(folder).aside.glob(f"{_PROBE}*"))
 
 
 def drop_probe(folder: Path, mark: str) -> None:
     """Take this node's mark away."""
-    (Place(folder).aside / f"{_PROBE}{mark}").unlink(missing_ok=True)
+    (StorePaths(folder).aside / f"{_PROBE}{mark}").unlink(missing_ok=True)
 
 
 def try_lock(folder: Path) -> int | None:
@@ -157,7 +157,7 @@ def try_lock(folder: Path) -> int | None:
 
     A lock goes with the process that held it, however it went.
     """
-    held = os.open(Place(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -174,7 +174,7 @@ def finish(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: this machine refuses.
     """
-    aside = Place(folder).aside
+    aside = StorePaths(folder).aside
     if aside.is_dir():
         for path in aside.iterdir():
             if path.name not in manifest.files:
@@ -204,12 +204,12 @@ def _write_with_samples(folder: Path, manifest: Manifest) -> None:
 def take_back(folder: Path, name: str) -> None:
     """Drop a whole file of an interrupted pull that turned out wrong; one in the folder itself is replaced later."""
     with contextlib.suppress(FileNotFoundError):
-        (Place(folder).aside / name).unlink()
+        (StorePaths(folder).aside / name).unlink()
 
 
 def find_file(folder: Path, name: str) -> Path | None:
     """Where the whole file is on this machine."""
-    return next((path for path in (Place(folder).aside / name, folder / name) if path.is_file()), None)
+    return next((path for path in (StorePaths(folder).aside / name, folder / name) if path.is_file()), None)
 
 
 def remove(folder: Path) -> Iterator[str]:
@@ -219,7 +219,7 @@ def remove(folder: Path) -> Iterator[str]:
         WeightsError: the folder has no manifest, so it is not raylaunch's to remove.
         OSError: this machine refuses.
     """
-    place = Place(folder)
+    place = StorePaths(folder)
     manifest = Manifest.read(folder)
     if folder.exists() and manifest is None and any(folder.iterdir()):
         raise WeightsError(
@@ -241,7 +241,7 @@ def remove(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder's lock while the block runs, after whoever has it now."""
-    lock = os.open(Place(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
 """One file's way through one node: from a disk, the hub or the node before, to this disk and the node behind.
 
-Pieces travel as arguments of actor calls. A few of them are under way between two nodes; each call returns once its
-piece was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
+Chunks travel as arguments of actor calls. A few of them are under way between two nodes; each call returns once its
+chunk was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
-from raylaunch.weights.partial_file import Buffer, Finished, Part, Unfinished, run_in_thread
+from raylaunch.weights.partial_file import Buffer, Finished, PartialFile, Unfinished, run_in_thread
 
 CHUNK_BYTES = 4 << 20
 """What travels in one call: below Ray's own limit of 5,000,000 bytes for arguments inside a call (raysettings.py)."""
 Hop = Callable[[str, int, PickleBuffer], Awaitable[None]]
-"""Hands a piece to the next node: name of the file, offset, bytes."""
+"""Hands a chunk to the next node: name of the file, offset, bytes."""
 
 
 class Transfer:
     """A file under way through this node."""
 
-    def __init__(self, name: str, part: Part | None) -> None:
+    def __init__(self, name: str, part: PartialFile | None) -> None:
         """`part` is where it is written; None where this node has it already."""
         self.name, self.part = name, part
         self._hop: Hop | None = None
@@ -36,10 +36,10 @@ class Transfer:
         self._is_over = False
 
     def link(self, start: int, hop: Hop | None, next_have: int, window: int) -> None:
-        """Tell where the first piece begins, and what to call for the next node.
+        """Tell where the first chunk begins, and what to call for the next node.
 
         Args:
-            start: offset of the first piece, in bytes.
+            start: offset of the first chunk, in bytes.
             hop: the call; None ends the chain here.
             next_have: bytes that the next node has.
             window: calls under way to it.
@@ -47,7 +47,7 @@ class Transfer:
         self._position, self._hop, self._next_have, self._window_size = start, hop, next_have, window
 
     async def accept(self, offset: int, data: Buffer) -> None:
-        """Take a piece: hand it on, and queue it for the disk. Pieces that overtook others are put in order."""
+        """Take a chunk: hand it on, and queue it for the disk. Chunks that overtook others are put in order."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._position == offset or self._is_over)
             if self._is_over:
@@ -58,17 +58,17 @@ class Transfer:
             self._position += len(data)
             self._turn.notify_all()
 
-    async def send(self, pieces: Iterator[bytes]) -> None:
-        """Be the head of the chain: take all `pieces`, read in a thread of their own, and hand them on.
+    async def send(self, chunks: Iterator[bytes]) -> None:
+        """Be the head of the chain: take all `chunks`, read in a thread of their own, and hand them on.
 
         Returns while the last ones are still under way, so that another file can follow; `close` waits for them.
         """
         offset = self._position
-        reading = run_in_thread(lambda: next(pieces, None))
-        while (piece := await reading) is not None:
-            reading = run_in_thread(lambda: next(pieces, None))
-            await self.accept(offset, piece)
-            offset += len(piece)
+        reading = run_in_thread(lambda: next(chunks, None))
+        while (chunk := await reading) is not None:
+            reading = run_in_thread(lambda: next(chunks, None))
+            await self.accept(offset, chunk)
+            offset += len(chunk)
         await self._send_batch()
 
     async def close(self) -> Finished | Unfinished | None:
@@ -84,7 +84,7 @@ class Transfer:
         return None if self.part is None else await self.part.finish()
 
     async def _forward(self, offset: int, data: Buffer) -> None:
-        """Pieces of the hub's size are gathered to chunks: a call costs the same whatever it carries."""
+        """Chunks of the hub's size are gathered to chunks: a call costs the same whatever it carries."""
         unseen = memoryview(data)[max(0, self._next_have - offset) :]
         if self._hop is None or not unseen:
             return
@@ -135,7 +135,7 @@ def read_disk(path: Path, start: int, end: int) -> Iterator[bytes]:
 
 
 def make_hop(handle: Any) -> Hop:
-    """The call that hands a piece to the actor `handle`."""
+    """The call that hands a chunk to the actor `handle`."""
 
     async def hop(name: str, offset: int, data: PickleBuffer) -> None:
         await handle.hop.remote(name, offset, data)

@@ -3,21 +3,21 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-PIECES_AT_MOST = 24
-"""Pieces on their way out of a node, of all files together: what bounds its memory, however fast the link is."""
+CHUNKS_AT_MOST = 24
+"""Chunks on their way out of a node, of all files together: what bounds its memory, however fast the link is."""
 _FILES_AT_ONCE = 3
 """Files of a stream that are open: one is sent, one before it still travels down the chain, one is ready to go."""
 _WINDOW_AT_MOST = 4
-"""Pieces of one file between two nodes: they share the link, so more of them only reach the next node later."""
+"""Chunks of one file between two nodes: they share the link, so more of them only reach the next node later."""
 _HUB_STREAMS = 4
-"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for PIECES_AT_MOST)."""
+"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for CHUNKS_AT_MOST)."""
 
 
 @dataclass(frozen=True)
-class Holding:
+class NodeFiles:
     """What one node has of a model."""
 
-    whole: frozenset[str] = frozenset()
+    complete: frozenset[str] = frozenset()
     """Files that are there and right."""
     parts: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the others: each is a prefix of its file."""
@@ -25,15 +25,15 @@ class Holding:
 
     def measure(self, name: str, size: int) -> int:
         """Bytes of the file that are here."""
-        return size if name in self.whole else min(self.parts.get(name, 0), size)
+        return size if name in self.complete else min(self.parts.get(name, 0), size)
 
-    def without(self, names: Set[str]) -> "Holding":
+    def without(self, names: Set[str]) -> "NodeFiles":
         """The same without files that only looked right."""
-        return replace(self, whole=self.whole - names)
+        return replace(self, complete=self.complete - names)
 
 
 @dataclass(frozen=True)
-class Move:
+class PlannedTransfer:
     """One file's way: from its head down a chain of nodes."""
 
     name: str
@@ -50,9 +50,9 @@ class Move:
         return (self.head, *self.chain)
 
 
-def plan_moves(
-    sizes: Mapping[str, int], holdings: Mapping[str, Holding], *, has_hub: bool
-) -> tuple[list[Move], list[str]]:
+def plan_transfers(
+    sizes: Mapping[str, int], node_files: Mapping[str, NodeFiles], *, has_hub: bool
+) -> tuple[list[PlannedTransfer], list[str]]:
     """Moves after which every node has every file, each byte from the hub at most once; large files first.
 
     A file that somebody has comes from there. Of the others each is asked of the hub by one node, and travels on from
@@ -60,47 +60,49 @@ def plan_moves(
 
     Args:
         sizes: file -> bytes.
-        holdings: node -> what it has; the order of the nodes is that of the chains.
+        node_files: node -> what it has; the order of the nodes is that of the chains.
         has_hub: whether the hub can be asked for these files at all.
 
     Returns:
-        The moves, and the files that nobody has and no node can ask for.
+        The transfers, and the files that nobody has and no node can ask for.
     """
-    nodes = list(holdings)
+    nodes = list(node_files)
     loads = dict.fromkeys(nodes, 0)
-    moves: list[Move] = []
+    transfers: list[PlannedTransfer] = []
     nowhere: list[str] = []
     for name, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
-        lacking = [node for node in nodes if name not in holdings[node].whole]
+        lacking = [node for node in nodes if name not in node_files[node].complete]
         if not lacking:
             continue
-        holders = [node for node in nodes if name in holdings[node].whole]
-        askers = [node for node in nodes if holdings[node].reaches_hub] if has_hub and not holders else []
+        holders = [node for node in nodes if name in node_files[node].complete]
+        askers = [node for node in nodes if node_files[node].reaches_hub] if has_hub and not holders else []
         if not holders and not askers:
             nowhere.append(name)
             continue
-        most = max((holdings[node].measure(name, size) for node in askers), default=0)
-        heads = holders or [node for node in askers if holdings[node].measure(name, size) == most]
+        most = max((node_files[node].measure(name, size) for node in askers), default=0)
+        heads = holders or [node for node in askers if node_files[node].measure(name, size) == most]
         head = min(heads, key=lambda node: (loads[node], nodes.index(node)))
         loads[head] += size
         rest = [node for node in lacking if node != head]
-        moves.append(Move(name, size, head, order_chain(head, rest, nodes, holdings, name), from_hub=not holders))
-    return moves, nowhere
+        transfers.append(
+            PlannedTransfer(name, size, head, order_chain(head, rest, nodes, node_files, name), from_hub=not holders)
+        )
+    return transfers, nowhere
 
 
 def order_chain(
-    head: str, rest: Sequence[str], nodes: Sequence[str], holdings: Mapping[str, Holding], name: str
+    head: str, rest: Sequence[str], nodes: Sequence[str], node_files: Mapping[str, NodeFiles], name: str
 ) -> tuple[str, ...]:
     """The nodes behind `head`: those with the fewest bytes first, else around the ring, to share the links."""
     at = nodes.index(head)
     return tuple(
-        sorted(rest, key=lambda node: (holdings[node].parts.get(name, 0), (nodes.index(node) - at) % len(nodes)))
+        sorted(rest, key=lambda node: (node_files[node].parts.get(name, 0), (nodes.index(node) - at) % len(nodes)))
     )
 
 
-def measure_missing(sizes: Mapping[str, int], holding: Holding) -> int:
+def measure_missing(sizes: Mapping[str, int], present: NodeFiles) -> int:
     """Bytes that a node still needs."""
-    return sum(size - holding.measure(name, size) for name, size in sizes.items())
+    return sum(size - present.measure(name, size) for name, size in sizes.items())
 
 
 def count_streams(heads: int, lanes: int, *, from_hub: bool) -> int:
@@ -110,9 +112,9 @@ def count_streams(heads: int, lanes: int, *, from_hub: bool) -> int:
 
 def count_files(streams: int) -> int:
     """Files of one stream that are open at once."""
-    return max(1, min(_FILES_AT_ONCE, PIECES_AT_MOST // streams))
+    return max(1, min(_FILES_AT_ONCE, CHUNKS_AT_MOST // streams))
 
 
 def measure_window(streams: int) -> int:
-    """Pieces of one file under way between two nodes, so that all files together keep to PIECES_AT_MOST."""
-    return max(1, min(_WINDOW_AT_MOST, PIECES_AT_MOST // (streams * count_files(streams))))
+    """Chunks of one file under way between two nodes, so that all files together keep to CHUNKS_AT_MOST."""
+    return max(1, min(_WINDOW_AT_MOST, CHUNKS_AT_MOST // (streams * count_files(streams))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.weights.agents import Crew
+from raylaunch.weights.agents import Agents
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class CheckResult:
     seconds: float
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every node has every file as it should be."""
         return not any(self.problems.values())
 
 
-async def check(repo: str, revision: str | None, folder: Path, crew: Crew, *, fast: bool) -> CheckResult:
+async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *, fast: bool) -> CheckResult:
     """Compare the model's folder on all nodes at once with the manifest that most of them hold.
 
     Args:
@@ -43,9 +43,9 @@ async def check(repo: str, revision: str | None, folder: Path, crew: Crew, *, fa
         WeightsError: no node has a manifest.
     """
     began = time.monotonic()
-    nodes = crew.refresh()
-    looks = dict(zip(nodes, await asyncio.gather(*(crew.call(node, "look") for node in nodes)), strict=True))
-    known = [seen.manifest for seen in looks.values() if seen.manifest]
+    nodes = agents.refresh()
+    states = dict(zip(nodes, await asyncio.gather(*(agents.call(node, "inspect") for node in nodes)), strict=True))
+    known = [seen.manifest for seen in states.values() if seen.manifest]
     if not known:
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
@@ -53,9 +53,9 @@ async def check(repo: str, revision: str | None, folder: Path, crew: Crew, *, fa
         )
     texts = [repr(manifest) for manifest in known]
     manifest = known[texts.index(Counter(texts).most_common(1)[0][0])]
-    told = await asyncio.gather(*(crew.call(node, "compare", manifest.files, fast=fast) for node in nodes))
+    told = await asyncio.gather(*(agents.call(node, "compare", manifest.files, fast=fast) for node in nodes))
     problems: dict[str, tuple[str, ...]] = {}
-    for (node, seen), differences in zip(looks.items(), told, strict=True):
+    for (node, seen), differences in zip(states.items(), told, strict=True):
         own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
         if not own and seen.manifest != manifest:
             own = ["its manifest is missing or another"]
@@ -76,11 +76,11 @@ async def check(repo: str, revision: str | None, folder: Path, crew: Crew, *, fa
     )
 
 
-async def remove(crew: Crew) -> dict[str, list[str]]:
+async def remove(agents: Agents) -> dict[str, list[str]]:
     """Remove the model from all nodes; node -> sentences on what was kept there.
 
     Raises:
         WeightsError: a folder that raylaunch did not fill, or one that cannot be removed.
     """
     # One after the other: nodes may share the storage.
-    return {node: await crew.call(node, "remove") for node in crew.refresh()}
+    return {node: await agents.call(node, "remove") for node in agents.refresh()}

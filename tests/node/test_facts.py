@@ -28,7 +28,7 @@ def test_facts_of_this_machine(tmp_path, monkeypatch):
     assert seen.environment["VLLM_HOST_IP"] == "10.9.9.9"
     assert "GLOO_SOCKET_IFNAME" not in seen.environment
     assert seen.model.exists
-    assert not seen.model.is_whole
+    assert not seen.model.is_complete
     assert (seen.open_files_soft, seen.open_files_hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
     assert seen.shm_total == shutil.disk_usage("/dev/shm").total
     assert 0 < seen.ram_available <= seen.ram_total

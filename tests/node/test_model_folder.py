@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_whole_model(model):
     facts = inspect_folder(str(model))
-    assert facts.is_whole
+    assert facts.is_complete
     assert facts.has_tokenizer
     names = [file.name for file in facts.files]
     assert names == sorted(names)
@@ -49,14 +49,14 @@ def test_a_whole_model(model):
 
 def test_a_single_weight_file_needs_no_index(model):
     (model / "model.safetensors.index.json").unlink()
-    assert inspect_folder(str(model)).is_whole
+    assert inspect_folder(str(model)).is_complete
 
 
 def test_no_folder_and_no_folder_but_a_file(model):
     assert not inspect_folder(str(model / "nowhere")).exists
     facts = inspect_folder(str(model / "config.json"))
     assert facts.error == "is a file, not a folder"
-    assert not facts.is_whole
+    assert not facts.is_complete
 
 
 def test_a_shard_that_the_index_names_is_missing(model):
@@ -100,7 +100,7 @@ def test_links_are_followed(model, tmp_path_factory):
     shard = model / "model-00001-of-00002.safetensors"
     shard.rename(elsewhere)
     shard.symlink_to(elsewhere)
-    assert inspect_folder(str(model)).is_whole
+    assert inspect_folder(str(model)).is_complete
 
 
 @pytest.mark.parametrize("index", ["", "{", "[]", '{"weight_map": 3}', "{}"])
@@ -124,7 +124,7 @@ def test_no_weights_and_no_tokenizer(tmp_path):
     facts = inspect_folder(str(tmp_path))
     assert not facts.has_weights
     assert not facts.has_tokenizer
-    assert not facts.is_whole
+    assert not facts.is_complete
 
 
 def test_a_folder_that_may_not_be_read():

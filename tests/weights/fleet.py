@@ -84,9 +84,9 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | 
         time.sleep(0.005)
 
 
-def kill_porter(island: Island) -> None:
+def kill_agent(island: Island) -> None:
     """Kill the task that moves the files."""
     for pid in island.list_pids():
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Porter"):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::NodeAgent"):
                 os.kill(pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ from raylaunch.weights.transfer import CHUNK_BYTES
 from tests.hub_server import Hub
 
 from .conftest import SHARDS, wanted_of
-from .fleet import DEADLINE_S, assert_whole, kill_porter, measure, pull, read_all, run, start, wait_until
+from .fleet import DEADLINE_S, assert_whole, kill_agent, measure, pull, read_all, run, start, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.root]
 _KILLS = int(os.environ.get("SPREAD_KILLS", "5"))
@@ -71,7 +71,7 @@ def test_killed_task_is_replaced(hosts: Islands, hub: Hub, model: Path) -> None:
     hub.pace_bytes_s = 10e6
     process = start(hosts, model, "pull", endpoint=hub.url)
     wait_until(lambda: measure(hosts.islands[1], model) > 6 << 20, process)
-    kill_porter(hosts.islands[1])
+    kill_agent(hosts.islands[1])
     text, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, text
     assert f"{hosts.islands[1].ip} was lost" in text
@@ -165,7 +165,7 @@ def test_kills_of_task_driver_and_raylet_at_random_bytes(hosts: Islands, hub: Hu
         victim = chance.choice(hosts.islands[1:])  # the driver needs the head's
         wait_until(lambda point=point: hub.count_sent() >= point, process)  # type: ignore[misc]
         if kind == "task":
-            kill_porter(chance.choice(hosts.islands))
+            kill_agent(chance.choice(hosts.islands))
         elif kind == "driver":
             for pid in hosts.islands[0].list_pids():
                 with contextlib.suppress(OSError):

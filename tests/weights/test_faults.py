@@ -14,11 +14,11 @@ from raylaunch.base.errors import WeightsError
 from raylaunch.node.manifest import MANIFEST, Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub
-from raylaunch.weights.agents import LocalCrew
+from raylaunch.weights.agents import LocalAgents
 from raylaunch.weights.fetch_local import fetch_model
 from raylaunch.weights.hub import list_repo, read_file
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import Order
+from raylaunch.weights.inventory import PullRequest
 from raylaunch.weights.progress import ConsoleReporter
 from raylaunch.weights.pull import pull
 from tests.hub_server import Hub
@@ -47,7 +47,7 @@ def test_connections_that_break_are_taken_up(model_hub: Hub, folder: Path) -> No
     assert read_all(folder) == wanted_of(model_hub)
     positions = [(asked.start, asked.sent) for asked in model_hub.asked_for(SHARDS[0])]
     assert len(positions) > 1
-    assert sum(sent for _, sent in positions) - len(model_hub.files[SHARDS[0]]) <= 3 * hub.PIECE_BYTES
+    assert sum(sent for _, sent in positions) - len(model_hub.files[SHARDS[0]]) <= 3 * hub.HUB_CHUNK_BYTES
 
 
 def test_rate_limit_and_overload_are_waited_out(model_hub: Hub, folder: Path) -> None:
@@ -78,11 +78,11 @@ def test_hub_that_sends_nothing_more_is_given_up(model_hub: Hub) -> None:
     listing = list_repo(REPO, None, access)
     model_hub.refuse_files = (503, "")
     with pytest.raises(WeightsError, match="answered 503"):
-        list(read_file(listing, SHARDS[0], 0, access, patience_s=0))
+        list(read_file(listing, SHARDS[0], 0, access, timeout_s=0))
     model_hub.refuse_files = None
     model_hub.cut_after_bytes = [0]
     with pytest.raises(WeightsError, match=rf"no more of {SHARDS[0]}|middle of {SHARDS[0]}"):
-        list(read_file(listing, SHARDS[0], 0, access, patience_s=0))
+        list(read_file(listing, SHARDS[0], 0, access, timeout_s=0))
 
 
 def test_mirror_without_ranges(model_hub: Hub, folder: Path) -> None:
@@ -214,7 +214,7 @@ def test_files_are_plain_and_readable_by_all(model_hub: Hub, folder: Path) -> No
     assert all(path.is_file() and not path.is_symlink() for path in folder.iterdir())
 
 
-class _Overtaken(LocalCrew):
+class _Overtaken(LocalAgents):
     """Another pull of the same runs to its end after this one has looked, before it has the lock."""
 
     overtaken_by: Coroutine[Any, Any, object] | None = None
@@ -229,10 +229,10 @@ class _Overtaken(LocalCrew):
 def test_pull_that_another_overtook_asks_for_nothing(model_hub: Hub, folder: Path) -> None:
     """It looked when nothing was there, and had the lock at once: the other was done by then."""
     folder.parent.mkdir(parents=True)
-    order = Order(REPO, None, folder, HubAccess(model_hub.url))
-    crew, reporter = _Overtaken(folder), ConsoleReporter(lambda _: None)
-    crew.overtaken_by = pull(order, LocalCrew(folder), reporter)
-    asyncio.run(pull(order, crew, reporter))
+    request = PullRequest(REPO, None, folder, HubAccess(model_hub.url))
+    agents, reporter = _Overtaken(folder), ConsoleReporter(lambda _: None)
+    agents.overtaken_by = pull(request, LocalAgents(folder), reporter)
+    asyncio.run(pull(request, agents, reporter))
     assert read_all(folder) == wanted_of(model_hub)
     assert model_hub.count_sent() == sum(len(body) for body in wanted_of(model_hub).values())
 
@@ -254,7 +254,7 @@ def test_folder_filled_by_hand_is_taken_as_it_is(model_hub: Hub, folder: Path) -
     assert read_all(folder) == wanted_of(model_hub) | {"notes.md": b"mine"}
 
 
-class _Counting(LocalCrew):
+class _Counting(LocalAgents):
     """Keeps the names of the files that it is to read whole."""
 
     read: tuple[str, ...] = ()
@@ -270,10 +270,10 @@ def test_folder_filled_by_hand_is_read_once(model_hub: Hub, folder: Path) -> Non
     folder.mkdir(parents=True)
     for name, body in wanted_of(model_hub).items():
         (folder / name).write_bytes(body)
-    crew = _Counting(folder)
-    order = Order(REPO, None, folder, HubAccess("http://127.0.0.1:9"))
-    asyncio.run(pull(order, crew, ConsoleReporter(lambda _: None)))
-    assert sorted(crew.read) == sorted(wanted_of(model_hub))
+    agents = _Counting(folder)
+    request = PullRequest(REPO, None, folder, HubAccess("http://127.0.0.1:9"))
+    asyncio.run(pull(request, agents, ConsoleReporter(lambda _: None)))
+    assert sorted(agents.read) == sorted(wanted_of(model_hub))
     assert not find_problems(folder)
 
 

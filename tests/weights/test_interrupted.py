@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raylaunch.node.model_folder import find_problems
-from raylaunch.weights.agents import LocalCrew
+from raylaunch.weights.agents import LocalAgents
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import Order
+from raylaunch.weights.inventory import PullRequest
 from raylaunch.weights.pull import pull
 from raylaunch.weights.transfer import CHUNK_BYTES
 from tests.hub_server import Hub
@@ -24,15 +24,15 @@ _DEADLINE_S = 60
 class Silent:
     """Reports to nobody."""
 
-    def say(self, line: str) -> None: ...
+    def report(self, line: str) -> None: ...
 
     def show(self, lines: Sequence[str]) -> None: ...
 
 
 def run_pull(folder: str, endpoint: str) -> None:
     """One pull on this machine: what is killed."""
-    order = Order(REPO, None, Path(folder), HubAccess(endpoint))
-    asyncio.run(pull(order, LocalCrew(Path(folder)), Silent()))
+    request = PullRequest(REPO, None, Path(folder), HubAccess(endpoint))
+    asyncio.run(pull(request, LocalAgents(Path(folder)), Silent()))
 
 
 def measure(folder: Path) -> int:

@@ -16,7 +16,7 @@ from .conftest import REPO, wanted_of
 
 @pytest.mark.ray
 def test_shared_storage_is_filled_once(model_hub: Hub, tmp_path: Path) -> None:
-    """Two raylets on one file system, as over NFS: one writes, the other only looks."""
+    """Two raylets on one file system, as over NFS: one writes, the other only reads."""
     model = tmp_path / "model"
     launch = tmp_path / "launch.yaml"
     launch.write_text(f"model: {{repo: {REPO}, path: {model}}}\ncluster: {{nodes: 2, gpus_per_node: 1}}\n")

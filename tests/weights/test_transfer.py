@@ -16,11 +16,11 @@ import pytest
 from benchmarks.spread import write_model
 from raylaunch.cluster.private import PrivateRay
 from raylaunch.weights.hub_types import RepoFile
-from raylaunch.weights.partial_file import Part, Unfinished
+from raylaunch.weights.partial_file import PartialFile, Unfinished
 from raylaunch.weights.transfer import CHUNK_BYTES, Transfer
-from raylaunch.weights.transfer_plan import PIECES_AT_MOST, count_files, count_streams, measure_window
+from raylaunch.weights.transfer_plan import CHUNKS_AT_MOST, count_files, count_streams, measure_window
 
-_PIECES = 40
+_CHUNKS = 40
 _STALLED_S = 0.5
 _MODEL_MIB = 384
 _MEMORY_BYTES = 360 << 20
@@ -28,11 +28,11 @@ _MEMORY_BYTES = 360 << 20
 
 
 def test_pieces_of_all_files_together_are_bounded() -> None:
-    """Whatever the number of nodes and lanes: files under way times pieces of each."""
+    """Whatever the number of nodes and lanes: files under way times chunks of each."""
     for heads, lanes, from_hub in itertools.product(range(1, 33), range(1, 9), (True, False)):
         streams = heads * count_streams(heads, lanes, from_hub=from_hub)
-        files = min(streams * count_files(streams), PIECES_AT_MOST)
-        assert files * measure_window(streams) <= PIECES_AT_MOST
+        files = min(streams * count_files(streams), CHUNKS_AT_MOST)
+        assert files * measure_window(streams) <= CHUNKS_AT_MOST
 
 
 @pytest.mark.ray
@@ -61,7 +61,7 @@ def test_next_node_that_is_slow_holds_the_reader_back() -> None:
 
     def read() -> Iterator[bytes]:
         nonlocal taken, most_ahead
-        for _ in range(_PIECES):
+        for _ in range(_CHUNKS):
             taken += 1
             most_ahead = max(most_ahead, taken - handed_on)
             yield bytes(CHUNK_BYTES // 2)
@@ -81,21 +81,21 @@ def test_next_node_that_is_slow_holds_the_reader_back() -> None:
         await transfer.close()
 
     asyncio.run(send())
-    assert handed_on == _PIECES
+    assert handed_on == _CHUNKS
     assert most_calls == 3
     assert most_ahead <= 3 + 3
 
 
 def test_disk_that_stalls_holds_the_node_before_back(tmp_path: Path) -> None:
-    """A pipe that nobody reads stands where the file is to be written: the third piece waits."""
+    """A pipe that nobody reads stands where the file is to be written: the third chunk waits."""
     pipe = tmp_path / "w.part"
     os.mkfifo(pipe)
 
     async def fill() -> tuple[int, Unfinished]:
-        part = Part(tmp_path, "w", RepoFile(_PIECES << 20))
+        part = PartialFile(tmp_path, "w", RepoFile(_CHUNKS << 20))
         taken = 0
         with contextlib.suppress(TimeoutError):
-            for number in range(_PIECES):
+            for number in range(_CHUNKS):
                 await asyncio.wait_for(part.append(number << 20, bytes(1 << 20)), _STALLED_S)
                 taken += 1
         drain = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
