@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raylaunch.cli import values
 from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch
-from raylaunch.cli.values import Numbers, Seconds, SloType, write_options
 
 if TYPE_CHECKING:
     from raylaunch.bench.load import LoadTest
@@ -34,14 +34,12 @@ def bench() -> None:
 @click.option("--model", help="Model name; without it, the server's first.")
 @PORT
 @click.option("--insecure", is_flag=True, help="Do not check the server's certificate.")
-@click.option(
-    "-c", "--concurrency", type=Numbers(int, "numbers"), help="Requests at once; several are a sweep: 1,8,64."
-)
-@click.option("--rate", type=Numbers(float, "numbers"), help="Open loop: requests/s, Poisson; several are a sweep.")
+@click.option("-c", "--concurrency", type=values.numbers_of(int), help="Requests at once; several are a sweep: 1,8,64.")
+@click.option("--rate", type=values.numbers_of(float), help="Open loop: requests/s, Poisson; several are a sweep.")
 @click.option(
     "-n", "--requests", type=click.IntRange(min=1), help="Requests of each level.  [default: 3 x concurrency]"
 )
-@click.option("--duration", type=Seconds(), help="Begin requests for so long, as 60s.")
+@click.option("--duration", type=values.time, help="Begin requests for so long, as 60s.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSONL or ShareGPT file.  [default: 500 of our own]")
 @click.option("--input-tokens", type=click.IntRange(min=1), help="Synthetic prompts of this length instead.")
 @click.option("--output-tokens", type=click.IntRange(min=1), help="Exactly this many for each (vLLM's ignore_eos).")
@@ -52,9 +50,9 @@ def bench() -> None:
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that are not counted."
 )
-@click.option("--slo", type=SloType(), help="Count what keeps this as goodput: ttft=2s,tpot=50ms,e2e=30s.")
+@click.option("--slo", type=values.slo, help="Count what keeps this as goodput: ttft=2s,tpot=50ms,e2e=30s.")
 @click.option("--shards", default="auto", show_default=True, help="Load processes, or auto.")
-@click.option("--timeout", type=Seconds(), default="300s", show_default=True, help="Longest silence on a request.")
+@click.option("--timeout", type=values.time, default="300s", show_default=True, help="Longest silence on a request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and synthetic prompts.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: raylaunch-bench/<time>.json]"
@@ -114,7 +112,7 @@ def _run_there(context: click.Context, path: Path) -> None:
 
     if context.params["launch"]:
         raise click.UsageError("with --cluster, the service that runs there is meant: no launch file is needed")
-    words = write_options(context, without=_OF_THIS_MACHINE)
+    words = values.write_options(context, without=_OF_THIS_MACHINE)
     ray_session = cluster_file.load(context.params["cluster"])
     remote.bench(ray_session, words, questions=context.params["questions"], result=path)
 

@@ -1,7 +1,7 @@
 """Types of option values: times, lists of numbers, latency limits."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
@@ -18,55 +18,38 @@ def parse_seconds(text: str) -> float:
         return float("nan")
 
 
-class Numbers(click.ParamType[Any]):
-    """One number or several, as 1,8,64."""
+def numbers_of(kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """An option's type: one number of a kind or several, all above 0, as 1,8,64."""
 
-    def __init__(self, kind: Callable[[str], float], name: str) -> None:
-        self.kind, self.name = kind, name
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """The numbers, all above 0."""
-        if not isinstance(value, str):
-            return value
+    def numbers(text: str) -> tuple[float, ...]:
         try:
-            numbers = tuple(self.kind(part) for part in value.split(","))
+            found = tuple(kind(part) for part in text.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers, as 1,8,64", param, context)
-        if not all(0 < number < float("inf") for number in numbers):
-            self.fail(f"{value!r}: every number has to be above 0", param, context)
-        return numbers
+            raise click.BadParameter(f"{text!r} is not a list of numbers, as 1,8,64") from None
+        if not all(0 < number < float("inf") for number in found):
+            raise click.BadParameter(f"{text!r}: every number has to be above 0")
+        return found
+
+    return numbers
 
 
-class Seconds(click.ParamType[Any]):
-    """A time, as 30s, 500ms or 2m."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Seconds."""
-        seconds = parse_seconds(value) if isinstance(value, str) else float(value)
-        if not seconds > 0:
-            self.fail(f"{value!r} is not a time, as 30s, 500ms or 2m", param, context)
-        return seconds
+def time(text: str) -> float:
+    """An option's type: a time, as 30s, 500ms or 2m, in seconds."""
+    seconds = parse_seconds(text)
+    if not seconds > 0:
+        raise click.BadParameter(f"{text!r} is not a time, as 30s, 500ms or 2m")
+    return seconds
 
 
-class SloType(click.ParamType[Any]):
-    """Latency limits of a request, as ttft=2s,tpot=50ms."""
-
-    name = "slo"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Measure -> seconds."""
-        if not isinstance(value, str):
-            return value
-        limits: dict[str, float] = {}
-        for part in value.split(","):
-            key, _, time = part.partition("=")
-            seconds = parse_seconds(time)
-            if key not in ("ttft", "tpot", "e2e") or not seconds > 0:
-                self.fail(f"{part!r} is not one of ttft=TIME, tpot=TIME, e2e=TIME", param, context)
-            limits[key] = seconds
-        return limits
+def slo(text: str) -> Mapping[str, float]:
+    """An option's type: latency limits, as ttft=2s,tpot=50ms, in seconds."""
+    limits = {}
+    for part in text.split(","):
+        key, _, limit = part.partition("=")
+        limits[key] = parse_seconds(limit)
+        if key not in ("ttft", "tpot", "e2e") or not limits[key] > 0:
+            raise click.BadParameter(f"{part!r} is not one of ttft=TIME, tpot=TIME, e2e=TIME")
+    return limits
 
 
 def write_options(context: click.Context, *, without: Collection[str]) -> list[str]:
