@@ -3,36 +3,27 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from raylaunch.provision.container import DOCKER, Cause
 
 FAILED = "update-failed"
 """Ray's tag of a node that its launcher gave up."""
-STAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "uninitialized": "starting",
-        "waiting-for-ssh": "waiting for ssh",
-        "syncing-files": "copying files",
-        "setting-up": "image, container, Ray",
-        "up-to-date": "Ray started, waiting for the node",
-        FAILED: "failed",
-    }
-)
+STAGES: Mapping[str, str] = {
+    "uninitialized": "starting",
+    "waiting-for-ssh": "waiting for ssh",
+    "syncing-files": "copying files",
+    "setting-up": "image, container, Ray",
+    "up-to-date": "Ray started, waiting for the node",
+    FAILED: "failed",
+}
 """Ray's tag of a node -> its text."""
 UNDER_WAY = ("waiting-for-ssh", "syncing-files", "setting-up")
 """Tags of a node that its launcher is working on."""
-_STEPS = MappingProxyType(
-    {
-        "1": "waiting for ssh",
-        "2": "copying files",
-        "3": "copying files",
-        "4": "preparing the image",
-        "5": "starting the container",
-        "6": "starting the container",
-        "7": "starting Ray",
-    }
+_STEPS = (
+    *("waiting for ssh", "copying files", "copying files", "preparing the image"),
+    *("starting the container", "starting the container", "starting Ray"),
 )
+"""Of Ray's "[1/7]" to "[7/7]"."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SSH_CAUSES: Sequence[Cause] = (
     (r"Permission denied \(", "ssh refuses the key", "is the public key in that user's ~/.ssh/authorized_keys?"),
@@ -62,8 +53,8 @@ class LauncherFailure:
 
 def read_stage(log: str) -> str:
     """The step that the launcher is at with its one host."""
-    found = re.findall(r"\[(\d)/7\]", _COLOUR.sub("", log))
-    return _STEPS[found[-1]] if found else "starting"
+    found = re.findall(r"\[([1-7])/7\]", _COLOUR.sub("", log))
+    return _STEPS[int(found[-1]) - 1] if found else "starting"
 
 
 def read_failure(log: str, host: str = "", runtime_causes: Sequence[Cause] = DOCKER.causes) -> LauncherFailure:
