@@ -1,4 +1,4 @@
-"""Children are ended whole, and identities survive pid reuse."""
+"""Children end with all their descendants, and identities survive pid reuse."""
 
 import os
 import signal
@@ -35,20 +35,20 @@ def start_with_child(first: str, log: Path) -> tuple[Child, ProcessId]:
 
 
 def test_identity_is_of_one_process_only() -> None:
-    """The pid with another start time is somebody else; a zombie is gone."""
+    """The pid with another start time is another process; a zombie is gone."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     identity = ProcessId.of(child.pid)
     assert identity is not None
     assert identity.is_alive()
     assert not ProcessId(identity.pid, identity.started - 1).is_alive()
     child.kill()
-    assert wait_until(lambda: not identity.is_alive(), 10)  # a zombie until somebody waits for it
+    assert wait_until(lambda: not identity.is_alive(), 10)  # a zombie until it is reaped
     child.wait()
     assert ProcessId.of(child.pid) is None
 
 
 def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
-    """A child that ignores SIGTERM, and its child, are gone after the patience."""
+    """A child that ignores SIGTERM, and its child, are gone after the grace period."""
     child, grandchild = start_with_child("signal.signal(signal.SIGTERM, signal.SIG_IGN)", tmp_path / "log")
     child.send(signal.SIGTERM)
     assert child.wait_or_kill(0.5) is False
@@ -57,7 +57,7 @@ def test_stubborn_child_is_killed_with_its_own_children(tmp_path: Path) -> None:
 
 
 def test_a_group_of_the_unreaped_is_gone() -> None:
-    """In a container without an init nobody reaps: waiting for a zombie would cost the whole patience at each end."""
+    """In a container without an init, zombies stay: waiting for one would take the full grace period each time."""
     child = subprocess.Popen(["true"], start_new_session=True)
     assert wait_until(lambda: ProcessId.of(child.pid) is None, 10)
     os.killpg(child.pid, 0)  # to the kernel there is a group
@@ -66,13 +66,13 @@ def test_a_group_of_the_unreaped_is_gone() -> None:
 
 
 def test_what_a_killed_leader_leaves_is_not_waited_for(tmp_path: Path) -> None:
-    """It could end nobody: its child is killed at once, and does not use up the patience."""
+    """It could not end its child, which is killed at once, without a grace period."""
     child, orphan = start_with_child("pass", tmp_path / "log")
     child.send(signal.SIGKILL)
     began = time.monotonic()
     assert child.wait_or_kill(10.0) is True
     assert not orphan.is_alive()
-    assert time.monotonic() - began < 2.5  # the patience with a group is three
+    assert time.monotonic() - began < 2.5  # the grace period of a group is three
 
 
 @pytest.mark.parametrize("outlives", [False, True])
@@ -81,9 +81,9 @@ def test_child_hears_of_its_parents_death(tmp_path: Path, outlives: bool) -> Non
     mark = tmp_path / "mark"
     inner = (
         "import pathlib, signal, sys, time; from raylaunch.base.processes import outlive_parent;"
-        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(mark)!r}).write_text('told'), sys.exit()));"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(mark)!r}).write_text('signalled'), sys.exit()));"
         f"{outlives} and outlive_parent(); print('up', flush=True); sys.stdin.read(); time.sleep(0.5);"
-        f"pathlib.Path({str(mark)!r}).write_text('not told')"
+        f"pathlib.Path({str(mark)!r}).write_text('not signalled')"
     )
     log = tmp_path / "log"
     outer = (
@@ -96,7 +96,7 @@ def test_child_hears_of_its_parents_death(tmp_path: Path, outlives: bool) -> Non
     parent.kill()
     parent.wait()
     assert wait_until(lambda: mark.exists() and mark.read_text() != "", 10)
-    assert mark.read_text() == ("not told" if outlives else "told")
+    assert mark.read_text() == ("not signalled" if outlives else "signalled")
 
 
 def test_marked_processes_are_ended_and_no_others() -> None:
@@ -118,6 +118,26 @@ def test_marked_processes_are_ended_and_no_others() -> None:
     finally:
         theirs.kill()
         theirs.wait()
+
+
+def test_a_mark_behind_an_overwritten_start_of_the_environment_is_found() -> None:
+    """A title that a process gives itself may fill the start of its environment with zeros."""
+    overwrite = (
+        "import ctypes, sys; first = ctypes.c_void_p.in_dll(ctypes.CDLL(None), 'environ');"
+        "ctypes.memset(ctypes.c_void_p.from_address(first.value).value, 0, len('FIRST=1'));"
+        "print('done', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", overwrite],
+        env={"FIRST": "1", "RAYLAUNCH_MARK": "8080-1-3"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"done\n"
+        assert Path(f"/proc/{child.pid}/environ").read_bytes().startswith(b"\0")
+        assert list_marked("RAYLAUNCH_MARK", "8080-1-3") == [child.pid]
+        child.communicate()
 
 
 def test_groups_of_dead_leaders_are_ended_where_they_carry_the_mark(tmp_path: Path) -> None:

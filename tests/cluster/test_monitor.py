@@ -46,7 +46,7 @@ def test_every_node_each_second_until_told_to_stop(two_nodes: PrivateRay) -> Non
     deadline = time.monotonic() + 2 * DEADLINE_S
     for seen in monitor.follow(stop, interval_s=0.2):
         assert time.monotonic() < deadline, seen
-        if not seen.silent:  # a node that is slow to start a process is told as silent meanwhile
+        if not seen.silent:  # a node that is slow to start a process is reported as silent meanwhile
             rounds.append(seen)
         if len(rounds) == 3:
             stop.set()
@@ -64,7 +64,7 @@ def test_every_node_each_second_until_told_to_stop(two_nodes: PrivateRay) -> Non
 
 
 def test_a_node_whose_sampler_hangs_is_silent_and_comes_back(two_nodes: PrivateRay) -> None:
-    """A stopped process delays nobody for long: the other node is told, and this one when it goes on."""
+    """A stopped process does not delay the other node's samples, and is sampled again when it continues."""
     import ray
 
     with monitor.Monitor() as watching:
@@ -99,7 +99,7 @@ def test_samplers_end_with_a_watcher_that_is_killed(two_nodes: PrivateRay) -> No
     assert wait_until(lambda: count_samplers() == 0, DEADLINE_S)
 
 
-def test_a_node_that_leaves_is_told(two_nodes: PrivateRay) -> None:
+def test_a_node_that_leaves_is_reported(two_nodes: PrivateRay) -> None:
     """A lost node stays on the list, with since when; the living ones are sampled on."""
     head, other = ray_session.list_nodes()
     living = [head, other]

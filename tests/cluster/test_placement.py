@@ -44,7 +44,7 @@ def test_group_may_span_nodes_only_when_allowed() -> None:
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 8), st.integers(1, 6))
 def test_plans_never_split_a_group_or_overfill_a_node(gpus: list[int], tp: int, pp: int) -> None:
-    """Whatever the cluster: a plan keeps each group in one node and within its GPUs, or says that it does not fit."""
+    """For any cluster, a plan keeps each group in one node and within its GPUs, or raises that it does not fit."""
     nodes = make_nodes(*gpus)
     fits = sum(count // tp for count in gpus) >= pp
     if not fits:
@@ -60,7 +60,7 @@ def test_plans_never_split_a_group_or_overfill_a_node(gpus: list[int], tp: int, 
 
 
 @pytest.mark.ray
-def test_reservation_holds_gpus_where_planned_and_tells_their_indices() -> None:
+def test_reservation_holds_gpus_where_planned_and_finds_their_indices() -> None:
     """Two real Ray nodes of three GPUs: a group of two on each; then there is no room for another pair."""
     import ray
 

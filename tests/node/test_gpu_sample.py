@@ -46,7 +46,7 @@ def test_this_machine_or_why_there_is_nothing() -> None:
 
 
 def test_every_figure_in_its_unit() -> None:
-    """What NVML tells in milliwatts and bits is watts and names here."""
+    """NVML's milliwatts and bits are watts and names here."""
     nvml = FakeNvml(gpus=1)
     nvml.reasons = 0x4 | 0x40
     [gpu] = GpuSampler(lambda: nvml).sample().gpus
@@ -74,7 +74,7 @@ def test_every_figure_in_its_unit() -> None:
 
 @pytest.mark.parametrize("call", TOLD)
 def test_what_a_card_does_not_tell_is_none(call: str) -> None:
-    """A card without a fan has no fan at 0 %; everything else is still told."""
+    """A card without a fan has no fan at 0 %; everything else is still reported."""
     [gpu] = GpuSampler(lambda: FakeNvml(gpus=1, broken={call: UNSUPPORTED})).sample().gpus
     assert gpu.fault is None
     for other, fields in TOLD.items():
@@ -131,7 +131,7 @@ def test_reasons_are_those_of_nvml() -> None:
     ],
 )
 def test_a_lost_gpu_differs_from_a_container_that_lost_it(code: int, fault: GpuFault) -> None:
-    """One GPU stops answering in the middle; its neighbour is still told, and it has its name."""
+    """One GPU stops answering in the middle; its neighbour is still sampled, and it keeps its name."""
     nvml = FakeNvml()
     sampler = GpuSampler(lambda: nvml)
     sampler.sample()
@@ -169,7 +169,7 @@ def test_xids_where_the_driver_has_no_events() -> None:
 
 
 def test_gpus_that_leave_and_come_back() -> None:
-    """NVML counts one less after a GPU fell off the bus: it is told as lost, and as well when it is back."""
+    """NVML counts one less after a GPU fell off the bus: it is reported as lost, and as working when it is back."""
     nvml, clock = FakeNvml(), Clock()
     sampler = GpuSampler(lambda: nvml, monotonic=clock)
     sampler.sample()

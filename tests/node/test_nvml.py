@@ -68,7 +68,7 @@ def test_one_gpu_that_does_not_answer():
     assert [gpu.error for gpu in seen.gpus] == ["", "GPU is lost"]
 
 
-def test_processes_that_are_not_told():
+def test_processes_that_are_not_reported():
     seen = read_gpus(lambda: FakeNvml(broken={"compute": "Not Supported", "graphics": "Not Supported"}))
     assert seen.gpus[0].processes == ()
     assert seen.gpus[0].used_bytes == 6 << 30
