@@ -146,6 +146,7 @@ class RemoteProcess:
                 break
             except subprocess.TimeoutExpired:
                 stop()
+                grace_s = 1.0
         status = self.popen.wait()
         with self._stderr:
             self._stderr.seek(0)
