@@ -1,32 +1,31 @@
-"""Two results side by side, with intervals, and a verdict only where there is one.
+"""Two results side by side, with confidence intervals; a verdict only where the data support one.
 
-Method: batch means (Law, Simulation Modeling and Analysis, ch. 9). Requests of one run are not independent: those at
-one time share the server's state. So the loaded part of a run is cut into batches of time, each at least as long as
-half a request, and a batch gives one value of each measure; Welch's t interval is taken over the batches' values. A
-verdict needs the 99 % interval of the ratio to leave 1 out; the interval shown is the 95 % one.
+Method: batch means (Law, Simulation Modeling and Analysis, ch. 9). Requests of one run are not independent:
+concurrent ones share the server's state. So the loaded part of a run is cut into batches of time, each at least as long
+as half a request, and a batch gives one value of each measure; Welch's t interval is taken over the batches' values. A
+verdict needs the 99 % interval of the ratio to exclude 1; the interval shown is the 95 % one.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from raylaunch.bench import stats
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.load import describe_load
+from raylaunch.bench.figures import LevelResult
 from raylaunch.bench.result import read_result, read_rows
 
 MOST_BATCHES, FEWEST_BATCHES = 30, 5
 FEWEST_PER_BATCH = 3
-"""Requests that begin in a batch; with fewer, a median of them says little."""
+"""Requests that begin in a batch; a median of fewer is too coarse."""
 _SAME = ("api", "stream", "max_tokens", "exact_tokens", "own_output_tokens", "temperature", "prompts")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One measure of both."""
+class ComparedMeasure:
+    """One measure of both results."""
 
     name: str
     unit: str
@@ -39,11 +38,11 @@ class Line:
     high: float | None = None
     """Its 95 % interval."""
     differs: bool = False
-    """Whether the 99 % interval leaves 1 out."""
+    """Whether the 99 % interval excludes 1."""
 
     @property
     def verdict(self) -> str:
-        """In words; "" where there is none."""
+        """As text; "" where there is none."""
         if not self.differs or self.ratio is None:
             return ""
         better = (self.ratio > 1) == self.higher_is_better
@@ -55,7 +54,7 @@ class Comparison:
     """Both results at one load."""
 
     load: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedMeasure, ...]
     why_no_verdict: str = ""
 
 
@@ -63,25 +62,25 @@ def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:
     """Compare two result files, level by level.
 
     Returns:
-        What differs in how they were made, as sentences (then no verdict is given), and the levels that both have.
+        What differs between the two settings, as sentences (then there is no verdict), and the levels that both have.
     """
     first, second = read_result(a), read_result(b)
     differences = [
-        f"{key}: {first['asked'].get(key)!r} in A, {second['asked'].get(key)!r} in B"
+        f"{key}: {getattr(first.asked, key)!r} in A, {getattr(second.asked, key)!r} in B"
         for key in _SAME
-        if first["asked"].get(key) != second["asked"].get(key)
+        if getattr(first.asked, key) != getattr(second.asked, key)
     ]
     rows = [_read_levels(path) for path in (a, b)]
-    of_b = {describe_load(level["load"]): number for number, level in enumerate(second["levels"])}
+    of_b = {level.load.describe(): number for number, level in enumerate(second.levels)}
     found = []
-    for number, level in enumerate(first["levels"]):
-        load = describe_load(level["load"])
+    for number, level in enumerate(first.levels):
+        load = level.load.describe()
         if load in of_b:
             other = of_b[load]
-            pair = (level, rows[0].get(number, [])), (second["levels"][other], rows[1].get(other, []))
+            pair = (level, rows[0].get(number, [])), (second.levels[other], rows[1].get(other, []))
             found.append(compare_levels(load, *pair, may_judge=not differences))
     if not found:
-        loads = [", ".join(describe_load(level["load"]) for level in one["levels"]) for one in (first, second)]
+        loads = [", ".join(level.load.describe() for level in one.levels) for one in (first, second)]
         differences.append(f"no load is in both: A has {loads[0]}; B has {loads[1]}")
     return differences, found
 
@@ -95,25 +94,25 @@ def _read_levels(path: Path) -> dict[int, list[RequestRow]]:
 
 def compare_levels(
     load: str,
-    a: tuple[Mapping[str, Any], Sequence[RequestRow]],
-    b: tuple[Mapping[str, Any], Sequence[RequestRow]],
+    a: tuple[LevelResult, Sequence[RequestRow]],
+    b: tuple[LevelResult, Sequence[RequestRow]],
     *,
     may_judge: bool,
 ) -> Comparison:
     """Compare one load."""
-    why = "" if may_judge else "they were made in different ways"
+    why = "" if may_judge else "their settings differ"
     for name, (level, _) in (("A", a), ("B", b)):
-        if not level["valid"]:
-            why = why or f"{name} is INVALID: {level['invalid_because'][0]}"
+        if not level.valid:
+            why = why or f"{name} is INVALID: {level.invalid_because[0]}"
     batches = [cut_batches([row for row in rows if row.error is None]) for _, rows in (a, b)]
     if not why and min(len(one) for one in batches) < FEWEST_BATCHES:
-        why = f"too short: {FEWEST_BATCHES} batches of time are needed, there are {min(len(one) for one in batches)}"
+        why = f"too short: {min(len(one) for one in batches)} batches of time, {FEWEST_BATCHES} are needed"
     lines = []
     for name, unit, read, measure, higher in _MEASURES:
-        values = read(a[0]), read(b[0])
-        if values[0] is None or values[1] is None:
+        of_a, of_b = read(a[0]), read(b[0])
+        if of_a is None or of_b is None:
             continue
-        line = Line(name, unit, values[0], values[1], higher)
+        line = ComparedMeasure(name, unit, of_a, of_b, higher)
         lines.append(line if why else judge(line, [[measure(batch) for batch in one] for one in batches]))
     return Comparison(load, tuple(lines), why)
 
@@ -132,15 +131,17 @@ class Batch:
 def cut_batches(rows: Sequence[RequestRow]) -> list[Batch]:
     """Cut the loaded part of a run: from when the first requests all had their first token to when the last one began.
 
-    The ramp and the tail are left out: they are the same for any server, and no sample of its steady state.
+    The ramp and the tail are left out: they are not samples of the server's steady state.
     """
     if not rows:
         return []
-    whole_s = statistics.mean(stats.e2e_s(row) for row in rows)
-    first_wave = [row for row in rows if row.due_s <= min(row.due_s for row in rows) + 0.25 * whole_s]
+    answer_s = statistics.mean(stats.e2e_s(row) for row in rows)
+    first_wave = [row for row in rows if row.due_s <= min(row.due_s for row in rows) + 0.25 * answer_s]
     begin = max(row.arrivals[0] if row.arrivals else row.due_s for row in first_wave)
     end = max(row.due_s for row in rows)
-    count = min(MOST_BATCHES, int((end - begin) / (0.5 * whole_s)), len(rows) // FEWEST_PER_BATCH) if end > begin else 0
+    count = (
+        min(MOST_BATCHES, int((end - begin) / (0.5 * answer_s)), len(rows) // FEWEST_PER_BATCH) if end > begin else 0
+    )
     if count < 1:
         return []
     length = (end - begin) / count
@@ -164,16 +165,18 @@ def _median(read: Callable[[RequestRow], float | None]) -> Callable[[Batch], flo
     return measure
 
 
-_MEASURES: tuple[tuple[str, str, Callable[[Any], Any], Callable[[Batch], float | None], bool], ...] = (
-    ("throughput", "output tokens/s", lambda level: level["output_tokens_per_s"],
+_MEASURES: tuple[
+    tuple[str, str, Callable[[LevelResult], float | None], Callable[[Batch], float | None], bool], ...
+] = (
+    ("throughput", "output tokens/s", lambda level: level.output_tokens_per_s,
      lambda batch: batch.tokens / batch.length_s, True),
-    ("first token, median", "ms", lambda level: level["ttft_ms"]["p50"], _median(stats.ttft_s), False),
-    ("each token, median", "ms", lambda level: level["tpot_ms"]["p50"], _median(stats.tpot_s), False),
-    ("whole answer, median", "ms", lambda level: level["e2e_ms"]["p50"], _median(stats.e2e_s), False),
+    ("first token, median", "ms", lambda level: level.ttft_ms.p50, _median(stats.ttft_s), False),
+    ("each token, median", "ms", lambda level: level.tpot_ms.p50, _median(stats.tpot_s), False),
+    ("complete answer, median", "ms", lambda level: level.e2e_ms.p50, _median(stats.e2e_s), False),
 )  # fmt: skip
 
 
-def judge(line: Line, batches: Sequence[Sequence[float | None]]) -> Line:
+def judge(line: ComparedMeasure, batches: Sequence[Sequence[float | None]]) -> ComparedMeasure:
     """The line with the ratio of its batches' means, and whether it differs from 1."""
     values = [[value for value in one if value is not None] for one in batches]
     if min(len(one) for one in values) < FEWEST_BATCHES or min(statistics.mean(one) for one in values) <= 0:
@@ -187,9 +190,7 @@ def judge(line: Line, batches: Sequence[Sequence[float | None]]) -> Line:
         freedom = sum(shares) ** 2 / sum(share**2 / (len(one) - 1) for share, one in zip(shares, values, strict=True))
     low, high = (ratio * math.exp(sign * find_t(0.975, freedom) * error) for sign in (-1, 1))
     wide = find_t(0.995, freedom) * error
-    return Line(
-        line.name, line.unit, line.a, line.b, line.higher_is_better, ratio, low, high, abs(math.log(ratio)) > wide
-    )
+    return replace(line, ratio=ratio, low=low, high=high, differs=abs(math.log(ratio)) > wide)
 
 
 def find_t(probability: float, freedom: float) -> float:
@@ -206,8 +207,8 @@ def find_t(probability: float, freedom: float) -> float:
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-def tell_comparison(differences: Sequence[str], found: Sequence[Comparison]) -> list[str]:
-    """For people."""
+def describe_comparison(differences: Sequence[str], found: Sequence[Comparison]) -> list[str]:
+    """Lines for people."""
     lines = [f"not comparable: {difference}" for difference in differences]
     for comparison in found:
         lines += ["", comparison.load, f"  {'':<24}{'A':>12}{'B':>12}   B / A (95 % interval)"]
@@ -215,9 +216,8 @@ def tell_comparison(differences: Sequence[str], found: Sequence[Comparison]) -> 
             unit = "ms" if line.unit == "ms" else "/s"
             shown = f"  {line.name:<24}{line.a:>12,.1f}{line.b:>12,.1f} {unit}  "
             if line.ratio is not None:
-                shown += (
-                    f"{line.ratio:.3f} ({line.low:.3f} to {line.high:.3f})  {line.verdict or 'no difference shown'}"
-                )
+                verdict = line.verdict or "no significant difference"
+                shown += f"{line.ratio:.3f} ({line.low:.3f} to {line.high:.3f})  {verdict}"
             lines.append(shown)
         if comparison.why_no_verdict:
             lines.append(f"  no verdict: {comparison.why_no_verdict}")

@@ -47,8 +47,8 @@ class RequestRow:
     tokens_out: int | None = None
     error: str | None = None
     """Kind of failure; None is success."""
-    said: str = ""
-    """What the server or the kernel said about the failure."""
+    detail: str = ""
+    """Message of the server or the kernel about the failure."""
     arrivals: "array[float]" = field(default_factory=lambda: array("d"))
     """When each output event was read; empty without streaming."""
     shard: int = 0

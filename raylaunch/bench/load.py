@@ -1,28 +1,16 @@
-"""What is to be measured: levels of load, and the test they belong to."""
+"""What is to be measured."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from raylaunch.bench import stats
+from raylaunch.bench.figures import Level
 from raylaunch.bench.prompts import LoadPrompt, RequestOptions
 from raylaunch.bench.target import Target
 
 STREAMS_PER_SHARD = 500
 """One shard carries 500 streams of 50 tokens/s in about a third of a core (docs/bench.md)."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """One load: closed loop at `concurrency`, or open loop at `rate_per_s`."""
-
-    concurrency: int | None = None
-    rate_per_s: float | None = None
-
-    def describe(self) -> str:
-        """In words."""
-        return f"{self.concurrency} at once" if self.concurrency else f"{self.rate_per_s:g} requests/s"
 
 
 @dataclass(frozen=True)
@@ -33,19 +21,21 @@ class LoadTest:
     request: RequestOptions
     prompts: Sequence[LoadPrompt]
     levels: tuple[Level, ...]
+    warmup: int
+    """Requests before the first level, which are not counted."""
+    timeout_s: float
+    """Longest silence on a request."""
+    seed: int
     requests: int | None = None
     """For each level; None with a duration: as many as fit; None without: three times as many as at once."""
     duration_s: float | None = None
-    warmup: int = 0
     shards: int | None = None
     """None: as many as the load needs and its machines have cores for, and at least one on each of them."""
     machines: int = 1
-    """That carry the load."""
-    timeout_s: float = 300.0
+    """Machines that carry the load."""
     slo: stats.Slo = field(default_factory=stats.Slo)
-    seed: int = 0
     source: str = ""
-    """Where the prompts come from, in words."""
+    """Where the prompts come from, as text."""
 
     def count_requests(self, level: Level) -> int | None:
         """Requests of a level; None leaves it to the duration."""
@@ -60,8 +50,3 @@ class LoadTest:
         wanted = -(-(level.concurrency or 1) // STREAMS_PER_SHARD)
         wanted = max(self.machines, min(wanted, self.machines * max(1, (os.cpu_count() or 2) - 1)))
         return min(wanted, level.concurrency or wanted)
-
-
-def describe_load(load: dict[str, Any]) -> str:
-    """A level's load in words."""
-    return Level(load["concurrency"], load["rate_per_s"]).describe()

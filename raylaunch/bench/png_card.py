@@ -4,18 +4,17 @@ The charts are those of the HTML report. resvg turns the SVG into pixels (`pip i
 of 1.4 MB without system libraries, where a plotting library would need every chart drawn a second time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.load import describe_load
+from raylaunch.bench.figures import BenchResult, Distribution, LevelResult
 from raylaunch.bench.panels import list_gpu_series
-from raylaunch.bench.report import describe_machines, list_tiles
+from raylaunch.bench.report import describe_machines, list_marks, list_tiles
 from raylaunch.bench.result import read_result, read_rows
 
 WIDTH, PAD, SCALE = 1120, 36, 2
@@ -44,7 +43,7 @@ def write_png(result_path: Path, target: Path) -> Path:
     if not _has_fonts():
         raise BenchError("a PNG needs a font, and this machine has none", fix="apt-get install fonts-dejavu-core")
     result = read_result(result_path)
-    last = len(result["levels"]) - 1
+    last = len(result.levels) - 1
     rows = [row for level, row in read_rows(result_path) if level == last]
     picture = resvg_py.svg_to_bytes(svg_string=make_card(result, rows), zoom=SCALE)
     try:
@@ -59,9 +58,9 @@ def _has_fonts() -> bool:
     return any(next(Path(folder).rglob("*.[to]t[fc]"), None) for folder in folders)
 
 
-def make_card(result: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
+def make_card(result: BenchResult, rows: Sequence[RequestRow]) -> str:
     """The card's SVG."""
-    level = result["levels"][-1]
+    level = result.levels[-1]
     inner = WIDTH - 2 * PAD
     parts = [_draw_head(result, level, inner), _draw_tiles(level, inner)]
     y = 232.0
@@ -84,16 +83,16 @@ def make_card(result: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
     )
 
 
-def _draw_head(result: Mapping[str, Any], level: Mapping[str, Any], inner: float) -> str:
-    valid = result["valid"]
+def _draw_head(result: BenchResult, level: LevelResult, inner: float) -> str:
+    valid = result.valid
     words, ink, back = ("valid", "#0f7b4f", "#e3f5ec") if valid else ("INVALID", "#b42318", "#fdeceb")
-    told = f"{describe_load(level['load'])} · {describe_machines(result)} · {result['made_at'][:10]}"
+    told = f"{level.load.describe()} · {describe_machines(result)} · {result.made_at[:10]}"
     if not valid:
-        told = f"{result['invalid_because'][0]} · {told}"
+        told = f"{result.invalid_because[0]} · {told}"
     right = PAD + inner
     word = f'<text x="{right - 46}" y="53" text-anchor="middle" fill="{ink}" font-size="14" font-weight="bold">{words}'
     return (
-        f'<text x="{PAD}" y="56" class="big">{escape(_shorten(result["server"]["model"], 52))}</text>'
+        f'<text x="{PAD}" y="56" class="big">{escape(_shorten(result.server.model, 52))}</text>'
         f'<text x="{PAD}" y="80" class="soft">{escape(_shorten(told, 130))}</text>'
         f'<rect x="{right - 92}" y="34" width="92" height="28" rx="14" fill="{back}"/>'
         f"{word}</text>"
@@ -104,7 +103,7 @@ def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _draw_tiles(level: Mapping[str, Any], inner: float) -> str:
+def _draw_tiles(level: LevelResult, inner: float) -> str:
     tiles = list_tiles(level)[:6]
     width = (inner - 10 * (len(tiles) - 1)) / len(tiles)
     parts = []
@@ -119,10 +118,10 @@ def _draw_tiles(level: Mapping[str, Any], inner: float) -> str:
     return "".join(parts)
 
 
-def _draw_time(level: Mapping[str, Any], rows: Sequence[RequestRow], inner: float) -> list[tuple[str, float]]:
-    series, duration_s = level["series"], level["duration_s"]
-    slices = [number * series["slice_s"] for number in range(len(series["running"]))]
-    tokens = Series("output", series["output_tokens_per_s"], "c0")
+def _draw_time(level: LevelResult, rows: Sequence[RequestRow], inner: float) -> list[tuple[str, float]]:
+    series, duration_s = level.series, level.duration_s
+    slices = [number * series.slice_s for number in range(len(series.running))]
+    tokens = Series("output", series.output_tokens_per_s, "c0")
     drawn = [
         (
             charts.draw_lines(
@@ -133,27 +132,28 @@ def _draw_time(level: Mapping[str, Any], rows: Sequence[RequestRow], inner: floa
         ),
         (charts.draw_requests(rows, duration_s=duration_s, width=inner, height=220.0), 220.0),
     ]  # fmt: skip
-    samples = level.get("samples") or []
+    samples = level.samples
     if lines := list_gpu_series(samples, "use_percent"):
-        times = [sample["t_s"] for sample in samples]
+        times = [sample.t_s for sample in samples]
         use = charts.draw_lines("GPU use", "%", times, lines, duration_s=duration_s, width=inner, at_least=100.0)
         drawn.append((use, 130.0))
     return drawn
 
 
-def _draw_spread(result: Mapping[str, Any], level: Mapping[str, Any], half: float) -> list[str]:
+def _draw_spread(result: BenchResult, level: LevelResult, half: float) -> list[str]:
     drawn = []
     for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
-        measured = level[key]
-        marks = [(name, measured[name]) for name in ("p50", "p99") if measured[name] is not None]
-        drawn.append(charts.draw_histogram(title, measured["histogram"], marks, width=half, height=190.0))
-    levels = result["levels"]
+        measured: Distribution = getattr(level, key)
+        marks = list_marks(measured)
+        drawn.append(charts.draw_histogram(title, measured.histogram, marks, width=half, height=190.0))
+    levels = result.levels
     if len(levels) > 1:
-        loads = [one["load"]["concurrency"] or one["load"]["rate_per_s"] for one in levels]
-        unit = "over requests at once" if levels[0]["load"]["concurrency"] else "over requests/s"
-        tokens = Series("output tokens/s", [one["output_tokens_per_s"] for one in levels], "c0")
+        loads = [one.load.concurrency or one.load.rate_per_s or 0.0 for one in levels]
+        unit = "over requests at once" if levels[0].load.concurrency else "over requests/s"
+        tokens = Series("output tokens/s", [one.output_tokens_per_s for one in levels], "c0")
         first = [
-            Series(name, [one["ttft_ms"][name] for one in levels], f"c{n}") for n, name in enumerate(("p50", "p99"))
+            Series(name, [getattr(one.ttft_ms, name) for one in levels], f"c{n}")
+            for n, name in enumerate(("p50", "p99"))
         ]
         for title, told, lines in (
             ("Throughput", "output tokens/s", [tokens]),

@@ -1,4 +1,4 @@
-"""What is asked: questions of our own or from a file; and the request bodies that prompts become."""
+"""Prompts (raylaunch's own questions, or those of a file) and the request bodies made of them."""
 
 import importlib.resources
 import json
@@ -18,26 +18,26 @@ Prompt = str | list[int] | list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class SizedPrompt:
-    """A prompt that says how long its own answer is, as recorded ones do."""
+    """A prompt with the length of its own answer, as recorded ones have."""
 
     prompt: Prompt
     output_tokens: int
 
 
 LoadPrompt = Prompt | SizedPrompt
-"""What one request asks."""
+"""One request's prompt."""
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """How prompts are asked."""
+    """What every request has besides its prompt."""
 
-    api: str = "chat"
+    api: str
     """"chat" or "completions"."""
+    max_tokens: int
     stream: bool = True
-    max_tokens: int = 256
     exact: bool = False
-    """Whether the server is to go on to max_tokens whatever the model says (vLLM's ignore_eos)."""
+    """Whether the server goes on to max_tokens past the model's end of text (vLLM's ignore_eos)."""
     temperature: float | None = None
     """None leaves it to the server."""
 
@@ -46,13 +46,13 @@ class RequestOptions:
         """Where requests go."""
         return PATHS[self.api]
 
-    def make_body(self, model: str, asked: LoadPrompt) -> bytes:
-        """One request's body; exact lengths for all go before a prompt's own."""
-        prompt, max_tokens, exact = asked, self.max_tokens, self.exact
-        if isinstance(asked, SizedPrompt):
-            prompt = asked.prompt
+    def make_body(self, model: str, load_prompt: LoadPrompt) -> bytes:
+        """One request's body; an exact length for all overrides a prompt's own."""
+        prompt, max_tokens, exact = load_prompt, self.max_tokens, self.exact
+        if isinstance(load_prompt, SizedPrompt):
+            prompt = load_prompt.prompt
             if not self.exact:
-                max_tokens, exact = asked.output_tokens, True
+                max_tokens, exact = load_prompt.output_tokens, True
         fields: dict[str, Any] = {"model": model}
         if self.api == "completions":
             fields["prompt"] = join_messages(prompt) if isinstance(prompt, list) and _is_messages(prompt) else prompt
@@ -72,10 +72,10 @@ class RequestOptions:
         """All bodies, in order."""
         return tuple(self.make_body(model, prompt) for prompt in prompts)
 
-    def find_own_lengths(self, prompts: Sequence[LoadPrompt]) -> tuple[int, int] | None:
+    def find_own_lengths(self, prompts: Sequence[LoadPrompt]) -> list[int] | None:
         """Shortest and longest answer, in tokens, of those whose length is their prompt's; None where none is."""
         lengths = [prompt.output_tokens for prompt in prompts if isinstance(prompt, SizedPrompt)]
-        return (min(lengths), max(lengths)) if lengths and not self.exact else None
+        return [min(lengths), max(lengths)] if lengths and not self.exact else None
 
 
 def _is_messages(prompt: Sequence[Any]) -> bool:
@@ -96,15 +96,15 @@ def list_own_questions() -> list[Prompt]:
 def read_questions(path: Path) -> list[LoadPrompt]:
     """Questions of a file: JSONL (a string, or an object with question, prompt, text or messages) or ShareGPT's JSON.
 
-    An object may say, too, how many tokens its answer has: output_tokens, as in the files of vLLM's benchmark.
+    output_tokens in an object is the length of its answer, as in the files of vLLM's benchmark.
 
     Raises:
-        BenchError: it cannot be read, no question is in it, or an answer's length is no number of tokens.
+        BenchError: it cannot be read, has no question, or output_tokens is not a positive integer.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path} cannot be read: {error}", fix="name a JSONL or ShareGPT file in UTF-8") from error
+        raise BenchError(f"cannot read {path}: {error}", fix="name a JSONL or ShareGPT file in UTF-8") from error
     entries: list[tuple[int, Any]]
     try:
         if text.lstrip().startswith("["):
@@ -145,5 +145,7 @@ def _read_length(entry: Any, prompt: Prompt, where: str) -> LoadPrompt:
     if length is None:
         return prompt
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise BenchError(f"{where}: output_tokens is {length!r}", fix="a whole number of tokens, 1 or more; or none")
+        raise BenchError(
+            f"{where}: output_tokens is {length!r}", fix="give a number of tokens, 1 or more, or leave it out"
+        )
     return SizedPrompt(prompt, length)

@@ -4,16 +4,15 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base.errors import BenchError
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.load import describe_load
+from raylaunch.bench.figures import BenchResult, Distribution, LevelResult
 from raylaunch.bench.panels import draw_time_panels, wrap_svg
 from raylaunch.bench.result import read_result, read_rows
-from raylaunch.bench.summary import MEASURES
+from raylaunch.bench.summary import MEASURES, describe_limits
 
 HALF = 520.0
 SWEEP_LEGEND = (
@@ -39,15 +38,15 @@ def write_report(result_path: Path, target: Path) -> Path:
     return target
 
 
-def make_report(result: Mapping[str, Any], rows: Mapping[int, Sequence[RequestRow]]) -> str:
+def make_report(result: BenchResult, rows: Mapping[int, Sequence[RequestRow]]) -> str:
     """The report's text."""
     folder = importlib.resources.files("raylaunch.bench")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    levels = result["levels"]
-    title = f"{result['server']['model']}: load test"
+    levels = result.levels
+    title = f"{result.server.model}: load test"
     tabs = ""
     if len(levels) > 1:
-        buttons = "".join(f'<button role="tab">{escape(describe_load(level["load"]))}</button>' for level in levels)
+        buttons = "".join(f'<button role="tab">{escape(level.load.describe())}</button>' for level in levels)
         tabs = f'{make_sweep(levels)}<nav role="tablist" aria-label="Levels">{buttons}</nav>'
     sections = "".join(make_level(level, rows.get(number, [])) for number, level in enumerate(levels))
     return (
@@ -58,57 +57,58 @@ def make_report(result: Mapping[str, Any], rows: Mapping[int, Sequence[RequestRo
     )
 
 
-def make_head(result: Mapping[str, Any]) -> str:
+def make_head(result: BenchResult) -> str:
     """Model, server, and whether the figures hold."""
-    valid = result["valid"]
+    valid = result.valid
     badge = f'<span class="badge {"good" if valid else "bad"}">{"valid" if valid else "INVALID"}</span>'
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in result["invalid_because"])
-    server = result["server"]
-    version = f", vLLM {server['version']}" if server.get("version") else ""
-    when = result["made_at"].replace("T", " ").removesuffix("Z")
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in result.invalid_because)
+    server = result.server
+    version = f", vLLM {server.version}" if server.version else ""
+    when = result.made_at.replace("T", " ").removesuffix("Z")
     return (
-        f'<header><div><h1>{escape(server["model"])}</h1><div class="soft">{escape(server["url"])}{escape(version)} · '
+        f'<header><div><h1>{escape(server.model)}</h1><div class="soft">{escape(server.url)}{escape(version)} · '
         f"{escape(when)} UTC · {escape(describe_machines(result))}</div>"
         f"</div>{badge}</header>" + (f'<ul class="reasons">{reasons}</ul>' if reasons else "")
     )
 
 
-def describe_machines(result: Mapping[str, Any]) -> str:
+def describe_machines(result: BenchResult) -> str:
     """The GPUs of all nodes, or their cores: "2 nodes, 16 x NVIDIA L4"."""
-    nodes = result.get("nodes") or {}
+    nodes = result.nodes
     if not nodes:
-        return f"machines not sampled: {result.get('sampling_problem')}"
-    gpus = [gpu["name"] for node in nodes.values() for gpu in node["gpus"]]
+        return f"machines not sampled: {result.sampling_problem}"
+    gpus = [gpu.name for node in nodes.values() for gpu in node.gpus]
     kinds = ", ".join(f"{gpus.count(name)} x {name}" for name in sorted(set(gpus)))
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    return f"{count}, {kinds or str(sum(node['cores'] for node in nodes.values())) + ' cores, no GPU'}"
+    return f"{count}, {kinds or str(sum(node.cores for node in nodes.values())) + ' cores, no GPU'}"
 
 
-def list_tiles(level: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_tiles(level: LevelResult) -> list[tuple[str, str, str]]:
     """Value, unit and name of the figures that matter most."""
 
     def ms(key: str, percentile: str) -> str:
-        value = level[key][percentile]
+        value = getattr(getattr(level, key), percentile)
         return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
     tiles = [
-        (f"{level['output_tokens_per_s']:,.0f}", "tokens/s", "output"),
-        (f"{level['requests_per_s']:,.2f}", "/s", "requests"),
+        (f"{level.output_tokens_per_s:,.0f}", "tokens/s", "output"),
+        (f"{level.requests_per_s:,.2f}", "/s", "requests"),
         (ms("ttft_ms", "p50"), "ms", "first token, median"),
         (ms("ttft_ms", "p99"), "ms", "first token, p99"),
         (ms("tpot_ms", "p50"), "ms", "each token, median"),
         (ms("e2e_ms", "p50"), "ms", "whole answer, median"),
-        (f"{level['requests_ok']:,}", f"in {level['duration_s']:,.1f} s", "requests answered"),
+        (f"{level.requests_ok:,}", f"in {level.duration_s:,.1f} s", "requests answered"),
     ]
-    if level["requests_failed"]:
-        tiles.append((f"{level['requests_failed']:,}", "", "FAILED"))
-    if goodput := level.get("goodput"):
-        asked = ", ".join(f"{key[:-2]} {value:g} s" for key, value in goodput["slo_s"].items())
-        tiles.append((f"{goodput['requests_per_s']:,.2f}", f"/s, {goodput['share']:.0%}", f"goodput: {asked}"))
+    if level.requests_failed:
+        tiles.append((f"{level.requests_failed:,}", "", "FAILED"))
+    if goodput := level.goodput:
+        tiles.append(
+            (f"{goodput.requests_per_s:,.2f}", f"/s, {goodput.share:.0%}", f"goodput: {describe_limits(goodput)}")
+        )
     return tiles
 
 
-def make_level(level: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
+def make_level(level: LevelResult, rows: Sequence[RequestRow]) -> str:
     """Everything about one level."""
     tiles = "".join(
         f'<div><b>{value}<small>{escape(unit)}</small></b><span class="soft small">{escape(name)}</span></div>'
@@ -116,55 +116,62 @@ def make_level(level: Mapping[str, Any], rows: Sequence[RequestRow]) -> str:
     )
     time_panels = "".join(f'<div class="panel time">{panel}</div>' for panel in draw_time_panels(level, rows))
     return (
-        f'<div class="level" data-duration="{level["duration_s"]}"><div class="tiles">{tiles}</div>'
+        f'<div class="level" data-duration="{level.duration_s}"><div class="tiles">{tiles}</div>'
         f'<section><h2>Over time</h2><div class="scroll">{time_panels}</div></section>'
         f'<section><h2>Latency</h2><div class="two">{make_histograms(level)}</div>{make_table(level)}</section>'
         f"{make_errors(level)}{make_client(level)}</div>"
     )
 
 
-def make_histograms(level: Mapping[str, Any]) -> str:
+def list_marks(measured: Distribution) -> list[tuple[str, float]]:
+    """The percentiles that a histogram marks."""
+    return [(name, value) for name, value in (("p50", measured.p50), ("p99", measured.p99)) if value is not None]
+
+
+def make_histograms(level: LevelResult) -> str:
     """How TTFT and the gaps between tokens are spread."""
     drawn = []
     for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
-        measured = level[key]
-        marks = [(name, measured[name]) for name in ("p50", "p99") if measured[name] is not None]
-        inside = charts.draw_histogram(title, measured["histogram"], marks, width=HALF, height=190.0)
+        measured: Distribution = getattr(level, key)
+        marks = list_marks(measured)
+        inside = charts.draw_histogram(title, measured.histogram, marks, width=HALF, height=190.0)
         drawn.append(f"<div>{wrap_svg(inside, HALF, 190.0)}</div>")
     return "".join(drawn)
 
 
-def make_table(level: Mapping[str, Any]) -> str:
+def make_table(level: LevelResult) -> str:
     """Percentiles."""
     columns = ("mean", "p50", "p90", "p95", "p99", "max")
     head = "".join(f"<th>{name}</th>" for name in columns)
     body = "".join(
-        f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{level[key][column]:,.1f}</td>" for column in columns) + "</tr>"
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{getattr(getattr(level, key), column):,.1f}</td>" for column in columns)
+        + "</tr>"
         for key, name in MEASURES
-        if level[key]["count"]
+        if getattr(level, key).count
     )
     return f'<div class="scroll"><table><tr><th>ms</th>{head}</tr>{body}</table></div>'
 
 
-def make_errors(level: Mapping[str, Any]) -> str:
+def make_errors(level: LevelResult) -> str:
     """Failures by kind."""
-    if not level["errors"]:
+    if not level.errors:
         return ""
     body = "".join(
-        f'<tr><td>{escape(kind)}</td><td>{entry["count"]:,}</td><td class="words">{escape(entry["said"])}</td></tr>'
-        for kind, entry in level["errors"].items()
+        f'<tr><td>{escape(kind)}</td><td>{entry.count:,}</td><td class="words">{escape(entry.said)}</td></tr>'
+        for kind, entry in level.errors.items()
     )
     head = '<th>kind</th><th>requests</th><th style="text-align:left">first said</th>'
     return f"<section><h2>Failures</h2><table><tr>{head}</tr>{body}</table></section>"
 
 
-def make_client(level: Mapping[str, Any]) -> str:
+def make_client(level: LevelResult) -> str:
     """How the client fared: what says whether to believe it."""
-    client = level["client"]
+    client = level.client
     body = "".join(
-        f"<tr><td>{number}: {escape(shard['node'])}</td><td>{shard['cpu_s']:.2f} s</td>"
-        f"<td>{shard['cpu_share']:.0%}</td><td>{shard['max_loop_lag_ms']:.1f} ms</td><td>{shard['reads']:,}</td></tr>"
-        for number, shard in enumerate(client["shards"])
+        f"<tr><td>{number}: {escape(shard.node)}</td><td>{shard.cpu_s:.2f} s</td>"
+        f"<td>{shard.cpu_share:.0%}</td><td>{shard.max_loop_lag_ms:.1f} ms</td><td>{shard.reads:,}</td></tr>"
+        for number, shard in enumerate(client.shards)
     )
     names = ("shard", "CPU", "of a core", "longest turn", "reads")
     head = "".join(f"<th>{name}</th>" for name in names)
@@ -173,13 +180,14 @@ def make_client(level: Mapping[str, Any]) -> str:
     )
 
 
-def make_sweep(levels: Sequence[Mapping[str, Any]]) -> str:
+def make_sweep(levels: Sequence[LevelResult]) -> str:
     """Curves over the levels."""
-    loads = [level["load"]["concurrency"] or level["load"]["rate_per_s"] for level in levels]
-    unit = "over requests at once" if levels[0]["load"]["concurrency"] else "over requests/s"
+    loads = [level.load.concurrency or level.load.rate_per_s or 0.0 for level in levels]
+    unit = "over requests at once" if levels[0].load.concurrency else "over requests/s"
 
     def values(key: str, inner: str | None = None) -> list[float | None]:
-        return [level[key] if inner is None else level[key][inner] for level in levels]
+        found = [getattr(level, key) for level in levels]
+        return found if inner is None else [getattr(one, inner) for one in found]
 
     curves = (
         ("Throughput", "output tokens/s ", [Series("output tokens/s", values("output_tokens_per_s"), "c0")]),
@@ -197,22 +205,22 @@ def make_sweep(levels: Sequence[Mapping[str, Any]]) -> str:
     return f'<section><h2>Sweep</h2><div class="two">{drawn}</div>{SWEEP_LEGEND}</section>'
 
 
-def make_facts(result: Mapping[str, Any]) -> str:
+def make_facts(result: BenchResult) -> str:
     """What was asked of what, with which versions."""
-    asked, versions = result["asked"], result["versions"]
-    how = f"{asked['api']}, {'streaming' if asked['stream'] else 'whole answers'}"
-    longest = f"{'exactly' if asked['exact_tokens'] else 'at most'} {asked['max_tokens']} tokens"
-    if own := asked.get("own_output_tokens"):
+    asked, versions = result.asked, result.versions
+    how = f"{asked.api}, {'streaming' if asked.stream else 'whole answers'}"
+    longest = f"{'exactly' if asked.exact_tokens else 'at most'} {asked.max_tokens} tokens"
+    if own := asked.own_output_tokens:
         longest = f"{own[0]} to {own[1]} tokens, as its file says"
     facts = {
-        "asked": f"{how}, {longest}; {asked['prompts']} ({asked['distinct_prompts']} distinct)",
-        "tokens": f"counted by {'the server' if result['tokens_counted_by'] == 'usage' else 'output events'}",
-        "launch file": (result.get("launch") or {}).get("path") or "none given",
+        "asked": f"{how}, {longest}; {asked.prompts} ({asked.distinct_prompts} distinct)",
+        "tokens": f"counted by {'the server' if result.levels[-1].tokens_counted_by == 'usage' else 'output events'}",
+        "launch file": (result.launch or {}).get("path") or "none given",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     } | {
-        f"node {ip}": f"{node['hostname']}, {node['cores']} cores, {node['ram_gib']:.0f} GiB"
-        + (f", {len(node['gpus'])} x {node['gpus'][0]['name']}" if node["gpus"] else ", no GPU")
-        for ip, node in (result.get("nodes") or {}).items()
+        f"node {ip}": f"{node.hostname}, {node.cores} cores, {node.ram_gib or 0:.0f} GiB"
+        + (f", {len(node.gpus)} x {node.gpus[0].name}" if node.gpus else ", no GPU")
+        for ip, node in result.nodes.items()
     }
     body = "".join(
         f'<tr><td class="soft">{escape(k)}</td><td class="words">{escape(v)}</td></tr>' for k, v in facts.items()

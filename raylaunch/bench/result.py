@@ -4,19 +4,24 @@
 means: docs/bench.md.
 """
 
+import dataclasses
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from raylaunch.base.errors import BenchError
 from raylaunch.bench.connection import RequestRow
+from raylaunch.bench.figures import BenchResult
 
 FORMAT_VERSION = 1
 KIND = "raylaunch bench"
 _MICRO = 1e6
+_NAME_RESULT = "name a file that `raylaunch bench` wrote"
 
 
 def rows_path(result: Path) -> Path:
@@ -64,8 +69,8 @@ def unpack_row(values: list[Any]) -> tuple[int, RequestRow]:
     return level, row
 
 
-def write_result(path: Path, result: Mapping[str, Any], rows: Iterable[list[Any]]) -> None:
-    """Write both files whole or not at all: the rows first, so that a result never lacks its rows.
+def write_result(path: Path, result: BenchResult, rows: Iterable[list[Any]]) -> None:
+    """Write both files completely or not at all: the rows first, so that a result never lacks its rows.
 
     Raises:
         BenchError: the folder cannot be written to.
@@ -80,49 +85,59 @@ def write_result(path: Path, result: Mapping[str, Any], rows: Iterable[list[Any]
                 file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
         aside.replace(beside)
         aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(to_json(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        raise BenchError(f"{path} cannot be written: {error.strerror}", fix="name another with --output") from error
+        raise BenchError(f"cannot write {path}: {error.strerror}", fix="name another file with --output") from error
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def to_json(result: BenchResult) -> dict[str, Any]:
+    """The result file's content: the result, and the last level's figures once more at the top."""
+    fields = dataclasses.asdict(result)
+    last = {key: value for key, value in fields["levels"][-1].items() if key not in ("samples", "series", "load")}
+    return {"format_version": FORMAT_VERSION, "kind": KIND} | last | fields
+
+
+def read_result(path: Path) -> BenchResult:
     """Read a result file.
 
     Raises:
-        BenchError: it cannot be read, or is none of a version that this raylaunch knows.
+        BenchError: it cannot be read, or is not a result of a version that this raylaunch reads.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BenchError(
-            f"{path} cannot be read: {error.strerror}", fix="name a file that `raylaunch bench` wrote"
-        ) from error
+        raise BenchError(f"cannot read {path}: {error.strerror}", fix=_NAME_RESULT) from error
     except ValueError as error:
-        raise BenchError(f"{path} is not JSON: {error}", fix="name a file that `raylaunch bench` wrote") from error
-    if not isinstance(result, dict) or result.get("kind") != KIND:
-        raise BenchError(f"{path} is not a result of `raylaunch bench`", fix="name a file that it wrote")
-    if result.get("format_version") != FORMAT_VERSION:
+        raise BenchError(f"{path} is not JSON: {error}", fix=_NAME_RESULT) from error
+    if not isinstance(fields, dict) or fields.get("kind") != KIND:
+        raise BenchError(f"{path} is not a result of `raylaunch bench`", fix=_NAME_RESULT)
+    if (version := fields.get("format_version")) != FORMAT_VERSION:
         raise BenchError(
-            f"{path} has format version {result.get('format_version')}, and this raylaunch reads {FORMAT_VERSION}",
+            f"{path} has format version {version}; this raylaunch reads version {FORMAT_VERSION}",
             fix="read it with the raylaunch that wrote it",
         )
-    return result
+    try:
+        return TypeAdapter(BenchResult).validate_python(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BenchError(f"{path} is damaged: {where}: {problem['msg']}", fix="run the load test again") from error
 
 
 def read_rows(result: Path) -> Iterator[tuple[int, RequestRow]]:
     """Level and row of each request of a result.
 
     Raises:
-        BenchError: the rows file is not there, or broken.
+        BenchError: the rows file is missing or damaged.
     """
     path = rows_path(result)
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             columns = json.loads(next(file))["columns"]
             if tuple(columns) != COLUMNS:
-                raise BenchError(f"{path} has other columns than this raylaunch knows", fix="use the one that wrote it")
+                raise BenchError(f"{path} has unknown columns", fix="read it with the raylaunch that wrote it")
             for line in file:
                 yield unpack_row(json.loads(line))
     except (OSError, EOFError, ValueError, KeyError, StopIteration) as error:
-        raise BenchError(f"{path} cannot be read: {error}", fix=f"it belongs beside {result.name}") from error
+        raise BenchError(f"cannot read {path}: {error}", fix=f"put it beside {result.name}") from error

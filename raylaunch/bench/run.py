@@ -1,4 +1,4 @@
-"""A whole load test: warm-up, one level after another, what was sampled meanwhile, and the result of it all."""
+"""A complete load test: warm-up, one level after another, the samples of the machines, and the result of it all."""
 
 import platform
 import time
@@ -7,12 +7,22 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 from raylaunch.base.errors import BenchError
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
-from raylaunch.bench.load import Level, LoadTest, describe_load
+from raylaunch.bench.figures import (
+    BenchResult,
+    ClientFigures,
+    Level,
+    LevelResult,
+    OfferedLoad,
+    RequestSettings,
+    ShardFigures,
+    Spread,
+    TestedServer,
+)
+from raylaunch.bench.load import LoadTest
 from raylaunch.bench.local_shards import ShardRunner
 from raylaunch.bench.sampling import LoadSampler, cut_moments
 from raylaunch.bench.self_check import MAX_FAILED_SHARE, find_client_limits
@@ -22,29 +32,27 @@ from raylaunch.bench.target import Target
 ENDS = {
     "stopped": "stopped before its end",
     "gone": "the server stopped answering",
-    "stalled": "the server fell silent: no byte for any request under way",
+    "stalled": "no byte came for any request under way",
     "lost": "a node that carried part of the load was lost, with its rows",
 }
 
 
 @dataclass
 class Outcome:
-    """The result and its rows, as written."""
+    """The result and its rows (result.pack_row)."""
 
-    result: dict[str, Any]
-    rows: list[list[Any]]
+    result: BenchResult
+    rows: list[list[object]]
 
 
 def run_test(
     test: LoadTest, runner: ShardRunner, sampler: LoadSampler | None, *, show: Callable[[Sequence[str]], None]
 ) -> Outcome:
-    """Run all levels, and tell how they went.
+    """Run all levels and return the figures of each.
 
     Args:
-        show: is given lines that replace each other: what goes on.
+        show: gets lines of progress; each call replaces the lines before.
     """
-    if not test.levels:
-        raise BenchError("there is no load to offer", fix="say --concurrency or --rate")
     bodies = test.request.make_bodies(test.target.model, test.prompts)
     made_at = time.time()
     if test.warmup:
@@ -52,34 +60,29 @@ def run_test(
         at_once = Level(concurrency=min(test.warmup, max(level.concurrency or 8 for level in test.levels)))
         shards, _ = _offer(test, at_once, bodies, runner, show, requests=test.warmup, title="warm-up")
         _raise_for_warmup(shards)
-    outcome = Outcome({}, [])
-    levels: list[dict[str, Any]] = []
-    asked = test.warmup  # each level goes on where the one before ended: no prompt is met twice before all were
+    levels: list[LevelResult] = []
+    packed: list[list[object]] = []
+    asked = test.warmup  # each level goes on where the one before ended: no prompt comes twice before all were asked
     for number, level in enumerate(test.levels):
         requests = test.count_requests(level)
         shards, began = _offer(test, level, bodies, runner, show, requests=requests, first_body=asked)
         asked += sum(len(shard.rows) + len(shard.rows_cut) for shard in shards)
-        figures = summarise_level(test, level, shards, began)
-        if sampler is not None:
-            figures |= cut_moments(sampler.moments, began, began + figures["duration_s"])
-        levels.append(figures)
+        levels.append(summarise_level(test, level, shards, began, sampler))
         for shard in shards:
-            rows = [*shard.rows, *shard.rows_cut]
-            outcome.rows += [result_file.pack_row(row, began, number) for row in rows]
-        if figures["ended"] != "whole":
+            packed += [result_file.pack_row(row, began, number) for row in (*shard.rows, *shard.rows_cut)]
+        if levels[-1].ended != "whole":
             break
-    outcome.result = make_result(test, levels, made_at, sampler)
-    return outcome
+    return Outcome(make_result(test, levels, made_at, sampler), packed)
 
 
 def _raise_for_warmup(shards: Sequence[ShardResult]) -> None:
-    """Nothing is measured yet: whatever ends a warm-up early ends it all."""
+    """Raise if the warm-up ended early: there is nothing to measure then."""
     ended = next((shard.ended for shard in shards if shard.ended != "whole"), None)
     if ended == "stopped":
         raise KeyboardInterrupt
     if ended:
         raise BenchError(
-            f"warm-up: {ENDS[ended]}", fix="`raylaunch status` and its log say why; --warmup 0 leaves it out"
+            f"warm-up: {ENDS[ended]}", fix="see `raylaunch status` and the server's log; --warmup 0 skips the warm-up"
         )
 
 
@@ -94,7 +97,7 @@ def _offer(
     first_body: int = 0,
     title: str = "",
 ) -> tuple[list[ShardResult], float]:
-    """Run one level; returns what the shards saw, and the common start on this machine's clock."""
+    """Run one level; returns the shards' results, and the common start on this machine's clock."""
     shards = test.count_shards(level)
     addresses, head = test.target.find_addresses(), test.target.make_head(test.request.path)
     plans = [
@@ -122,38 +125,43 @@ def _offer(
     return results, starts[-1]
 
 
-def summarise_level(test: LoadTest, level: Level, shards: Sequence[ShardResult], began: float) -> dict[str, Any]:
-    """The figures of one level; rows of other machines are brought to this one's clock first."""
+def summarise_level(
+    test: LoadTest, level: Level, shards: Sequence[ShardResult], began: float, sampler: LoadSampler | None
+) -> LevelResult:
+    """The figures of one level; rows of other machines are moved to this one's clock first."""
     for shard in shards:
-        if shard.ended != "lost":  # such a one was noted here, on this clock
+        if shard.ended != "lost":  # its times were noted here, on this clock
             _shift(shard)
     rows = [row for shard in shards for row in shard.rows]
     ended = next((shard.ended for shard in shards if shard.ended != "whole"), "whole")
     duration_s = max(1e-6, max(shard.ended_s for shard in shards) - began)
     late_s = [row.sent_s - row.due_s for row in rows if row.sent_s] if level.rate_per_s else []
-    checks = [shard.self_check for shard in shards]
-    figures = {
-        "load": {
-            "kind": "closed" if level.concurrency else "open",
-            "concurrency": level.concurrency,
-            "rate_per_s": level.rate_per_s,
-            "requests": test.count_requests(level),
-            "duration_s": test.duration_s,
-        },
-        "ended": ended,
-        "requests_cut_off": sum(shard.cut_off for shard in shards),
-        **stats.summarise(rows, start_s=began, duration_s=duration_s, slo=test.slo),
-        "client": describe_client(shards, late_s),
-    }
-    late = sorted(late_s)
-    reasons = find_client_limits(checks, stats.find_percentile(late, 99) if late else None)
+    figures = stats.summarise(rows, start_s=began, duration_s=duration_s, slo=test.slo)
+    reasons = find_client_limits(
+        [shard.self_check for shard in shards], stats.find_percentile(late_s, 99) if late_s else None
+    )
     if ended != "whole":
         reasons.append(f"{ENDS[ended]}, {duration_s:.1f} s after the start")
-    if not figures["requests_ok"]:
+    if not figures.requests_ok:
         reasons.append("no request succeeded")
-    elif (share := figures["requests_failed"] / len(rows)) > MAX_FAILED_SHARE:
+    elif (share := figures.requests_failed / len(rows)) > MAX_FAILED_SHARE:
         reasons.append(f"{share:.0%} of the requests failed: the figures are those of the others")
-    return {"valid": not reasons, "invalid_because": reasons, **figures}
+    samples, engine = cut_moments(sampler.moments if sampler else (), began, began + duration_s)
+    kind = "closed" if level.concurrency else "open"
+    return LevelResult(
+        **vars(figures),
+        valid=not reasons,
+        invalid_because=tuple(reasons),
+        load=OfferedLoad(
+            level.concurrency, level.rate_per_s, kind=kind, requests=test.count_requests(level),
+            duration_s=test.duration_s,
+        ),
+        ended=ended,
+        requests_cut_off=sum(shard.cut_off for shard in shards),
+        client=describe_client(shards, late_s),
+        samples=samples,
+        engine=engine,
+    )  # fmt: skip
 
 
 def _shift(shard: ShardResult) -> None:
@@ -170,82 +178,79 @@ def _shift(shard: ShardResult) -> None:
         row.arrivals = array("d", [time + by_s for time in row.arrivals])
 
 
-def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> dict[str, Any]:
+def describe_client(shards: Sequence[ShardResult], late_s: Sequence[float]) -> ClientFigures:
     """How the client itself fared."""
+    each = tuple(_describe_shard(shard) for shard in shards)
+    connects_s = [value for shard in shards for value in shard.self_check.connects_s]
+    return ClientFigures(
+        cpu_s=round(sum(one.cpu_s for one in each), 3),
+        max_loop_lag_ms=max(one.max_loop_lag_ms for one in each),
+        connections=len(connects_s),
+        connect_ms=_make_spread(connects_s),
+        shards=each,
+        late_ms=_make_spread(late_s) if late_s else None,
+    )
 
-    def describe(shard: ShardResult) -> dict[str, Any]:
-        notes = shard.self_check
-        return {
-            "node": shard.node,
-            "clock_error_ms": round(shard.clock_error_s * 1e3, 3),
-            "cpu_s": round(notes.cpu_s, 3),
-            "cpu_share": round(notes.cpu_s / notes.duration_s, 4),
-            "max_loop_lag_ms": round(notes.max_loop_lag_s * 1e3, 3),
-            "slow_share": round(notes.slow_s / notes.duration_s, 5),
-            "turns": notes.turns,
-            "reads": notes.reads,
-            "runnable_wait_s": None if notes.runnable_wait_s is None else round(notes.runnable_wait_s, 3),
-        }
 
-    each = [describe(shard) for shard in shards]
-    connect = stats.Distribution.of(value for shard in shards for value in shard.self_check.connects_s)
-    described: dict[str, Any] = {
-        "cpu_s": round(sum(one["cpu_s"] for one in each), 3),
-        "max_loop_lag_ms": max(one["max_loop_lag_ms"] for one in each),
-        "connections": connect.count,
-        "connect_ms": {"p50": connect.p50, "p99": connect.p99, "max": connect.max},
-        "shards": each,
-    }
-    if late_s:
-        late = stats.Distribution.of(late_s)
-        described["late_ms"] = {"p50": late.p50, "p99": late.p99, "max": late.max}
-    return described
+def _make_spread(values_s: Sequence[float]) -> Spread:
+    found = stats.make_distribution(values_s)
+    return Spread(found.p50, found.p99, found.max)
+
+
+def _describe_shard(shard: ShardResult) -> ShardFigures:
+    notes = shard.self_check
+    return ShardFigures(
+        node=shard.node,
+        clock_error_ms=round(shard.clock_error_s * 1e3, 3),
+        cpu_s=round(notes.cpu_s, 3),
+        cpu_share=round(notes.cpu_s / notes.duration_s, 4),
+        max_loop_lag_ms=round(notes.max_loop_lag_s * 1e3, 3),
+        slow_share=round(notes.slow_s / notes.duration_s, 5),
+        turns=notes.turns,
+        reads=notes.reads,
+        runnable_wait_s=None if notes.runnable_wait_s is None else round(notes.runnable_wait_s, 3),
+    )
 
 
 def make_result(
-    test: LoadTest, levels: list[dict[str, Any]], made_at: float, sampler: LoadSampler | None
-) -> dict[str, Any]:
-    """The whole result: what was asked, of what, on what; the figures of the last level on top."""
+    test: LoadTest, levels: Sequence[LevelResult], made_at: float, sampler: LoadSampler | None
+) -> BenchResult:
+    """The complete result: server, requests, machines, and the figures of all levels."""
     from raylaunch.base import versions
 
-    last = levels[-1]
     reasons = [
-        f"{describe_load(level['load'])}: {reason}" if len(levels) > 1 else reason
+        f"{level.load.describe()}: {reason}" if len(levels) > 1 else reason
         for level in levels
-        for reason in level["invalid_because"]
+        for reason in level.invalid_because
     ]
-    figures = {key: value for key, value in last.items() if key not in ("samples", "series", "load")}
-    return {
-        "format_version": result_file.FORMAT_VERSION,
-        "kind": result_file.KIND,
-        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made_at)),
-        **figures,
-        "valid": not reasons,
-        "invalid_because": reasons,
-        "server": {"url": test.target.url, "model": test.target.model, "version": find_server_version(test.target)},
-        "asked": {
-            "api": test.request.api,
-            "stream": test.request.stream,
-            "max_tokens": test.request.max_tokens,
-            "exact_tokens": test.request.exact,
-            "own_output_tokens": test.request.find_own_lengths(test.prompts),
-            "temperature": test.request.temperature,
-            "prompts": test.source,
-            "distinct_prompts": len(test.prompts),
-            "warmup": test.warmup,
-            "timeout_s": test.timeout_s,
-            "seed": test.seed,
-        },
-        "versions": {name: versions.find_version(name) for name in ("ray", "vllm", "torch")}
-        | {"raylaunch": versions.find_version("raylaunch"), "python": platform.python_version()},
-        "nodes": {} if sampler is None else sampler.facts,
-        "sampling_problem": sampler.problem if sampler is not None else "not asked for",
-        "levels": levels,
-    }
+    return BenchResult(
+        made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made_at)),
+        valid=not reasons,
+        invalid_because=tuple(reasons),
+        server=TestedServer(test.target.url, test.target.model, find_server_version(test.target)),
+        asked=RequestSettings(
+            api=test.request.api,
+            stream=test.request.stream,
+            max_tokens=test.request.max_tokens,
+            exact_tokens=test.request.exact,
+            temperature=test.request.temperature,
+            prompts=test.source,
+            distinct_prompts=len(test.prompts),
+            warmup=test.warmup,
+            timeout_s=test.timeout_s,
+            seed=test.seed,
+            own_output_tokens=test.request.find_own_lengths(test.prompts),
+        ),
+        versions={name: versions.find_version(name) for name in ("ray", "vllm", "torch", "raylaunch")}
+        | {"python": platform.python_version()},
+        nodes=sampler.hardware if sampler else {},
+        sampling_problem=sampler.problem if sampler else "not asked for",
+        levels=tuple(levels),
+    )
 
 
 def find_server_version(target: Target) -> str | None:
-    """What the server says it is (vLLM's /version), or None."""
+    """The server's version (vLLM's /version), or None."""
     try:
         return str(target.ask("/version")["version"])
     except (BenchError, urllib.error.HTTPError, KeyError, TypeError):

@@ -4,51 +4,60 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
+from raylaunch.bench.figures import (
+    EngineSummary,
+    LoadSample,
+    NodeGpu,
+    NodeHardware,
+    SampledEngine,
+    SampledGpu,
+    SampledNode,
+)
 from raylaunch.bench.target import Target
 from raylaunch.cluster.monitor import ClusterSample
 from raylaunch.engine.metrics import EngineFigures, fetch_text, parse_metrics
 from raylaunch.node.sampler import NodeSample
 
 _METRICS_TIMEOUT_S = 2.0
-_PATIENCE = 1.5
-"""A sample that is so many intervals late is not waited for."""
+_LATEST = 1.5
+"""Intervals after which a sample is no longer waited for."""
 _FIRST_SAMPLE_S = 20.0
-"""Longest wait for the machines' first sample: where Ray is, it starts a process on each node."""
+"""Longest wait for the machines' first sample: Ray starts a process on each node."""
 
 
 class SampleSource(Protocol):
-    """What samples the machines: monitor_child.ChildMonitor."""
+    """What samples the machines: monitor_process.ChildMonitor."""
 
     newest: ClusterSample | None
     arrived: threading.Event
-    """Set with each sample, and at the end; whoever waits for it clears it."""
+    """Set with each sample, and at the end; the one who waits for it clears it."""
     ended: str
     """Why no more samples come; "" while they may."""
 
     def close(self) -> None:
-        """End it."""
+        """Stop sampling."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One look at everything."""
+    """Nodes and engine at one moment."""
 
     at_s: float
     """Monotonic clock here."""
-    nodes: tuple[dict[str, Any], ...]
+    nodes: tuple[SampledNode, ...]
     engine: EngineFigures | None
 
 
 class LoadSampler:
-    """A thread that looks whenever the machines were sampled until it is stopped; use as a context.
+    """A thread that collects samples until it is stopped; use as a context.
 
-    A beat of its own would run through that of the source: now and then a look would find nothing new.
+    It waits for the source's samples: a timer of its own would miss some of them.
 
     Args:
         source: samples the machines each second, in a process of its own.
-        interval_s: between looks at the engine alone, where no sample comes.
+        interval_s: between samples of the engine alone, where the source has ended.
     """
 
     def __init__(self, target: Target, source: SampleSource, *, interval_s: float = 1.0) -> None:
@@ -57,7 +66,7 @@ class LoadSampler:
         self._thread = threading.Thread(target=self._run, name="bench-sampler", daemon=True)
         self._seen: ClusterSample | None = None
         self.moments: list[Moment] = []
-        self.facts: dict[str, dict[str, Any]] = {}
+        self.hardware: dict[str, NodeHardware] = {}
         """What each node has, by its address."""
         self.problem = ""
         """Why machines were not sampled, or not to the end."""
@@ -76,102 +85,82 @@ class LoadSampler:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._source.arrived.clear()
-            self._look()
+            self._sample()
             if self._source.ended:
                 self._stop.wait(self._interval_s)
             else:
-                self._source.arrived.wait(_PATIENCE * self._interval_s)
+                self._source.arrived.wait(_LATEST * self._interval_s)
 
-    def _look(self) -> None:
-        nodes: tuple[dict[str, Any], ...] = ()
+    def _sample(self) -> None:
+        nodes: tuple[SampledNode, ...] = ()
         sample, at_s = self._source.newest, monotonic()
         if sample is not None and sample is not self._seen:
             self._seen = sample
-            self._note_facts(sample)
+            self.hardware |= {node.ip: describe_hardware(node) for node in sample.nodes}
             nodes = tuple(describe_node(node) for node in sample.nodes)
         self.problem = self._source.ended
         text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S)
         self.moments.append(Moment(at_s, nodes, parse_metrics(text) if text else None))
-
-    def _note_facts(self, sample: ClusterSample) -> None:
-        for node in sample.nodes:
-            self.facts[node.ip] = {
-                "hostname": node.hostname,
-                "cores": node.host.cores,
-                "ram_gib": _gib(node.host.ram_total_bytes),
-                "gpus": [
-                    {"name": gpu.name, "memory_gib": _gib(gpu.memory_total_bytes), "power_cap_w": gpu.power_cap_w}
-                    for gpu in node.gpus.gpus
-                ],
-            }
 
 
 def _gib(value: int | None) -> float | None:
     return None if value is None else round(value / 2**30, 3)
 
 
-def describe_node(node: NodeSample) -> dict[str, Any]:
-    """A node's sample as it stands in the result file; network is that of the interface which carries its address."""
+def describe_hardware(node: NodeSample) -> NodeHardware:
+    """What a node has."""
+    gpus = [NodeGpu(gpu.name, _gib(gpu.memory_total_bytes), gpu.power_cap_w) for gpu in node.gpus.gpus]
+    return NodeHardware(node.hostname, node.host.cores, _gib(node.host.ram_total_bytes), tuple(gpus))
+
+
+def describe_node(node: NodeSample) -> SampledNode:
+    """A node's sample as it stands in the result file."""
     network = [one for one in node.host.interfaces if one.is_nodes] or list(node.host.interfaces)
 
-    def rate(values: Sequence[float | None]) -> float | None:
+    def add_up(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return round(sum(known) / 1e6, 4) if known else None
 
-    return {
-        "node": node.ip,
-        "cpu_percent": node.host.cpu_percent,
-        "ram_used_gib": _gib(node.host.ram_used_bytes),
-        "net_in_mb_s": rate([one.in_bytes_per_s for one in network]),
-        "net_out_mb_s": rate([one.out_bytes_per_s for one in network]),
-        "gpus": [
-            {
-                "gpu": gpu.index,
-                "use_percent": gpu.use_percent,
-                "memory_gib": _gib(gpu.memory_used_bytes),
-                "power_w": gpu.power_w,
-                "temperature_c": gpu.temperature_c,
-            }
+    return SampledNode(
+        node.ip,
+        node.host.cpu_percent,
+        _gib(node.host.ram_used_bytes),
+        add_up([one.in_bytes_per_s for one in network]),
+        add_up([one.out_bytes_per_s for one in network]),
+        tuple(
+            SampledGpu(gpu.index, gpu.use_percent, _gib(gpu.memory_used_bytes), gpu.power_w, gpu.temperature_c)
             for gpu in node.gpus.gpus
-        ],
-    }
+        ),
+    )
 
 
-def cut_moments(moments: Sequence[Moment], start_s: float, end_s: float) -> dict[str, Any]:
-    """What was seen between two moments of this machine's clock, and what it says about queueing.
-
-    Returns:
-        samples: t_s (since the start), nodes, engine (running, waiting, kv_cache_use). engine: mean and most waiting,
-        mean time in the engine's queue, prefix cache hits; {} where the server tells none.
-    """
-    seen = [moment for moment in moments if start_s - 1.0 <= moment.at_s <= end_s + 1.0]
+def cut_moments(
+    moments: Sequence[Moment], start_s: float, end_s: float
+) -> tuple[tuple[LoadSample, ...], EngineSummary]:
+    """The samples between two moments of this machine's clock, and the engine's figures over that time."""
+    found = [moment for moment in moments if start_s - 1.0 <= moment.at_s <= end_s + 1.0]
     samples = [
-        {
-            "t_s": round(moment.at_s - start_s, 3),
-            "nodes": list(moment.nodes),
-            "engine": {}
-            if moment.engine is None
-            else {
-                "running": moment.engine.running,
-                "waiting": moment.engine.waiting,
-                "kv_cache_use": round(moment.engine.kv_cache_use, 5),
-            },
-        }
-        for moment in seen
+        LoadSample(round(moment.at_s - start_s, 3), moment.nodes, _describe_engine(moment.engine)) for moment in found
     ]
-    told = [moment.engine for moment in seen if moment.engine is not None]
-    return {"samples": samples, "engine": summarise_engine(told) if told else {}}
+    figures = [moment.engine for moment in found if moment.engine is not None]
+    return tuple(samples), summarise_engine(figures) if figures else EngineSummary()
 
 
-def summarise_engine(told: Sequence[EngineFigures]) -> dict[str, Any]:
-    """What the engine's own figures say of a run."""
-    first, last = told[0], told[-1]
+def _describe_engine(figures: EngineFigures | None) -> SampledEngine:
+    if figures is None:
+        return SampledEngine()
+    return SampledEngine(figures.running, figures.waiting, round(figures.kv_cache_use, 5))
+
+
+def summarise_engine(figures: Sequence[EngineFigures]) -> EngineSummary:
+    """The engine's own figures over a run; counters as what they grew by."""
+    first, last = figures[0], figures[-1]
     queued, queries = last.queued - first.queued, last.prefix_queries - first.prefix_queries
-    return {
-        "running_max": max(figures.running for figures in told),
-        "waiting_max": max(figures.waiting for figures in told),
-        "waiting_mean": round(sum(figures.waiting for figures in told) / len(told), 2),
-        "kv_cache_use_max": round(max(figures.kv_cache_use for figures in told), 5),
-        "queue_ms_mean": round((last.queued_s - first.queued_s) / queued * 1e3, 3) if queued > 0 else None,
-        "prefix_cache_hit_share": (round((last.prefix_hits - first.prefix_hits) / queries, 4) if queries > 0 else None),
-    }
+    return EngineSummary(
+        running_max=max(one.running for one in figures),
+        waiting_max=max(one.waiting for one in figures),
+        waiting_mean=round(sum(one.waiting for one in figures) / len(figures), 2),
+        kv_cache_use_max=round(max(one.kv_cache_use for one in figures), 5),
+        queue_ms_mean=round((last.queued_s - first.queued_s) / queued * 1e3, 3) if queued > 0 else None,
+        prefix_cache_hit_share=round((last.prefix_hits - first.prefix_hits) / queries, 4) if queries > 0 else None,
+    )

@@ -210,7 +210,7 @@ class Shard:
         now = monotonic()
         if kind:
             stream.take_arrivals()
-            row.error, row.said, row.end_s = kind, said, row.end_s or now
+            row.error, row.detail, row.end_s = kind, said, row.end_s or now
             self._failed += 1
             self._failed_in_a_row += 1
             if kind in ("reset", "timeout", "protocol"):

@@ -1,13 +1,14 @@
 """From rows to figures: percentiles, histograms, series over time, goodput. Names and definitions: docs/bench.md."""
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 from raylaunch.bench.connection import RequestRow
+from raylaunch.bench.figures import Distribution, FailureKind, Goodput, LoadFigures, TimeSeries
 
 PERCENTILES = (50, 90, 95, 99)
 _MAX_SLICES = 120
@@ -15,47 +16,25 @@ _SLICE_LENGTHS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
 _BUCKETS_PER_DECADE = 20
 
 
-def find_percentile(ordered: Sequence[float], percent: float) -> float:
-    """The percentile of sorted values, interpolated linearly between ranks (numpy's default, as vLLM's benchmark)."""
-    at = (len(ordered) - 1) * percent / 100
-    low = math.floor(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+def find_percentile(values: Sequence[float], percent: int) -> float:
+    """The percentile, interpolated linearly between ranks (numpy's default, as vLLM's benchmark)."""
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """A measure over all requests (or all gaps between tokens), in milliseconds; all None where there is no value."""
-
-    count: int
-    mean: float | None = None
-    std: float | None = None
-    min: float | None = None
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    histogram: tuple[tuple[float, int], ...] = ()
-    """Lower edge in ms and count of each bucket that is not empty; edges at 10^(k/20)."""
-
-    @classmethod
-    def of(cls, values_s: Iterable[float]) -> "Distribution":
-        """The distribution of values in seconds."""
-        ordered = sorted(value * 1e3 for value in values_s)
-        if not ordered:
-            return cls(0)
-        mean = math.fsum(ordered) / len(ordered)
-        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / len(ordered))
-        p50, p90, p95, p99 = (round(find_percentile(ordered, percent), 4) for percent in PERCENTILES)
-        return cls(
-            len(ordered), round(mean, 4), round(spread, 4), round(ordered[0], 4), p50, p90, p95, p99,
-            round(ordered[-1], 4), make_histogram(ordered),
-        )  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """For the result file."""
-        return asdict(self)
+def make_distribution(values_s: Iterable[float]) -> Distribution:
+    """The distribution of values in seconds."""
+    ordered = sorted(value * 1e3 for value in values_s)
+    if not ordered:
+        return Distribution(0)
+    mean = statistics.fmean(ordered)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / len(ordered))
+    p50, p90, p95, p99 = (round(find_percentile(ordered, percent), 4) for percent in PERCENTILES)
+    return Distribution(
+        len(ordered), round(mean, 4), round(spread, 4), round(ordered[0], 4), p50, p90, p95, p99,
+        round(ordered[-1], 4), make_histogram(ordered),
+    )  # fmt: skip
 
 
 def make_histogram(values_ms: Sequence[float]) -> tuple[tuple[float, int], ...]:
@@ -83,17 +62,13 @@ def tpot_s(row: RequestRow) -> float | None:
 
 
 def count_tokens(row: RequestRow) -> int:
-    """Output tokens by the server's usage; where it tells none, its output events."""
+    """Output tokens by the server's usage; without one, its output events."""
     return row.tokens_out if row.tokens_out is not None else len(row.arrivals)
 
 
 def list_gaps(rows: Iterable[RequestRow]) -> list[float]:
     """Inter-token latencies: the gaps between output events of one request; 0 between events of one read."""
-    gaps: list[float] = []
-    for row in rows:
-        times = row.arrivals
-        gaps += [after - before for before, after in pairwise(times)]
-    return gaps
+    return [after - before for row in rows for before, after in pairwise(row.arrivals)]
 
 
 @dataclass(frozen=True)
@@ -113,23 +88,14 @@ class Slo:
             return False
         return self.e2e_s is None or e2e_s(row) <= self.e2e_s
 
-    def to_json(self) -> dict[str, float]:
-        """What was asked, in seconds."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
 
 def choose_slice_s(duration_s: float) -> float:
     """The length of a slice of time: short enough to see what happens, at most 120 of them."""
     return next((length for length in _SLICE_LENGTHS_S if duration_s / length <= _MAX_SLICES), duration_s / _MAX_SLICES)
 
 
-def make_series(rows: Sequence[RequestRow], start_s: float, duration_s: float) -> dict[str, Any]:
-    """What happened in each slice of the run.
-
-    Returns:
-        slice_s, and by slice: output_tokens_per_s (an answer's tokens spread over its output events), requests_per_s
-        (completed), failed, running (requests under way, mean over the slice).
-    """
+def make_series(rows: Sequence[RequestRow], start_s: float, duration_s: float) -> TimeSeries:
+    """What happened in each slice of the run."""
     slice_s = choose_slice_s(duration_s)
     count = max(1, math.ceil(duration_s / slice_s - 1e-9))
     tokens, done, failed, busy_s = [0.0] * count, [0] * count, [0] * count, [0.0] * count
@@ -147,58 +113,50 @@ def make_series(rows: Sequence[RequestRow], start_s: float, duration_s: float) -
         elif not row.error:
             tokens[at] += count_tokens(row)
     lengths = [min(slice_s, max(duration_s - number * slice_s, 1e-3)) for number in range(count)]
-    return {
-        "slice_s": slice_s,
-        "output_tokens_per_s": [round(value / length, 2) for value, length in zip(tokens, lengths, strict=True)],
-        "requests_per_s": [round(value / length, 3) for value, length in zip(done, lengths, strict=True)],
-        "failed": failed,
-        "running": [round(value / length, 2) for value, length in zip(busy_s, lengths, strict=True)],
-    }
+
+    def divide(values: Sequence[float], digits: int) -> tuple[float, ...]:
+        return tuple(round(value / length, digits) for value, length in zip(values, lengths, strict=True))
+
+    return TimeSeries(slice_s, divide(tokens, 2), divide(done, 3), tuple(failed), divide(busy_s, 2))
 
 
-def count_errors(rows: Iterable[RequestRow]) -> dict[str, dict[str, Any]]:
-    """Failures by kind: how many, and what was said about the first."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row.error:
-            entry = found.setdefault(row.error, {"count": 0, "said": row.said})
-            entry["count"] += 1
-    return found
+def count_errors(rows: Iterable[RequestRow]) -> dict[str, FailureKind]:
+    """Failures by kind: how many, and the message of the first."""
+    failed = [row for row in rows if row.error]
+    counts = Counter(row.error for row in failed)
+    first = {row.error: row.detail for row in reversed(failed)}
+    return {kind: FailureKind(count, first[kind]) for kind, count in counts.items() if kind}
 
 
-def summarise(rows: Sequence[RequestRow], *, start_s: float, duration_s: float, slo: Slo) -> dict[str, Any]:
+def summarise(rows: Sequence[RequestRow], *, start_s: float, duration_s: float, slo: Slo) -> LoadFigures:
     """All figures of one load. Distributions are of successful requests; the duration is that of all of them."""
     good = [row for row in rows if row.error is None]
     tokens_in = sum(row.tokens_in or 0 for row in good)
     tokens_out = sum(count_tokens(row) for row in good)
+    return LoadFigures(
+        requests_ok=len(good),
+        requests_failed=len(rows) - len(good),
+        errors=count_errors(rows),
+        duration_s=round(duration_s, 4),
+        requests_per_s=round(len(good) / duration_s, 4),
+        output_tokens_per_s=round(tokens_out / duration_s, 3),
+        total_tokens_per_s=round((tokens_in + tokens_out) / duration_s, 3),
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        tokens_counted_by="usage" if all(row.tokens_out is not None for row in good) else "events",
+        ttft_ms=make_distribution(value for row in good if (value := ttft_s(row)) is not None),
+        tpot_ms=make_distribution(value for row in good if (value := tpot_s(row)) is not None),
+        itl_ms=make_distribution(list_gaps(good)),
+        e2e_ms=make_distribution(e2e_s(row) for row in good),
+        series=make_series(rows, start_s, duration_s),
+        goodput=count_goodput(good, len(rows), duration_s, slo),
+    )
+
+
+def count_goodput(good: Sequence[RequestRow], requests: int, duration_s: float, slo: Slo) -> Goodput | None:
+    """Successful requests that kept all limits; None without limits."""
+    limits = {key: value for key, value in asdict(slo).items() if value is not None}
+    if not limits:
+        return None
     kept = sum(slo.is_kept(row) for row in good)
-    figures: dict[str, Any] = {
-        "requests_ok": len(good),
-        "requests_failed": len(rows) - len(good),
-        "errors": count_errors(rows),
-        "duration_s": round(duration_s, 4),
-        "requests_per_s": round(len(good) / duration_s, 4),
-        "output_tokens_per_s": round(tokens_out / duration_s, 3),
-        "total_tokens_per_s": round((tokens_in + tokens_out) / duration_s, 3),
-        "input_tokens": tokens_in,
-        "output_tokens": tokens_out,
-        "tokens_counted_by": "usage" if all(row.tokens_out is not None for row in good) else "events",
-        "ttft_ms": Distribution.of(value for row in good if (value := ttft_s(row)) is not None).to_json(),
-        "tpot_ms": Distribution.of(value for row in good if (value := tpot_s(row)) is not None).to_json(),
-        "itl_ms": Distribution.of(list_gaps(good)).to_json(),
-        "e2e_ms": Distribution.of(e2e_s(row) for row in good).to_json(),
-    }
-    if slo.to_json():
-        figures["goodput"] = {
-            "slo_s": slo.to_json(),
-            "requests_ok": kept,
-            "requests_per_s": round(kept / duration_s, 4),
-            "share": round(kept / len(rows), 4) if rows else 0.0,
-        }
-    figures["series"] = make_series(rows, start_s, duration_s)
-    return figures
-
-
-def merge_slo(said: Mapping[str, float]) -> Slo:
-    """An Slo from {"ttft": seconds, "tpot": seconds, "e2e": seconds}."""
-    return Slo(said.get("ttft"), said.get("tpot"), said.get("e2e"))
+    return Goodput(limits, kept, round(kept / duration_s, 4), round(kept / requests, 4) if requests else 0.0)

@@ -1,6 +1,7 @@
 """bench, and what is done with its results: compare, report."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,41 @@ from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch
 
 if TYPE_CHECKING:
     from raylaunch.bench.load import LoadTest
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of `raylaunch bench`; their defaults stand at the options themselves."""
+
+    launch: Path | None
+    url: str | None
+    model: str | None
+    port: int | None
+    insecure: bool
+    concurrency: tuple[int, ...] | None
+    rate: tuple[float, ...] | None
+    requests: int | None
+    duration: float | None
+    questions: Path | None
+    input_tokens: int | None
+    output_tokens: int | None
+    max_tokens: int
+    api: str | None
+    no_stream: bool
+    temperature: float | None
+    warmup: int
+    slo: dict[str, float] | None
+    shards: str
+    timeout: float
+    seed: int
+    output: Path | None
+    here: bool
+    report: bool
+    png: bool
+    sample: bool
+    force: bool
+    cluster: Path | None
+    as_json: bool
 
 
 class DefaultGroup(click.Group):
@@ -67,7 +103,7 @@ def bench() -> None:
 @CLUSTER
 @JSON
 @click.pass_context
-def run_bench(context: click.Context, /, **options: Any) -> int:
+def run_bench(context: click.Context, /, **given: Any) -> int:
     """Offer load to an OpenAI-compatible server and measure it.
 
     The result is one JSON file, with its rows beside it. It says INVALID, and the exit status is 1, where the client
@@ -77,32 +113,33 @@ def run_bench(context: click.Context, /, **options: Any) -> int:
     """
     from raylaunch.base import console
     from raylaunch.bench import result as result_file
-    from raylaunch.bench.summary import tell_result
+    from raylaunch.bench.summary import describe_result
 
-    path = options["output"] or _name_result()
-    if options["cluster"]:
+    options = BenchOptions(**given)
+    path = options.output or _name_result()
+    if options.cluster:
         _run_there(context, path)
     else:
         _run_here(options, path)
-    _draw(path, html=options["report"], png=options["png"])
+    _draw(path, html=options.report, png=options.png)
     result = result_file.read_result(path)
-    if options["as_json"]:
-        console.print_json(result)
+    if options.as_json:
+        console.print_json(result_file.to_json(result))
     else:
-        console.print_result("\n".join(tell_result(result)))
+        console.print_result("\n".join(describe_result(result)))
     console.say(f"files: {path} and those beside it with the same name")
-    if result["ended"] == "stopped":
+    if result.levels[-1].ended == "stopped":
         return 130
-    return 0 if result["valid"] or options["force"] else 1
+    return 0 if result.valid or options.force else 1
 
 
-def _run_here(options: dict[str, Any], path: Path) -> None:
+def _run_here(options: BenchOptions, path: Path) -> None:
     from raylaunch.bench import result as result_file
 
     test, launch = _make_test(options)
-    outcome = _run(test, address=None if options["here"] else find_ray(options), sample=options["sample"])
-    outcome.result["launch"] = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
-    result_file.write_result(path, outcome.result, outcome.rows)
+    outcome = _run(test, address=None if options.here else find_ray(options), sample=options.sample)
+    used = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
+    result_file.write_result(path, replace(outcome.result, launch=used), outcome.rows)
 
 
 def _run_there(context: click.Context, path: Path) -> None:
@@ -121,15 +158,13 @@ _OF_THIS_MACHINE = ("cluster", "output", "questions", "report", "png", "as_json"
 """Options that mean this machine's files and this command's end, wherever the load comes from."""
 
 
-def find_ray(options: dict[str, Any]) -> str | None:
+def find_ray(options: BenchOptions) -> str | None:
     """The Ray cluster of the service under load, else the one that this machine is in, else None."""
     from raylaunch.cluster import ray_session
     from raylaunch.serve.service_record import list_services
 
-    if not options["url"]:
-        living = [
-            service for service in list_services() if service.is_alive() and options["port"] in (None, service.port)
-        ]
+    if not options.url:
+        living = [service for service in list_services() if service.is_alive() and options.port in (None, service.port)]
         if len(living) == 1 and living[0].ray_address:
             return living[0].ray_address
     return ray_session.find_address()
@@ -141,50 +176,51 @@ def _name_result() -> Path:
     return Path("raylaunch-bench") / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
 
 
-def _make_test(options: dict[str, Any]) -> "tuple[LoadTest, Any]":
+def _make_test(options: BenchOptions) -> "tuple[LoadTest, Any]":
     from raylaunch.bench import prompts, synthetic
-    from raylaunch.bench.load import Level, LoadTest
-    from raylaunch.bench.stats import merge_slo
+    from raylaunch.bench.figures import Level
+    from raylaunch.bench.load import LoadTest
+    from raylaunch.bench.stats import Slo
     from raylaunch.bench.target import find_target, try_request
 
-    if options["concurrency"] and options["rate"]:
+    if options.concurrency and options.rate:
         raise click.UsageError("--concurrency (closed loop) and --rate (open loop) exclude each other")
-    if options["questions"] and options["input_tokens"]:
+    if options.questions and options.input_tokens:
         raise click.UsageError("--questions and --input-tokens exclude each other")
-    if options["shards"] != "auto" and not options["shards"].isdigit():
+    if options.shards != "auto" and not options.shards.isdigit():
         raise click.UsageError("--shards is a number or auto")
-    rates = options["rate"] or ()
+    rates = options.rate or ()
     levels = tuple(Level(rate_per_s=rate) for rate in rates) or tuple(
-        Level(concurrency=number) for number in options["concurrency"] or (16,)
+        Level(concurrency=number) for number in options.concurrency or (16,)
     )
-    launch = load_launch(options["launch"], ()) if options["launch"] else None
+    launch = load_launch(options.launch, ()) if options.launch else None
     target = find_target(
-        launch=launch, url=options["url"], port=options["port"], model=options["model"], insecure=options["insecure"]
+        launch=launch, url=options.url, port=options.port, model=options.model, insecure=options.insecure
     )
-    tokens = options["input_tokens"]
+    tokens = options.input_tokens
     request = prompts.RequestOptions(
-        api=options["api"] or ("completions" if tokens else "chat"),
-        stream=not options["no_stream"],
-        max_tokens=options["output_tokens"] or options["max_tokens"],
-        exact=options["output_tokens"] is not None,
-        temperature=options["temperature"],
+        api=options.api or ("completions" if tokens else "chat"),
+        stream=not options.no_stream,
+        max_tokens=options.output_tokens or options.max_tokens,
+        exact=options.output_tokens is not None,
+        temperature=options.temperature,
     )
+    test = LoadTest(
+        target, request, (), levels, options.warmup, options.timeout, options.seed,
+        requests=options.requests, duration_s=options.duration,
+        shards=None if options.shards == "auto" else int(options.shards),
+        slo=Slo(**{f"{key}_s": limit for key, limit in (options.slo or {}).items()}),
+    )  # fmt: skip
     asked: Sequence[prompts.LoadPrompt]
     if tokens:
-        counted = LoadTest(target, request, (), levels, requests=options["requests"], duration_s=options["duration"])
-        most = sum(counted.count_requests(level) or synthetic.MAX_BODIES for level in levels) + options["warmup"]
-        asked, source = synthetic.make_synthetic(target, request, input_tokens=tokens, count=most, seed=options["seed"])
-    elif options["questions"]:
-        asked, source = prompts.read_questions(options["questions"]), options["questions"].name
+        most = sum(test.count_requests(level) or synthetic.MAX_BODIES for level in levels) + test.warmup
+        asked, source = synthetic.make_synthetic(target, request, input_tokens=tokens, count=most, seed=test.seed)
+    elif options.questions:
+        asked, source = prompts.read_questions(options.questions), options.questions.name
     else:
         asked, source = prompts.list_own_questions(), "raylaunch's own questions"
     try_request(target, request.path, request.make_body(target.model, asked[0]))
-    test = LoadTest(
-        target, request, asked, levels,
-        requests=options["requests"], duration_s=options["duration"], warmup=options["warmup"],
-        shards=None if options["shards"] == "auto" else int(options["shards"]), timeout_s=options["timeout"],
-        slo=merge_slo(options["slo"] or {}), seed=options["seed"], source=source,
-    )  # fmt: skip
+    test = replace(test, prompts=asked, source=source)
     return test, launch
 
 
@@ -192,7 +228,6 @@ def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
     """Run the test here, or over the nodes of the Ray cluster at `address`; sample what the same cluster has."""
     import contextlib
     import signal
-    from dataclasses import replace
 
     from raylaunch.base import console
     from raylaunch.bench.local_shards import LocalShards, ShardRunner
@@ -253,7 +288,7 @@ def compare(a: Path, b: Path, as_json: bool) -> None:
     import dataclasses
 
     from raylaunch.base import console
-    from raylaunch.bench.compare import compare_files, tell_comparison
+    from raylaunch.bench.compare import compare_files, describe_comparison
 
     differences, found = compare_files(a, b)
     if as_json:
@@ -264,7 +299,7 @@ def compare(a: Path, b: Path, as_json: bool) -> None:
         ]
         console.print_json({"a": str(a), "b": str(b), "differences": differences, "levels": levels})
     else:
-        console.print_result("\n".join([f"A: {a}", f"B: {b}", *tell_comparison(differences, found)]))
+        console.print_result("\n".join([f"A: {a}", f"B: {b}", *describe_comparison(differences, found)]))
 
 
 COMMANDS = (bench,)

@@ -60,7 +60,7 @@ def test_lengths_of_their_own() -> None:
     assert [(body["prompt"], body["max_tokens"], body.get("ignore_eos")) for body in bodies] == [
         ("How?", 7, True), ("Who?", 50, None), ([1, 2], 90, True),
     ]  # fmt: skip
-    assert request.find_own_lengths(asked) == (7, 90)
+    assert request.find_own_lengths(asked) == [7, 90]
     for_all = prompts.RequestOptions(api="completions", max_tokens=50, exact=True)
     assert {json.loads(body)["max_tokens"] for body in for_all.make_bodies("m", asked)} == {50}
     assert for_all.find_own_lengths(asked) is request.find_own_lengths(["Who?"]) is None
@@ -68,12 +68,12 @@ def test_lengths_of_their_own() -> None:
 
 def test_bodies() -> None:
     """Chat wraps text in a message; completions take text or token ids; exact answers ask vLLM to ignore the end."""
-    chat = json.loads(prompts.RequestOptions(max_tokens=9).make_body("m", "Hi"))
+    chat = json.loads(prompts.RequestOptions("chat", max_tokens=9).make_body("m", "Hi"))
     assert chat == {
         "model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
-    request = prompts.RequestOptions(api="completions", stream=False, exact=True, temperature=0.0)
+    request = prompts.RequestOptions(api="completions", max_tokens=256, stream=False, exact=True, temperature=0.0)
     whole = json.loads(request.make_body("m", [1, 2]))
     assert whole == {
         "model": "m", "prompt": [1, 2], "max_tokens": 256, "temperature": 0.0, "ignore_eos": True, "stream": False

@@ -13,7 +13,8 @@ import pytest
 
 from raylaunch.base.processes import kill_group, wait_until
 from raylaunch.bench import run
-from raylaunch.bench.load import Level, LoadTest
+from raylaunch.bench.figures import Level
+from raylaunch.bench.load import LoadTest
 from raylaunch.bench.prompts import RequestOptions
 from raylaunch.bench.ray_shards import RayShards, measure_offset
 from raylaunch.bench.target import Target
@@ -65,7 +66,10 @@ def nodes(address: str) -> Iterator[tuple[ray_session.ClusterNode, ...]]:
 
 
 def make_test(url: str, **changes: object) -> LoadTest:
-    test = LoadTest(Target(url, "odd"), RequestOptions(max_tokens=6), ["Hi"] * 10, (Level(8),), requests=60, machines=2)
+    test = LoadTest(
+        Target(url, "odd"), RequestOptions("chat", 6), ["Hi"] * 10, (Level(8),), warmup=0, timeout_s=300.0, seed=0,
+        requests=60, machines=2,
+    )  # fmt: skip
     return replace(test, **changes)  # type: ignore[arg-type]
 
 
@@ -74,14 +78,14 @@ def test_both_nodes_carry_the_load(nodes: tuple[ray_session.ClusterNode, ...]) -
     """One shard on each, half of the requests each, one time axis; 1 % errors counted across both."""
     with odd_server.serve(lambda number: "503" if number == 30 else "") as server:
         outcome = run.run_test(make_test(server.url), RayShards(nodes), None, show=lambda _: None)
-    result = outcome.result
-    assert (result["ended"], result["requests_ok"], result["requests_failed"]) == ("whole", 59, 1)
-    assert [shard["node"].split()[-1] for shard in result["client"]["shards"]] == [node.ip for node in nodes]
-    assert all(shard["clock_error_ms"] > 0 for shard in result["client"]["shards"])
+    [level] = outcome.result.levels
+    assert (level.ended, level.requests_ok, level.requests_failed) == ("whole", 59, 1)
+    assert [shard.node.split()[-1] for shard in level.client.shards] == [node.ip for node in nodes]
+    assert all(shard.clock_error_ms > 0 for shard in level.client.shards)
     shards = [row[2] for row in outcome.rows]
     assert (shards.count(0), shards.count(1)) == (30, 30)
     due_us = [row[3] for row in outcome.rows]
-    assert -20_000 < min(due_us) < max(due_us) < result["duration_s"] * 1e6
+    assert -20_000 < min(due_us) < max(due_us) < level.duration_s * 1e6
 
 
 @pytest.mark.ray
@@ -99,8 +103,8 @@ def test_ctrl_c_brings_home_what_there_is(nodes: tuple[ray_session.ClusterNode, 
     with odd_server.serve() as server:
         outcome = run.run_test(make_test(server.url, requests=10**6), RayShards(nodes), None, show=show)
     seen.join()
-    assert outcome.result["ended"] == "stopped"
-    assert outcome.result["requests_ok"] > 0
+    assert outcome.result.levels[-1].ended == "stopped"
+    assert outcome.result.levels[-1].requests_ok > 0
     assert {row[2] for row in outcome.rows} == {0, 1}
 
 
@@ -144,11 +148,11 @@ def test_a_lost_node_costs_its_rows_and_is_told(
         test = make_test(server.url, requests=None, duration_s=6.0)
         outcome = run.run_test(test, RayShards(nodes), None, show=show)
     killer.join()
-    result = outcome.result
-    assert result["ended"] == "lost"
-    assert result["valid"] is False
-    assert "lost" in " ".join(result["invalid_because"])
-    assert result["requests_ok"] > 0
+    [level] = outcome.result.levels
+    assert level.ended == "lost"
+    assert outcome.result.valid is False
+    assert "lost" in " ".join(outcome.result.invalid_because)
+    assert level.requests_ok > 0
     assert {row[2] for row in outcome.rows} == {0}
 
 

@@ -96,7 +96,7 @@ def test_failures_and_hostile_words_are_text(tmp_path: Path) -> None:
     """What a server says is shown, and is never markup."""
     rows = made_results.make_rows(4, 40, fail_each=10)
     for row in rows:
-        row.said = "<script>alert(1)</script>" if row.error else ""
+        row.detail = "<script>alert(1)</script>" if row.error else ""
     path = made_results.write(tmp_path / "hostile.json", rows)
     text = write_report(path, tmp_path / "hostile.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text

@@ -6,6 +6,7 @@ import pytest
 
 from raylaunch.bench import stats
 from raylaunch.bench.connection import RequestRow
+from raylaunch.bench.figures import FailureKind
 
 
 def row(due: float, arrivals: list[float], *, tokens: int | None = None, error: str | None = None) -> RequestRow:
@@ -27,7 +28,7 @@ def test_measures_are_those_of_vllms_benchmark() -> None:
 def test_percentiles_are_numpys() -> None:
     numpy = pytest.importorskip("numpy")
     values = [0.3, 0.1, 7.0, 2.5, 2.5, 9.0, 0.01]
-    found = stats.Distribution.of(values)
+    found = stats.make_distribution(values)
     for percent in stats.PERCENTILES:
         assert getattr(found, f"p{percent}") == pytest.approx(numpy.percentile(values, percent) * 1e3)
     assert found.mean == pytest.approx(numpy.mean(values) * 1e3, abs=1e-3)
@@ -35,7 +36,7 @@ def test_percentiles_are_numpys() -> None:
 
 
 def test_nothing_measured_is_none_and_not_zero() -> None:
-    assert stats.Distribution.of([]).to_json()["p50"] is None
+    assert stats.make_distribution([]).p50 is None
 
 
 def test_histogram_counts_all() -> None:
@@ -48,23 +49,23 @@ def test_series_add_up() -> None:
     """Tokens over the slices come to all tokens; running is busy time."""
     rows = [row(0.0, [0.5, 1.5, 2.5]), row(1.0, [1.2, 1.4], tokens=4), row(2.0, [], error="connect")]
     series = stats.make_series(rows, 0.0, 3.0)
-    assert series["slice_s"] == 0.1
-    assert sum(series["output_tokens_per_s"]) * 0.1 == pytest.approx(7)
-    assert sum(series["running"]) * 0.1 == pytest.approx(2.5 + 0.4)
-    assert sum(series["failed"]) == 1
+    assert series.slice_s == 0.1
+    assert sum(series.output_tokens_per_s) * 0.1 == pytest.approx(7)
+    assert sum(series.running) * 0.1 == pytest.approx(2.5 + 0.4)
+    assert sum(series.failed) == 1
 
 
 def test_goodput_counts_what_keeps_all_of_it() -> None:
-    slo = stats.merge_slo({"ttft": 0.6, "tpot": 0.2})
+    slo = stats.Slo(ttft_s=0.6, tpot_s=0.2)
     rows = [row(0.0, [0.5, 0.6]), row(0.0, [0.7, 0.8]), row(0.0, [0.5, 0.9]), row(0.0, [0.5])]
     figures = stats.summarise(rows, start_s=0.0, duration_s=2.0, slo=slo)
-    assert figures["goodput"]["requests_ok"] == 2
-    assert figures["goodput"]["requests_per_s"] == 1.0
+    assert figures.goodput.requests_ok == 2
+    assert figures.goodput.requests_per_s == 1.0
 
 
 def test_failed_requests_are_counted_and_left_out() -> None:
     rows = [row(0.0, [0.5, 1.0]), row(0.0, [0.1], error="reset")]
     figures = stats.summarise(rows, start_s=0.0, duration_s=1.0, slo=stats.Slo())
-    assert (figures["requests_ok"], figures["requests_failed"], figures["output_tokens"]) == (1, 1, 2)
-    assert figures["ttft_ms"]["max"] == pytest.approx(500)
-    assert figures["errors"] == {"reset": {"count": 1, "said": ""}}
+    assert (figures.requests_ok, figures.requests_failed, figures.output_tokens) == (1, 1, 2)
+    assert figures.ttft_ms.max == pytest.approx(500)
+    assert figures.errors == {"reset": FailureKind(1, "")}

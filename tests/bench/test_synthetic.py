@@ -53,7 +53,7 @@ def make(
     """What a server with this tokenizer is to be asked."""
     with odd_server.serve(tokenizer=tokenizer) as server:
         target = Target(server.url, "odd")
-        return synthetic.make_synthetic(target, RequestOptions(api=api), input_tokens=tokens, count=count, seed=seed)
+        return synthetic.make_synthetic(target, RequestOptions(api, 256), input_tokens=tokens, count=count, seed=seed)
 
 
 def count_text(tokenizer: Tokenizer, prompts: list[Prompt]) -> list[int]:
