@@ -1,12 +1,12 @@
 """Time for all nodes to have a model's files, hashes checked, against the time one copy takes at the link's rate.
 
     python -m benchmarks.spread --nodes 4 --size-mib 2048 --link-gbit 1 --json     one node has it (root)
-    python -m benchmarks.spread --nodes 4 --size-mib 1024 --link-gbit 1 --hub      nobody has it; the hub's link as fast
+    python -m benchmarks.spread --nodes 4 --size-mib 1024 --link-gbit 1 --hub      no node has it; same rate for the hub
     python -m benchmarks.spread --loopback --lanes 1 2 4 8 --json                  two nodes without links, GB/s
 
 Hosts are network namespaces with links held by tc, files lie on tmpfs. Beside it, in the same run and over the same
 links: one source that sends to all at once over plain sockets, by scp and by rsync (`--baseline-mib` of them).
-Porters are up before the clock starts; their start is told as porters_up_s.
+Agents are up before the clock starts; their start is reported as porters_up_s.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def run_json(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
     try:
         text, _ = process.communicate()
     finally:
-        process.kill()  # of use where this process was told to end
+        process.kill()  # needed if this process was terminated
     if process.returncode:
         raise SystemExit(text)
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--link-gbit", type=float, default=1.0)
     parser.add_argument("--repeat", type=int, default=5, help="runs; the median counts")
     parser.add_argument("--lanes", type=int, nargs="+", default=[1])
-    parser.add_argument("--hub", action="store_true", help="nobody has the model")
+    parser.add_argument("--hub", action="store_true", help="no node has the model")
     parser.add_argument("--baselines", nargs="*", default=list(spread_baselines.WAYS), choices=spread_baselines.WAYS)
     parser.add_argument("--baseline-mib", type=int, default=256)
     parser.add_argument("--loopback", action="store_true")

@@ -70,7 +70,7 @@ def copy_by_sockets(files: Sequence[Path], to: Path, streams: int) -> float:
 
 def copy_here(files: Sequence[Path], to: Path) -> None:
     """One stream: this process receives what a child of it sends."""
-    sys.stdin.read()  # all streams are told to begin at once
+    sys.stdin.read()  # all streams start at once
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
         if os.fork() == 0:
@@ -135,8 +135,8 @@ def _start_sshd(made: Islands, island: Island) -> "tuple[subprocess.Popen[str], 
         "HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "UsePAM": "no",
         "PermitRootLogin": "yes", "PidFile": "none", "Subsystem": "sftp internal-sftp", "ListenAddress": island.ip,
     }  # fmt: skip
-    said = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    server = made.run(island, ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *said])
+    settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    server = made.run(island, ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *settings])
     assert server.stdout is not None
     while "listening on" not in (line := server.stdout.readline()):
         if not line:

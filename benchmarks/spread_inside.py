@@ -24,7 +24,7 @@ REPO = "bench/model"
 
 
 class Silent:
-    """Reports to nobody."""
+    """Discards all reports."""
 
     def report(self, line: str) -> None: ...
 

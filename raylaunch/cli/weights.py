@@ -1,4 +1,4 @@
-"""weights pull, check, rm: a launch's model on all nodes of the cluster, or on this machine where there is none."""
+"""weights pull, check, rm: a launch's model on all nodes of the Ray cluster, else on this machine."""
 
 import asyncio
 from dataclasses import asdict
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @click.group()
 def weights() -> None:
-    """See to a launch's model: the same files at the same path on every node."""
+    """Manage a launch's model: the same files at the same path on every node."""
 
 
 @weights.command()
 @LAUNCH
 @SETS
 @JSON
-@click.option("--verify", is_flag=True, help="Read every file that is there whole, before taking it for right.")
+@click.option("--verify", is_flag=True, help="Hash every existing file, even if it passes the fast check.")
 @click.option("--lanes", type=click.IntRange(1, 8), help="Parallel chains between nodes; more for faster links.")
 def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool, lanes: int | None) -> None:
-    """Bring the model to every node: from the hub once, then from node to node."""
+    """Download the model once, and copy it from node to node."""
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.weights import pull as pulling
@@ -50,7 +50,7 @@ def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool
 @JSON
 @click.option("--fast", is_flag=True, help="Sizes and sampled blocks instead of every byte.")
 def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool) -> None:
-    """Compare every file on every node with the manifest; asks no network."""
+    """Compare every file on every node with the manifest, without the hub."""
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError
@@ -66,13 +66,13 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
         rows = [(node, problem) for node, problems in found.problems.items() for problem in problems]
         console.show(console.make_table(("node", "file"), rows))
         raise WeightsError(
-            f"{folder}: {len(rows)} finding(s), on {sum(map(bool, found.problems.values()))} of {len(nodes)} node(s)",
-            fix=f"raylaunch weights pull --verify {launch or ''}: it mends them from the other nodes, or the hub",
+            f"{folder}: {len(rows)} problem(s) on {sum(map(bool, found.problems.values()))} of {len(nodes)} node(s)",
+            fix=f"raylaunch weights pull --verify {launch or ''}: it fetches them again from other nodes or the hub",
         )
     console.say(
-        f"{folder} is whole on {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {found.files} files, "
-        f"{found.total_bytes / 1e9:.2f} GB, by {'sizes and samples' if fast else 'every byte'}, {found.seconds:.1f} s; "
-        f"from {found.source}"
+        f"{folder} is complete on {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {found.files} files, "
+        f"{found.total_bytes / 1e9:.2f} GB, {'sizes and samples' if fast else 'every byte'} "
+        f"checked in {found.seconds:.1f} s; from {found.source}"
     )
 
 
@@ -81,7 +81,7 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
 @SETS
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
-    """Remove the model from every node: the files that a pull brought, and nothing else."""
+    """Remove the files of a pull from every node; other files are kept."""
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError
@@ -105,7 +105,7 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
 
 
 def _gather_agents(loaded: "LaunchConfig", *, lanes: int | None = None, waits: bool = True) -> "Agents":
-    """Agents on all nodes of the Ray cluster, or here alone where none runs.
+    """Agents on all nodes of the Ray cluster; on this machine if none runs.
 
     Args:
         waits: wait for the launch's nodes, as `serve` does.
@@ -118,7 +118,7 @@ def _gather_agents(loaded: "LaunchConfig", *, lanes: int | None = None, waits: b
     if address is None:
         if loaded.cluster.nodes > 1:
             nodes = loaded.cluster.nodes
-            console.say(f"no Ray cluster runs here: this machine alone, not the {nodes} nodes of the launch")
+            console.say(f"no Ray cluster is running: using this machine alone, not the {nodes} nodes of the launch")
         return LocalAgents(loaded.model_folder)
     ray_session.join(address, env_vars={})
     if waits:

@@ -1,4 +1,4 @@
-"""The manifest that raylaunch leaves in a model's folder: where its files came from, and what each one is.
+"""The manifest that raylaunch writes in a model's folder: the source of its files, and the hashes of each.
 
 Runs on nodes, shipped by value: standard library only.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 MANIFEST = ".raylaunch.json"
-"""Name of the manifest. Hidden, so that nobody takes it for a part of the model."""
+"""Name of the manifest. Hidden, because it is not part of the model."""
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
 _FORMAT = 2
 _SAMPLES = 16
@@ -21,23 +21,23 @@ _SAMPLE_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What is known of one file: its size in bytes, and hashes where somebody told or computed them."""
+    """Facts of one file: its size in bytes, and its hashes if known."""
 
     size: int
     sha256: str | None = None
     sampled: str | None = None
-    """SHA-256 of some blocks of it (see hash_samples): what the fast check reads."""
+    """SHA-256 of sampled blocks (see hash_samples), for the fast check."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Facts of a file on disk, read whole."""
+        """Facts of a file on disk; reads every byte."""
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(path.stat().st_size, sha256, hash_samples(path))
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can only be that of a file in the folder itself: no path, nothing hidden, nothing unprintable."""
+    """Whether a name is that of a file in the folder itself: not a path, not hidden, printable."""
     return name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"} and bool(name)
 
 
@@ -59,31 +59,40 @@ def _choose_blocks(size: int) -> list[int]:
     return [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that all users may read (0644); other processes see the old content or the new.
+
+    Raises:
+        OSError: it cannot be written; an older file at `path` is unchanged.
+    """
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text)
+    temporary.chmod(FILE_MODE)
+    temporary.replace(path)
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """Where a folder's files came from, and what they were when it was finished; the same bytes on every node."""
+    """Source and facts of a folder's files at the end of a pull; the same bytes on every node."""
 
     repo: str
     revision: str | None
-    """As asked for; None is the repo's main branch."""
+    """As requested; None is the repo's main branch."""
     source: str
-    """Hub and commit, the package that the model was taken from, or the folder that was filled by hand."""
+    """Hub and commit, the package with the model, or the folder that was filled by hand."""
     files: Mapping[str, FileFacts]
     commit: str | None = None
-    """Of the repo; None where the files did not come from a hub."""
+    """Of the repo; None if the files did not come from a hub."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of the repo that vLLM does not load: path -> bytes."""
 
     def write(self, folder: Path) -> None:
-        """Leave the manifest in `folder`, whole or not at all."""
-        aside = folder / f"{MANIFEST}.part"
-        aside.write_text(json.dumps({"format": _FORMAT} | asdict(self), indent=1))
-        aside.chmod(FILE_MODE)
-        aside.rename(folder / MANIFEST)
+        """Write the manifest in `folder`, atomically."""
+        write_atomically(folder / MANIFEST, json.dumps({"format": _FORMAT} | asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The manifest in `folder`, None where there is none that can be read."""
+        """The manifest in `folder`; None if it is missing or unreadable."""
         try:
             known = json.loads((folder / MANIFEST).read_bytes())
             files = {
@@ -103,11 +112,11 @@ class Manifest:
             return None
 
     def is_of(self, repo: str, revision: str | None) -> bool:
-        """Whether it tells of what a launch asks for: the repo, at that branch, tag or commit."""
+        """Whether it is of this repo, at that branch, tag or commit."""
         return self.repo == repo and (revision == self.revision or (revision is not None and revision == self.commit))
 
     def find_differences(self, folder: Path, *, samples: bool = False) -> Iterator[str]:
-        """A sentence for each file of the manifest that is not in `folder` as it was.
+        """A sentence for each file of the manifest that is missing in `folder` or differs.
 
         Args:
             samples: also read some blocks of each file and compare their hash; else sizes alone.
@@ -118,7 +127,7 @@ class Manifest:
 
 
 def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, complete: bool = False) -> str | None:
-    """In what a file is not what `facts` say, as a sentence that starts with its name; None where it is.
+    """How a file differs from `facts`, as a sentence that starts with its name; None if it does not.
 
     Args:
         samples: compare some blocks too.
@@ -133,7 +142,7 @@ def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, comp
         if complete and facts.sha256:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
-                    return f"{path.name} is not what was fetched (SHA-256 differs)"
+                    return f"{path.name} differs from the fetched file (SHA-256 differs)"
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:

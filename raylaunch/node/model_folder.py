@@ -9,7 +9,6 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raylaunch.node.manifest import Manifest, find_difference
 
@@ -41,27 +40,27 @@ class FolderFacts:
     path: str
     exists: bool = False
     error: str = ""
-    """Why it cannot be read; "" where it can."""
+    """Why it cannot be read; "" if it can."""
     files: tuple[FolderFile, ...] = ()
     """Files that matter to vLLM, by name; hidden files, READMEs and folders inside are left out."""
     broken: tuple[str, ...] = ()
-    """A sentence for each file that is missing by the folder's own index, cut short, or not what its name says."""
+    """A sentence for each file that is missing (by the folder's index), truncated, or of another format."""
     has_weights: bool = False
     has_tokenizer: bool = False
     commit: str | None = None
-    """Of the repo, by the manifest that a pull left; None where there is none."""
+    """Of the repo, from the manifest of a pull; None without one."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether a model could be loaded from here."""
+        """Whether vLLM can load a model from here."""
         return self.exists and not self.error and not self.broken and self.has_weights
 
 
 def inspect_folder(path: str, *, samples: bool = True) -> FolderFacts:
-    """Look at the model's folder `path` on this machine.
+    """Inspect the model's folder `path` on this machine.
 
     Args:
-        samples: compare some blocks of each file with the manifest, if there is one; else sizes alone.
+        samples: compare sampled blocks of each file with the manifest, if it exists; else only sizes.
     """
     folder = Path(path)
     try:
@@ -76,19 +75,19 @@ def inspect_folder(path: str, *, samples: bool = True) -> FolderFacts:
     files = [
         facts
         for name in names
-        if name.endswith(_MATTERS) and not name.startswith(".") and (facts := _look_at(folder / name, broken))
+        if name.endswith(_MATTERS) and not name.startswith(".") and (facts := _inspect_file(folder / name, broken))
     ]
     here = {file.name for file in files}
     broken += _check_config(folder) if "config.json" in here else ["config.json is missing"]
     wanted = _read_indexes(folder, here, broken)
-    told = {sentence.partition(" ")[0] for sentence in broken}
-    broken += [f"{name} is missing (the index names it)" for name in sorted(wanted - here - told)]
+    reported = {sentence.partition(" ")[0] for sentence in broken}
+    broken += [f"{name} is missing (the index names it)" for name in sorted(wanted - here - reported)]
     for name in sorted(name for name in (wanted & here or here) if name.endswith(".safetensors")):
         if problem := check_safetensors(folder / name):
             broken.append(problem)
-    told = {sentence.partition(" ")[0] for sentence in broken}
+    reported = {sentence.partition(" ")[0] for sentence in broken}
     if (manifest := Manifest.read(folder)) is not None:
-        broken += [d for d in manifest.find_differences(folder, samples=samples) if d.partition(" ")[0] not in told]
+        broken += [d for d in manifest.find_differences(folder, samples=samples) if d.partition(" ")[0] not in reported]
     return FolderFacts(
         path,
         exists=True,
@@ -100,18 +99,18 @@ def inspect_folder(path: str, *, samples: bool = True) -> FolderFacts:
     )
 
 
-def _look_at(file: Path, broken: list[str]) -> FolderFile | None:
-    """Size and, where it is small text, hash; a file that cannot be read goes to `broken`."""
+def _inspect_file(file: Path, broken: list[str]) -> FolderFile | None:
+    """Size, and hash of a small file; a file that cannot be read is added to `broken`."""
     try:
         size = file.stat().st_size
         if not file.is_file():
             return None
-        with file.open("rb") as opened:  # also where nothing is hashed: permission is learnt only by opening
+        with file.open("rb") as opened:  # also if nothing is hashed: only opening shows the permission
             if size > _HASHED_AT_MOST_BYTES or file.name.endswith(_WEIGHTS):
                 return FolderFile(file.name, size)
             return FolderFile(file.name, size, hashlib.sha256(opened.read()).hexdigest())
     except FileNotFoundError:
-        broken.append(f"{file.name} is a link to nothing")
+        broken.append(f"{file.name} is a broken link")
     except OSError as error:
         broken.append(f"{file.name} cannot be read: {error.strerror}")
     return None
@@ -121,12 +120,12 @@ def _check_config(folder: Path) -> list[str]:
     try:
         parsed = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        return [f"config.json is no JSON: {error}"]
-    return [] if isinstance(parsed, dict) else ["config.json is no JSON object"]
+        return [f"config.json is not valid JSON: {error}"]
+    return [] if isinstance(parsed, dict) else ["config.json is not a JSON object"]
 
 
 def _read_indexes(folder: Path, here: set[str], broken: list[str]) -> set[str]:
-    """Weight files that the folder's index names; safetensors' index wins, as in vLLM."""
+    """Weight files in the folder's index; the safetensors index has precedence, as in vLLM."""
     for index in _INDEXES:
         if index not in here:
             continue
@@ -139,43 +138,43 @@ def _read_indexes(folder: Path, here: set[str], broken: list[str]) -> set[str]:
 
 
 def check_safetensors(file: Path) -> str | None:
-    """What is wrong with a safetensors file by its own header, or None.
+    """How a safetensors file contradicts its own header, or None.
 
     The file is 8 bytes of header length (little endian), the header in JSON with each tensor's `data_offsets`, and the
-    tensors without a gap: so the last offset tells the size, and a download cut short shows without reading it.
+    tensors without a gap: the last offset is the size, so a truncated download is found without reading it.
     """
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
             (header_bytes,) = struct.unpack("<Q", opened.read(8))
             if header_bytes > _HEADER_AT_MOST_BYTES:
-                return f"{file.name} is no safetensors file (its first bytes are not a header's length)"
+                return f"{file.name} is not a safetensors file (its first bytes are not a header length)"
             text = opened.read(header_bytes)
         if len(text) < header_bytes:
-            return f"{file.name} is cut short: {size:,} bytes, not even its header"
-        header: dict[str, Any] = json.loads(text)
+            return f"{file.name} is truncated: {size:,} bytes, less than its header"
+        header = json.loads(text)
         tensors = (tensor for name, tensor in header.items() if name != "__metadata__")
         wanted = 8 + header_bytes + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
     except OSError as error:
         return f"{file.name} cannot be read: {error.strerror}"
     except struct.error:
-        return f"{file.name} is cut short: {file.stat().st_size} bytes"
+        return f"{file.name} is truncated: {file.stat().st_size} bytes"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return f"{file.name} is no safetensors file (its header is no JSON of tensors)"
+        return f"{file.name} is not a safetensors file (its header is not a JSON object of tensors)"
     if size < wanted:
-        return f"{file.name} is cut short: {size:,} bytes of {wanted:,}"
-    return None if size == wanted else f"{file.name} is {size - wanted:,} bytes longer than its header says"
+        return f"{file.name} is truncated: {size:,} bytes of {wanted:,}"
+    return None if size == wanted else f"{file.name} is {size - wanted:,} bytes longer than its header states"
 
 
 def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
-    """What keeps `folder` from being a complete model, a sentence each; empty where it is one.
+    """Reasons why `folder` is not a complete model, one sentence each; empty if it is.
 
     Args:
-        deep: also read every file to its end and compare it with the manifest's SHA-256.
+        deep: also compare the SHA-256 of every file with the manifest.
     """
     facts = inspect_folder(str(folder), samples=False)
     if not facts.exists:
-        return (f"{folder} is not there",)
+        return (f"{folder} does not exist",)
     if facts.error:
         return (f"{folder} {facts.error}",)
     problems = list(facts.broken)
@@ -190,12 +189,12 @@ def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
 
 
 def measure_bytes(folder: Path) -> int:
-    """Bytes of all files under `folder`, half-written ones included."""
+    """Bytes of all files under `folder`, including partial files."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 total += (Path(place) / name).stat().st_size
             except FileNotFoundError:
-                continue  # renamed while we looked
+                continue  # renamed meanwhile
     return total

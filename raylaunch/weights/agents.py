@@ -15,25 +15,25 @@ from raylaunch.weights.node_agent import NodeAgent
 _ALLOCATOR = MappingProxyType(
     {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 )
-"""Environment of the agents: else each of Ray's threads keeps chunks in an arena of its own (glibc), and each chunk's
-memory goes back to the kernel and comes from it anew, page by page: a tenth of the CPU time."""
+"""Environment of the agents. By glibc's defaults each of Ray's threads keeps chunks in its own arena, and the memory of
+each chunk is returned to the kernel and faulted in again, which costs a tenth of the CPU time."""
 
 
 class NodeLostError(WeightsError):
-    """A node, or the agent on it, went away."""
+    """A node or its agent died."""
 
     def __init__(self, node: str, reason: str) -> None:
-        super().__init__(f"{node} was lost: {reason}", fix="run it again once the node is back: it goes on")
+        super().__init__(f"{node} was lost: {reason}", fix="run the command again when the node is back: it resumes")
         self.node = node
 
 
 class Agents(Protocol):
-    """Agents by node."""
+    """The agents, by node."""
 
     lanes: int
 
     def refresh(self) -> tuple[str, ...]:
-        """See who is there now, and give each node its agent; the nodes, the head first."""
+        """Start an agent on each new node; returns the live nodes, the head first."""
 
     def has_changed(self) -> bool:
         """Whether nodes came or went since the last refresh."""
@@ -42,23 +42,23 @@ class Agents(Protocol):
         """Call an agent's method.
 
         Raises:
-            NodeLostError: nobody is there any more.
+            NodeLostError: the node or its agent died.
             WeightsError: what the agent raised.
         """
 
     def find_handle(self, node: str, lane: int) -> Any:
-        """What another node's agent calls this one by."""
+        """The handle by which another node's agent calls this one."""
 
 
 async def run_all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run calls at once, all to their end; raises the first error."""
+    """Run calls concurrently, wait for all of them, and raise the first error."""
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if outcome is not None:
             raise outcome
 
 
 def find_host(node: str) -> str:
-    """The address in a node's name: of a node whose Ray was restarted, Ray lists the dead one for a while, too."""
+    """The IP address in a node's name. After a restart of Ray on a host, Ray still lists the dead node for a while."""
     return node.partition(" ")[0]
 
 
@@ -84,12 +84,12 @@ class LocalAgents:
         return await getattr(self._agent, method)(*arguments, **named)
 
     def find_handle(self, node: str, lane: int) -> Any:
-        """Nobody calls."""
+        """Never called: there is one node."""
         raise NotImplementedError
 
 
 def _choose_lanes() -> int:
-    """A lane moves about 1 GB/s and keeps two cores busy; a quarter of the cores is left enough for that."""
+    """A lane transfers about 1 GB/s and uses two cores; take at most a quarter of the cores."""
     import ray
 
     cores = min((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
@@ -97,7 +97,7 @@ def _choose_lanes() -> int:
 
 
 class RayAgents:
-    """Async actors pinned to the nodes of the cluster that this process has joined; they end with its job."""
+    """Async actors pinned to the nodes of the cluster that this process has joined; they stop with its job."""
 
     def __init__(self, folder: Path, *, lanes: int | None = None) -> None:
         """`lanes`: agents on each node, each a process of its own; None: by the cores of the smallest node."""
@@ -107,7 +107,7 @@ class RayAgents:
         self._lost: set[str] = set()
 
     def refresh(self) -> tuple[str, ...]:
-        """See which nodes live; new ones, and those whose agent died, get one."""
+        """List the live nodes, and start an agent on new ones and where the agent died."""
         alive = self._list()
         gone = {name for name, node in self._nodes.items() if alive.get(name) != node}
         for name in [name for name in self._handles if name in gone | self._lost]:
@@ -142,13 +142,13 @@ class RayAgents:
         """The agent's actor handle.
 
         Raises:
-            NodeLostError: the node has left since the caller was told of it, or goes by another name.
+            NodeLostError: the node left the cluster, or has another name now.
         """
         try:
             return self._handles[node][lane]
         except KeyError:
             self._lost.add(node)
-            raise NodeLostError(node, "it is not in the cluster any more") from None
+            raise NodeLostError(node, "it left the cluster") from None
 
     def find_folder(self, node: ClusterNode) -> Path:  # noqa: ARG002 (a benchmark's nodes share one file system)
         """The model's path on a node: the same everywhere."""

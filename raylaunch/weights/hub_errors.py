@@ -1,4 +1,4 @@
-"""What a hub's refusal means, and what to do about it."""
+"""Explain why the hub refused a request."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,15 +7,15 @@ from raylaunch.base.errors import WeightsError
 if TYPE_CHECKING:
     from raylaunch.weights.hub_types import HubAccess
 
-RESUMES = "run it again: it goes on where it stopped"
+RESUMES = "run the command again: it resumes where it stopped"
 
 
 class HubRefusedError(WeightsError):
-    """The hub will not give it to any node, however often it is asked."""
+    """The hub refuses the repo to every node; a retry does not help."""
 
 
 def explain_refusal(error: Any, repo: str, revision: str | None, access: "HubAccess") -> WeightsError:
-    """What a hub's refusal means, and what to do.
+    """The error for a refusal by the hub, with its cause and fix.
 
     Args:
         error: huggingface_hub's HfHubHTTPError.
@@ -34,14 +34,14 @@ def explain_refusal(error: Any, repo: str, revision: str | None, access: "HubAcc
     elif status == 401 and access.token:
         what, fix = f"{endpoint} refuses the token in HF_TOKEN (401)", token_fix
     elif status == 401:
-        what = f"{repo} is private, or not on {endpoint} (401: the hub does not tell which without a token)"
+        what = f"{repo} is private, or not on {endpoint} (401: the hub reports which only with a token)"
         fix = f"check the spelling of model.repo; if it is private, {token_fix}"
     elif isinstance(error, RepositoryNotFoundError):
         what, fix = f"{endpoint} has no model {repo} (404)", "check the spelling of model.repo"
     elif status == 403:
         what, fix = f"{endpoint} denies access to {repo} (403)", f"ask its owner for access, or {token_fix}"
     elif status == 429:
-        what = f"{endpoint} says that it is asked too often (429)"
+        what = f"{endpoint} limits the request rate (429)"
         return WeightsError(what, fix=f"wait some minutes, or {token_fix}; it resumes")
     else:
         return WeightsError(f"{endpoint} answered {status} for {repo}", fix=RESUMES)

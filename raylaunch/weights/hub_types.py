@@ -1,4 +1,4 @@
-"""What the hub answers, and how a process reaches it."""
+"""A repo's listing on the hub, and how a process reaches the hub."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How this process reaches the hub, for a process on another node."""
+    """Endpoint and token, sent to the processes on other nodes."""
 
     endpoint: str
     token: str | None = field(default=None, repr=False)
@@ -26,9 +26,9 @@ class RepoFile:
 
     size: int
     sha256: str | None = None
-    """Of files under LFS, which all weights are."""
+    """Known for files in LFS, as all weights are."""
     git_sha1: str | None = None
-    """Git's id of the others: SHA-1 over "blob <size>", a zero byte and the content."""
+    """Git's id, known for the other files: SHA-1 over "blob <size>", a zero byte and the content."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,22 @@ class Listing:
 
     repo: str
     revision: str | None
-    """As asked for."""
+    """As requested."""
     commit: str
     endpoint: str
     files: Mapping[str, RepoFile]
-    """What a server needs of it, by name."""
+    """The files that a server needs, by name."""
     left_out: Mapping[str, int]
-    """The rest: path -> bytes."""
+    """The other files: path -> bytes."""
 
     @property
     def source(self) -> str:
-        """Where the files come from, in words."""
+        """Endpoint and commit, as text."""
         return f"{self.endpoint} commit {self.commit}"
 
 
 def get_endpoint() -> str:
-    """Address of the hub, or of the mirror that HF_ENDPOINT names."""
+    """URL of the hub, or of the mirror in HF_ENDPOINT."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")

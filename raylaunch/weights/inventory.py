@@ -1,4 +1,4 @@
-"""Before anything moves: what each node has, what the model should be, and which nodes share a storage."""
+"""Before a transfer: what each node has, which files the model consists of, and which nodes share storage."""
 
 import asyncio
 import uuid
@@ -17,29 +17,29 @@ from raylaunch.weights.transfer_plan import NodeFiles, measure_missing
 
 Report = Callable[[str], None]
 Proven = dict[tuple[str, str], str]
-"""(node, file) -> SHA-256 of files that a pull saw whole; grows."""
+"""(node, file) -> SHA-256 of files that a pull read completely; grows."""
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What a pull is asked for."""
+    """What a pull shall fetch."""
 
     repo: str
     revision: str | None
     folder: Path
     access: HubAccess
     verify: bool = False
-    """Read every file that is there whole, even where a manifest and samples speak for it."""
+    """Hash every existing file, even if its manifest and samples match."""
 
 
 @dataclass
 class ExpectedFiles:
-    """What the model should be, and how that is known."""
+    """The files that the model consists of, and the source of that list."""
 
     listing: Listing
     source: str
     facts: dict[str, FileFacts] = field(default_factory=dict)
-    """File -> what is known of it beyond the listing; SHA-256 of all of them once it is finished."""
+    """File -> facts that the listing lacks; has the SHA-256 of all files at the end of a pull."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -48,12 +48,12 @@ class ExpectedFiles:
 
     @property
     def key(self) -> str:
-        """What a pull of this writes down, to know its own files again."""
+        """Identifies the pull that left files in the download folder."""
         return f"{self.listing.repo} {self.listing.commit or self.source}"
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, access: HubAccess) -> "ExpectedFiles":
-        """What a finished pull wrote down; the hub need not be asked."""
+        """The files of an earlier pull; needs no request to the hub."""
         listing = Listing(
             manifest.repo,
             manifest.revision,
@@ -65,7 +65,7 @@ class ExpectedFiles:
         return cls(listing, manifest.source, dict(manifest.files))
 
     def to_manifest(self) -> Manifest:
-        """What to leave in each folder."""
+        """The manifest to write in each folder."""
         listing = self.listing
         files = {
             name: FileFacts(file.size, self.facts[name].sha256 if name in self.facts else file.sha256)
@@ -77,10 +77,10 @@ class ExpectedFiles:
 
 
 async def inspect_all(agents: Agents, nodes: Sequence[str]) -> dict[str, StoreState]:
-    """What lies at the model's path on each node.
+    """The state of the model's folder on each node.
 
     Raises:
-        WeightsError: on some node nothing can lie there.
+        WeightsError: the path cannot be used on some node.
     """
     states = dict(zip(nodes, await asyncio.gather(*(agents.call(node, "inspect") for node in nodes)), strict=True))
     for node, seen in states.items():
@@ -90,7 +90,7 @@ async def inspect_all(agents: Agents, nodes: Sequence[str]) -> dict[str, StoreSt
 
 
 async def have_changed(agents: Agents, states: Mapping[str, StoreState], nodes: Sequence[str]) -> bool:
-    """Whether files came or went on these nodes since: another pull can end before this one has its lock."""
+    """Whether files on these nodes changed since `states`: another pull can end before this one has its lock."""
     again = await inspect_all(agents, nodes)
     return any(again[node].contents != states[node].contents for node in nodes)
 
@@ -98,10 +98,10 @@ async def have_changed(agents: Agents, states: Mapping[str, StoreState], nodes: 
 async def find_expected(
     agents: Agents, request: PullRequest, states: Mapping[str, StoreState], proven: Proven, report: Report
 ) -> ExpectedFiles:
-    """What the model should be: by a manifest that some node has, else the hub, else a folder that somebody filled.
+    """The expected files: from a node's manifest, else from the hub, else from a folder that was filled by hand.
 
     Raises:
-        WeightsError: nobody knows.
+        WeightsError: none of them is available.
     """
     known = [seen.manifest for seen in states.values() if seen.manifest]
     asked = [manifest for manifest in known if manifest.is_of(request.repo, request.revision)]
@@ -117,19 +117,19 @@ async def find_expected(
     if request.revision is None:
         for node, seen in states.items():
             if (expected := await _adopt(agents, request, node, seen, proven)) is not None:
-                report(f"{reasons[0]}: taking the folder on {node} for what {request.repo} should be")
+                report(f"{reasons[0]}: using the folder on {node} as {request.repo}")
                 return expected
     raise WeightsError(
         f"{request.repo} is not on {'this machine' if len(states) == 1 else 'any node'}, and {reasons[0]}",
-        fix=f"from a mirror: HF_ENDPOINT=https://<mirror>; or where the hub is in reach `hf download {request.repo} "
-        f"--local-dir DIR`, and bring DIR to {request.folder}",
+        fix=f"use a mirror: HF_ENDPOINT=https://<mirror>; or run `hf download {request.repo} --local-dir DIR` on a "
+        f"machine that reaches the hub, and copy DIR to {request.folder}",
     )
 
 
 async def _adopt(
     agents: Agents, request: PullRequest, node: str, seen: StoreState, proven: Proven
 ) -> ExpectedFiles | None:
-    """A folder filled by hand, if it is a whole model by its own index."""
+    """The files of a folder that was filled by hand; None if it is not a complete model."""
     if not seen.files or await agents.call(node, "find_problems"):
         return None
     wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files)}
@@ -140,7 +140,7 @@ async def _adopt(
 
 
 async def _verify(agents: Agents, node: str, wanted: Mapping[str, RepoFile], proven: Proven) -> dict[str, str]:
-    """Read files whole that were not yet; name -> SHA-256 of those that are what they should be."""
+    """Hash the files that were not hashed yet; name -> SHA-256 of those that match."""
     unread = {name: file for name, file in wanted.items() if (node, name) not in proven}
     hashes: dict[str, str] = await agents.call(node, "verify", unread) if unread else {}
     proven.update({(node, name): sha256 for name, sha256 in hashes.items()})
@@ -155,25 +155,25 @@ async def find_node_files(
     proven: Proven,
     report: Report,
 ) -> dict[str, NodeFiles]:
-    """What each node has that is right; differences from a manifest are told by name."""
+    """What each node has and is correct; reports each file that differs from a manifest."""
     found = await asyncio.gather(
         *(_find_complete(agents, request, expected, node, seen, proven, report) for node, seen in states.items())
     )
     reached = [False] * len(states)
-    if expected.listing.commit and expected.sizes.keys() - frozenset().union(*found):  # else nobody needs the hub
+    if expected.listing.commit and expected.sizes.keys() - frozenset().union(*found):  # else no node needs the hub
         reached = [reason is None for reason in await _reach_everywhere(agents, request, states)]
     return {
         node: NodeFiles(
-            whole,
-            {name: seen.parts[name] for name in expected.sizes if name in seen.parts and name not in whole},
+            complete,
+            {name: seen.parts[name] for name in expected.sizes if name in seen.parts and name not in complete},
             reaches_hub=reaches,
         )
-        for (node, seen), whole, reaches in zip(states.items(), found, reached, strict=True)
+        for (node, seen), complete, reaches in zip(states.items(), found, reached, strict=True)
     }
 
 
 async def _reach_everywhere(agents: Agents, request: PullRequest, nodes: Iterable[str]) -> list[str | None]:
-    """Why each node cannot ask the hub; None where it can."""
+    """Why each node cannot reach the hub; None if it can."""
     return list(await asyncio.gather(*(agents.call(node, "reach", request.access) for node in nodes)))
 
 
@@ -186,41 +186,41 @@ async def _find_complete(
     proven: Proven,
     report: Report,
 ) -> frozenset[str]:
-    """Files that are right: by this pull, by an interrupted one, by manifest and samples, else by their hash."""
+    """Correct files: proven by this pull or an interrupted one, by manifest and samples, else by their hash."""
     sizes = expected.sizes
-    there = {name for name, size in sizes.items() if size in (seen.files.get(name), seen.aside.get(name))}
-    whole = {name for name in there if (node, name) in proven}
+    existing = {name for name, size in sizes.items() if size in (seen.files.get(name), seen.aside.get(name))}
+    complete = {name for name in existing if (node, name) in proven}
     if not request.verify:
         if seen.aside_of == expected.key:
-            whole |= {name for name in there if seen.aside.get(name) == sizes[name]}
+            complete |= {name for name in existing if seen.aside.get(name) == sizes[name]}
         facts = seen.manifest.files if seen.manifest else {}
-        vouched = {
+        listed = {
             name: facts[name]
             for name, file in expected.listing.files.items()
             if name in facts and facts[name].sha256 and facts[name].sha256 == file.sha256
         }
-        told: dict[str, str] = await agents.call(node, "compare", vouched, fast=True) if vouched else {}
-        for name in sorted(told.keys() - whole):
-            report(f"{node}: {told[name]}")
-        whole |= vouched.keys() - told.keys()
-        there -= told.keys()
-    if unproven := {name: expected.listing.files[name] for name in sorted(there - whole)}:
+        differences: dict[str, str] = await agents.call(node, "compare", listed, fast=True) if listed else {}
+        for name in sorted(differences.keys() - complete):
+            report(f"{node}: {differences[name]}")
+        complete |= listed.keys() - differences.keys()
+        existing -= differences.keys()
+    if unproven := {name: expected.listing.files[name] for name in sorted(existing - complete)}:
         size = sum(sizes[name] for name in unproven) / 1e9
-        report(f"{node}: hashing {len(unproven)} files that are there ({size:.1f} GB)")
+        report(f"{node}: hashing {len(unproven)} existing files ({size:.1f} GB)")
         hashes = await _verify(agents, node, unproven, proven)
         for name in sorted(unproven.keys() - hashes.keys()):
-            report(f"{node}: {name} is not what it should be (hash differs)")
-        whole |= hashes.keys()
-    return frozenset(whole)
+            report(f"{node}: {name} is damaged or of another version (hash differs)")
+        complete |= hashes.keys()
+    return frozenset(complete)
 
 
 async def find_storages(agents: Agents, expected: ExpectedFiles, lacking: Sequence[str]) -> dict[str, str]:
-    """Which of the `lacking` nodes share a storage: node -> the one of them that writes there.
+    """Which of the `lacking` nodes share storage: node -> the node that writes there.
 
-    Each node leaves a mark beside the folder and reads the marks of all: who sees another's mark shares its storage.
+    Each node creates a marker file next to the folder and lists all markers: nodes that see each other's share storage.
 
     Raises:
-        WeightsError: nothing can be written on some node, and no other writes for it.
+        WeightsError: some node cannot write, and no other node writes to its storage.
     """
     marks = {node: uuid.uuid4().hex for node in lacking}
     refusals: dict[str, WeightsError] = {}
@@ -247,10 +247,10 @@ async def find_storages(agents: Agents, expected: ExpectedFiles, lacking: Sequen
 def check_room(
     expected: ExpectedFiles, states: Mapping[str, StoreState], node_files: Mapping[str, NodeFiles], folder: Path
 ) -> None:
-    """See that every node has the space for what it lacks.
+    """Check that every node has the disk space for the files it lacks.
 
     Raises:
-        WeightsError: naming each that has not.
+        WeightsError: some nodes do not; names each.
     """
     short = []
     for node, present in node_files.items():
@@ -262,5 +262,5 @@ def check_room(
     if short:
         raise WeightsError(
             f"{expected.listing.repo}: " + "; ".join(short),
-            fix="make room there, or choose another model.path (RAYLAUNCH_HOME, where it has none)",
+            fix="free disk space there, or set another model.path (RAYLAUNCH_HOME if it is not set)",
         )

@@ -1,6 +1,6 @@
-"""What works on each node: an async actor in a cluster, a plain object where there is none.
+"""The agent on each node: an async actor in a Ray cluster, else a plain object.
 
-Its methods answer with values; an expected failure is a WeightsError, a node that died Ray's own error.
+Its methods return values. Expected failures are WeightsErrors; a dead node is Ray's own error.
 """
 
 import os
@@ -26,18 +26,18 @@ _HASHERS = 4
 
 @dataclass(slots=True)
 class Counts:
-    """Bytes that came to this node since its agent began."""
+    """Bytes that this node received since its agent started."""
 
     from_hub: int = 0
     from_peers: int = 0
     held: dict[str, int] = field(default_factory=dict)
-    """File -> bytes of it that are here, of files under way."""
+    """File -> bytes received, for each file in transit."""
     agent: str = ""
-    """Which agent counted."""
+    """Id of the agent that counted."""
 
 
 class NodeAgent:
-    """Looks after a model's folder on this node, and passes files through it."""
+    """Manages a model's folder on this node, and passes files through the node."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -48,48 +48,48 @@ class NodeAgent:
     # ---- the folder
 
     async def inspect(self) -> store.StoreState:
-        """What lies here."""
+        """The state of the folder."""
         return store.inspect(self.folder)
 
     async def find_problems(self) -> tuple[str, ...]:
-        """What keeps the folder from being a whole model, by its own index."""
+        """Reasons why the folder is not a complete model."""
         return await run_in_thread(lambda: find_problems(self.folder))
 
     async def reach(self, access: HubAccess) -> str | None:
-        """Why this node cannot ask the hub; None where it can."""
+        """Why this node cannot reach the hub; None if it can."""
         return await run_in_thread(lambda: hub.explain_unreachable(access.endpoint))
 
     async def list_repo(self, repo: str, revision: str | None, access: HubAccess) -> Listing:
-        """What the hub has."""
+        """List the repo on the hub."""
         return await run_in_thread(lambda: hub.list_repo(repo, revision, access))
 
     async def prepare(self, of: str, mark: str) -> None:
-        """Make the folder that files are kept in meanwhile, and leave this node's mark in it."""
+        """Create the download folder, and this node's marker in it."""
         store.prepare(self.folder, of)
         store.write_probe(self.folder, mark)
 
     async def read_probes(self) -> frozenset[str]:
-        """Marks of all nodes that share this storage."""
+        """Markers of all nodes that share this storage."""
         return store.read_probes(self.folder)
 
     async def drop_probe(self, mark: str) -> None:
-        """Take a mark away."""
+        """Remove a marker."""
         store.drop_probe(self.folder, mark)
 
     async def try_lock(self) -> bool:
-        """Take the folder's lock, unless another process has it; it goes with this one."""
+        """Take the folder's lock unless another process has it; it is released when this process ends."""
         if self._lock is None:
             self._lock = store.try_lock(self.folder)
         return self._lock is not None
 
     async def unlock(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     async def verify(self, wanted: Mapping[str, RepoFile]) -> dict[str, str]:
-        """Read these files whole; name -> SHA-256 of those that are what they should be."""
+        """Hash these files; name -> SHA-256 of those that match."""
 
         def hash_all() -> dict[str, str]:
             with ThreadPoolExecutor(_HASHERS) as pool:
@@ -106,47 +106,47 @@ class NodeAgent:
         return sha256
 
     async def compare(self, files: Mapping[str, FileFacts], *, fast: bool) -> dict[str, str]:
-        """Files of the folder that are not what a manifest says: name -> a sentence.
+        """Files of the folder that differ from a manifest: name -> a sentence.
 
         Args:
-            fast: by sizes and sampled blocks; else every byte.
+            fast: compare sizes and sampled blocks; else every byte.
         """
 
         def compare_all() -> dict[str, str]:
             with ThreadPoolExecutor(_HASHERS) as pool:
-                told = pool.map(
+                found = pool.map(
                     lambda name: find_difference(self.folder / name, files[name], samples=True, complete=not fast),
                     files,
                 )
-                return {name: difference for name, difference in zip(files, told, strict=True) if difference}
+                return {name: difference for name, difference in zip(files, found, strict=True) if difference}
 
         return await run_in_thread(compare_all)
 
     async def finish(self, manifest: Manifest) -> None:
-        """Give the files their place and leave the manifest."""
+        """Move the files into the folder and write the manifest."""
         try:
             await run_in_thread(lambda: store.finish(self.folder, manifest))
         except OSError as error:
             raise WeightsError(
-                f"{self.folder} cannot be finished: {error}", fix="allow writing there; what came is kept"
+                f"{self.folder} cannot be written: {error}", fix="allow writing there; received data is kept"
             ) from None
 
     async def remove(self) -> list[str]:
-        """Remove what raylaunch made here; sentences on what was kept."""
+        """Remove the model; sentences on files that were kept."""
         if self.folder.parent.is_dir() and not await self.try_lock():
-            raise WeightsError(f"another process fetches into {self.folder}", fix="end it, or wait for it")
+            raise WeightsError(f"another process fetches into {self.folder}", fix="stop it, or wait until it ends")
         try:
             return await run_in_thread(lambda: list(store.remove(self.folder)))
         except OSError as error:
             raise WeightsError(f"{self.folder} cannot be removed: {error}", fix="allow writing there") from None
 
-    # ---- files on their way
+    # ---- files in transit
 
     async def open(self, name: str, wanted: RepoFile, *, writes: bool) -> int:
-        """Begin with a file, or take it up again; bytes of it that are here.
+        """Start or resume a file; returns the bytes of it that exist here.
 
         Args:
-            writes: False where it is here whole.
+            writes: False if it is complete here.
 
         Raises:
             WeightsError: it cannot be written here.
@@ -156,28 +156,28 @@ class NodeAgent:
             try:
                 part = PartialFile(store.StorePaths(self.folder).aside, name, wanted)
             except OSError as error:
-                raise WeightsError(f"{name} cannot be written beside {self.folder}: {error.strerror}") from None
+                raise WeightsError(f"{name} cannot be written next to {self.folder}: {error.strerror}") from None
         self._transfers[name] = Transfer(name, part)
         return part.have if part else wanted.size
 
     async def link(self, name: str, start: int, handle: Any | None, next_have: int, window: int) -> None:
-        """Name the node behind: its actor's handle, the bytes it has, and how many calls to it may be under way.
+        """Set the next node: its actor's handle, the bytes it has, and the most concurrent calls to it.
 
-        None for the handle ends the chain here.
+        A handle of None makes this the last node of the chain.
         """
         self._transfers[name].link(start, make_hop(handle) if handle is not None else None, next_have, window)
 
     async def hop(self, name: str, offset: int, data: Any) -> None:
-        """Take a chunk from the node before."""
+        """Accept a chunk from the previous node."""
         transfer = self._transfers.get(name)
-        if transfer is not None:  # else closed meanwhile: the chain broke before us
+        if transfer is not None:  # else closed: the chain broke at an earlier node
             await transfer.accept(offset, data)
             self._counts.from_peers += memoryview(data).nbytes
 
     async def send(self, name: str, start: int, wanted: RepoFile, listing: Listing | None, access: HubAccess) -> None:
-        """Be the head of a chain: send the file from `start`, out of this disk, and what is not there from the hub.
+        """Send the file from `start` as the head of a chain: from this disk, and missing bytes from the hub.
 
-        Returns once the last chunk is on its way.
+        Returns when the last chunk is in transit.
         """
         transfer = self._transfers[name]
         await transfer.send(self._read(transfer, start, wanted, listing, access))
@@ -200,20 +200,20 @@ class NodeAgent:
             yield chunk
 
     async def close(self, name: str) -> Finished | Unfinished | None:
-        """End a file's way through this node, whether it came whole or not; None where this node had it already."""
+        """Close a file, complete or not; None if this node had it already."""
         outcome = await self._transfers[name].close()
         del self._transfers[name]
         return outcome
 
     async def count(self) -> Counts:
-        """How far this node is."""
+        """The progress of this node."""
         held = {name: transfer.part.have for name, transfer in self._transfers.items() if transfer.part}
         return replace(self._counts, held=held)
 
     async def measure(self) -> tuple[float, int]:
-        """CPU seconds of this process, and the most memory it held of its own, in bytes.
+        """CPU seconds of this process, and its peak private memory in bytes.
 
-        That is the high-water mark of what is resident, without its libraries, other mapped files and the object store.
+        The peak resident size, without libraries, other mapped files and the object store.
         """
         used = resource.getrusage(resource.RUSAGE_SELF)
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

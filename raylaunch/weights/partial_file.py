@@ -1,7 +1,7 @@
-"""A file on its way into a folder: bytes appended in order by a thread of its own, hashed meanwhile, named when right.
+"""A file that is arriving: a thread appends and hashes its bytes, and renames the file if the hash matches.
 
-`<name>.part` holds a prefix of the file and nothing else, so its length is all that is needed to go on after a kill;
-what an unclean end of the machine may have done to it shows in the hash, and the file is taken anew.
+`<name>.part` holds a prefix of the file and nothing else, so its length suffices to resume after a kill. Damage by a
+crash of the machine shows in the hash, and the file is fetched again.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SUFFIX = ".part"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A file that is there whole, and is what it should be."""
+    """A complete file with the expected hash."""
 
     name: str
     sha256: str
@@ -35,18 +35,18 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A file that is not: cut off, or other than it should be, or this machine could not keep it."""
+    """A file that is truncated, or has another hash, or could not be written."""
 
     name: str
     reason: str
     is_damaged: bool = False
-    """All bytes came, and they are the wrong ones."""
+    """All bytes arrived, and the hash differs."""
     is_local: bool = False
-    """The reason lies on this machine (disk full, not writable): trying again is of no use."""
+    """The cause is on this machine (disk full, not writable): a retry does not help."""
 
 
 def run_in_thread(function: Callable[[], _Result]) -> "asyncio.Future[_Result]":
-    """Run a blocking function in a daemon thread: an end of this process never waits for it."""
+    """Run a blocking function in a daemon thread, so that the exit of this process never waits for it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
 
@@ -61,22 +61,22 @@ def run_in_thread(function: Callable[[], _Result]) -> "asyncio.Future[_Result]":
     def run() -> None:
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 (handed to whoever awaits)
-            _tell(loop, settle, None, error)
+        except BaseException as error:  # noqa: BLE001 (raised in the awaiting task)
+            _notify(loop, settle, None, error)
         else:
-            _tell(loop, settle, result, None)
+            _notify(loop, settle, result, None)
 
     threading.Thread(target=run, daemon=True).start()
     return future
 
 
-def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *outcome: object) -> None:
+def _notify(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *outcome: object) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(settle, *outcome)
 
 
 class Digests:
-    """Running hashes of a file: SHA-256, and git's id where that is what the hub tells."""
+    """Running hashes of a file: SHA-256, and git's id if the hub lists only that."""
 
     def __init__(self, wanted: RepoFile) -> None:
         self._wanted = wanted
@@ -84,18 +84,18 @@ class Digests:
         self._git = None if wanted.sha256 else hashlib.sha1(b"blob %d\0" % wanted.size, usedforsecurity=False)
 
     def update(self, data: Buffer) -> None:
-        """Take the next bytes; releases the GIL meanwhile."""
+        """Add the next bytes; releases the GIL meanwhile."""
         self._sha256.update(data)
         if self._git is not None:
             self._git.update(data)
 
     @property
     def sha256(self) -> str:
-        """Of all bytes so far, in hexadecimal."""
+        """SHA-256 of all bytes so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def is_wanted(self) -> bool:
-        """Whether these are the bytes that the hub lists (or that a manifest does)."""
+        """Whether the hash is the one that the hub or the manifest lists."""
         if self._wanted.sha256:
             return self.sha256 == self._wanted.sha256
         assert self._git is not None
@@ -103,7 +103,7 @@ class Digests:
 
 
 def hash_file(path: Path, wanted: RepoFile) -> str | None:
-    """SHA-256 of a file that is the wanted one; None where it is another, or cannot be read."""
+    """SHA-256 of a file if it is the wanted one; None if it differs or cannot be read."""
     digests = Digests(wanted)
     try:
         with path.open("rb") as file:
@@ -117,13 +117,13 @@ def hash_file(path: Path, wanted: RepoFile) -> str | None:
 
 
 class PartialFile:
-    """One file under way; used from one event loop, written by one thread."""
+    """One arriving file; used from one event loop, written by one thread."""
 
     def __init__(self, folder: Path, name: str, wanted: RepoFile) -> None:
-        """Open the file, or what came of it earlier.
+        """Create the file, or open its earlier prefix.
 
         Raises:
-            OSError: it cannot be made here.
+            OSError: it cannot be created.
         """
         self.name, self.wanted = name, wanted
         self._final, self._path = folder / name, folder / f"{name}{SUFFIX}"
@@ -143,9 +143,9 @@ class PartialFile:
         self._result = run_in_thread(self._work)
 
     async def append(self, offset: int, data: Buffer) -> None:
-        """Take bytes that begin at `offset` of the file, not behind its end; what is here already is skipped.
+        """Append bytes that start at `offset`, at most the current length; bytes that exist already are skipped.
 
-        Waits while the disk lags two chunks behind. A failing disk is told by `finish`.
+        Waits while the disk is two chunks behind. `finish` reports disk errors.
         """
         data = memoryview(data)[max(0, self.have - offset) :]
         if not data or self.failure:
@@ -155,7 +155,7 @@ class PartialFile:
         self._put(data)
 
     async def finish(self) -> Finished | Unfinished:
-        """Wait for the disk; give the file its name if it is whole and right, else say why not and keep the prefix."""
+        """Wait for the disk; rename the file if it is correct, else return the reason and keep the prefix."""
         self._put(None)
         return await self._result
 
@@ -167,12 +167,12 @@ class PartialFile:
     def _work(self) -> Finished | Unfinished:
         try:
             self._hash_prefix()
-            with ThreadPoolExecutor(1) as hasher:  # its end waits for the last hash
+            with ThreadPoolExecutor(1) as hasher:  # its exit waits for the last hash
                 while (data := self._take()) is not None:
                     self._write(data, hasher)
                     if not self._loop.is_closed():
                         self._loop.call_soon_threadsafe(self._room.release)
-            return self.failure or self._name_it()
+            return self.failure or self._complete()
         except OSError as error:
             return self._fail(error)
         finally:
@@ -193,9 +193,9 @@ class PartialFile:
             self._fail(error)
 
     def _write(self, data: Buffer, hasher: ThreadPoolExecutor) -> None:
-        """Write and hash, both at once; after a failure only take, so that nobody waits for room.
+        """Write and hash concurrently; after a failure discard, so that `append` does not block.
 
-        The hash may lag one chunk behind the disk: waiting for both after each chunk costs a fifth of the rate.
+        The hash may be one chunk behind the disk: waiting for both after each chunk costs a fifth of the rate.
         """
         if self.failure is not None:
             return
@@ -213,13 +213,13 @@ class PartialFile:
         self.failure = Unfinished(self.name, f"{self._path}: {error.strerror}", is_local=True)
         return self.failure
 
-    def _name_it(self) -> Finished | Unfinished:
+    def _complete(self) -> Finished | Unfinished:
         size = os.fstat(self._file).st_size
         if size < self.wanted.size:
-            return Unfinished(self.name, f"{self.name}: {size:,} bytes of {self.wanted.size:,} came")
+            return Unfinished(self.name, f"{self.name}: received {size:,} of {self.wanted.size:,} bytes")
         if not self._digests.is_wanted():
             self._path.unlink()
-            return Unfinished(self.name, f"{self.name}: its hash is not the one it should have", is_damaged=True)
+            return Unfinished(self.name, f"{self.name}: its hash differs from the expected one", is_damaged=True)
         os.fchmod(self._file, FILE_MODE)
         os.fdatasync(self._file)
         self._path.rename(self._final)

@@ -1,4 +1,4 @@
-"""How far each node is: one line a node, with bytes, rate, where they come from, and the time left."""
+"""Progress of a pull, one line per node (bytes, rate, source, time left), and its result."""
 
 import asyncio
 import contextlib
@@ -16,54 +16,54 @@ from raylaunch.weights.node_agent import Counts
 from raylaunch.weights.transfer_plan import NodeFiles, PlannedTransfer
 
 _POLL_S = 1.0
-
-
+_PLAIN_EVERY_POLLS = 10
+"""Without a terminal, progress lines are printed once per so many polls."""
 _WINDOW_S = 10.0
-"""Rates are means over so many seconds."""
+"""Rates are means over this time."""
 
 
 class Reporter(Protocol):
-    """Where a pull tells what it does."""
+    """Receives the messages and progress of a pull."""
 
     def report(self, line: str) -> None:
-        """Tell something once."""
+        """Print one line."""
 
     def show(self, lines: Sequence[str]) -> None:
-        """Tell how far each node is; called every second."""
+        """Show the progress lines of all nodes; called every second."""
 
 
 class PullProgress:
-    """Asks the agents now and then how far they are."""
+    """Polls the agents for their progress."""
 
     def __init__(self, agents: Agents, reporter: Reporter) -> None:
         self._agents, self._reporter = agents, reporter
         self._sizes: Mapping[str, int] = {}
-        self._whole: dict[str, set[str]] = {}
+        self._complete: dict[str, set[str]] = {}
         self._counts: dict[str, Counts] = {}
-        """By agent: one that died keeps what it brought."""
+        """By agent id, so that the bytes of a dead agent still count."""
         self._history: dict[str, list[tuple[float, int, int, int]]] = {}
 
     def begin(self, sizes: Mapping[str, int], node_files: Mapping[str, NodeFiles]) -> None:
-        """A round begins from here."""
+        """Start a round."""
         self._sizes = sizes
-        self._whole = {node: set(present.complete) for node, present in node_files.items()}
+        self._complete = {node: set(present.complete) for node, present in node_files.items()}
 
     def finish(self, node: str, name: str) -> None:
-        """A node has a file whole."""
-        self._whole[node].add(name)
+        """Record that a node has a complete file."""
+        self._complete[node].add(name)
 
     def measure_arrived(self) -> int:
-        """Bytes that came to any node in this pull."""
+        """Bytes that all nodes received in this pull."""
         return sum(self.measure_sources())
 
     def measure_sources(self) -> tuple[int, int]:
-        """Bytes that came from the hub, and from peers, to all nodes together."""
+        """Bytes received from the hub and from peers, over all nodes."""
         counts = self._counts.values()
         return sum(count.from_hub for count in counts), sum(count.from_peers for count in counts)
 
     @contextlib.asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
-        """Show it while the block runs."""
+        """Show progress while the block runs."""
         showing = asyncio.ensure_future(self._keep_showing())
         try:
             yield
@@ -71,29 +71,29 @@ class PullProgress:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await showing
-            await self._look()
+            await self._poll()
 
     async def _keep_showing(self) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
-            if lines := await self._look():
+            if lines := await self._poll():
                 self._reporter.show(lines)
 
-    async def _look(self) -> list[str]:
+    async def _poll(self) -> list[str]:
         lines = []
-        for node in self._whole:
+        for node in self._complete:
             counts = []
             for lane in range(self._agents.lanes):
-                with contextlib.suppress(WeightsError):  # lost: the transfer that ran through it tells
+                with contextlib.suppress(WeightsError):  # lost: its transfer reports the error
                     counts.append(await self._agents.call(node, "count", lane=lane))
             self._counts.update({count.agent: count for count in counts})
             lines.append(self._describe(node, counts))
         return lines
 
     def _describe(self, node: str, counts: Sequence[Counts]) -> str:
-        whole, total = self._whole[node], sum(self._sizes.values())
-        held = sum(size for count in counts for name, size in count.held.items() if name not in whole)
-        have = sum(self._sizes[name] for name in whole) + held
+        complete, total = self._complete[node], sum(self._sizes.values())
+        held = sum(size for count in counts for name, size in count.held.items() if name not in complete)
+        have = sum(self._sizes[name] for name in complete) + held
         now = time.monotonic()
         history = self._history.setdefault(node, [])
         history.append((now, have, sum(c.from_hub for c in counts), sum(c.from_peers for c in counts)))
@@ -107,16 +107,14 @@ def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) ->
     if now <= began or have <= had:
         return ""
     rate = (have - had) / (now - began)
-    sources = [
-        name for name, grew in (("hub", hub_now > hub_then), ("peer", peers_now > peers_then)) if grew
-    ]  # fmt: skip
+    sources = [name for name, grew in (("hub", hub_now > hub_then), ("peer", peers_now > peers_then)) if grew]
     came = f" from {' and '.join(sources)}" if sources else ""
     return f", {rate / 1e6:.0f} MB/s{came} | {describe_seconds(left / rate)} left"
 
 
 def announce(reporter: Reporter, listing: Listing, transfers: Sequence[PlannedTransfer]) -> None:
-    """Report once what will come from where, and what is left out."""
-    for from_hub, origin in ((True, listing.endpoint), (False, "the nodes that have them")):
+    """Report the planned files by source, and the files that are left out."""
+    for from_hub, origin in ((True, listing.endpoint), (False, "other nodes")):
         if chosen := [transfer for transfer in transfers if transfer.from_hub == from_hub]:
             size = sum(transfer.size for transfer in chosen) / 1e9
             at = f" at {listing.commit[:12]}" if listing.commit else ""
@@ -126,23 +124,20 @@ def announce(reporter: Reporter, listing: Listing, transfers: Sequence[PlannedTr
         reporter.report(f"left out: {len(listing.left_out)} files that vLLM does not load, {size:.1f} GB")
 
 
-_PLAIN_EVERY_POLLS = 10
-
-
 @dataclass
 class ConsoleReporter:
-    """Live lines on a terminal; elsewhere plain ones, every ten seconds."""
+    """Prints live lines on a terminal, else plain lines every ten seconds."""
 
     lines: Callable[[Sequence[str]], None]
-    """As output.live_lines gives it."""
+    """From console.live_lines."""
     _polls: int = 0
 
     def report(self, line: str) -> None:
-        """Tell something once."""
+        """Print one line."""
         console.say(line)
 
     def show(self, lines: Sequence[str]) -> None:
-        """Tell how far each node is."""
+        """Show the progress lines of all nodes."""
         self._polls += 1
         if console.is_terminal() or self._polls % _PLAIN_EVERY_POLLS == 1:
             self.lines(lines)
@@ -150,7 +145,7 @@ class ConsoleReporter:
 
 @dataclass
 class PullResult:
-    """What a pull did."""
+    """The result of a pull."""
 
     repo: str
     folder: str
@@ -166,21 +161,20 @@ class PullResult:
     from_peers_bytes: int = 0
     seconds: float = 0.0
     already: bool = False
-    """Every node had everything."""
+    """Every node was complete before."""
     shared: dict[str, str] = field(default_factory=dict)
-    """Node -> node whose storage it shares."""
+    """Node -> the node whose storage it shares."""
 
 
 def describe(result: PullResult) -> str:
-    """The last line of a pull: what is where, and what it cost."""
+    """The last line of a pull: files, bytes, time and sources."""
     nodes = "this machine" if len(result.nodes) == 1 else f"{len(result.nodes)} nodes"
-    what = (
-        f"{result.repo} is whole in {result.folder} on {nodes}: {result.files} files, {result.total_bytes / 1e9:.2f} GB"
-    )
+    size = f"{result.files} files, {result.total_bytes / 1e9:.2f} GB"
+    what = f"{result.repo} is complete in {result.folder} on {nodes}: {size}"
     if result.already:
         return f"{what}; nothing to transfer"
     left_out = f"; left out {result.left_out_bytes / 1e9:.2f} GB" if result.left_out_bytes else ""
     return (
-        f"{what} in {describe_seconds(result.seconds)}; {result.from_hub_bytes / 1e9:.2f} GB asked of the hub, "
+        f"{what} in {describe_seconds(result.seconds)}; {result.from_hub_bytes / 1e9:.2f} GB from the hub, "
         f"{result.from_peers_bytes / 1e9:.2f} GB from node to node{left_out}"
     )

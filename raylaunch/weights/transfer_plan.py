@@ -1,70 +1,70 @@
-"""Who sends what to whom: pure functions over what each node has."""
+"""Plan which node sends which file to which nodes: pure functions of what each node has."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 CHUNKS_AT_MOST = 24
-"""Chunks on their way out of a node, of all files together: what bounds its memory, however fast the link is."""
+"""Most chunks that a node sends at once, over all files: bounds its memory at any link speed."""
 _FILES_AT_ONCE = 3
-"""Files of a stream that are open: one is sent, one before it still travels down the chain, one is ready to go."""
+"""Open files of a stream: one is being sent, the one before is still in the chain, one is ready to start."""
 _WINDOW_AT_MOST = 4
-"""Chunks of one file between two nodes: they share the link, so more of them only reach the next node later."""
+"""Most concurrent chunks of one file between two nodes: they share the link, so more would only arrive later."""
 _HUB_STREAMS = 4
-"""Files asked of the hub at once, by all nodes together (each node asks for one at least, but for CHUNKS_AT_MOST)."""
+"""Concurrent downloads from the hub, over all nodes (at least one per node, within CHUNKS_AT_MOST)."""
 
 
 @dataclass(frozen=True)
 class NodeFiles:
-    """What one node has of a model."""
+    """The files of a model that one node has."""
 
     complete: frozenset[str] = frozenset()
-    """Files that are there and right."""
+    """Files that are complete and verified."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of the others: each is a prefix of its file."""
+    """Bytes of the partial files: each is a prefix of its file."""
     reaches_hub: bool = False
 
     def measure(self, name: str, size: int) -> int:
-        """Bytes of the file that are here."""
+        """Bytes of the file that the node has."""
         return size if name in self.complete else min(self.parts.get(name, 0), size)
 
     def without(self, names: Set[str]) -> "NodeFiles":
-        """The same without files that only looked right."""
+        """The same without files that failed verification."""
         return replace(self, complete=self.complete - names)
 
 
 @dataclass(frozen=True)
 class PlannedTransfer:
-    """One file's way: from its head down a chain of nodes."""
+    """One file, sent from its head along a chain of nodes."""
 
     name: str
     size: int
     head: str
     chain: tuple[str, ...]
-    """Nodes that lack it, the one with the fewest bytes first: each hands on only what the next one lacks."""
+    """Nodes that lack it, the one with the fewest bytes first: each forwards only what the next one lacks."""
     from_hub: bool = False
-    """The head lacks it too, and asks the hub for its part."""
+    """The head lacks it too, and downloads the missing bytes."""
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """All that take part, the head first."""
+        """All nodes of the transfer, the head first."""
         return (self.head, *self.chain)
 
 
 def plan_transfers(
     sizes: Mapping[str, int], node_files: Mapping[str, NodeFiles], *, has_hub: bool
 ) -> tuple[list[PlannedTransfer], list[str]]:
-    """Moves after which every node has every file, each byte from the hub at most once; large files first.
+    """Transfers that complete every node, with each byte from the hub at most once; large files first.
 
-    A file that somebody has comes from there. Of the others each is asked of the hub by one node, and travels on from
-    it while it comes: the nodes share the hub's files evenly, by bytes.
+    A file that a node has is sent from there. Each other file is downloaded by one node, which forwards it meanwhile;
+    the downloads are divided evenly between the nodes, by bytes.
 
     Args:
         sizes: file -> bytes.
-        node_files: node -> what it has; the order of the nodes is that of the chains.
-        has_hub: whether the hub can be asked for these files at all.
+        node_files: node -> what it has; chains follow the order of the nodes.
+        has_hub: whether the hub lists these files.
 
     Returns:
-        The transfers, and the files that nobody has and no node can ask for.
+        The transfers, and the files that no node has or can download.
     """
     nodes = list(node_files)
     loads = dict.fromkeys(nodes, 0)
@@ -93,7 +93,7 @@ def plan_transfers(
 def order_chain(
     head: str, rest: Sequence[str], nodes: Sequence[str], node_files: Mapping[str, NodeFiles], name: str
 ) -> tuple[str, ...]:
-    """The nodes behind `head`: those with the fewest bytes first, else around the ring, to share the links."""
+    """The nodes after `head`: those with the fewest bytes first, else in ring order, to share the links."""
     at = nodes.index(head)
     return tuple(
         sorted(rest, key=lambda node: (node_files[node].parts.get(name, 0), (nodes.index(node) - at) % len(nodes)))
@@ -101,7 +101,7 @@ def order_chain(
 
 
 def measure_missing(sizes: Mapping[str, int], present: NodeFiles) -> int:
-    """Bytes that a node still needs."""
+    """Bytes that a node lacks."""
     return sum(size - present.measure(name, size) for name, size in sizes.items())
 
 
@@ -116,5 +116,5 @@ def count_files(streams: int) -> int:
 
 
 def measure_window(streams: int) -> int:
-    """Chunks of one file under way between two nodes, so that all files together keep to CHUNKS_AT_MOST."""
+    """Concurrent chunks of one file between two nodes, so that all files together stay within CHUNKS_AT_MOST."""
     return max(1, min(_WINDOW_AT_MOST, CHUNKS_AT_MOST // (streams * count_files(streams))))

@@ -1,4 +1,4 @@
-"""Every file on every node against the manifest, without the network; and what is removed again."""
+"""Check every file on every node against the manifest, without the hub; remove a model."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from raylaunch.weights.agents import Agents
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found."""
+    """The result of a check."""
 
     repo: str
     folder: str
@@ -24,17 +24,17 @@ class CheckResult:
     total_bytes: int
     """Of the model, on each node."""
     problems: Mapping[str, tuple[str, ...]]
-    """Node -> a sentence for each file that is not what it should be."""
+    """Node -> one sentence for each file that differs from the manifest."""
     seconds: float
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has every file as it should be."""
+        """Whether no node has a problem."""
         return not any(self.problems.values())
 
 
 async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *, fast: bool) -> CheckResult:
-    """Compare the model's folder on all nodes at once with the manifest that most of them hold.
+    """Compare the model's folder on all nodes with the manifest that most of them have.
 
     Args:
         fast: sizes and sampled blocks; else every byte.
@@ -49,16 +49,16 @@ async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *
     if not known:
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
-            fix="raylaunch weights pull LAUNCH.yaml: it writes one, and copies nothing that is there already",
+            fix="raylaunch weights pull LAUNCH.yaml: it writes one, and does not fetch existing files again",
         )
     texts = [repr(manifest) for manifest in known]
     manifest = known[texts.index(Counter(texts).most_common(1)[0][0])]
-    told = await asyncio.gather(*(agents.call(node, "compare", manifest.files, fast=fast) for node in nodes))
+    compared = await asyncio.gather(*(agents.call(node, "compare", manifest.files, fast=fast) for node in nodes))
     problems: dict[str, tuple[str, ...]] = {}
-    for (node, seen), differences in zip(states.items(), told, strict=True):
+    for (node, seen), differences in zip(states.items(), compared, strict=True):
         own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
         if not own and seen.manifest != manifest:
-            own = ["its manifest is missing or another"]
+            own = ["its manifest is missing or differs"]
         if not manifest.is_of(repo, revision):
             wanted = f"{repo} at {revision or 'main'}"
             own.insert(0, f"holds {manifest.repo} at {manifest.revision or 'main'}, not {wanted}")
@@ -77,10 +77,10 @@ async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *
 
 
 async def remove(agents: Agents) -> dict[str, list[str]]:
-    """Remove the model from all nodes; node -> sentences on what was kept there.
+    """Remove the model from all nodes; node -> sentences on files that were kept.
 
     Raises:
-        WeightsError: a folder that raylaunch did not fill, or one that cannot be removed.
+        WeightsError: a folder has no manifest, or cannot be removed.
     """
-    # One after the other: nodes may share the storage.
+    # Sequentially: nodes may share the storage.
     return {node: await agents.call(node, "remove") for node in agents.refresh()}

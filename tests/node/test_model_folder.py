@@ -1,4 +1,4 @@
-"""Model folders on a real disk: whole ones, and ones broken as downloads break."""
+"""Model folders on a real disk, complete and damaged."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_whole_model(model):
+def test_complete_model(model):
     facts = inspect_folder(str(model))
     assert facts.is_complete
     assert facts.has_tokenizer
@@ -69,7 +69,7 @@ def test_a_shard_is_cut_short(model, kept):
     shard = model / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:kept])
     (problem,) = inspect_folder(str(model)).broken
-    assert problem.startswith(f"{shard.name} is cut short")
+    assert problem.startswith(f"{shard.name} is truncated")
 
 
 def test_a_shard_has_too_many_bytes_or_is_something_else(model):
@@ -78,21 +78,21 @@ def test_a_shard_has_too_many_bytes_or_is_something_else(model):
         file.write(b"xx")
     assert "is 2 bytes longer" in inspect_folder(str(model)).broken[0]
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
-    assert "is no safetensors file" in inspect_folder(str(model)).broken[0]
+    assert "is not a safetensors file" in inspect_folder(str(model)).broken[0]
 
 
 @pytest.mark.parametrize("header", [b"[1, 2]", b'{"w": 3}', b'{"w": {}}', b'{"w": {"data_offsets": "x"}}', b"\xff\xfe"])
 def test_a_header_that_is_no_header(tmp_path, header):
     file = tmp_path / "m.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(9))
-    assert "is no safetensors file" in (check_safetensors(file) or "")
+    assert "is not a safetensors file" in (check_safetensors(file) or "")
 
 
 def test_a_link_to_nothing(model):
     shard = model / "model-00001-of-00002.safetensors"
     shard.unlink()
     shard.symlink_to(model / "blobs" / "gone")
-    assert inspect_folder(str(model)).broken == (f"{shard.name} is a link to nothing",)
+    assert inspect_folder(str(model)).broken == (f"{shard.name} is a broken link",)
 
 
 def test_links_are_followed(model, tmp_path_factory):
@@ -109,7 +109,7 @@ def test_an_index_that_is_none(model, index):
     assert inspect_folder(str(model)).broken == ("model.safetensors.index.json has no readable weight_map",)
 
 
-@pytest.mark.parametrize(("config", "word"), [("{", "no JSON"), ("[]", "no JSON object"), (None, "missing")])
+@pytest.mark.parametrize(("config", "word"), [("{", "not valid JSON"), ("[]", "not a JSON object"), (None, "missing")])
 def test_a_config_that_is_none(model, config, word):
     (model / "config.json").unlink()
     if config is not None:
@@ -128,7 +128,7 @@ def test_no_weights_and_no_tokenizer(tmp_path):
 
 
 def test_a_folder_that_may_not_be_read():
-    """As root the test becomes nobody for a moment, because root may read everything."""
+    """As root the test switches to user nobody, because root may read everything."""
     was_root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as made:  # not tmp_path, whose parents only its owner may enter
         folder = Path(made)

@@ -146,7 +146,7 @@ def test_a_broken_model_is_found_on_every_node(nodes, fit):
     with weights.open("r+b") as file:
         file.truncate(size // 2)
     _, findings = check_nodes(nodes, fit)
-    cut = [finding for finding in findings if "is cut short" in finding.what]
+    cut = [finding for finding in findings if "is truncated" in finding.what]
     assert [finding.node for finding in cut] == [node.ip for node in nodes]
     assert f"{size // 2:,} bytes of {size:,}" in cut[0].what
 

@@ -57,7 +57,7 @@ def read_all(island: Island, folder: Path) -> dict[str, bytes]:
 
 
 def assert_whole(hosts: Islands, model: Path, hub: Hub, *, without: Island | None = None) -> None:
-    """Every host has the same files, the same manifest, and nothing beside them but a lock."""
+    """Every host has the same files, the same manifest, and nothing next to them but a lock."""
     manifests = set()
     for island in hosts.islands:
         if island is not without:
@@ -68,7 +68,7 @@ def assert_whole(hosts: Islands, model: Path, hub: Hub, *, without: Island | Non
 
 
 def measure(island: Island, model: Path) -> int:
-    """Bytes of the model on a host, under way or whole."""
+    """Bytes of the model on a host, partial or complete."""
     total = 0
     for folder in (model, model.with_name(f"{model.name}.download")):
         for path in island.find(folder).glob("[!.]*"):
@@ -85,7 +85,7 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | 
 
 
 def kill_agent(island: Island) -> None:
-    """Kill the task that moves the files."""
+    """Kill the node's agent."""
     for pid in island.list_pids():
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::NodeAgent"):

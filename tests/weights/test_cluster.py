@@ -1,4 +1,4 @@
-"""A model over three hosts, each with a network and a file system of its own: the whole way."""
+"""A model over three hosts, each with a network and a file system of its own, end to end."""
 
 import contextlib
 import fcntl
@@ -30,11 +30,11 @@ def test_each_byte_comes_from_the_hub_once(hosts: Islands, hub: Hub, model: Path
     result = json.loads(text[text.index("{") :])
     assert (result["from_hub_bytes"], result["from_peers_bytes"]) == (size, 2 * size)
     asked = len(hub.requests)
-    assert "nothing had to move" in pull(hosts, model, endpoint=hub.url)
+    assert "nothing to transfer" in pull(hosts, model, endpoint=hub.url)
     assert len(hub.requests) == asked
     status, text = run(hosts, model, "check")
     assert status == 0, text
-    assert "is whole on 3 nodes" in text
+    assert "is complete on 3 nodes" in text
     status, text = run(hosts, model, "rm", "--yes")
     assert status == 0, text
     assert all(list(island.find(hosts.data).iterdir()) == [] for island in hosts.islands)
@@ -61,31 +61,31 @@ def test_two_pulls_at_once_ask_once(hosts: Islands, hub: Hub, model: Path) -> No
 
 
 def test_folder_filled_by_hand_is_a_source(hosts: Islands, hub: Hub, model: Path) -> None:
-    """No hub, no manifest: a folder that somebody copied to one host spreads from there."""
+    """No hub, no manifest: a folder that was copied to one host by hand is the source."""
     place = hosts.islands[1].find(model)
     place.mkdir()
     for name, body in wanted_of(hub).items():
         (place / name).write_bytes(body)
-    assert f"taking the folder on {hosts.islands[1].ip}" in pull(hosts, model)
+    assert f"using the folder on {hosts.islands[1].ip}" in pull(hosts, model)
     assert_whole(hosts, model, hub)
 
 
 def test_refusals_are_one_sentence_with_where_to_ask(hosts: Islands, hub: Hub, model: Path) -> None:
-    """Gated, a revision and a repo that are not there, a token that is none: told once, not by each node."""
+    """Gated, a missing revision or repo, an invalid token: reported once, not by each node."""
 
-    def is_told(sentence: str, fix: str, *words: str, token: str = "") -> None:
+    def is_reported(sentence: str, fix: str, *words: str, token: str = "") -> None:
         status, text = run(hosts, model, "pull", *words, endpoint=hub.url, token=token)
         assert status == 1, text
         assert text.count(sentence) == 1, text
         assert fix in text.replace("\n", " ")
         assert "Traceback" not in text
 
-    is_told(f"{REPO} has no revision v9", f"{hub.url}/{REPO}/commits/main", "--set", "model.revision=v9")
-    is_told("has no model somebody/typo (404)", "check the spelling", "--set", "model.repo=somebody/typo")
+    is_reported(f"{REPO} has no revision v9", f"{hub.url}/{REPO}/commits/main", "--set", "model.revision=v9")
+    is_reported("has no model somebody/typo (404)", "check the spelling", "--set", "model.repo=somebody/typo")
     hub.refuse_files = (403, "GatedRepo")
-    is_told(f"{REPO} is gated", f"accept its terms at {hub.url}/{REPO}")
+    is_reported(f"{REPO} is gated", f"accept its terms at {hub.url}/{REPO}")
     hub.refuse_all = (401, "")
-    is_told("refuses the token in HF_TOKEN (401)", f"{hub.url}/settings/tokens", token="hf_no")
+    is_reported("refuses the token in HF_TOKEN (401)", f"{hub.url}/settings/tokens", token="hf_no")
 
 
 def run_on_terminal(hosts: Islands, command: list[str], hub: Hub, answer: str = "") -> tuple[int, str]:
@@ -116,5 +116,5 @@ def test_live_lines_on_a_terminal(hosts: Islands, hub: Hub, model: Path) -> None
         line = rf"{re.escape(other.ip)}: [^\r\n]*MB/s from (hub|peer|hub and peer) \| \d+ (s|min) left"
         assert re.search(line, text), text
     assert "\x1b[1A" in drawn or "\x1b[2A" in drawn  # goes back up over its own lines
-    assert f"{REPO} is whole in {model} on 3 nodes" in text
-    assert "GB asked of the hub" in text
+    assert f"{REPO} is complete in {model} on 3 nodes" in text
+    assert "GB from the hub" in text

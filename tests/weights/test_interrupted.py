@@ -1,4 +1,4 @@
-"""Killed at random bytes, often: a pull ends whole, and has at most one chunk twice from the hub each time."""
+"""Killed at random bytes, often: a pull completes, and fetches at most one chunk twice from the hub each time."""
 
 import asyncio
 import multiprocessing
@@ -22,7 +22,7 @@ _DEADLINE_S = 60
 
 
 class Silent:
-    """Reports to nobody."""
+    """Discards all reports."""
 
     def report(self, line: str) -> None: ...
 

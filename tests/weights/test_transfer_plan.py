@@ -47,7 +47,7 @@ def test_who_has_most_of_a_file_asks_for_the_rest() -> None:
     assert (transfer.head, transfer.chain) == ("n2", ("n1", "n3"))  # each hands on only what the next one lacks
 
 
-def test_file_that_nobody_can_give() -> None:
+def test_file_without_a_source() -> None:
     node_files = {"n1": NodeFiles(ALL - {"c"}), "n2": NodeFiles()}
     assert plan_transfers(SIZES, node_files, has_hub=True)[1] == ["c"]
     reaching = {"n1": NodeFiles(ALL - {"c"}), "n2": NodeFiles(reaches_hub=True)}
@@ -60,7 +60,7 @@ def test_missing_bytes() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_every_node_gets_every_file_once(seed: int) -> None:
-    """Whatever is where: after the transfers all have all, and nobody is sent what it has."""
+    """From any state: after the transfers all nodes are complete, and no node receives a file that it has."""
     chance = random.Random(seed)
     nodes = [f"n{number}" for number in range(chance.randint(1, 6))]
     node_files = {
