@@ -1,21 +1,23 @@
-"""`raylaunch bench`: offer load to an OpenAI-compatible server; the figures are the server's, not the client's.
+"""`raylaunch bench`: offer load to an OpenAI-compatible server and measure the server, not the client.
 
 ::
 
-    target.py    where the server is, what it serves, its key                 no requests of load
-    prompts.py   questions, files -> request bodies
-    synthetic.py prompts of so many tokens                                    prompts target
-    wire.py      one HTTP/1.1 answer, byte by byte: framing, events, usage    no sockets
-    streams.py   a connection that carries one request after another          wire
-    plan.py      what a shard is told, and what it brings back
-    shard.py     the loop that drives many streams, and checks itself        streams watch
-    runner.py     shards as processes here; ray_fleet.py: as Ray actors        shard
-    sampling.py  GPUs, network and engine meanwhile                           -
-    stats.py     from rows to figures                                         -
-    result.py    the result file and its rows file                            stats
-    charts.py    lines, bars, histograms as SVG text; panels.py: those over time
-    report.py    HTML; card.py: PNG                                           result charts
-    compare.py   two results, and whether they differ                         result
-    remote_bench.py   on a cluster's head as a Ray job, its files brought home
-    run.py       a whole run: levels, warm-up, sampling, ending               all above
+    target.py         the server: URL, model, API key                     sends no load
+    prompts.py        questions and files -> request bodies
+    synthetic.py      prompts of a given number of tokens                 prompts, target
+    http_response.py  one HTTP/1.1 answer: framing, events, usage         no sockets
+    connection.py     a connection that carries one request after another http_response
+    shard_plan.py     what a shard gets, and what it returns
+    self_check.py     whether the client kept up
+    shard.py          the loop that drives many connections               connection, self_check
+    local_shards.py   shards as processes; ray_shards.py: as Ray actors   shard
+    sampling.py       GPUs, network and engine during the load
+    stats.py          from rows to figures                                figures
+    figures.py        all values of a result
+    result.py         the result file and its rows file                   figures
+    charts.py         lines, bars, histograms as SVG; panels.py: those over time
+    report.py         HTML; png_card.py: PNG                              result, charts
+    compare.py        whether two results differ                          result
+    remote.py         the same as a Ray job on a cluster's head
+    run.py            a complete test: warm-up, levels, sampling          all above
 """

@@ -81,10 +81,14 @@ def bench() -> None:
 @click.option("--output-tokens", type=click.IntRange(min=1), help="Exactly this many for each (vLLM's ignore_eos).")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--api", type=click.Choice(["chat", "completions"]), help="[default: chat; completions if synthetic]")
-@click.option("--no-stream", is_flag=True, help="Ask for whole answers: no times to first token or between tokens.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Without it, the server's own.")
+@click.option("--no-stream", is_flag=True, help="Request complete answers: no times to first token or between tokens.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Default: the server's own.")
 @click.option(
-    "--warmup", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that are not counted."
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Requests before the first level, not counted.",
 )
 @click.option("--slo", type=values.slo, help="Count what keeps this as goodput: ttft=2s,tpot=50ms,e2e=30s.")
 @click.option("--shards", default="auto", show_default=True, help="Load processes, or auto.")
@@ -93,23 +97,23 @@ def bench() -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Result file.  [default: raylaunch-bench/<time>.json]"
 )
-@click.option("--here", is_flag=True, help="Keep the load on this machine, though Ray has other nodes.")
+@click.option("--here", is_flag=True, help="Send the load from this machine alone, even if Ray has other nodes.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the HTML report beside the result.")
-@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
+@click.option("--png", is_flag=True, help="Also draw a PNG.")
 @click.option(
     "--sample/--no-sample", default=True, show_default=True, help="Sample GPUs, network and engine meanwhile."
 )
-@click.option("--force", is_flag=True, help="Exit 0 though the result is INVALID; it says so all the same.")
+@click.option("--force", is_flag=True, help="Exit 0 even if the result is INVALID; it stays marked.")
 @CLUSTER
 @JSON
 @click.pass_context
 def run_bench(context: click.Context, /, **given: Any) -> int:
     """Offer load to an OpenAI-compatible server and measure it.
 
-    The result is one JSON file, with its rows beside it. It says INVALID, and the exit status is 1, where the client
-    and not the server set the figures, or where the run was not whole.
+    The result is a JSON file, with its rows beside it. It is marked INVALID, and the exit status is 1, if the client
+    limited the figures or the run ended early.
 
-    `raylaunch bench compare A.json B.json` tells whether two results differ; `raylaunch bench report A.json` draws one.
+    `raylaunch bench compare A.json B.json` compares two results; `raylaunch bench report A.json` draws one.
     """
     from raylaunch.base import console
     from raylaunch.bench import result as result_file
@@ -143,7 +147,7 @@ def _run_here(options: BenchOptions, path: Path) -> None:
 
 
 def _run_there(context: click.Context, path: Path) -> None:
-    """Run the same command on the cluster's head, and bring the result home."""
+    """Run the same command on the cluster's head, and copy the result here."""
     from raylaunch.bench import remote
     from raylaunch.config import cluster_file
 
@@ -273,7 +277,7 @@ def _draw(result: Path, *, html: bool, png: bool) -> None:
 
 @bench.command("report", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("result", type=click.Path(path_type=Path))
-@click.option("--png", is_flag=True, help="Draw a PNG for chats, too.")
+@click.option("--png", is_flag=True, help="Also draw a PNG.")
 def draw_report(result: Path, png: bool) -> None:
     """Draw a result again: RESULT.html beside it, and RESULT.png with --png."""
     _draw(result, html=True, png=png)
@@ -284,7 +288,7 @@ def draw_report(result: Path, png: bool) -> None:
 @click.argument("b", type=click.Path(path_type=Path))
 @JSON
 def compare(a: Path, b: Path, as_json: bool) -> None:
-    """Tell whether two results differ: intervals, and a verdict only where there is one."""
+    """Compare two results: confidence intervals, and a verdict where the data support one."""
     import dataclasses
 
     from raylaunch.base import console
