@@ -96,7 +96,7 @@ def list_tiles(level: LevelResult) -> list[tuple[str, str, str]]:
         (ms("ttft_ms", "p50"), "ms", "first token, median"),
         (ms("ttft_ms", "p99"), "ms", "first token, p99"),
         (ms("tpot_ms", "p50"), "ms", "each token, median"),
-        (ms("e2e_ms", "p50"), "ms", "whole answer, median"),
+        (ms("e2e_ms", "p50"), "ms", "complete answer, median"),
         (f"{level.requests_ok:,}", f"in {level.duration_s:,.1f} s", "requests answered"),
     ]
     if level.requests_failed:
@@ -161,7 +161,7 @@ def make_errors(level: LevelResult) -> str:
         f'<tr><td>{escape(kind)}</td><td>{entry.count:,}</td><td class="words">{escape(entry.said)}</td></tr>'
         for kind, entry in level.errors.items()
     )
-    head = '<th>kind</th><th>requests</th><th style="text-align:left">first said</th>'
+    head = '<th>kind</th><th>requests</th><th style="text-align:left">first message</th>'
     return f"<section><h2>Failures</h2><table><tr>{head}</tr>{body}</table></section>"
 
 
@@ -195,7 +195,7 @@ def make_sweep(levels: Sequence[LevelResult]) -> str:
             Series("median", values("ttft_ms", "p50"), "c0"), Series("p99", values("ttft_ms", "p99"), "c1")]),
         ("Each token", "ms, ", [
             Series("median", values("tpot_ms", "p50"), "c0"), Series("p99", values("tpot_ms", "p99"), "c1")]),
-        ("Whole answer", "ms, ", [
+        ("Complete answer", "ms, ", [
             Series("median", values("e2e_ms", "p50"), "c0"), Series("p99", values("e2e_ms", "p99"), "c1")]),
     )  # fmt: skip
     drawn = ""
@@ -208,7 +208,7 @@ def make_sweep(levels: Sequence[LevelResult]) -> str:
 def make_facts(result: BenchResult) -> str:
     """What was asked of what, with which versions."""
     asked, versions = result.asked, result.versions
-    how = f"{asked.api}, {'streaming' if asked.stream else 'whole answers'}"
+    how = f"{asked.api}, {'streaming' if asked.stream else 'complete answers'}"
     longest = f"{'exactly' if asked.exact_tokens else 'at most'} {asked.max_tokens} tokens"
     if own := asked.own_output_tokens:
         longest = f"{own[0]} to {own[1]} tokens, as its file says"

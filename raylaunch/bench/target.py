@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 10.0
 _ALL_INTERFACES = ("", "0.0.0.0", "::")
-_START = "start one with `raylaunch serve`, or say where it is with --url"
+_START = "start one with `raylaunch serve`, or give its URL with --url"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Target:
         """One request to the server, its JSON decoded (None where it answered something else).
 
         Raises:
-            BenchError: nobody answers there, or the key is refused.
+            BenchError: no answer, or the key is refused.
             urllib.error.HTTPError: the server answered with another error.
         """
         request = urllib.request.Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode())
@@ -104,7 +104,7 @@ class Target:
             raise
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise BenchError(f"nobody answers at {self.url}: {reason}", fix=_START) from error
+            raise BenchError(f"no answer from {self.url}: {reason}", fix=_START) from error
 
 
 def find_target(
@@ -152,7 +152,7 @@ def check_target(target: Target) -> Target:
     """Ask the server what it serves; a target without a model takes its first.
 
     Raises:
-        BenchError: nobody answers, the key is refused, or the model is not served.
+        BenchError: no answer, the key is refused, or the model is not served.
     """
     try:
         listed = target.ask("/v1/models")
@@ -160,7 +160,7 @@ def check_target(target: Target) -> Target:
     except (urllib.error.HTTPError, KeyError, TypeError) as error:
         if target.model:
             return target  # a server that lists no models may still serve the one that was named
-        raise BenchError(f"{target.url} does not tell its models: {error}", fix="name one with --model") from error
+        raise BenchError(f"{target.url} does not list its models: {error}", fix="name one with --model") from error
     if not target.model:
         if not names:
             raise BenchError(f"{target.url} serves no model", fix=_START)

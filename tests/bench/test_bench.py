@@ -338,7 +338,7 @@ def test_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--url", "http://127.0.0.1:1"], 1, "nobody answers"),
+        (["--url", "http://127.0.0.1:1"], 1, "no answer from"),
         (["--concurrency", "4", "--rate", "2"], 2, "exclude"),
         (["--concurrency", "0"], 2, "above 0"),
         (["--slo", "ttft=fast"], 2, "ttft=TIME"),
