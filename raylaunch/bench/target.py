@@ -148,6 +148,17 @@ def _find_key(service: "Service") -> str | None:
     return next(iter(keys), None)
 
 
+def find_ray(url: str | None, port: int | None) -> str | None:
+    """The Ray cluster of the service under load, else the one that this machine is in, else None."""
+    from raylaunch.cluster import ray_session
+    from raylaunch.serve.service_record import list_services
+
+    living = [one for one in list_services() if one.is_alive() and port in (None, one.port)]
+    if not url and len(living) == 1 and living[0].ray_address:
+        return living[0].ray_address
+    return ray_session.find_address()
+
+
 def check_target(target: Target) -> Target:
     """Ask the server what it serves; a target without a model takes its first.
 

@@ -139,9 +139,10 @@ def run_bench(context: click.Context, /, **given: Any) -> int:
 
 def _run_here(options: BenchOptions, path: Path) -> None:
     from raylaunch.bench import result as result_file
+    from raylaunch.bench.target import find_ray
 
     test, launch = _make_test(options)
-    outcome = _run(test, address=None if options.here else find_ray(options), sample=options.sample)
+    outcome = _run(test, address=None if options.here else find_ray(options.url, options.port), sample=options.sample)
     used = None if launch is None else {"path": str(launch.path)} | launch.dump(mask=True)
     result_file.write_result(path, replace(outcome.result, launch=used), outcome.rows)
 
@@ -160,18 +161,6 @@ def _run_there(context: click.Context, path: Path) -> None:
 
 _OF_THIS_MACHINE = ("cluster", "output", "questions", "report", "png", "as_json", "force")
 """Options that mean this machine's files and this command's end, wherever the load comes from."""
-
-
-def find_ray(options: BenchOptions) -> str | None:
-    """The Ray cluster of the service under load, else the one that this machine is in, else None."""
-    from raylaunch.cluster import ray_session
-    from raylaunch.serve.service_record import list_services
-
-    if not options.url:
-        living = [service for service in list_services() if service.is_alive() and options.port in (None, service.port)]
-        if len(living) == 1 and living[0].ray_address:
-            return living[0].ray_address
-    return ray_session.find_address()
 
 
 def _name_result() -> Path:
