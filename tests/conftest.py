@@ -45,6 +45,7 @@ def _rank(item: pytest.Item) -> tuple[int, int]:
     return 1, _LONGEST_FIRST.index(room) if room in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's, which reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a room's heavy tests in one process, for they share hosts, networks and Ray clusters."""
     if not config.pluginmanager.hasplugin("xdist"):
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if kind:
             room = item.path.relative_to(_ROOMS).parts[0]
             item.add_marker(pytest.mark.xdist_group("alone" if kind == 2 else room))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to spread a room's heavy tests over both processes."""
+    if "PYTEST_XDIST_WORKER" in os.environ and any(_rank(item)[0] and "@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("heavy tests need --dist loadgroup, and a pytest that pyproject.toml allows")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of pytest-timeout's: waiting for the lock is no part of a test
