@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from raylaunch.base import console
@@ -12,6 +13,7 @@ from raylaunch.base.errors import WeightsError
 from raylaunch.base.text import describe_seconds
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.hub_types import Listing
+from raylaunch.weights.inventory import ExpectedFiles
 from raylaunch.weights.node_agent import Counts
 from raylaunch.weights.transfer_plan import NodeFiles, PlannedTransfer
 
@@ -30,6 +32,29 @@ class Reporter(Protocol):
 
     def show(self, lines: Sequence[str]) -> None:
         """Show the progress lines of all nodes; called every second."""
+
+
+@dataclass
+class PullResult:
+    """The result of a pull."""
+
+    repo: str
+    folder: str
+    source: str
+    commit: str | None
+    nodes: tuple[str, ...]
+    total_bytes: int
+    """Of the model, on each node."""
+    files: int
+    left_out_files: int
+    left_out_bytes: int
+    from_hub_bytes: int = 0
+    from_peers_bytes: int = 0
+    seconds: float = 0.0
+    already: bool = False
+    """Every node was complete before."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Node -> the node whose storage it shares."""
 
 
 class PullProgress:
@@ -55,6 +80,36 @@ class PullProgress:
     def measure_arrived(self) -> int:
         """Bytes that all nodes received in this pull."""
         return sum(self.measure_sources())
+
+    def make_result(
+        self,
+        expected: ExpectedFiles,
+        folder: Path,
+        nodes: tuple[str, ...],
+        seconds: float,
+        *,
+        already: bool,
+        shared: dict[str, str],
+    ) -> PullResult:
+        """The result of a pull that ends now."""
+        listing = expected.listing
+        hub_bytes, peer_bytes = self.measure_sources()
+        return PullResult(
+            repo=listing.repo,
+            folder=str(folder),
+            source=expected.source,
+            commit=listing.commit or None,
+            nodes=nodes,
+            total_bytes=sum(expected.sizes.values()),
+            files=len(expected.sizes),
+            left_out_files=len(listing.left_out),
+            left_out_bytes=sum(listing.left_out.values()),
+            from_hub_bytes=hub_bytes,
+            from_peers_bytes=peer_bytes,
+            seconds=seconds,
+            already=already,
+            shared=shared,
+        )
 
     def measure_sources(self) -> tuple[int, int]:
         """Bytes received from the hub and from peers, over all nodes."""
@@ -141,29 +196,6 @@ class ConsoleReporter:
         self._polls += 1
         if console.is_terminal() or self._polls % _PLAIN_EVERY_POLLS == 1:
             self.lines(lines)
-
-
-@dataclass
-class PullResult:
-    """The result of a pull."""
-
-    repo: str
-    folder: str
-    source: str
-    commit: str | None
-    nodes: tuple[str, ...]
-    total_bytes: int
-    """Of the model, on each node."""
-    files: int
-    left_out_files: int
-    left_out_bytes: int
-    from_hub_bytes: int = 0
-    from_peers_bytes: int = 0
-    seconds: float = 0.0
-    already: bool = False
-    """Every node was complete before."""
-    shared: dict[str, str] = field(default_factory=dict)
-    """Node -> the node whose storage it shares."""
 
 
 def describe(result: PullResult) -> str:

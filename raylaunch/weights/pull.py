@@ -10,22 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.weights import commit, inventory
+from raylaunch.weights import commit, inventory, transfer_plan
 from raylaunch.weights.agents import Agents, NodeLostError, find_host, run_all
 from raylaunch.weights.hub_errors import RESUMES, HubRefusedError
 from raylaunch.weights.inventory import ExpectedFiles, Proven, PullRequest
 from raylaunch.weights.partial_file import Finished, Unfinished
 from raylaunch.weights.progress import PullProgress, PullResult, Reporter, announce
-from raylaunch.weights.transfer_plan import (
-    CHUNKS_AT_MOST,
-    NodeFiles,
-    PlannedTransfer,
-    count_files,
-    count_streams,
-    measure_window,
-    order_chain,
-    plan_transfers,
-)
+from raylaunch.weights.transfer_plan import CHUNKS_AT_MOST, NodeFiles, PlannedTransfer, order_chain, plan_transfers
 
 _FRUITLESS_ROUNDS = 3
 _LOCK_POLL_S = 0.5
@@ -150,14 +141,16 @@ class _Pull:
         streams = [
             (queues[head], lane)
             for head in queues
-            for lane in range(count_streams(len(heads), self.agents.lanes, from_hub=queues[head][0].from_hub))
+            for lane in range(
+                transfer_plan.count_streams(len(heads), self.agents.lanes, from_hub=queues[head][0].from_hub)
+            )
         ]
-        self.window = measure_window(len(streams))
+        self.window = transfer_plan.measure_window(len(streams))
         self.under_way = asyncio.Semaphore(CHUNKS_AT_MOST)
         locks = [asyncio.Lock() for _ in streams]
         workers = [
             self._work(queue, lane, sending, expected, node_files)
-            for _ in range(count_files(len(streams)))
+            for _ in range(transfer_plan.count_files(len(streams)))
             for (queue, lane), sending in zip(streams, locks, strict=True)
         ]
         async with self.progress.shown():
@@ -295,21 +288,7 @@ class _Pull:
                 f"{', '.join(lost)} was lost during the pull; {len(nodes)} nodes have the complete model",
                 fix="run it again when the node is back: it copies the model from the others",
             )
-        listing = expected.listing
-        hub_bytes, peer_bytes = self.progress.measure_sources()
-        return PullResult(
-            repo=listing.repo,
-            folder=str(self.request.folder),
-            source=expected.source,
-            commit=listing.commit or None,
-            nodes=nodes,
-            total_bytes=sum(expected.sizes.values()),
-            files=len(expected.sizes),
-            left_out_files=len(listing.left_out),
-            left_out_bytes=sum(listing.left_out.values()),
-            from_hub_bytes=hub_bytes,
-            from_peers_bytes=peer_bytes,
-            seconds=time.monotonic() - self.began,
-            already=not moved,
-            shared=self.shared,
+        seconds = time.monotonic() - self.began
+        return self.progress.make_result(
+            expected, self.request.folder, nodes, seconds, already=not moved, shared=self.shared
         )
