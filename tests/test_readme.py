@@ -68,7 +68,7 @@ def is_parsed_by_bench(command: str) -> None:
 def wants_results(command: str) -> None:
     done = run(command)
     assert done.returncode == 1
-    assert "before.json cannot be read" in done.stderr
+    assert "cannot read before.json: No such file" in done.stderr
 
 
 def has_nothing_to_stop(command: str) -> None:
