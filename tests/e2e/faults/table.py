@@ -24,18 +24,17 @@ _HEAD = """\
 # Faults, measured
 
 Written by `make faults` (tests/e2e/faults) from benchmarks/results/faults.json: a tiny model at TP=2 x PP=2 over two
-Ray nodes on CPU, two streams and one plain completion in flight at each strike. The progress limit is {limit:.0f} s
-here (60 s by default), the canary's pause {pause:.0f} s (60 s). {machine}, {versions}.
+Ray nodes on CPU, two streams and one plain completion running at each fault. The progress limit is {limit:.0f} s here
+(60 s by default), the liveness probe's interval {pause:.0f} s (60 s). {machine}, {versions}.
 
-- **last client**: from the strike until the last waiting client had its answer or error. Bars: 10 s for a death, the
+- **last client**: time from the fault to the last waiting client's answer or error. Limits: 10 s for a death, the
   progress limit + 5 s for a wedge.
-- **ready**: from the strike until a completion came back, and how many times the first start that is. Bar: 1.25. At a
-  wedge the progress limit passes first and is in it; while no request runs the canary's pause, too.
-- **left over**: processes of the struck engine that were there afterwards, those of its Ray where that was replaced,
-  and the memory of all processes of the service when it was ready again, against the first time. Bars: none; 1.
-- **vLLM alone**: its own server with the same arguments, struck in the same way: last client, and what became of it.
-  A client was given up after {give_up:.0f} s. An empty cell: it has no such process, or does not come so far (it does
-  not start again).
+- **ready**: time from the fault to the next completion, in brackets divided by that of the first start. Limit: 1.25.
+  For a wedge it includes the progress limit; while no request runs, the liveness probe's interval too.
+- **left over**: processes of the failed engine that still existed afterwards (of its Ray, too, if that was replaced);
+  memory of all processes of the service when it was ready again, divided by that of the first time. Limits: none; 1.
+- **vLLM alone**: vLLM's own server with the same arguments and the same fault: last client, and its state afterwards. A
+  client was given up after {give_up:.0f} s. An empty cell: it has no such process, or it does not restart.
 
 | fault | last client | ready | left over | vLLM alone |
 | --- | --- | --- | --- | --- |
