@@ -236,7 +236,7 @@ class RequestSettings:
 
 
 @dataclass(frozen=True)
-class NodeGpu:
+class ServerGpu:
     """A GPU of a node."""
 
     name: str
@@ -251,7 +251,7 @@ class NodeHardware:
     hostname: str
     cores: int
     ram_gib: float | None
-    gpus: tuple[NodeGpu, ...]
+    gpus: tuple[ServerGpu, ...]
 
 
 @dataclass(frozen=True)

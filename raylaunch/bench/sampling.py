@@ -9,11 +9,11 @@ from typing import Protocol
 from raylaunch.bench.figures import (
     EngineSummary,
     LoadSample,
-    NodeGpu,
     NodeHardware,
     SampledEngine,
     SampledGpu,
     SampledNode,
+    ServerGpu,
 )
 from raylaunch.bench.target import Target
 from raylaunch.cluster.monitor import ClusterSample
@@ -109,7 +109,7 @@ def _gib(value: int | None) -> float | None:
 
 def describe_hardware(node: NodeSample) -> NodeHardware:
     """What a node has."""
-    gpus = [NodeGpu(gpu.name, _gib(gpu.memory_total_bytes), gpu.power_cap_w) for gpu in node.gpus.gpus]
+    gpus = [ServerGpu(gpu.name, _gib(gpu.memory_total_bytes), gpu.power_cap_w) for gpu in node.gpus.gpus]
     return NodeHardware(node.hostname, node.host.cores, _gib(node.host.ram_total_bytes), tuple(gpus))
 
 

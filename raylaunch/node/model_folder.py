@@ -5,7 +5,6 @@ Runs on nodes, shipped by value: standard library and this room only.
 
 import hashlib
 import json
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,15 +185,3 @@ def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
         if problem and not any(found.startswith(f"{name} ") for found in problems):
             problems.append(problem)
     return tuple(problems)
-
-
-def measure_bytes(folder: Path) -> int:
-    """Bytes of all files under `folder`, including partial files."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(place) / name).stat().st_size
-            except FileNotFoundError:
-                continue  # renamed meanwhile
-    return total

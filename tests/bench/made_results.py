@@ -13,11 +13,11 @@ from raylaunch.bench.figures import (
     EngineSummary,
     Level,
     LoadSample,
-    NodeGpu,
     NodeHardware,
     SampledEngine,
     SampledGpu,
     SampledNode,
+    ServerGpu,
 )
 from raylaunch.bench.load import LoadTest
 from raylaunch.bench.prompts import RequestOptions
@@ -91,7 +91,7 @@ def make_samples(duration_s: float) -> tuple[LoadSample, ...]:
 
 def make_hardware() -> dict[str, NodeHardware]:
     """What the nodes have."""
-    gpu = NodeGpu("NVIDIA GeForce RTX 4090", 24.0, 450.0)
+    gpu = ServerGpu("NVIDIA GeForce RTX 4090", 24.0, 450.0)
     return {ip: NodeHardware(f"box{number + 1}", 64, 256.0, (gpu,) * 8) for number, ip in enumerate(NODES)}
 
 
