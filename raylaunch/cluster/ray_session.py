@@ -50,9 +50,9 @@ class GpuWait:
         return tuple(node for node in self.found if node.gpus >= self.gpus_per_node)
 
     def describe_missing(self) -> str:
-        """How many nodes are missing and how many GPUs exist, as "1 of 2 nodes, 8 of 16 GPUs are here"."""
+        """How many nodes are missing and how many GPUs exist, as "1 of 2 nodes missing, 8 of 16 GPUs found"."""
         wanted = self.nodes * self.gpus_per_node
-        return f"{self.missing_nodes} of {self.nodes} nodes, {self.gpus} of {wanted} GPUs are here"
+        return f"{self.missing_nodes} of {self.nodes} nodes missing, {self.gpus} of {wanted} GPUs found"
 
     def to_lines(self) -> list[str]:
         """A line per node, and one for what is missing, for console.live_lines."""
@@ -62,7 +62,7 @@ class GpuWait:
             gpus = f"{node.gpus} of {needed} GPUs" if node.gpus <= needed else f"{node.gpus} GPUs, {needed} needed"
             lines.append(f"{node.ip}: {state}, {gpus}{' (head)' if node.is_head else ''}")
         if self.missing_nodes:
-            lines.append(f"missing: {self.describe_missing()} | {self.left_s:.0f} s left")
+            lines.append(f"waiting: {self.describe_missing()} | {self.left_s:.0f} s left")
         return lines
 
 

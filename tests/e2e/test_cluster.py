@@ -47,7 +47,7 @@ def test_missing_gpus_are_reported_with_what_was_seen(tmp_path: Path, foreign_ra
     )  # fmt: skip
     assert ended.returncode == 1, ended.stderr
     assert "expected 2 nodes with 2 GPUs each (4 in all), saw 2 GPUs" in ended.stderr
-    assert "missing: 1 of 2 nodes" in ended.stderr
+    assert "waiting: 1 of 2 nodes missing" in ended.stderr
     assert "ray status" in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -109,7 +109,7 @@ def test_a_node_that_is_gone_is_named() -> None:
                 inspect=lambda here=here: (8 * len(here), tuple(here)),
             )  # fmt: skip
     notes = [describe_missing(waiting, ["10.0.0.1", "10.0.0.2"], 12.2) for waiting in reported]
-    assert notes == ["waiting for GPUs: 1 of 2 nodes, 8 of 16 GPUs are here, node 10.0.0.2 gone since 12 s", ""]
+    assert notes == ["waiting for GPUs: 1 of 2 nodes missing, 8 of 16 GPUs found, node 10.0.0.2 gone since 12 s", ""]
 
 
 def test_metrics_are_prometheus_text() -> None:
