@@ -134,12 +134,12 @@ def draw_lines(
             area = f"{path}L{last:.1f} {floor:.1f}L{first:.1f} {floor:.1f}Z"
             parts.append(f'<path d="{area}" {_paint(one.colour, "fill")} fill-opacity="0.14" stroke="none"/>')
         parts.append(f'<path d="{path}" {_paint(one.colour, "stroke")} fill="none" stroke-width="1.6"/>')
-    told = {
+    hover = {
         "t": [round(time, 3) for time in times_s],
         "step": step,
         "series": [{"name": one.name, "values": list(one.values), "colour": one.colour} for one in series],
     }
-    parts.append(f'<desc class="hover">{escape(json.dumps(told, separators=(",", ":")))}</desc>')
+    parts.append(f'<desc class="hover">{escape(json.dumps(hover, separators=(",", ":")))}</desc>')
     return "".join(parts)
 
 
@@ -179,9 +179,9 @@ def draw_requests(rows: Sequence[RequestRow], *, duration_s: float, width: float
         if row.arrivals:
             paths["answer"] += f"M{first:.1f} {y:.1f}H{end:.1f}"
     bars = "".join(f'<path d="{path}" class="bar-{kind}" stroke-width="{thick:.2f}"/>' for kind, path in paths.items())
-    told = f"each a bar; {len(lanes)} side by side" + (f"; every {every}th shown" if every > 1 else "")
+    note = f"each a bar; {len(lanes)} side by side" + (f"; every {every}th shown" if every > 1 else "")
     floor = _line(LEFT, height - BOTTOM, width - RIGHT, height - BOTTOM, "axis")
-    return draw_title("Requests", told) + frame.draw_time_axis() + floor + bars
+    return draw_title("Requests", note) + frame.draw_time_axis() + floor + bars
 
 
 def _take_lane(lanes: list[float], row: RequestRow) -> int:

@@ -1,4 +1,4 @@
-"""A connection that carries one request after another, driven by whoever checks its socket."""
+"""A connection that carries one request after another, driven by the loop that checks its socket."""
 
 import contextlib
 import errno
@@ -41,7 +41,7 @@ class RequestRow:
     sent_s: float = 0.0
     """When its first byte was handed to the kernel."""
     end_s: float = 0.0
-    """A stream's last output event; else when the answer was whole, or when it failed."""
+    """A stream's last output event; else when the answer was complete, or when it failed."""
     status: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -70,7 +70,7 @@ class Stream:
     Args:
         poll: the epoll object that its socket is registered with.
         by_fd: file descriptor -> stream, kept by this class.
-        note_connect: is told each connection's set-up time in seconds.
+        note_connect: gets each connection's set-up time in seconds.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Stream:
         self._wants_out = False  # a request did not fit into the kernel's buffer
 
     def open(self) -> str | None:
-        """Begin to connect; returns what the kernel said where it cannot even begin."""
+        """Begin to connect; returns the error where it cannot begin."""
         self._began_s = self.last_s = monotonic()
         self._fresh = True
         try:
@@ -167,7 +167,7 @@ class Stream:
         """Go on, as the socket is ready; returns None while the request (if any) goes on.
 
         Returns:
-            ("", "") when the answer is whole, else kind and words of the failure. Without a request, a failure is None:
+            ("", "") when the answer is complete, else kind and text of the failure. Without a request, None:
             the connection is closed, and the next request opens another.
         """
         if self.state is StreamState.BUSY and self._unsent is None:

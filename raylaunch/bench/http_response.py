@@ -29,7 +29,7 @@ def make_head(method: str, host: str, path: str, headers: Mapping[str, str]) -> 
 
 
 def make_request(head: bytes, body: bytes) -> bytes:
-    """A whole request."""
+    """A complete request."""
     return b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
 
 
@@ -54,11 +54,11 @@ class HttpAnswer:
         """When the last byte was read."""
         self.usage: dict[str, Any] | None = None
         self.error: str | None = None
-        """What the server itself said was wrong, in a stream or as a body."""
+        """The error that the server sent, in a stream or as a body."""
         self.finished = False
-        """Whether the stream said [DONE] or why it stopped."""
+        """Whether the stream had [DONE] or a finish reason."""
         self.broke = False
-        """Whether the connection closed before the answer was whole."""
+        """Whether the connection closed before the answer was complete."""
         self._head = bytearray()
         self._rest = b""
         self._tail = b""
@@ -68,7 +68,7 @@ class HttpAnswer:
         self._trailer = False
 
     def feed(self, data: bytes, now: float) -> bool:
-        """Take what one read brought; returns whether the answer is whole.
+        """Take what one read brought; returns whether the answer is complete.
 
         Raises:
             WireError: this is no HTTP/1.1 answer.
@@ -147,7 +147,7 @@ class HttpAnswer:
         if self._rest:
             data, self._rest = self._rest + data, b""
         pieces: list[bytes] = []
-        at, size, whole = 0, len(data), False
+        at, size, is_complete = 0, len(data), False
         while at < size:
             if self._left:
                 payload = min(self._left - 2, size - at)
@@ -165,7 +165,7 @@ class HttpAnswer:
             at = cut + 2
             if self._trailer:
                 if not line:
-                    whole = True
+                    is_complete = True
                     break
                 continue
             try:
@@ -176,9 +176,9 @@ class HttpAnswer:
             self._left = length + 2 if length else 0
         if pieces:
             self._take_payload(b"".join(pieces), now)
-        if whole:
+        if is_complete:
             self._end_body()
-        return whole
+        return is_complete
 
     def _take_payload(self, payload: bytes, now: float) -> None:
         if not self.streaming:
@@ -192,7 +192,7 @@ class HttpAnswer:
             self._take_event(event, now)
 
     def _take_event(self, event: bytes, now: float) -> None:
-        """One event: its data lines joined, as the standard has it; comments (": ping") say nothing."""
+        """One event: its data lines joined, as the standard has it; comments (": ping") have no data."""
         if b"\n" in event or not event.startswith(b"data:"):
             lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
             if not lines:
@@ -224,8 +224,8 @@ class HttpAnswer:
             self._look_at(fields, now)
 
     def _look_at(self, fields: dict[str, Any], now: float) -> None:
-        if said := fields.get("error"):
-            self.error = describe_error(said)
+        if error := fields.get("error"):
+            self.error = describe_error(error)
         if isinstance(fields.get("usage"), dict):
             self.usage = fields["usage"]
         choices = fields.get("choices")
@@ -259,11 +259,11 @@ class HttpAnswer:
         self.finished = bool(fields.get("choices"))
 
 
-def describe_error(said: Any) -> str:
+def describe_error(error: Any) -> str:
     """A server's error in one line: its message where it has one."""
-    if isinstance(said, dict):
-        said = said.get("message") or json.dumps(said, ensure_ascii=False)
-    return " ".join(str(said).split())[:200]
+    if isinstance(error, dict):
+        error = error.get("message") or json.dumps(error, ensure_ascii=False)
+    return " ".join(str(error).split())[:200]
 
 
 def _only_names_a_role(choice: Mapping[str, Any]) -> bool:

@@ -32,8 +32,8 @@ class ShardRunner(Protocol):
         raised.
 
         Args:
-            report: is told the sum of the shards' progress.
-            started: is told the common start.
+            report: gets the sum of the shards' progress.
+            started: gets the common start.
         """
 
 

@@ -75,7 +75,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def list_gpu_series(samples: Sequence[LoadSample], key: str) -> list[Series]:
-    """A line for each GPU of each node; none where no GPU tells it."""
+    """A line for each GPU of each node; none where no GPU reports it."""
     found: dict[tuple[str, int], list[float | None]] = {}
     for number, sample in enumerate(samples):
         for node in sample.nodes:

@@ -86,14 +86,14 @@ def make_card(result: BenchResult, rows: Sequence[RequestRow]) -> str:
 def _draw_head(result: BenchResult, level: LevelResult, inner: float) -> str:
     valid = result.valid
     words, ink, back = ("valid", "#0f7b4f", "#e3f5ec") if valid else ("INVALID", "#b42318", "#fdeceb")
-    told = f"{level.load.describe()} · {describe_machines(result)} · {result.made_at[:10]}"
+    caption = f"{level.load.describe()} · {describe_machines(result)} · {result.made_at[:10]}"
     if not valid:
-        told = f"{result.invalid_because[0]} · {told}"
+        caption = f"{result.invalid_because[0]} · {caption}"
     right = PAD + inner
     word = f'<text x="{right - 46}" y="53" text-anchor="middle" fill="{ink}" font-size="14" font-weight="bold">{words}'
     return (
         f'<text x="{PAD}" y="56" class="big">{escape(_shorten(result.server.model, 52))}</text>'
-        f'<text x="{PAD}" y="80" class="soft">{escape(_shorten(told, 130))}</text>'
+        f'<text x="{PAD}" y="80" class="soft">{escape(_shorten(caption, 130))}</text>'
         f'<rect x="{right - 92}" y="34" width="92" height="28" rx="14" fill="{back}"/>'
         f"{word}</text>"
     )
@@ -155,9 +155,9 @@ def _draw_spread(result: BenchResult, level: LevelResult, half: float) -> list[s
             Series(name, [getattr(one.ttft_ms, name) for one in levels], f"c{n}")
             for n, name in enumerate(("p50", "p99"))
         ]
-        for title, told, lines in (
+        for title, caption, lines in (
             ("Throughput", "output tokens/s", [tokens]),
             ("First token, p50 and p99", "ms", first),
         ):
-            drawn.append(charts.draw_sweep(title, f"{told} {unit}", loads, lines, width=half, height=190.0))
+            drawn.append(charts.draw_sweep(title, f"{caption} {unit}", loads, lines, width=half, height=190.0))
     return drawn

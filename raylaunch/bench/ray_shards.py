@@ -46,7 +46,7 @@ class ShardActor:
         """This node's monotonic clock."""
         return monotonic()
 
-    def look(self) -> tuple[bool, ShardProgress]:
+    def read_state(self) -> tuple[bool, ShardProgress]:
         """Whether it is prepared, and how far it is."""
         return self._prepared, self._progress
 
@@ -60,7 +60,7 @@ class ShardActor:
         self._stopped.set()
         self._may_start.set()
 
-    # What the shard asks of whoever started it (shard.ShardControl):
+    # What the shard asks of its starter (shard_plan.ShardControl):
 
     def wait_for_start(self) -> float | None:
         """See ShardControl."""
@@ -86,9 +86,9 @@ def measure_offset(ask: Callable[[], float], clock: Callable[[], float] = monoto
     best = (float("inf"), 0.0)
     for _ in range(_PINGS):
         sent = clock()
-        told = ask()
+        theirs = ask()
         back = clock()
-        best = min(best, (back - sent, told - (sent + back) / 2))
+        best = min(best, (back - sent, theirs - (sent + back) / 2))
     return best[1], best[0] / 2
 
 
@@ -105,7 +105,7 @@ class RayShards:
     def run(
         self, plans: Sequence[ShardPlan], *, report: Callable[[ShardProgress], None], started: Callable[[float], None]
     ) -> list[ShardResult]:
-        """See ShardRunner. A node that is lost meanwhile costs its rows, and the result says so (ended: "lost")."""
+        """See ShardRunner. A node that is lost meanwhile costs its rows, and the result shows it (ended: "lost")."""
         import ray
 
         actors = [_start_actor(self._nodes[number % len(self._nodes)]) for number in range(len(plans))]
@@ -133,12 +133,12 @@ class RayShards:
         until = monotonic() + _ANSWER_S
         try:
             while not all(
-                prepared for prepared, _ in ray.get([actor.look.remote() for actor in actors], timeout=_ANSWER_S)
+                prepared for prepared, _ in ray.get([actor.read_state.remote() for actor in actors], timeout=_ANSWER_S)
             ):
                 if done := ray.wait(list(runs), timeout=0)[0]:
                     ray.get(done)  # a shard that ended before it began: what it raised
                 if monotonic() > until:
-                    raise BenchError("the load's shards did not get ready", fix="look at `ray status`")
+                    raise BenchError("the load's shards did not start", fix="`ray status` shows the nodes")
                 time.sleep(0.05)
             offsets = [
                 measure_offset(lambda actor=actor: float(ray.get(actor.tell_time.remote(), timeout=_ANSWER_S)))  # type: ignore[misc]
@@ -170,9 +170,9 @@ class RayShards:
                     if ray.wait([runs[number]], timeout=0)[0]:
                         results[number] = _take(runs[number])
                         continue
-                    looked = actors[number].look.remote()
-                    if ray.wait([looked], timeout=_EACH_S)[0]:
-                        latest[number] = _try(looked, latest[number])
+                    answer = actors[number].read_state.remote()
+                    if ray.wait([answer], timeout=_EACH_S)[0]:
+                        latest[number] = _try(answer, latest[number])
                 report(add_up(latest))
             except KeyboardInterrupt:
                 if stopped:
@@ -191,11 +191,11 @@ def find_own_ip() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _try(looked: Any, otherwise: ShardProgress) -> ShardProgress:
+def _try(answer: Any, otherwise: ShardProgress) -> ShardProgress:
     import ray
 
     try:
-        _, progress = ray.get(looked)
+        _, progress = ray.get(answer)
     except ray.exceptions.RayError:
         return otherwise
     assert isinstance(progress, ShardProgress)

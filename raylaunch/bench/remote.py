@@ -43,7 +43,7 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
 
     Args:
         words: the arguments, without those that name a file of this machine.
-        questions: a file of this machine whose questions are asked; None: the words say what is.
+        questions: a file of this machine whose questions are asked; None: as the options choose.
 
     Raises:
         ClusterError: the cluster is not up.
@@ -58,7 +58,7 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
         raise BenchError(f"{cluster.head_ip}: no folder could be made there: {answer.stderr.strip()}")
     arguments = [*words, *(["--questions", f"{folder}/questions"] if questions else [])]
     arguments += ["--no-report", "--output", f"{folder}/{_NAME}.json"]
-    # What it would print is told here, once it is home.
+    # What it would print is printed here, once its files are copied.
     entrypoint = f"cd && echo $$ >{folder}/pid && exec raylaunch bench {shlex.join(arguments)} >/dev/null"
     try:
         with shell.tunnel(cluster_ports.DASHBOARD) as local:
@@ -94,4 +94,4 @@ def _bring_home(shell: HostShell, folder: str, result: Path) -> None:
         result_file.rows_path(result).write_bytes(files[f"{_NAME}.rows.jsonl.gz"])
         result.write_bytes(files[f"{_NAME}.json"])
     except (tarfile.TarError, binascii.Error, EOFError, KeyError) as error:
-        raise BenchError("the load test left no result", fix="its log above says why") from error
+        raise BenchError("the load test left no result", fix="its log above has the cause") from error

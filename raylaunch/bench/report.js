@@ -29,9 +29,9 @@ function show(value) {
 for (const level of levels) {
   const panels = [...level.querySelectorAll(".panel.time")].map((panel) => {
     const svg = panel.querySelector("svg");
-    const told = panel.querySelector("desc.hover");
+    const hover = panel.querySelector("desc.hover");
     const legend = panel.querySelector(".legend");
-    const data = told ? JSON.parse(told.textContent) : null;
+    const data = hover ? JSON.parse(hover.textContent) : null;
     const spans = [];
     if (data && legend) {
       for (const one of data.series) {

@@ -166,7 +166,7 @@ def make_errors(level: LevelResult) -> str:
 
 
 def make_client(level: LevelResult) -> str:
-    """How the client fared: what says whether to believe it."""
+    """How loaded the client was: whether to trust the result."""
     client = level.client
     body = "".join(
         f"<tr><td>{number}: {escape(shard.node)}</td><td>{shard.cpu_s:.2f} s</td>"
@@ -199,8 +199,8 @@ def make_sweep(levels: Sequence[LevelResult]) -> str:
             Series("median", values("e2e_ms", "p50"), "c0"), Series("p99", values("e2e_ms", "p99"), "c1")]),
     )  # fmt: skip
     drawn = ""
-    for title, told, lines in curves:
-        curve = charts.draw_sweep(title, told + unit, loads, lines, width=HALF, height=210.0)
+    for title, unit_of, lines in curves:
+        curve = charts.draw_sweep(title, unit_of + unit, loads, lines, width=HALF, height=210.0)
         drawn += f"<div>{wrap_svg(curve, HALF, 210.0)}</div>"
     return f'<section><h2>Sweep</h2><div class="two">{drawn}</div>{SWEEP_LEGEND}</section>'
 
@@ -211,7 +211,7 @@ def make_facts(result: BenchResult) -> str:
     how = f"{asked.api}, {'streaming' if asked.stream else 'complete answers'}"
     longest = f"{'exactly' if asked.exact_tokens else 'at most'} {asked.max_tokens} tokens"
     if own := asked.own_output_tokens:
-        longest = f"{own[0]} to {own[1]} tokens, as its file says"
+        longest = f"{own[0]} to {own[1]} tokens, as in its file"
     facts = {
         "asked": f"{how}, {longest}; {asked.prompts} ({asked.distinct_prompts} distinct)",
         "tokens": f"counted by {'the server' if result.levels[-1].tokens_counted_by == 'usage' else 'output events'}",

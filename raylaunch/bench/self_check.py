@@ -37,7 +37,7 @@ class SelfCheck:
     turns: int = 0
     reads: int = 0
     runnable_wait_s: float | None = None
-    """Time it was ready to run and the kernel ran something else; None where the kernel does not tell."""
+    """Time it was ready to run and the kernel ran something else; None where the kernel does not count it."""
     connects_s: list[float] = field(default_factory=list)
     """Time to set up each connection, TLS included."""
     refused_for_files: int = 0
@@ -52,7 +52,7 @@ class SelfCheck:
         self._wait_at_start = read_runnable_wait_s()
 
     def note_turn(self, lag_s: float) -> None:
-        """Take one turn of the loop: how long it kept the next look at the sockets waiting."""
+        """Take one turn of the loop: how long it delayed the next check of the sockets."""
         self.turns += 1
         self.max_loop_lag_s = max(self.max_loop_lag_s, lag_s)
         if lag_s > SLOW_TURN_S:

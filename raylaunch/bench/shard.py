@@ -1,6 +1,6 @@
 """One shard of a load: a loop over epoll that drives its streams, notes when bytes came, and checks itself.
 
-A loop of our own because the time a reading waits for the loop is part of what is measured: one turn is one look at
+A loop of our own because the time a reading waits for the loop is part of what is measured: one turn is one check of
 the sockets and the work for those that are ready, so the length of a turn bounds the error of every time noted in it.
 """
 
@@ -69,7 +69,7 @@ class Shard:
             gc.enable()
 
     def _choose_address(self) -> None:
-        """Keep the first address that connects; where none does, the requests will tell."""
+        """Keep the first address that connects; where none does, the requests fail."""
         for address in self._plan.addresses:
             self._address = address
             self._context = _make_context(address)
@@ -172,7 +172,7 @@ class Shard:
         if self._plan.rate_per_s is None:
             while self._resting and self._resting[0][0] <= now:
                 self._idle.append(self._resting.popleft()[1])
-            for _ in range(min(len(self._idle), _BEGIN_AT_ONCE)):  # between them the answers are looked at
+            for _ in range(min(len(self._idle), _BEGIN_AT_ONCE)):  # between them the answers are read
                 if self._is_all_sent(now):
                     break
                 self._begin(self._idle.pop(), RequestRow(self._take_number(), monotonic()))
@@ -206,11 +206,11 @@ class Shard:
         row = stream.row
         if row is None:
             return
-        kind, said = ended
+        kind, detail = ended
         now = monotonic()
         if kind:
             stream.take_arrivals()
-            row.error, row.detail, row.end_s = kind, said, row.end_s or now
+            row.error, row.detail, row.end_s = kind, detail, row.end_s or now
             self._failed += 1
             self._failed_in_a_row += 1
             if kind in ("reset", "timeout", "protocol"):
@@ -231,7 +231,7 @@ class Shard:
             self._idle.append(stream)
 
     def _check(self, now: float) -> None:
-        """Stop, silence and dead servers: looked at twenty times a second."""
+        """Check for a stop, silence and dead servers, twenty times a second."""
         if self._control.is_stopped():
             self._ended = "stopped"
             return

@@ -1,4 +1,4 @@
-"""What a shard is told, and what it brings back."""
+"""What a shard is given, and what it returns."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,7 +90,7 @@ class StopShard:
 
 
 class ShardControl(Protocol):
-    """How a shard hears from, and reports to, whoever started it."""
+    """How a shard hears from, and reports to, its starter."""
 
     def wait_for_start(self) -> float | None:
         """Tell that all is prepared; returns the moment to begin on this machine's clock, or None to end."""

@@ -17,7 +17,7 @@ island pepper ladder canvas meadow silver thunder basket candle orchard compass 
 _FILLERS = tuple("abcdiost")
 """Of one token with some tokenizers that make more of each word: they fill what is left."""
 _CHECKED = 3
-"""Prompts that are counted whole before a load."""
+"""Complete prompts that are counted before a load."""
 
 _Drawn = TypeVar("_Drawn", str, tuple[int, ...])
 
@@ -27,10 +27,10 @@ def make_synthetic(
 ) -> tuple[list[Prompt], str]:
     """Random prompts of `input_tokens` tokens, each different, so that no prefix cache answers them.
 
-    Completions of a server that tells tokens (vLLM's /tokenize) are asked in text of exactly that length, since text is
+    Completions of a server that counts tokens (vLLM's /tokenize) are sent as text of exactly that length, since text is
     what clients send, and to tokenize it is a good part of the server's work. Where no text comes out exact, they are
     asked in token ids. Elsewhere random words, their number set by what one request of them counts (its usage); the
-    server's usage tells in the result what it came to.
+    server's usage in the result shows the real number.
 
     Returns:
         The prompts, and what they are in words. There are fewer than `count` where they would take too much memory, or
@@ -59,7 +59,7 @@ def _draw_different(draw_one: Callable[[], _Drawn], count: int) -> list[_Drawn]:
 
 
 def _tokenize(target: Target, text: str, *, special: bool) -> list[int]:
-    """Token ids of a text by vLLM's /tokenize; none where the server does not tell them.
+    """Token ids of a text by vLLM's /tokenize; none where the server has no such endpoint.
 
     Args:
         special: with the special tokens (BOS) that the server adds to a text, and not to token ids.
@@ -111,7 +111,7 @@ def _draw_text(draw: random.Random, counts: Mapping[str, int], tokens: int) -> s
 def _count_words(target: Target, request: RequestOptions, input_tokens: int) -> int:
     """Words that come to about `input_tokens` tokens with this model and its chat template."""
     counted = [_count_prompt_tokens(target, request, words) for words in (8, 72)]
-    if None in counted or counted[1] == counted[0]:  # a server that tells no usage: a word is about 1.3 tokens
+    if None in counted or counted[1] == counted[0]:  # a server without usage: a word is about 1.3 tokens
         return max(1, round(input_tokens / 1.3))
     few, many = (float(value or 0) for value in counted)
     each = (many - few) / 64

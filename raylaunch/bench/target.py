@@ -182,7 +182,7 @@ def check_target(target: Target) -> Target:
 
 
 def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
-    """Send one request before the load: what the server dislikes about it is told once, and not as 500 failures.
+    """Send one request before the load: what the server rejects is reported once, and not as 500 failures.
 
     Raises:
         BenchError: the server refuses it.
@@ -194,8 +194,8 @@ def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
         answer = target.ask(path, fields)
     except urllib.error.HTTPError as error:
         try:
-            said = json.loads(error.read())
-            words = describe_error(said.get("error") or said.get("message") or said.get("detail") or said)
+            answer = json.loads(error.read())
+            words = describe_error(answer.get("error") or answer.get("message") or answer.get("detail") or answer)
         except (ValueError, AttributeError):
             words = error.reason
         fix = "try --api completions" if "chat template" in words.lower() else "change the request's options"

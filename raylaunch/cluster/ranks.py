@@ -59,7 +59,7 @@ def list_free_resources() -> dict[str, dict[str, float]]:
 
 
 def _list_actors(state_name: str | None) -> list[Any]:
-    """ActorTableData of the whole cluster."""
+    """ActorTableData of all actors in the cluster."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 

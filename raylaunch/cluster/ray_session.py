@@ -36,7 +36,7 @@ class GpuWait:
     """Needed, with `gpus_per_node` GPUs each."""
     gpus_per_node: int
     gpus: int
-    """Of the whole cluster."""
+    """Of all nodes of the cluster."""
     left_s: float
     """Until the wait times out."""
 
@@ -139,7 +139,7 @@ def list_nodes() -> tuple[ClusterNode, ...]:
 
 
 def count_gpus() -> int:
-    """GPUs of the whole cluster, from `ray.cluster_resources()`."""
+    """GPUs of the cluster, from `ray.cluster_resources()`."""
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))

@@ -1,7 +1,7 @@
 """The serving child: vLLM's own OpenAI app around an engine built from AsyncEngineArgs.
 
 The supervisor starts it before it knows the cluster: the imports, which take most of a short start-up, run while the
-nodes are awaited and checked. Then ServeEngine says what to serve (engine/messages.py has all that is sent both ways).
+nodes are awaited and checked. Then the message ServeEngine gives what to serve (engine/messages.py has all messages).
 """
 
 import asyncio

@@ -111,7 +111,7 @@ def request_restart(folder: Path, launch: LaunchConfig, *, report: Callable[[str
         What the supervisor reports at the end.
 
     Raises:
-        ServiceError: the launch is not served; the message says whether the old engine still is.
+        ServiceError: the launch is not served; the message states whether the old engine still is.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)

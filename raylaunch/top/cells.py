@@ -1,4 +1,4 @@
-"""Figures as words: what a cell of the screen says, and how it says that something is not told."""
+"""The text of each cell of the screen; unknown figures have a sign of their own."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from raylaunch.node.nvml import GpuProcess
 from raylaunch.top.view import ServiceView
 
 NOTHING = "-"
-"""A figure that is not told."""
+"""A figure that is unknown."""
 _SHORT = {
     "sw_power_cap": "power-cap",
     "hw_slowdown": "hw-slow",
@@ -30,7 +30,7 @@ def percent(value: float | None, width: int = 4) -> str:
     return f"{NOTHING if value is None else f'{value:.0f}%':>{width}}"
 
 
-def whole(value: float | None, unit: str = "") -> str:
+def integer(value: float | None, unit: str = "") -> str:
     """A figure without decimals."""
     return NOTHING if value is None else f"{value:.0f}{unit}"
 
@@ -105,9 +105,9 @@ def list_reasons(sample: GpuSample, *, long: bool) -> list[str]:
 
 
 def list_xids(sample: GpuSample, *, long: bool) -> list[str]:
-    """Errors that the driver told of it: the last one where there is little room."""
-    told = [f"Xid {event.xid}{f' {event.meaning}' if long and event.meaning else ''}" for event in sample.xids]
-    return told if long else told[-1:]
+    """Errors that the driver reported for it; the last one where space is short."""
+    xids = [f"Xid {event.xid}{f' {event.meaning}' if long and event.meaning else ''}" for event in sample.xids]
+    return xids if long else xids[-1:]
 
 
 def list_others(others: Sequence[GpuProcess], *, long: bool) -> str:

@@ -20,14 +20,14 @@ _AGAIN_S = 5.0
 """After a sampling child ended, until another one is started."""
 
 
-class Looker:
+class ViewReader:
     """Looks at one service, or at the Ray cluster of this machine where nothing serves, or at this machine alone.
 
     Args:
         port: which service, where several run here.
 
     Raises:
-        ServiceError: several services run here and no port was said, or none on that port.
+        ServiceError: several services run here and no port was given, or none on that port.
     """
 
     def __init__(self, port: int | None) -> None:
@@ -43,7 +43,7 @@ class Looker:
             self._monitor.close()
             self._monitor = None
 
-    def look(self) -> View:
+    def read(self) -> View:
         """Everything now; returns when a new sample is there, or after a second or two without one."""
         monitor = self._follow_service()
         patience_s = _STALE_S if monitor.newest is not None else _FIRST_SAMPLE_S
@@ -105,22 +105,24 @@ class Looker:
         return figures, self._history.add(figures) if figures else None
 
 
-def watch(port: int | None, stop: threading.Event, *, make: Callable[[int | None], Looker] = Looker) -> Iterator[View]:
+def watch(
+    port: int | None, stop: threading.Event, *, make: Callable[[int | None], ViewReader] = ViewReader
+) -> Iterator[View]:
     """A view each second until `stop` is set; then nothing of it is left on any node."""
-    looker = make(port)
+    reader = make(port)
     try:
         while not stop.is_set():
-            yield looker.look()
+            yield reader.read()
     finally:
-        looker.close()
+        reader.close()
 
 
 def look_once(port: int | None) -> View:
     """One view whose rates are those of the last two seconds."""
-    looker = Looker(port)
+    reader = ViewReader(port)
     try:
-        looker.look()
-        looker.look()
-        return looker.look()
+        reader.read()
+        reader.read()
+        return reader.read()
     finally:
-        looker.close()
+        reader.close()

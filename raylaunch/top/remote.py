@@ -21,9 +21,9 @@ def watch(cluster: Path, port: int | None) -> Iterator[View]:
         ClusterError: the cluster is not up, or cannot be reached.
         ServiceError: nothing is to be seen there, in the head's words.
     """
-    told = cluster_file.load(cluster)
-    for line in read_lines(told, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
-        yield take_in(_VIEW.validate_json(line), told.head_ip, time.time())
+    cluster_config = cluster_file.load(cluster)
+    for line in read_lines(cluster_config, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
+        yield take_in(_VIEW.validate_json(line), cluster_config.head_ip, time.time())
 
 
 def take_in(view: View, head_ip: str, now: float) -> View:

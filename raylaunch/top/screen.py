@@ -1,4 +1,4 @@
-"""The screen of `raylaunch top`: it fits a terminal of 80 x 24 with 16 GPUs, and says more in a wide one."""
+"""The screen of `raylaunch top`: fits a terminal of 80 x 24 with 16 GPUs, and shows more in a wide one."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from raylaunch.top.cells import (
     describe_network,
     describe_service,
     gib,
+    integer,
     list_others,
     list_reasons,
     list_xids,
     percent,
     span,
-    whole,
 )
 from raylaunch.top.view import GpuView, NodeView, View
 
@@ -98,13 +98,13 @@ def _render_gpu(gpu: GpuView, width: int) -> Text:
     assert sample is not None
     line = Text(f"{gpu.index:>3} {span(gpu.ranks):<5}")
     if sample.fault is not None:
-        told = f"{sample.fault}: {sample.error}" + "".join(f"; {xid}" for xid in list_xids(sample, long=True))
-        return line.append(f" {told}", style="bold red")
+        fault = f"{sample.fault}: {sample.error}" + "".join(f"; {xid}" for xid in list_xids(sample, long=True))
+        return line.append(f" {fault}", style="bold red")
     memory = f"{gib(sample.memory_used_bytes)}/{gib(sample.memory_total_bytes)}"
-    power = f"{whole(sample.power_w)}/{whole(sample.power_cap_w)}"
-    clocks = f"{whole(sample.sm_clock_mhz)}/{whole(sample.memory_clock_mhz)}"
+    power = f"{integer(sample.power_w)}/{integer(sample.power_cap_w)}"
+    clocks = f"{integer(sample.sm_clock_mhz)}/{integer(sample.memory_clock_mhz)}"
     line.append(f" {percent(sample.use_percent)} {memory:>11} {power:>7}")
-    line.append(f" {whole(sample.temperature_c, 'C'):>4}", style="yellow" if _is_hot(gpu) else "")
+    line.append(f" {integer(sample.temperature_c, 'C'):>4}", style="yellow" if _is_hot(gpu) else "")
     line.append(f" {percent(sample.fan_percent)} {clocks:>10}")
     long = width >= WIDE
     line.append("".join(f" {xid}" for xid in list_xids(sample, long=long)), style="bold red")
@@ -156,8 +156,8 @@ def _render_cell(gpu: GpuView) -> Text:
         return cell.append(f"{percent(gpu.worker.cpu_percent)} {gib(gpu.worker.rss_bytes):>6}G")
     if sample.fault is not None:
         return cell.append(f"{sample.fault:<20}", style="bold red")
-    cell.append(f"{percent(sample.use_percent)} {gib(sample.memory_used_bytes, 0):>3}G {whole(sample.power_w):>4}W")
-    cell.append(f" {whole(sample.temperature_c, 'C'):>4}", style="yellow" if _is_hot(gpu) else "")
+    cell.append(f"{percent(sample.use_percent)} {gib(sample.memory_used_bytes, 0):>3}G {integer(sample.power_w):>4}W")
+    cell.append(f" {integer(sample.temperature_c, 'C'):>4}", style="yellow" if _is_hot(gpu) else "")
     cell.append("!" if sample.throttles else " ", style="bold yellow")
     cell.append("X" if sample.xids else " ", style="bold red")
     cell.append(f"+{len(gpu.others)}" if gpu.others else "", style="magenta")

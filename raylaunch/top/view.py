@@ -72,7 +72,7 @@ class ServiceView:
 class View:
     """Everything on the screen.
 
-    `pydantic.TypeAdapter(View).validate_json` reads back what `to_json` told.
+    `pydantic.TypeAdapter(View).validate_json` reads back what `to_json` returned.
     """
 
     at: float
@@ -84,13 +84,13 @@ class View:
     """Why there is less to see than there should be."""
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: the fields by name, units in the names; null is "not told"."""
-        told = asdict(self)
-        for node, seen in zip(told["nodes"], self.nodes, strict=True):
+        """For programs: the fields by name, units in the names; null is unknown."""
+        fields = asdict(self)
+        for node, seen in zip(fields["nodes"], self.nodes, strict=True):
             for gpu, real in zip(node["gpus"], seen.gpus, strict=True):
                 if real.sample is not None:
                     gpu["sample"]["throttles"] = list(real.sample.throttles)
-        return told
+        return fields
 
 
 def describe_service(service: Service) -> ServiceView:
@@ -158,21 +158,21 @@ def _arrange_node(
 def _arrange_gpus(
     samples: Sequence[GpuSample], ranks: Sequence[PlacedRank], rank_of: Mapping[int, int]
 ) -> tuple[GpuView, ...]:
-    """Ranks by the processes that NVML tells; by Ray's numbers where NVML's pids are none that this container knows."""
+    """Ranks by the processes that NVML lists; by Ray's numbers where this container does not know NVML's pids."""
     by_pid = {
         sample.index: [rank_of[process.pid] for process in sample.processes if process.pid in rank_of]
         for sample in samples
     }
-    told = {rank for ranks_there in by_pid.values() for rank in ranks_there}
+    listed = {rank for ranks_there in by_pid.values() for rank in ranks_there}
     by_number: dict[int, list[int]] = {}
     for rank in ranks:
-        if rank.rank not in told and rank.gpu is not None:
+        if rank.rank not in listed and rank.gpu is not None:
             by_number.setdefault(rank.gpu, []).append(rank.rank)
     views = []
     for sample in samples:
         unmatched = by_number.get(sample.index, [])
         others = [process for process in sample.processes if process.pid not in rank_of]
-        # A rank whose pid is not told is one of the processes without a name: NVML tells the host's pids.
+        # A rank whose pid is unknown is one of the processes without a name: NVML lists the host's pids.
         nameless = [process for process in others if not process.name][: len(unmatched)]
         views.append(
             GpuView(

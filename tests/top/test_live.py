@@ -11,7 +11,7 @@ import pytest
 
 from raylaunch.base.processes import wait_until
 from raylaunch.cluster.private import PrivateRay
-from raylaunch.top.live import Looker
+from raylaunch.top.live import ViewReader
 from raylaunch.top.view import View
 from tests.e2e.harness import RAYLAUNCH
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.ray
 DEADLINE_S = 120.0
 
 
-def look_until(looker: Looker, condition: Callable[[View], bool]) -> View:
+def look_until(reader: ViewReader, condition: Callable[[View], bool]) -> View:
     deadline = time.monotonic() + DEADLINE_S
-    while not condition(view := looker.look()):
+    while not condition(view := reader.read()):
         assert time.monotonic() < deadline, view
     return view
 
@@ -31,21 +31,21 @@ def test_the_view_outlives_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples of a cluster; when it is gone the view says why there are none; another one is looked at as it comes."""
     first = PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={})
     monkeypatch.setenv("RAY_ADDRESS", first.address)
-    looker = Looker(None)
+    reader = ViewReader(None)
     try:
-        view = look_until(looker, lambda view: bool(view.nodes))
+        view = look_until(reader, lambda view: bool(view.nodes))
         assert view.note == f"nothing serves on this machine; Ray at {first.address}"
         first.stop()
-        look_until(looker, lambda view: view.note.startswith(("the last sample is ", "nodes are not sampled: ")))
+        look_until(reader, lambda view: view.note.startswith(("the last sample is ", "nodes are not sampled: ")))
         second = PrivateRay.start(nodes=1, gpus_per_node=1, env_vars={})
         try:
             monkeypatch.setenv("RAY_ADDRESS", second.address)
-            view = look_until(looker, lambda view: second.address in view.note)
+            view = look_until(reader, lambda view: second.address in view.note)
             assert view.nodes
         finally:
             second.stop()
     finally:
-        looker.close()
+        reader.close()
         first.stop()
 
 
@@ -53,12 +53,12 @@ def test_the_view_outlives_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_that_nobody_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """RAY_ADDRESS points at nothing: the reason, and what to do."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    looker = Looker(None)
+    reader = ViewReader(None)
     try:
-        view = look_until(looker, lambda view: bool(view.note))
+        view = look_until(reader, lambda view: bool(view.note))
         assert "Ray at 127.0.0.1:9: nothing accepts connections there" in view.note
     finally:
-        looker.close()
+        reader.close()
 
 
 def test_ctrl_c_ends_a_view_that_is_written_to_a_file(tmp_path: Path) -> None:
