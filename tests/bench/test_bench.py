@@ -192,14 +192,14 @@ def test_key_questions_and_options_reach_the_server(tmp_path: Path) -> None:
 
 
 def test_questions_with_lengths_of_their_own(tmp_path: Path) -> None:
-    """Asked for exactly; the result and its report tell which lengths those were."""
+    """Requested exactly; the result and its report state those lengths."""
     questions = tmp_path / "recorded.jsonl"
     questions.write_text('{"prompt": "a?", "output_tokens": 3}\n{"prompt": "b?", "output_tokens": 40}\n')
     with odd_server.serve() as server:
         result = run(tmp_path, server.url, "-n", "2", "-c", "1", "--questions", str(questions))
         assert [(body["max_tokens"], body["ignore_eos"]) for body in server.seen] == [(3, True), (40, True)]
     assert result["asked"]["own_output_tokens"] == [3, 40]
-    assert "3 to 40 tokens, as its file says" in (tmp_path / "result.html").read_text()
+    assert "3 to 40 tokens, as in its file" in (tmp_path / "result.html").read_text()
 
 
 def test_synthetic_prompts_differ(tmp_path: Path) -> None:
