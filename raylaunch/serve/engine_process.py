@@ -92,11 +92,15 @@ class EngineProcess(ChildLink):
         """
         if not self.is_accepting:
             return False
-        self.receive()  # nothing may have been read while it drained
         if self.silent_s() < _MUTE_S and self.send(FailClients(why)):
             return True
         self.process.send(signal.SIGKILL)
         return True
+
+    def _has_ended(self) -> bool:
+        """Whether it has ended; reads its pulses, or it would seem mute, and block once the pipe is full."""
+        self.receive()
+        return not self.is_alive()
 
     def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str) -> None:
         """Accept nothing new, let running requests finish, end.
@@ -108,7 +112,7 @@ class EngineProcess(ChildLink):
         """
         if not self.is_accepting or not self.send(Drain()):
             return
-        wait_until(lambda: not self.is_alive() or is_forced(), timeout_s)
+        wait_until(lambda: self._has_ended() or is_forced(), timeout_s)
         if self.is_alive():
             self.fail(why)
             wait_until(lambda: not self.is_alive(), 0.5 if is_forced() else _FAIL_S)

@@ -1,0 +1,17 @@
+"""A process that accepts, pulses as the API server does, and notes that it was asked to fail its clients."""
+
+import sys
+from pathlib import Path
+
+from raylaunch.base.ipc import ParentLink
+from raylaunch.engine.messages import Accepting, EnginePulse, FailClients
+
+if __name__ == "__main__":
+    parent = ParentLink()
+    parent.send(Accepting())
+    while not parent.is_closed:
+        parent.send(EnginePulse(running=1))
+        for message in parent.receive(0.5):
+            if isinstance(message, FailClients):
+                Path(sys.argv[1]).write_text(message.why)
+                sys.exit(0)
