@@ -76,9 +76,10 @@ class LocalShards:
         while running := [link for link in links if link.last(ShardResult) is None]:
             try:
                 for link in wait_for_any(running, None):
-                    self._receive(link, links.index(link))
-                    if (progress := link.last(ShardProgress)) is not None and progress is not latest[links.index(link)]:
-                        latest[links.index(link)] = progress
+                    number = links.index(link)
+                    self._receive(link, number)
+                    if (progress := link.last(ShardProgress)) is not None and progress is not latest[number]:
+                        latest[number] = progress
                         report(add_up(latest))
                 if not (is_started or stopped) and all(link.last(Prepared) for link in links):
                     is_started = True

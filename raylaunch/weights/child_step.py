@@ -49,8 +49,10 @@ def run_step(
             module, arguments=arguments, environment={**os.environ, **(environment or {})}, output=output
         )
     try:
-        while child.is_alive():
-            if child.is_closed:
+        is_running = True
+        while is_running:
+            is_running = child.is_alive()  # asked before its last messages are read
+            if is_running and child.is_closed:
                 time.sleep(0.05)
             for message in child.wait(_WAIT_S):
                 if isinstance(message, StepNote):

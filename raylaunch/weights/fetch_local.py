@@ -93,6 +93,7 @@ def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callab
     descriptor, name = tempfile.mkstemp(prefix=f"{folder.name}.", suffix=".log")
     os.close(descriptor)
     log = Path(name)  # not next to the folder: that disk may be full
+    is_kept = False
     try:
         run_step(
             "raylaunch.weights.fetch_local",
@@ -104,10 +105,11 @@ def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callab
             report=report,
         )
     except RaylaunchError as error:
-        if error.log is None:  # the child sent the reason
-            log.unlink()
+        is_kept = error.log is not None  # else the child sent the reason
         raise
-    log.unlink()
+    finally:
+        if not is_kept:
+            log.unlink()
 
 
 @dataclass
