@@ -1,7 +1,7 @@
 """Place each rank of the engine on a GPU: tensor-parallel groups within a node, pipeline stages across nodes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raylaunch.base.errors import ClusterError, NotEnoughGpusError
@@ -20,7 +20,7 @@ class RankPlace:
     pp_rank: int
     node: ClusterNode
     gpu: int | None = None
-    """Index of the GPU on its node as Ray numbers them; None until Ray has reserved it."""
+    """Index of the GPU on its node as NVML numbers them, or Ray its logical ones; None until that is known."""
 
 
 def plan_places(
@@ -68,6 +68,22 @@ class Reservation:
     group_id: str
     """Hexadecimal id of the placement group."""
     places: tuple[RankPlace, ...]
+    gpu_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Node's address -> names of the reserved GPUs there, as Ray has them (an index, or a UUID of its
+    CUDA_VISIBLE_DEVICES); a node that is reserved completely is missing."""
+
+    def locate(self, gpus: Mapping[str, Sequence[int]]) -> "Reservation":
+        """With each rank's GPU: vLLM assigns a node's GPUs to its ranks in ascending order of their indices.
+
+        Args:
+            gpus: node's address -> indices of the reserved GPUs there; a node that is missing stays without.
+        """
+        left = {node: sorted(indices) for node, indices in gpus.items()}
+        places = tuple(
+            replace(place, gpu=left[place.node.ip].pop(0)) if left.get(place.node.ip) else place
+            for place in self.places
+        )
+        return replace(self, places=places)
 
     def release(self) -> None:
         """Release the GPUs; Ray ends what still runs on them."""
@@ -78,7 +94,7 @@ class Reservation:
 
 
 def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_S) -> Reservation:
-    """Reserve one GPU per rank on the planned node, and find the GPUs' indices.
+    """Reserve one GPU per rank on the planned node, and find which ones they are.
 
     The reservation belongs to this process's Ray job: when this process dies, Ray frees it and ends what runs in it.
 
@@ -105,25 +121,22 @@ def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_
             + f" of {len(places)} needed in all",
             fix="`raylaunch status` and `ray status` show what uses them; `raylaunch stop` ends a service of raylaunch",
         )
-    return Reservation(group.id.hex(), tuple(_find_gpu_indices(group, places)))
-
-
-def _find_gpu_indices(group: Any, places: Sequence[RankPlace]) -> list[RankPlace]:
-    """Find each rank's GPU: vLLM assigns a node's reserved GPUs to its ranks in ascending order."""
     reserved: dict[str, list[RankPlace]] = {}
     for place in places:
-        reserved.setdefault(place.node.node_id, []).append(place)
-    found: list[RankPlace] = []
-    for ranks in reserved.values():
-        if len(ranks) == ranks[0].node.gpus:
-            indices = list(range(len(ranks)))
-        else:  # other jobs have, or may get, the rest of the node's GPUs: ask Ray which ones are ours
-            indices = _ask_gpu_indices(group, [place.rank for place in ranks])
-        found += [replace(place, gpu=index) for place, index in zip(ranks, indices, strict=True)]
-    return sorted(found, key=lambda place: place.rank)
+        reserved.setdefault(place.node.ip, []).append(place)
+    names = {  # where other jobs have, or may get, the rest of the node's GPUs: Ray knows which ones are ours
+        ip: _ask_gpu_names(group, [place.rank for place in ranks])
+        for ip, ranks in reserved.items()
+        if len(ranks) < ranks[0].node.gpus
+    }
+    logical = {
+        ip: [int(name) for name in names.get(ip, map(str, range(len(ranks)))) if name.isdigit()]
+        for ip, ranks in reserved.items()
+    }
+    return Reservation(group.id.hex(), tuple(places), names).locate(logical)
 
 
-def _ask_gpu_indices(group: Any, bundles: Sequence[int]) -> list[int]:
+def _ask_gpu_names(group: Any, bundles: Sequence[int]) -> tuple[str, ...]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -140,4 +153,4 @@ def _ask_gpu_indices(group: Any, bundles: Sequence[int]) -> list[int]:
         .remote()
         for bundle in bundles
     ]
-    return sorted(int(index) for index in ray.get(asked, timeout=_RESERVE_TIMEOUT_S))
+    return tuple(ray.get(asked, timeout=_RESERVE_TIMEOUT_S))

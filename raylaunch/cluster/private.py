@@ -31,6 +31,8 @@ _NODE_PORTS = (
 _HEAD_PORTS = ("dashboard-port", "ray-client-server-port")
 _OBJECT_STORE_BYTES = 128 << 20
 """Small, to keep a rehearsal small: weights never pass through the object store."""
+_VISIBLE_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR")
+"""Each vendor's variable that names the GPUs of a process."""
 _TRIES = 3
 """Starts, where another process binds a port between its choice and its use."""
 _PORT_TAKEN = re.compile(r"\bports?\b|\bin use\b", re.IGNORECASE)
@@ -50,11 +52,13 @@ class PrivateRay:
     nodes: tuple[processes.Child, ...]
 
     @classmethod
-    def start(cls, *, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
-        """Start `nodes` Ray nodes with `gpus_per_node` logical GPUs each.
+    def start(cls, *, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str], real_gpus: bool = False) -> Self:
+        """Start `nodes` Ray nodes with `gpus_per_node` GPUs each.
 
         Args:
             env_vars: environment of every Ray worker, over this process's own.
+            real_gpus: whether the GPUs are this machine's; else they exist in Ray's accounts only, and variables that
+                choose among real ones are left out: Ray refuses more GPUs than they name (2.60).
 
         Raises:
             ClusterError: a node did not start; the message has the last line of its log. Nothing is left running.
@@ -62,11 +66,11 @@ class PrivateRay:
         processes.raise_file_limit()
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_PortTakenError):
-                return cls._start(nodes, gpus_per_node, env_vars)
-        return cls._start(nodes, gpus_per_node, env_vars)
+                return cls._start(nodes, gpus_per_node, env_vars, real_gpus)
+        return cls._start(nodes, gpus_per_node, env_vars, real_gpus)
 
     @classmethod
-    def _start(cls, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str]) -> Self:
+    def _start(cls, nodes: int, gpus_per_node: int, env_vars: Mapping[str, str], real_gpus: bool) -> Self:
         folder = Path(tempfile.mkdtemp(prefix="raylaunch-"))  # short: Ray's sockets live under it (107 bytes at most)
         # In one call, so that all differ: Ray refuses a port that two components use.
         port, *ports = find_free_ports(1 + len(_HEAD_PORTS) + nodes * len(_NODE_PORTS))
@@ -76,7 +80,9 @@ class PrivateRay:
                 where = ["--head", f"--port={port}"] if index == 0 else [f"--address={cluster.address}"]
                 names = [*_NODE_PORTS, *(_HEAD_PORTS if index == 0 else ())]
                 where += [f"--{name}={ports.pop()}" for name in names]
-                node = _start_node(folder, f"127.0.0.{index + 1}", gpus_per_node, where, env_vars)
+                ip = f"127.0.0.{index + 1}"
+                environment = make_environment(ip, env_vars, real_gpus=real_gpus)
+                node = _start_node(folder, ip, gpus_per_node, where, environment)
                 cluster = cls(address=cluster.address, folder=folder, nodes=(*cluster.nodes, node))
                 if index == 0:
                     _wait_for_port(port, node, folder)
@@ -102,7 +108,16 @@ class PrivateRay:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Mapping[str, str]) -> processes.Child:
+def make_environment(ip: str, env_vars: Mapping[str, str], *, real_gpus: bool) -> dict[str, str]:
+    """The environment of a node's processes: this process's own, Ray's settings, then `env_vars`."""
+    # Otherwise Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
+    keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
+    own = {"VLLM_HOST_IP": ip, **keep_trackers, **processes.KEEP_VISIBLE, **settings.NODE}
+    left_out = {"RAY_ADDRESS"} if real_gpus else {"RAY_ADDRESS", *_VISIBLE_DEVICES}
+    return {name: value for name, value in (os.environ | own | dict(env_vars)).items() if name not in left_out}
+
+
+def _start_node(folder: Path, ip: str, gpus: int, where: list[str], environment: Mapping[str, str]) -> processes.Child:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block",
         f"--node-ip-address={ip}", f"--num-gpus={gpus}", f"--temp-dir={folder}",
@@ -111,10 +126,6 @@ def _start_node(folder: Path, ip: str, gpus: int, where: list[str], env_vars: Ma
     ]  # fmt: skip
     if "--head" in where:
         command.append("--include-dashboard=false")
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    # Otherwise Ray kills a worker's resource tracker with it, and vLLM's shared memory stays in /dev/shm (Ray 2.60).
-    keep_trackers = {"RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
-    environment |= {"VLLM_HOST_IP": ip, **keep_trackers, **processes.KEEP_VISIBLE, **settings.NODE, **env_vars}
     index = int(ip.rpartition(".")[2]) - 1
     with (folder / f"node{index}.log").open("wb") as log:
         return processes.Child.start(command, environment=environment, output=log)

@@ -49,6 +49,7 @@ class NodeFacts:
     torch_cuda: str | None
     """CUDA that PyTorch was built for, "13.0"; None for a build without CUDA, or no PyTorch."""
     environment: Mapping[str, str]
+    """Some variables of the node's raylet, as its workers have them; see _VARIABLES."""
     vllm_ip: str
     """The address that vLLM uses as this node's own."""
     model: FolderFacts
@@ -78,7 +79,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
         python=platform.python_version(),
         packages=versions,
         torch_cuda=_find_torch_cuda(),
-        environment={name: value for name in _VARIABLES if (value := os.environ.get(name))},
+        environment={name: value for name in _VARIABLES if (value := os.environ.get(name)) or value == ""},
         vllm_ip=_guess_vllm_ip(),
         model=inspect_folder(request.model_folder),
         shm_total=shm_total,

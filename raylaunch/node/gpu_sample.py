@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from raylaunch.node.nvidia_codes import describe_xid, is_of_the_program, name_reasons
-from raylaunch.node.nvml import GpuProcess, import_nvml, read_processes, read_text
+from raylaunch.node.nvml import NO_BINDING, GpuProcess, import_nvml, read_processes, read_text
 
 THROTTLES = {
     "sw_thermal_slowdown": "thermal",
@@ -165,7 +165,7 @@ class GpuSampler:
         try:
             nvml = self._find_nvml()
         except ImportError:
-            self._failed = GpusSample(error="nvidia-ml-py is not installed")
+            self._failed = GpusSample(error=NO_BINDING)
             return False
         try:
             nvml.nvmlInit()

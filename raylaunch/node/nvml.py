@@ -7,6 +7,8 @@ from typing import Any
 
 from raylaunch.node.host import read_process_name
 
+NO_BINDING = "nvidia-ml-py is not installed"
+
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
@@ -44,6 +46,8 @@ class DriverFacts:
     cuda_version: tuple[int, int] | None = None
     """Newest CUDA that libcuda supports; a cuda-compat package raises it."""
     gpus: tuple[NodeGpu, ...] = ()
+    lacks_binding: bool = False
+    """Whether nvidia-ml-py is not installed there."""
 
 
 def import_nvml() -> Any:
@@ -58,7 +62,7 @@ def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
     try:
         nvml = import_nvml()
     except ImportError:
-        return DriverFacts(error="nvidia-ml-py is not installed")
+        return DriverFacts(error=NO_BINDING, lacks_binding=True)
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -1,12 +1,16 @@
-"""Rules for GPUs: as many as Ray has registered, equal, free, with a driver that this PyTorch can use."""
+"""Rules for the GPUs that Ray was given: as many as it has registered, equal, free, with a driver for this PyTorch.
 
-from collections.abc import Iterator, Sequence
+Other GPUs of a machine belong to others: they are not counted, judged or advised on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 from raylaunch.node.facts import NodeFacts
 from raylaunch.node.nvidia_codes import CUDA_12_IMAGES, OLDEST_DRIVER
-from raylaunch.node.nvml import NodeGpu
+from raylaunch.node.nvml import DriverFacts, NodeGpu
+from raylaunch.node.visible_gpus import GpuSelection, select_gpus, split_names
 from raylaunch.preflight.findings import Finding
-from raylaunch.preflight.machine_rules import describe_values, find_odd
+from raylaunch.preflight.machine_rules import choose_reference, describe_values
 from raylaunch.preflight.requirements import CheckRequest
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -27,7 +31,6 @@ _NVML_FIXES = (
         "start the container with --gpus all (nvidia-container-toolkit on the host), or install the driver",
     ),
     ("driver not loaded", "load the driver on the host: modprobe nvidia; `nvidia-smi` there must answer first"),
-    ("not installed", "on that node: pip install nvidia-ml-py"),
     ("permission", "the devices /dev/nvidia* must be open to the user that Ray runs as"),
     ("lost", "the GPU fell off the bus: `dmesg | grep -i xid`; power-cycle the machine"),
 )
@@ -41,13 +44,41 @@ def judge_gpus(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Fi
         if node.driver is None:
             continue
         if node.driver.error:
-            yield Finding(node.node_ip, f"NVML does not answer: {node.driver.error}", _fix_nvml(node.driver.error))
+            yield Finding(node.node_ip, f"NVML does not answer: {node.driver.error}", _fix_driver(node.driver))
             continue
         yield from _judge_count(node, request)
         yield from _judge_driver(node)
-        for gpu in node.driver.gpus:
+        for gpu in list_gpus(node, request):
             yield from _judge_gpu(node, gpu, request)
-    yield from _judge_alike([node for node in facts if node.driver is not None and node.driver.gpus])
+    yield from _judge_alike({node.node_ip: gpus for node in facts if (gpus := list_gpus(node, request))})
+
+
+def list_gpus(node: NodeFacts, request: CheckRequest) -> list[NodeGpu]:
+    """The GPUs of a node that this launch uses, in the order in which Ray counts them.
+
+    Those that Ray reserved for it, where that is known; else the first of those that Ray may use. Empty where NVML does
+    not answer.
+    """
+    found, gpus = _find_visible(node), node.driver.gpus if node.driver else ()
+    reserved = request.reserved_gpus.get(node.node_ip)
+    if reserved is not None:
+        chosen = select_gpus(reserved, [(gpu.index, gpu.uuid) for gpu in gpus]).places
+    else:
+        chosen = found.places[: request.gpus_per_node]
+    return [gpus[place] for place in chosen]
+
+
+def _find_visible(node: NodeFacts) -> GpuSelection:
+    """The GPUs of a node that its CUDA_VISIBLE_DEVICES leaves to Ray."""
+    gpus = node.driver.gpus if node.driver else ()
+    value = node.environment.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return GpuSelection(tuple(range(len(gpus))))
+    return select_gpus(split_names(value), [(gpu.index, gpu.uuid) for gpu in gpus])
+
+
+def _fix_driver(driver: DriverFacts) -> str:
+    return "on that node: pip install nvidia-ml-py" if driver.lacks_binding else _fix_nvml(driver.error)
 
 
 def _fix_nvml(error: str) -> str:
@@ -58,7 +89,16 @@ def _fix_nvml(error: str) -> str:
 
 def _judge_count(node: NodeFacts, request: CheckRequest) -> Iterator[Finding]:
     assert node.driver is not None
-    if (count := len(node.driver.gpus)) < request.gpus_per_node:
+    visible, value = _find_visible(node), node.environment.get("CUDA_VISIBLE_DEVICES")
+    if len(visible.places) < request.gpus_per_node and value is not None:
+        names = f"; the driver shows no {', '.join(visible.unknown)}" if visible.unknown else ""
+        yield Finding(
+            node.node_ip,
+            f"Ray has {request.gpus_per_node} GPUs registered, its CUDA_VISIBLE_DEVICES ({value}) names "
+            f"{len(visible.places)} of the driver's {len(node.driver.gpus)}{names}",
+            "`nvidia-smi -L` there lists them; restart Ray with another CUDA_VISIBLE_DEVICES, or without it",
+        )
+    elif (count := len(node.driver.gpus)) < request.gpus_per_node:
         yield Finding(
             node.node_ip,
             f"Ray has {request.gpus_per_node} GPUs registered, the driver shows {count}",
@@ -135,32 +175,31 @@ def _judge_gpu(node: NodeFacts, gpu: NodeGpu, request: CheckRequest) -> Iterator
         )
 
 
-def _judge_alike(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+def _judge_alike(nodes: Mapping[str, Sequence[NodeGpu]]) -> Iterator[Finding]:
     """All cards are equal: the slowest sets the speed, the smallest the size of the KV cache."""
     if not nodes:
         return
-    _, values, odd = find_odd(nodes, _describe_cards)
-    for node in odd:
+    values = {node: _describe_cards(gpus) for node, gpus in nodes.items()}
+    reference = choose_reference([*values.values()])
+    for node in (node for node, cards in values.items() if cards != reference):
         yield Finding(
-            node.node_ip,
-            f"its GPUs are {_describe_cards(node)}, unlike other nodes' ({describe_values(values)})",
+            node,
+            f"its GPUs are {values[node]}, unlike other nodes' ({describe_values(values)})",
             "acceptable, but every rank waits for the slowest card, and the KV cache is as large as on the smallest",
             "warning",
         )
-    for node in nodes:
-        assert node.driver is not None
-        if len(cards := {_describe_card(gpu) for gpu in node.driver.gpus if not gpu.error}) > 1:
+    for node, gpus in nodes.items():
+        if len(cards := {_describe_card(gpu) for gpu in gpus if not gpu.error}) > 1:
             yield Finding(
-                node.node_ip,
+                node,
                 f"its GPUs differ: {', '.join(sorted(cards))}",
                 "choose equal ones with CUDA_VISIBLE_DEVICES before Ray starts there",
                 "warning",
             )
 
 
-def _describe_cards(node: NodeFacts) -> str:
-    assert node.driver is not None
-    return " + ".join(sorted({_describe_card(gpu) for gpu in node.driver.gpus if not gpu.error}))
+def _describe_cards(gpus: Sequence[NodeGpu]) -> str:
+    return " + ".join(sorted({_describe_card(gpu) for gpu in gpus if not gpu.error}))
 
 
 def _describe_card(gpu: NodeGpu) -> str:

@@ -1,6 +1,7 @@
 """What a launch requires of its nodes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from raylaunch.base import paths
 from raylaunch.config.launch import LaunchConfig
@@ -29,6 +30,9 @@ class CheckRequest:
     """Where Ray and raylaunch write on a node."""
     launch_file: str = "LAUNCH.yaml"
     """Its name on the command line."""
+    reserved_gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Node -> the GPUs that Ray reserved there, by the names that Ray has for them (an index or a UUID); a node that is
+    missing is reserved completely."""
 
     @property
     def pull_command(self) -> str:
@@ -41,11 +45,14 @@ class CheckRequest:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
-def make_request(config: LaunchConfig, *, logical_gpus: bool) -> CheckRequest:
+def make_request(
+    config: LaunchConfig, *, logical_gpus: bool, reserved_gpus: Mapping[str, tuple[str, ...]] | None = None
+) -> CheckRequest:
     """What `config` requires of its nodes.
 
     Args:
         logical_gpus: the launch is a rehearsal or the demo.
+        reserved_gpus: see CheckRequest.
     """
     engine = config.engine
     return CheckRequest(
@@ -56,6 +63,7 @@ def make_request(config: LaunchConfig, *, logical_gpus: bool) -> CheckRequest:
         pipeline_parallel_size=config.pipeline_parallel_size,
         gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or _GPU_MEMORY_UTILIZATION),
         logical_gpus=logical_gpus,
+        reserved_gpus=reserved_gpus or {},
         needs_weights=engine.get("load_format") != "dummy",
         needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
         log_folder=str(paths.home()),

@@ -1,6 +1,6 @@
-"""The driver: from a launch to GPUs that are confirmed, checked and reserved.
+"""The driver: from a launch to GPUs that are confirmed, reserved and checked.
 
-Join Ray, confirm its GPUs, check every node, give each rank its place. Nothing is served here: the supervisor starts
+Join Ray, confirm its GPUs, give each rank its place, check every node. Nothing is served here: the supervisor starts
 the API server process at the same time.
 """
 
@@ -15,6 +15,7 @@ from raylaunch.cluster import placement, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.preflight.findings import findings_table, raise_on_errors
+from raylaunch.preflight.gpu_rules import list_gpus
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
 from raylaunch.serve.messages import JoinPrivateRay
@@ -91,6 +92,8 @@ class Driver:
     def check(self, found: tuple[ray_session.ClusterNode, ...], *, grace_s: float) -> None:
         """Check every node at once and report all findings; a stand-in model is written first where it is missing.
 
+        Of a node's GPUs only those that are reserved are judged.
+
         Args:
             grace_s: how long to repeat the checks while all errors may pass by themselves, in seconds.
 
@@ -101,9 +104,10 @@ class Driver:
         began = time.monotonic()
         if self.private is None and standin_model.is_standin(self.config.model_folder):
             standin_model.write_on_nodes(self.config.model_folder, found)
-        request = make_request(self.config, logical_gpus=self.standin_kind is not None)
+        names = self.reservation.gpu_names if self.reservation else {}
+        request = make_request(self.config, logical_gpus=self.standin_kind is not None, reserved_gpus=names)
         while True:
-            _, findings = check_nodes(found, request)
+            facts, findings = check_nodes(found, request)
             errors = [finding for finding in findings if finding.level == "error"]
             may_pass = bool(errors) and all(error.is_transient for error in errors)
             if not may_pass or time.monotonic() - began >= grace_s:
@@ -113,10 +117,18 @@ class Driver:
             console.show(console.make_table(("node", "what", "fix"), findings_table(findings)))
         raise_on_errors(findings)
         console.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
+        if self.reservation is not None:
+            gpus = {node.node_ip: [gpu.index for gpu in list_gpus(node, request)] for node in facts}
+            self.reservation = self.reservation.locate(gpus)
         self.seconds["check"] = time.monotonic() - began
 
-    def place(self, found: tuple[ray_session.ClusterNode, ...]) -> placement.Reservation:
-        """Reserve a GPU for each rank and show the map.
+    def show_map(self) -> None:
+        """Show which rank is on which GPU."""
+        assert self.reservation is not None
+        console.show(console.make_table(("rank", "TP", "PP", "node", "GPU"), map_rows(self.reservation.places)))
+
+    def place(self, found: tuple[ray_session.ClusterNode, ...]) -> None:
+        """Reserve a GPU for each rank.
 
         Raises:
             NotEnoughGpusError: the GPUs are taken.
@@ -130,8 +142,6 @@ class Driver:
             tp_across_nodes=config.cluster.tp_across_nodes,
         )
         self.reservation = placement.reserve(places)
-        console.show(console.make_table(("rank", "TP", "PP", "node", "GPU"), map_rows(self.reservation.places)))
-        return self.reservation
 
     def release(self) -> None:
         """Return the GPUs and leave Ray."""

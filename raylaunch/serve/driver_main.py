@@ -69,18 +69,20 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
         if order.hold:
             parent.wait_for(GoOn)
         found = driver.confirm_gpus()
+        driver.place(found)
         driver.check(found, grace_s=0.0 if order.wait_s is None else _FREEING_S)
-        reservation = driver.place(found)
+        driver.show_map()
     except BaseException:
         driver.release()
         raise
+    assert driver.reservation is not None
     parent.send(
         Placed(
-            reservation=reservation.group_id,
+            reservation=driver.reservation.group_id,
             env_vars=dict(driver.env_vars),
             ranks=tuple(
                 PlacedRank(place.rank, place.tp_rank, place.pp_rank, place.node.ip, place.gpu, place.node.node_id)
-                for place in reservation.places
+                for place in driver.reservation.places
             ),
             fetch_s=fetch_s,
             join_s=join_s,
@@ -101,7 +103,12 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
     nodes = {place.node.node_id: place.node.ip for place in driver.reservation.places}
     ranks = RankWatcher(driver.reservation.group_id, nodes, tensor_parallel_size=driver.config.tensor_parallel_size)
     is_here = driver.standin_kind is not None and driver.private is not None
-    health = HealthSampler(monitor.LocalMonitor(_SAMPLE_EVERY_S) if is_here else monitor.Monitor(_SAMPLE_EVERY_S))
+    gpus = {
+        ip: frozenset(place.gpu for place in driver.reservation.places if place.node.ip == ip and place.gpu is not None)
+        for ip in nodes.values()
+    }
+    sampler = monitor.LocalMonitor(_SAMPLE_EVERY_S) if is_here else monitor.Monitor(_SAMPLE_EVERY_S)
+    health = HealthSampler(sampler, {} if driver.standin_kind else gpus)
     try:
         while True:
             began = time.monotonic()

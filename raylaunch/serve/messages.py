@@ -156,6 +156,7 @@ class StartNodes:
     nodes: int
     gpus_per_node: int
     env_vars: Mapping[str, str]
+    real_gpus: bool = False
 
 
 @dataclass(frozen=True)

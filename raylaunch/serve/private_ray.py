@@ -39,7 +39,8 @@ class PrivateRays:
             OSError: there is no process or memory for it.
         """
         block = launch.cluster
-        order = StartNodes(block.nodes, block.gpus_per_node, {**env_vars, **plan.stay_on_loopback(standin)})
+        node_variables = {**env_vars, **plan.stay_on_loopback(standin)}
+        order = StartNodes(block.nodes, block.gpus_per_node, node_variables, real_gpus=standin is None)
         if self.current is not None and (self.current.order != order or self.current.find_failure() is not None):
             self.retire()
         if self.current is None and (standin or block.local) and ray_session.find_address() is None:

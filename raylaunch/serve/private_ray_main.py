@@ -21,7 +21,12 @@ def main() -> None:
     parent = ParentLink()
     try:
         order = parent.wait_for(StartNodes)
-        ray = PrivateRay.start(nodes=order.nodes, gpus_per_node=order.gpus_per_node, env_vars=order.env_vars)
+        ray = PrivateRay.start(
+            nodes=order.nodes,
+            gpus_per_node=order.gpus_per_node,
+            env_vars=order.env_vars,
+            real_gpus=order.real_gpus,
+        )
     except ClusterError as error:
         parent.send(Failed(error))
         sys.exit(1)

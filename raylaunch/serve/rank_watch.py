@@ -19,9 +19,14 @@ _CALL_TIMEOUT_S = 0.2
 
 
 class HealthSampler:
-    """GPUs and memory of every node, sampled in a thread of its own so that a slow node delays no pulse."""
+    """GPUs and memory of every node, sampled in a thread of its own so that a slow node delays no pulse.
 
-    def __init__(self, watcher: monitor.Watcher) -> None:
+    Args:
+        gpus: node's address -> indices of the GPUs that carry ranks; the state of others is no fault of the engine.
+    """
+
+    def __init__(self, watcher: monitor.Watcher, gpus: Mapping[str, frozenset[int]]) -> None:
+        self._gpus_in_use = gpus
         self._newest: monitor.ClusterSample | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(watcher,), name="sampler", daemon=True)
@@ -42,7 +47,7 @@ class HealthSampler:
 
     def complete(self, pulse: DriverPulse) -> DriverPulse:
         """The pulse with what was sampled last."""
-        nodes = self._newest.nodes if self._newest else ()
+        nodes = tuple(self._keep_ours(node) for node in (self._newest.nodes if self._newest else ()))
         gpus = [(node.ip, gpu) for node in nodes for gpu in node.gpus.gpus]
         return replace(
             pulse,
@@ -55,6 +60,12 @@ class HealthSampler:
             throttled=tuple((ip, gpu.index, reason) for ip, gpu in gpus for reason in gpu.throttles),
             warnings=tuple(warning for node in nodes for warning in _warn(node)),
         )
+
+    def _keep_ours(self, node: NodeSample) -> NodeSample:
+        """The sample of a node without the GPUs that carry no rank."""
+        ours = self._gpus_in_use.get(node.ip, frozenset())
+        gpus = tuple(gpu for gpu in node.gpus.gpus if gpu.index in ours)
+        return replace(node, gpus=replace(node.gpus, gpus=gpus))
 
 
 def _describe(node: NodeSample) -> NodeHealth:

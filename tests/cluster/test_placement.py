@@ -59,6 +59,13 @@ def test_plans_never_split_a_group_or_overfill_a_node(gpus: list[int], tp: int, 
         assert sum(place.node == node for place in places) <= node.gpus
 
 
+def test_ranks_are_located_in_the_order_of_their_gpus() -> None:
+    """As vLLM assigns them, whatever the order of the names; a node without figures keeps what Ray counted."""
+    places = tuple(placement.plan_places(make_nodes(8, 8), tp=2, pp=2, gpus_per_node=2))
+    found = placement.Reservation("00", places).locate({places[0].node.ip: [7, 4]})
+    assert [place.gpu for place in found.places] == [4, 7, None, None]
+
+
 @pytest.mark.ray
 def test_reservation_holds_gpus_where_planned_and_finds_their_indices() -> None:
     """Two real Ray nodes of three GPUs: a group of two on each; then there is no room for another pair."""

@@ -78,4 +78,5 @@ def test_without_nvidia_ml_py():
     def missing():
         raise ImportError("No module named 'pynvml'")
 
-    assert read_gpus(missing).error == "nvidia-ml-py is not installed"
+    seen = read_gpus(missing)
+    assert (seen.error, seen.lacks_binding) == ("nvidia-ml-py is not installed", True)

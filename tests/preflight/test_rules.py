@@ -8,6 +8,7 @@ from raylaunch.base.errors import ChecksFailedError
 from raylaunch.node.model_folder import FolderFacts, FolderFile
 from raylaunch.node.nvml import DriverFacts, GpuProcess
 from raylaunch.preflight.findings import Finding, findings_table, raise_on_errors
+from raylaunch.preflight.gpu_rules import list_gpus
 from raylaunch.preflight.run import judge
 
 from .conftest import GIB, PATH, make_facts, make_gpu
@@ -268,6 +269,67 @@ def test_cards_differ(cluster, request_16):
     assert (found.node, found.level) == ("10.0.0.3", "warning")
     mixed = (make_gpu(0, name="NVIDIA L4"), *(make_gpu(i) for i in range(1, 8)))
     assert "its GPUs differ" in judge([make_facts(**with_driver(gpus=mixed))], request_16)[0].what
+
+
+def with_others_on(taken, **changes):
+    """A box whose GPUs `taken` are full of another team's processes, two of them of another kind."""
+    stranger = GpuProcess(77, "python3", 22 * GIB)
+    busy = {"free_bytes": 2 * GIB, "used_bytes": 22 * GIB, "processes": (stranger,), "name": "NVIDIA L4"}
+    gpus = tuple(make_gpu(i, **(busy if i in taken else {})) for i in range(8))
+    return make_facts(driver=replace(make_facts().driver, gpus=gpus), **changes)
+
+
+@pytest.mark.parametrize(
+    ("visible", "taken"),
+    [
+        ("4,5,6,7", range(4)),
+        ("GPU-4,GPU-5,GPU-6,GPU-7", range(4)),
+        ("0,2,4,6", (1, 3, 5, 7)),
+        (None, range(4, 8)),
+        ("7,6,5,4,0", range(4)),
+    ],
+)
+def test_gpus_that_ray_was_not_given_are_not_judged(request_16, visible, taken):
+    """By CUDA_VISIBLE_DEVICES, and the rest of a box whose Ray was started with --num-gpus=4."""
+    half = replace(request_16, gpus_per_node=4, pipeline_parallel_size=1)
+    node = with_others_on(
+        taken, environment={"VLLM_HOST_IP": "10.0.0.1"} | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+    )
+    assert judge([node], half) == []
+
+
+def test_only_reserved_gpus_are_judged(request_16):
+    """Another service of the same Ray has the rest of the box."""
+    half = replace(request_16, gpus_per_node=4, pipeline_parallel_size=1)
+    node = with_others_on(range(4))
+    assert len([found for found in judge([node], half) if "kill 77" in found.fix]) == 4
+    assert judge([node], replace(half, reserved_gpus={"10.0.0.1": ("4", "5", "6", "7")})) == []
+    by_uuid = replace(half, reserved_gpus={"10.0.0.1": ("GPU-7", "GPU-6", "GPU-5", "GPU-4")})
+    assert judge([node], by_uuid) == []
+    assert [gpu.index for gpu in list_gpus(node, by_uuid)] == [7, 6, 5, 4]
+
+
+def test_a_gpu_of_ours_is_still_judged(request_16):
+    half = replace(request_16, gpus_per_node=4, pipeline_parallel_size=1)
+    environment = {"VLLM_HOST_IP": "10.0.0.1", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    node = with_others_on((4,), environment=environment)
+    assert [found.what.partition(" is used")[0] for found in judge([node], half) if found.level == "error"] == ["GPU 4"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "text"),
+    [("", "names 0 of the driver's 8"), ("6,7,8", "names 2 of the driver's 8; the driver shows no 8")],
+)
+def test_ray_has_more_gpus_than_it_may_use(request_16, visible, text):
+    environment = {"VLLM_HOST_IP": "10.0.0.1", "CUDA_VISIBLE_DEVICES": visible}
+    found = only(judge([make_facts(environment=environment)], request_16))
+    assert text in found.what
+    assert "CUDA_VISIBLE_DEVICES" in found.fix
+
+
+def test_a_node_without_nvidia_ml_py(request_16):
+    found = only(judge([make_facts(driver=DriverFacts("any text", lacks_binding=True))], request_16))
+    assert found.fix == "on that node: pip install nvidia-ml-py"
 
 
 def test_logical_gpus_are_not_judged(request_16):

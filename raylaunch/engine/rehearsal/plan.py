@@ -78,6 +78,8 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     if kind is None:
         return offline
     standin_only = {STANDIN_VARIABLE: kind}
+    if kind == "gpu" and (shared := os.environ.get("CUDA_VISIBLE_DEVICES")):
+        standin_only["CUDA_VISIBLE_DEVICES"] = shared  # to the workers: a private Ray's nodes do not have it
     if kind == "gpu" or world_size == 1:
         return offline | standin_only
     threads = max(1, (os.cpu_count() or 1) // world_size)
