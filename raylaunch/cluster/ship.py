@@ -36,3 +36,13 @@ def on_node(node_id: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def in_bundle(group_id: str, bundle: int) -> Any:
+    """The scheduling strategy of an actor that runs in one bundle of a placement group, by its hexadecimal id."""
+    import ray
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id)))
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +44,8 @@ class ClusterBlock(_Block):
     """Start a private Ray on this machine where none runs (the demo); it stops with the service."""
     tp_across_nodes: bool = False
     """Allow a tensor-parallel group to span nodes: every layer then waits for the network."""
+    check_network: bool = True
+    """Try before each load whether the ranks reach each other; false starts the engine without."""
 
 
 class KeepBlock(_Block):
@@ -145,6 +147,10 @@ class LaunchConfig:
         """Names that the model answers to: served_model_name, else its repo and its path."""
         names = self.engine.get("served_model_name") or (self.model.repo, str(self.model_folder))
         return (names,) if isinstance(names, str) else tuple(names)
+
+    def with_engine(self, options: Mapping[str, Any]) -> "LaunchConfig":
+        """This launch with other engine options."""
+        return replace(self, engine=MappingProxyType({**self.engine, **options})) if options else self
 
     def complain(self, key: str, what: str) -> str:
         """A problem of the value at `key` as a sentence with its place."""

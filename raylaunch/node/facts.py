@@ -75,7 +75,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
     return NodeFacts(
         node_ip=request.node_ip,
         hostname=socket.gethostname(),
-        machine=_identify_machine(),
+        machine=identify_machine(),
         python=platform.python_version(),
         packages=versions,
         torch_cuda=_find_torch_cuda(),
@@ -129,7 +129,8 @@ def _guess_vllm_ip() -> str:
     return "0.0.0.0"
 
 
-def _identify_machine() -> str:
+def identify_machine() -> str:
+    """Boot id and network namespace: equal for Ray nodes of one machine."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"

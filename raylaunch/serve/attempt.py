@@ -75,7 +75,7 @@ class Attempt:
         """
         assert self.driver is not None
         order = ServeEngine(
-            launch=launch,
+            launch=launch.with_engine(self.placed.engine),
             reservation=self.placed.reservation,
             ray_address=self.driver.address,
             env_vars=self.placed.env_vars,

@@ -16,6 +16,8 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.preflight.findings import findings_table, raise_on_errors
 from raylaunch.preflight.gpu_rules import list_gpus
+from raylaunch.preflight.network.run import NetworkRequest, check_network
+from raylaunch.preflight.network.shapes import read_shapes
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
 from raylaunch.serve.messages import JoinPrivateRay
@@ -142,6 +144,38 @@ class Driver:
             tp_across_nodes=config.cluster.tp_across_nodes,
         )
         self.reservation = placement.reserve(places)
+
+    def check_network(self) -> dict[str, bool]:
+        """Try whether the ranks reach each other; sets the variables that they need.
+
+        Returns:
+            The engine options that they need.
+
+        Raises:
+            ChecksFailedError: they do not, or a hop between stages costs more than the stage computes.
+        """
+        assert self.reservation is not None
+        places = self.reservation.places
+        is_one_node = len({place.node.ip for place in places}) == 1
+        is_alone = is_one_node and (self.standin_kind is not None or len(places) == 1)
+        if is_alone or not self.config.cluster.check_network:
+            return {}
+        report = check_network(
+            NetworkRequest(
+                places,
+                self.reservation.group_id,
+                shapes=read_shapes(self.config),
+                is_logical=self.standin_kind is not None,
+            )
+        )
+        for line in report.to_lines():
+            console.say(f"network: {line}")
+        if report.findings:
+            console.show(console.make_table(("node", "what", "fix"), findings_table(report.findings)))
+        raise_on_errors(report.findings)
+        self.seconds["check"] += report.seconds
+        self.env_vars = {**self.env_vars, **report.environment}
+        return {"disable_custom_all_reduce": True} if report.disable_custom_all_reduce else {}
 
     def release(self) -> None:
         """Return the GPUs and leave Ray."""

@@ -72,6 +72,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
         driver.place(found)
         driver.check(found, grace_s=0.0 if order.wait_s is None else _FREEING_S)
         driver.show_map()
+        engine_options = driver.check_network()
     except BaseException:
         driver.release()
         raise
@@ -88,6 +89,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
             join_s=join_s,
             wait_s=driver.seconds["wait"],
             check_s=driver.seconds["check"],
+            engine=engine_options,
         )
     )
     return driver

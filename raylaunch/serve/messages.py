@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from raylaunch.base.processes import ProcessId
 from raylaunch.config.launch import LaunchConfig
@@ -80,6 +81,8 @@ class Placed:
     join_s: float
     wait_s: float
     check_s: float
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Engine options that these nodes need: without peer access, no custom all-reduce."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""Network interfaces and InfiniBand devices of this node, as its processes see them."""
+
+import fcntl
+import os
+import platform
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.node.facts import identify_machine
+
+_SIOCGIFADDR = 0x8915
+_PREFIXES = ("NCCL_", "GLOO_", "VLLM_HOST_IP")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface that is up."""
+
+    name: str
+    address: str
+    """Its first IPv4 address; "" where it has none."""
+    mtu: int
+    """Largest packet, in bytes."""
+    speed_mbit_s: int | None
+    """Of the link, as the driver reports it; None where it reports none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What decides how the ranks of a node talk to others."""
+
+    node_ip: str
+    """The node's address in Ray."""
+    hostname: str
+    machine: str
+    """Boot id and network namespace: equal for Ray nodes of one machine."""
+    kernel: str
+    driver: str
+    """Version of NVIDIA's kernel module; "" without one."""
+    interfaces: tuple[Interface, ...]
+    infiniband: tuple[str, ...]
+    """Devices the kernel has: "mlx5_0"."""
+    can_use_infiniband: bool
+    """Whether the verbs devices are in this container (/dev/infiniband)."""
+    environment: Mapping[str, str]
+    """NCCL_*, GLOO_* and VLLM_HOST_IP of the ranks on this node."""
+
+    def find_own(self) -> Interface | None:
+        """The interface that has the node's address."""
+        return next((one for one in self.interfaces if one.address == self.node_ip), None)
+
+
+def read_network(node_ip: str, *, root: Path = Path("/")) -> NetworkFacts:
+    """This node's facts.
+
+    Args:
+        node_ip: its address in Ray.
+        root: the folder with sys/, proc/ and dev/.
+    """
+    devices = _list(root / "sys/class/infiniband")
+    return NetworkFacts(
+        node_ip=node_ip,
+        hostname=socket.gethostname(),
+        machine=identify_machine(),
+        kernel=platform.release(),
+        driver=_read(root / "sys/module/nvidia/version"),
+        interfaces=tuple(_read_interface(root, name) for name in _list(root / "sys/class/net") if _is_up(root, name)),
+        infiniband=tuple(devices),
+        can_use_infiniband=bool(_list(root / "dev/infiniband")),
+        environment={name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)},
+    )
+
+
+def _list(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _is_up(root: Path, name: str) -> bool:
+    flags = _read(root / "sys/class/net" / name / "flags")
+    return bool(flags) and bool(int(flags, 16) & 1)
+
+
+def _read_interface(root: Path, name: str) -> Interface:
+    folder = root / "sys/class/net" / name
+    speed = _read(folder / "speed")  # an error for virtual links, -1 for those without carrier
+    return Interface(
+        name=name,
+        address=_find_address(name),
+        mtu=int(_read(folder / "mtu") or 0),
+        speed_mbit_s=int(speed) if speed.isdigit() and int(speed) > 0 else None,
+    )
+
+
+def _find_address(name: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        request = struct.pack("256s", name.encode()[:15])
+        try:
+            return socket.inet_ntoa(fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)[20:24])
+        except OSError:
+            return ""

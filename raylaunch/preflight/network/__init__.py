@@ -1,0 +1,1 @@
+"""Whether the ranks reach each other: measured from their own places before the model is loaded."""

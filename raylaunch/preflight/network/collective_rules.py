@@ -1,0 +1,162 @@
+"""Rules for trials of collectives: hangs, wrong values, slow transports, and hops that cost more than their stage."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from raylaunch.preflight.findings import Finding
+from raylaunch.preflight.network.measured import GroupTrial, HopMeasured, NetworkMeasured
+from raylaunch.preflight.network.nccl_log import NcclFacts
+
+WITHOUT_PEER_ACCESS = " without peer access"
+HOP_WARN, HOP_REFUSE = 0.3, 1.0
+"""Shares of a stage's time: beyond the first a hop is felt, beyond the second the stage waits more than it computes."""
+_LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+")
+_NAMED_RANKS = re.compile(r"[Rr]anks? (\d+(?:, ?\d+)*) failed to pass monitoredBarrier")
+
+
+def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
+    """All ranks meet over TCP, as vLLM's own control messages do."""
+    trial = measured.find_trial("gloo")
+    if trial is None or trial.has_passed:
+        return
+    errors = [one.error for one in trial.results if one.error]
+    ranks = _find_culprits(trial, errors)
+    where = measured.find_ip(ranks[0])
+    facts = measured.find_facts(where)
+    own = facts.find_own() if facts else None
+    name = own.name if own else "<the interface with its address>"
+    if any(_LOOPBACK.search(error) for error in errors) and not measured.is_one_machine:
+        node = _find_loopback_node(measured)
+        yield Finding(
+            node,
+            "Gloo binds to loopback there, where no other node reaches it (its hostname is 127.x in /etc/hosts)",
+            f"start Ray on {node} with GLOO_SOCKET_IFNAME={_find_interface(measured, node)}",
+        )
+        return
+    named = ", ".join(measured.describe_rank(rank) for rank in ranks)
+    said = f": {errors[0].splitlines()[0][:160]}" if errors else ""
+    yield Finding(
+        where,
+        f"{named} {'does' if len(ranks) == 1 else 'do'} not meet the other ranks over TCP{said}",
+        f"start Ray on {where} with GLOO_SOCKET_IFNAME={name}; firewalls must let every port pass between nodes",
+    )
+
+
+def _find_loopback_node(measured: NetworkMeasured) -> str:
+    """The node that is told to use no interface; the first one where all are."""
+    silent = [one.node_ip for one in measured.facts if "GLOO_SOCKET_IFNAME" not in one.environment]
+    return silent[0] if silent else measured.facts[0].node_ip
+
+
+def _find_interface(measured: NetworkMeasured, ip: str) -> str:
+    facts = measured.find_facts(ip)
+    own = facts.find_own() if facts else None
+    return own.name if own else "<interface>"
+
+
+def _find_culprits(trial: GroupTrial, errors: Sequence[str]) -> tuple[int, ...]:
+    """The ranks that Gloo's monitored barrier names, else those that got less far, else all."""
+    for error in errors:
+        if match := _NAMED_RANKS.search(error):
+            numbers = [int(number) for number in match[1].split(",")]
+            return tuple(trial.ranks[number] for number in numbers if number < len(trial.ranks))
+    return trial.list_behind() or trial.ranks
+
+
+def needs_no_peer_access(measured: NetworkMeasured) -> tuple[GroupTrial, ...]:
+    """The tensor-parallel groups that hang or get wrong values as they are, and come through without peer access."""
+    return tuple(
+        trial
+        for trial in measured.trials
+        if not trial.has_passed
+        and (other := measured.find_trial(trial.name + WITHOUT_PEER_ACCESS)) is not None
+        and other.has_passed
+    )
+
+
+def judge_nccl(measured: NetworkMeasured) -> Iterator[Finding]:
+    """NCCL in each tensor-parallel group and over all ranks."""
+    curable = needs_no_peer_access(measured)
+    for trial in curable:
+        place = measured.find_ip(trial.ranks[0])
+        wrong = "delivers wrong values" if trial.list_wrong() else "hangs"
+        yield Finding(
+            place,
+            f"peer access between GPUs {wrong} ({', '.join(measured.describe_rank(rank) for rank in trial.ranks)})",
+            "set for this launch: NCCL_P2P_DISABLE=1 and engine.disable_custom_all_reduce; for good, turn off IOMMU "
+            "and ACS in the BIOS, or keep both in the cluster file and the launch file",
+            "warning",
+        )
+    for trial in measured.trials:
+        if trial.has_passed or trial in curable or trial.name == "gloo" or trial.name.endswith(WITHOUT_PEER_ACCESS):
+            continue
+        yield _explain_nccl(measured, trial)
+    if curable and (everyone := measured.find_trial("nccl")) is not None and everyone.has_passed:
+        return
+    yield from _judge_network(measured)
+
+
+def _explain_nccl(measured: NetworkMeasured, trial: GroupTrial) -> Finding:
+    logs = trial.read_logs()
+    hung = tuple(rank for rank, log in logs.items() if log.has_started and not log.is_complete)
+    wrong = trial.list_wrong()
+    ranks = wrong or trial.list_behind() or hung or trial.ranks
+    named = ", ".join(measured.describe_rank(rank) for rank in ranks)
+    warnings = [line for rank in ranks for line in logs[rank].warnings]
+    errors = [one.error.splitlines()[0] for one in trial.results if one.error]
+    said = next((f": {line[:160]}" for line in [*warnings, *errors]), "")
+    what = "receive wrong values" if wrong else "hang in NCCL" if trial.has_hung else "fail in NCCL"
+    interfaces = ", ".join(dict.fromkeys(name for log in logs.values() for name in log.interfaces))
+    used = f" (over {interfaces})" if interfaces else ""
+    where = measured.find_ip(ranks[0])
+    return Finding(
+        where,
+        f"{named} {what}{used}{said}",
+        f"start Ray on {where} with NCCL_SOCKET_IFNAME={_find_interface(measured, where)}; "
+        "`NCCL_DEBUG=INFO` in engine's environment shows more",
+    )
+
+
+def _judge_network(measured: NetworkMeasured) -> Iterator[Finding]:
+    """Sockets although the hosts have InfiniBand, with the first cause that holds."""
+    trial = measured.find_trial("nccl")
+    if trial is None:
+        return
+    for rank, log in trial.read_logs().items():
+        ip = measured.find_ip(rank)
+        facts = measured.find_facts(ip)
+        if facts is None or not facts.infiniband or log.network != "Socket":
+            continue
+        why, fix = _explain_sockets(log, can_use=facts.can_use_infiniband)
+        yield Finding(ip, f"NCCL uses sockets though the host has {', '.join(facts.infiniband)}: {why}", fix, "warning")
+        return
+
+
+def _explain_sockets(log: NcclFacts, *, can_use: bool) -> tuple[str, str]:
+    if log.is_ib_disabled:
+        return "NCCL_IB_DISABLE=1 is set", "remove it from the environment that Ray starts with"
+    if not can_use:
+        return (
+            "the container has no /dev/infiniband",
+            "add `--device /dev/infiniband --cap-add IPC_LOCK` to docker.run_options, then `raylaunch down` and `up`",
+        )
+    if log.has_no_verbs:
+        return (
+            "NCCL finds no device there",
+            "`ibv_devinfo` in the container must list an active port; NCCL_IB_HCA must not exclude it",
+        )
+    return "NCCL gives no reason", "`NCCL_DEBUG=INFO` shows what NET/IB reports"
+
+
+def judge_hops(hops: Sequence[HopMeasured]) -> Iterator[Finding]:
+    """Hops that cost much of the stage they feed; only these thresholds, from the model's own sizes, stop a start."""
+    for hop in hops:
+        if hop.share is None or hop.share < HOP_WARN:
+            continue
+        yield Finding(
+            hop.source,
+            f"a prefill chunk takes {hop.prefill_s * 1e3:,.0f} ms from stage {hop.stage} to {hop.stage + 1} "
+            f"({hop.target}), {hop.share:.0%} of the {(hop.stage_s or 0) * 1e3:,.0f} ms that the stage computes",
+            "a faster link, fewer pipeline stages, or a model that fits one node; --force starts it as it is",
+            "error" if hop.share >= HOP_REFUSE else "warning",
+        )

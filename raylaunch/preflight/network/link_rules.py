@@ -1,0 +1,114 @@
+"""Rules for hosts' links and interfaces: connections, large packets, rates, and what NCCL and Gloo are told to use."""
+
+import statistics
+from collections.abc import Iterator
+
+from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.links import LinkMeasured
+from raylaunch.preflight.findings import Finding
+from raylaunch.preflight.network.measured import NetworkMeasured
+
+_SLOW_SHARE = 0.5
+"""Of the median of its kind, or of what its interface's driver reports: half a link is a fault, not noise."""
+_MIB_S_PER_MBIT = 1 / 8
+
+
+def judge_links(measured: NetworkMeasured) -> Iterator[Finding]:
+    """Findings on links between nodes."""
+    rates = [rate for link in measured.links for rate in (link.out_mb_s, link.in_mb_s) if rate is not None]
+    median = statistics.median(rates) if len(rates) > 2 else None
+    for link in measured.links:
+        if link.error:
+            yield Finding(
+                link.source,
+                f"cannot open a connection to {link.target}: {link.error}",
+                f"let {link.source} reach every TCP port of {link.target} (and back): ranks listen on ports of their "
+                f"own; `ip route get {link.target}` and the firewall of {link.target} show why",
+            )
+            continue
+        yield from _judge_packets(link, measured)
+        if not measured.is_one_machine:
+            yield from _judge_rate(link, measured, median)
+
+
+def _judge_packets(link: LinkMeasured, measured: NetworkMeasured) -> Iterator[Finding]:
+    stalled = [
+        f"{source} to {target}"
+        for source, target, rate in (
+            (link.source, link.target, link.out_mb_s), (link.target, link.source, link.in_mb_s),
+        )
+        if rate is None
+    ]  # fmt: skip
+    facts = measured.find_facts(link.source)
+    own = facts.find_own() if facts else None
+    if link.lost:
+        name, mtu = (own.name, own.mtu) if own else ("<interface>", max(link.lost))
+        what = f"packets of {link.lost[0]:,} bytes to {link.target} vanish, those of {link.passed:,} arrive"
+        yield Finding(
+            link.source,
+            what + (f"; transfers stall from {' and '.join(stalled)}" if stalled else "") + f" ({name} has MTU {mtu})",
+            f"on every host: `ip link set dev {name} mtu {_round_mtu(link.passed)}`, or let every switch between them "
+            f"pass packets of {mtu} bytes",
+            "error" if stalled else "warning",
+        )
+    elif stalled:
+        yield Finding(
+            link.source,
+            f"a transfer stalls from {' and '.join(stalled)}, though connections open and single bytes pass",
+            "check the cable, the switch port and MTU of both hosts: `ip -s link` counts errors and drops",
+        )
+
+
+def _round_mtu(passed: int) -> int:
+    """A usual MTU that surely passes."""
+    return max((mtu for mtu in (1280, 1400, 1500) if mtu <= passed), default=1280)
+
+
+def _judge_rate(link: LinkMeasured, measured: NetworkMeasured, median: float | None) -> Iterator[Finding]:
+    for source, target, rate in (
+        (link.source, link.target, link.out_mb_s),
+        (link.target, link.source, link.in_mb_s),
+    ):
+        facts = measured.find_facts(source)
+        own = facts.find_own() if facts else None
+        nominal = own.speed_mbit_s * _MIB_S_PER_MBIT if own and own.speed_mbit_s else None
+        if rate is None:
+            continue
+        fix = f"`ethtool {own.name if own else '<interface>'}` and `ip -s link` on both hosts: speed, duplex, errors"
+        if median is not None and rate < _SLOW_SHARE * median:
+            what = f"the link to {target} carries {rate:,.0f} MB/s, the median of all links {median:,.0f}"
+            yield Finding(source, what, fix, "warning")
+        elif nominal is not None and rate < _SLOW_SHARE * nominal and nominal <= _TCP_LIMIT_MB_S:
+            what = f"the link to {target} carries {rate:,.0f} MB/s of the {nominal:,.0f} that its interface has"
+            yield Finding(source, what, fix, "warning")
+
+
+_TCP_LIMIT_MB_S = 1250.0
+"""10 Gbit/s: one connection fills such a link on any host; faster ones it need not."""
+
+
+def judge_interfaces(measured: NetworkMeasured) -> Iterator[Finding]:
+    """Variables that name an interface which a node does not have, or which has another network's address."""
+    for facts in measured.facts:
+        own = facts.find_own()
+        for variable in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+            wanted = facts.environment.get(variable, "")
+            if wanted and not _find_matches(facts, variable, wanted):
+                names = ", ".join(one.name for one in facts.interfaces)
+                yield Finding(
+                    facts.node_ip,
+                    f"{variable}={wanted} names no interface of this node; it has {names}",
+                    f"start Ray on {facts.node_ip} with {variable}={own.name if own else '<one of them>'}",
+                )
+
+
+def _find_matches(facts: NetworkFacts, variable: str, wanted: str) -> tuple[str, ...]:
+    """The interfaces that a variable's value means; NCCL takes prefixes, "=name" exactly and "^name" without.
+
+    Source: NCCL's documentation of NCCL_SOCKET_IFNAME; Gloo takes exact names alone.
+    """
+    names = [one.name for one in facts.interfaces]
+    without, exactly = wanted.startswith("^"), "=" in wanted[:2] or variable.startswith("GLOO")
+    listed = [name.partition(":")[0] for name in wanted.lstrip("^=").split(",") if name]
+    hit = [name for name in names if (name in listed if exactly else name.startswith(tuple(listed)))]
+    return tuple(name for name in names if name not in hit) if without else tuple(hit)

@@ -1,0 +1,186 @@
+"""Measure the network from the ranks' own places: hosts in pairs, then all ranks over TCP, then NCCL.
+
+Actors carry the code to the nodes; each starts a child that can be killed, so a hang ends at its deadline.
+"""
+
+import importlib.metadata
+import inspect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raylaunch.cluster import ship
+from raylaunch.cluster.placement import RankPlace
+from raylaunch.cluster.ray_session import ClusterNode
+from raylaunch.node.network import collective
+from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.links import LinkMeasured, LinkRequest
+from raylaunch.node.network.prober import NetworkProber
+from raylaunch.preflight.findings import Finding
+from raylaunch.preflight.network import collective_rules, link_rules, memory, trials
+from raylaunch.preflight.network.measured import NetworkMeasured, NetworkReport, list_hops
+from raylaunch.preflight.network.shapes import ModelShapes
+
+_START_S = 30.0
+"""Ray starts a process for each actor: 1 to 3 s, more where a disk is cold."""
+_LINK_S = 15.0
+_QUICK_BYTES, _QUICK_S = 8 << 20, 0.3
+"""At a start on hardware that is known, a link is tried, not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """What to check."""
+
+    places: tuple[RankPlace, ...]
+    reservation: str | None
+    """Placement group of the ranks, hexadecimal; None measures hosts alone."""
+    shapes: ModelShapes | None
+    is_logical: bool
+    """GPUs exist in Ray's accounts only: no NCCL."""
+    is_fresh: bool = False
+    """Try everything again, whatever is remembered."""
+    import_s: float = 60.0
+    """Longest time for PyTorch's import: 2 to 5 s, a minute from a cold disk."""
+
+
+def check_network(request: NetworkRequest) -> NetworkReport:
+    """Measure, judge, and end everything that was started; this process must have joined Ray."""
+    began = time.monotonic()
+    nodes = list({place.node.node_id: place.node for place in request.places}.values())
+    with _start_probers(request, nodes) as (hosts, ranks):
+        facts = tuple(trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S).values())
+        versions = [_find_version("torch"), _find_version("ray")]
+        fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
+        proof = None if request.is_fresh else memory.recall(fingerprint)
+        links = _measure_links(hosts, facts, quick=proof is not None)
+        measured = NetworkMeasured(request.places, facts, links, shapes=request.shapes)
+        findings = _find_silent(nodes, facts) + _judge_hosts(measured)
+        if not any(finding.level == "error" for finding in findings) and proof is None:
+            measured = replace(
+                measured,
+                trials=trials.run_trials(
+                    request.places,
+                    ranks,
+                    uses_gpus=not request.is_logical and request.reservation is not None,
+                    shapes=request.shapes,
+                    import_s=request.import_s,
+                ),
+            )
+    report = _report(measured, findings, proof, is_logical=request.is_logical)
+    if proof is None and report.has_passed and measured.trials:
+        memory.remember(fingerprint, memory.Proof(report.proved, report.environment, report.disable_custom_all_reduce))
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def _find_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@contextmanager
+def _start_probers(
+    request: NetworkRequest, nodes: Sequence[ClusterNode]
+) -> Iterator[tuple[dict[str, Any], dict[int, Any]]]:
+    """An actor on each node, by address, and one for each rank; in a rehearsal a node's actor is its first rank."""
+    import ray
+
+    source = inspect.getsource(collective)
+    with ship.node_code():
+        prober = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(NetworkProber)
+        hosts = {
+            node.ip: prober.options(scheduling_strategy=ship.on_node(node.node_id)).remote(node.ip, source)
+            for node in nodes
+        }
+        ranks: dict[int, Any] = {}
+        if request.is_logical or request.reservation is None:
+            for place in request.places:
+                if all(request.places[rank].node.ip != place.node.ip for rank in ranks):
+                    ranks[place.rank] = hosts[place.node.ip]
+        else:
+            ranks = {
+                place.rank: prober.options(
+                    num_gpus=1, scheduling_strategy=ship.in_bundle(request.reservation, place.rank)
+                ).remote(place.node.ip, source)
+                for place in request.places
+            }
+    everyone = list({id(actor): actor for actor in [*hosts.values(), *ranks.values()]}.values())
+    if len(request.places) > 1:
+        for actor in ranks.values():
+            actor.prepare.remote()
+    try:
+        yield hosts, ranks
+    finally:
+        trials.gather({number: actor.close.remote() for number, actor in enumerate(everyone)}, 10.0)
+        for actor in everyone:
+            ray.kill(actor)
+
+
+def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NetworkFacts]) -> list[Finding]:
+    answered = {one.node_ip for one in facts}
+    return [
+        Finding(node.ip, f"no network probe started within {_START_S:.0f} s", f"Ray's logs on {node.hostname}")
+        for node in nodes
+        if node.ip not in answered
+    ]
+
+
+def _judge_hosts(measured: NetworkMeasured) -> list[Finding]:
+    return [*link_rules.judge_links(measured), *link_rules.judge_interfaces(measured)]
+
+
+def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NetworkFacts], *, quick: bool) -> tuple[LinkMeasured, ...]:
+    """Every pair of nodes once, each node in one pair at a time."""
+    ports = trials.gather({one.node_ip: hosts[one.node_ip].listen.remote() for one in facts}, _START_S)
+    mtu = {one.node_ip: own.mtu if (own := one.find_own()) else 1500 for one in facts}
+    found: list[LinkMeasured] = []
+    for pairs in list_rounds([one.node_ip for one in facts if one.node_ip in ports]):
+        pending = {}
+        for source, target in pairs:
+            asked = LinkRequest(source, target, ports[target], mtu[source])
+            if quick:
+                asked = replace(asked, size=_QUICK_BYTES, transfer_s=_QUICK_S)
+            pending[source, target] = hosts[source].measure.remote(asked)
+        answers = trials.gather(pending, _LINK_S)
+        found += [answers.get(pair) or LinkMeasured(*pair, error="the measurement did not end") for pair in pending]
+    return tuple(found)
+
+
+def list_rounds(names: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """All pairs in rounds in which nobody stands twice (the circle method)."""
+    circle: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
+    rounds = []
+    for _ in range(len(circle) - 1):
+        half = len(circle) // 2
+        pairs = zip(circle[:half], reversed(circle[half:]), strict=True)
+        rounds.append([(one, other) for one, other in pairs if one is not None and other is not None])
+        circle = [circle[0], circle[-1], *circle[1:-1]]
+    return rounds
+
+
+def _report(
+    measured: NetworkMeasured, findings: Sequence[Finding], proof: memory.Proof | None, *, is_logical: bool
+) -> NetworkReport:
+    hops = list_hops(measured)
+    curable = collective_rules.needs_no_peer_access(measured)
+    rules = (
+        collective_rules.judge_gloo(measured),
+        collective_rules.judge_nccl(measured),
+        collective_rules.judge_hops(hops),
+    )
+    all_findings = (*findings, *(finding for rule in rules for finding in rule))
+    proved, not_proved = trials.list_proved(measured, is_logical=is_logical)
+    return NetworkReport(
+        links=measured.links,
+        hops=hops,
+        findings=all_findings,
+        proved=proof.proved if proof else proved,
+        not_proved=not_proved,
+        environment=proof.environment if proof else {"NCCL_P2P_DISABLE": "1"} if curable else {},
+        disable_custom_all_reduce=proof.disable_custom_all_reduce if proof else bool(curable),
+        is_remembered=proof is not None,
+    )

@@ -1,0 +1,158 @@
+"""Run the trials of collectives on the ranks' actors: Gloo over all, NCCL in each stage, then over all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from raylaunch.cluster.placement import RankPlace
+from raylaunch.node.network.prober import Trial, TrialResult
+from raylaunch.preflight.network.collective_rules import WITHOUT_PEER_ACCESS
+from raylaunch.preflight.network.measured import GroupTrial, NetworkMeasured, group_stages
+from raylaunch.preflight.network.shapes import ModelShapes
+
+_BARRIER_S = 5.0
+_GLOO_S, _NCCL_S = 8.0, 20.0
+"""Of one trial after the import; a healthy one takes 1 to 4 s."""
+_REDUCED_VALUES = 4 << 20
+_MATRIX = 4096
+
+Key = TypeVar("Key")
+
+
+def gather(pending: Mapping[Key, Any], timeout_s: float) -> dict[Key, Any]:
+    """The answers that came in time, in the order asked; one whose node or actor died is left out."""
+    import ray
+
+    done, _ = ray.wait(list(pending.values()), num_returns=max(1, len(pending)), timeout=timeout_s)
+    answers = {}
+    for key, reference in pending.items():
+        if reference in done:
+            try:
+                answers[key] = ray.get(reference)
+            except ray.exceptions.RayError:
+                continue
+    return answers
+
+
+class _Runner:
+    """Starts trials of groups on the ranks' actors."""
+
+    def __init__(self, places: Sequence[RankPlace], actors: Mapping[int, Any], import_s: float) -> None:
+        self._ip = {place.rank: place.node.ip for place in places}
+        self._actors = actors
+        self._gpus: dict[int, Mapping[str, Any]] = {}
+        self._import_s = import_s
+
+    def find_gpus(self) -> None:
+        """Let each rank see its node's GPUs, as vLLM's ranks do."""
+        own = gather({rank: actor.find_gpus.remote() for rank, actor in self._actors.items()}, _NCCL_S)
+        for rank, gpus in own.items():
+            here = [gpu for other in sorted(own) if self._ip[other] == self._ip[rank] for gpu in own[other]]
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(here)}
+            self._gpus[rank] = {"device": here.index(gpus[0]), "environment": visible}
+
+    def run(
+        self, groups: Mapping[str, Sequence[int]], trial: Trial, *, environment: Mapping[str, str] | None = None
+    ) -> list[GroupTrial]:
+        """Run a trial in several groups at once."""
+        heads = {name: ranks[0] for name, ranks in groups.items()}
+        ports = gather({name: self._actors[head].find_port.remote() for name, head in heads.items()}, _NCCL_S)
+        pending = {}
+        for name, ranks in groups.items():
+            for number, rank in enumerate(ranks):
+                gpu = self._gpus.get(rank, {}) if trial.backend == "nccl" else {}
+                asked = replace(
+                    trial,
+                    name=name,
+                    rank=number,
+                    world=len(ranks),
+                    host=self._ip[ranks[0]],
+                    port=ports.get(name, 0),
+                    import_s=self._import_s,
+                    device=gpu.get("device", 0),
+                    environment={**gpu.get("environment", {}), **(environment or {})},
+                )
+                pending[name, rank] = self._actors[rank].run.remote(asked)
+        answers = gather(pending, self._import_s + trial.deadline_s + 10.0)
+        return [
+            GroupTrial(name, tuple(ranks), tuple(answers.get((name, rank)) or TrialResult(rank, ()) for rank in ranks))
+            for name, ranks in groups.items()
+        ]
+
+
+def run_trials(
+    places: Sequence[RankPlace],
+    actors: Mapping[int, Any],
+    *,
+    uses_gpus: bool,
+    shapes: ModelShapes | None,
+    import_s: float,
+) -> tuple[GroupTrial, ...]:
+    """Run them one after the other, until one fails that the later ones build on.
+
+    Args:
+        actors: rank -> its NetworkProber; without GPUs one for each node.
+        import_s: longest time for PyTorch's import.
+    """
+    ranks = sorted(actors)
+    if len(ranks) < 2:
+        return ()
+    runner = _Runner(places, actors, import_s)
+    barrier = ({"kind": "barrier", "timeout_s": _BARRIER_S},)
+    gloo = Trial("gloo", "gloo", 0, 0, "", 0, timeout_s=_BARRIER_S, deadline_s=_GLOO_S, tasks=barrier)
+    found = runner.run({"gloo": ranks}, gloo)
+    if not uses_gpus or not found[0].has_passed:
+        return tuple(found)
+    runner.find_gpus()
+    stages = group_stages(places)
+    nccl = Trial("nccl", "nccl", 0, 0, "", 0, timeout_s=_NCCL_S, deadline_s=_NCCL_S)
+    reduce_task: Mapping[str, Any] = {"kind": "allreduce", "count": _REDUCED_VALUES}
+    matmul: Mapping[str, Any] = {"kind": "matmul", "size": _MATRIX}
+    environment: dict[str, str] = {}
+    if len(stages[0]) > 1:
+        groups = {f"tp {number}": stage for number, stage in enumerate(stages)}
+        within = replace(nccl, tasks=(reduce_task,))
+        found += runner.run(groups, within)
+        without = {f"{name}{WITHOUT_PEER_ACCESS}": stage for name, stage in groups.items()}
+        found += runner.run(without, within, environment={"NCCL_P2P_DISABLE": "1"})
+        if not all(trial.has_passed for trial in found if not trial.name.endswith(WITHOUT_PEER_ACCESS)):
+            environment = {"NCCL_P2P_DISABLE": "1"}
+            if not all(trial.has_passed for trial in found if trial.name.endswith(WITHOUT_PEER_ACCESS)):
+                return tuple(found)
+    tasks = [reduce_task, matmul]
+    if len(stages) > 1 and shapes is not None:
+        share = len(stages[0])
+        tasks.append(
+            {
+                "kind": "hops",
+                "stages": stages,
+                "prefill": shapes.prefill_hop_bytes // share,
+                "decode": shapes.decode_hop_bytes // share,
+            }
+        )
+    return (*found, *runner.run({"nccl": ranks}, replace(nccl, tasks=tuple(tasks)), environment=environment))
+
+
+def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What works, and what was not tried, a phrase each."""
+    proved = []
+    for trial in measured.trials:
+        if not trial.has_passed:
+            continue
+        name = f"Gloo over {len(trial.ranks)} ranks" if trial.name == "gloo" else f"NCCL {_describe_group(trial)}"
+        seconds, size = trial.find_slowest("allreduce", "seconds"), trial.find_slowest("allreduce", "bytes")
+        kinds = dict.fromkeys(kind for log in trial.read_logs().values() for kind in log.list_kinds())
+        facts = [", ".join(kinds)] if kinds else []
+        if seconds and size:
+            facts.append(f"all-reduce {2 * size * (len(trial.ranks) - 1) / len(trial.ranks) / seconds / 1e9:,.1f} GB/s")
+        proved.append(name + (f" ({'; '.join(facts)})" if facts else ""))
+    missing = []
+    if is_logical and len(measured.places) > 1:
+        missing.append("NCCL, peer access and hops between stages: the GPUs are logical")
+    return tuple(proved), tuple(missing)
+
+
+def _describe_group(trial: GroupTrial) -> str:
+    if trial.name == "nccl":
+        return f"over {len(trial.ranks)} ranks"
+    return f"in {trial.name.replace('tp', 'TP group')}"
