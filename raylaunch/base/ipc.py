@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO, Self, TypeVar
 
 from raylaunch.base.errors import RaylaunchError
-from raylaunch.base.processes import Child
+from raylaunch.base.processes import Child, describe_status
 
 DESCRIPTOR_VARIABLE = "RAYLAUNCH_MESSAGES"
 _LENGTH = struct.Struct("!I")
@@ -191,8 +191,7 @@ class ChildLink:
 
     def describe_end(self) -> str:
         """How it ended: its signal or exit status."""
-        status = self.process.popen.wait()
-        return f"by signal {-status}" if status < 0 else f"with exit status {status}"
+        return describe_status(self.process.popen.wait())
 
     def silent_s(self) -> float:
         """Seconds since the last message."""

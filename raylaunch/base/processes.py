@@ -266,3 +266,8 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def describe_status(status: int) -> str:
+    """How a process ended: its signal, where `status` is negative, or its exit status."""
+    return f"by signal {-status}" if status < 0 else f"with exit status {status}"

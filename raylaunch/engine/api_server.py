@@ -93,6 +93,9 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
             setattr(args, field.name, getattr(engine_args, field.name))
     for name, value in options.items():
         setattr(args, name, value)
+    from raylaunch.engine.client_errors import MIDDLEWARE
+
+    args.middleware = [*args.middleware, MIDDLEWARE]
     if args.lora_modules:
         from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 

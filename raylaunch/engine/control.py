@@ -13,11 +13,11 @@ from typing import Any
 import prometheus_client
 import uvicorn
 from prometheus_client.metrics_core import Metric
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from raylaunch.base import processes
 from raylaunch.base.ipc import ParentLink
 from raylaunch.base.service_metrics import ServiceMetrics
+from raylaunch.engine.client_errors import DEATH
 from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients
 
 _PULSE_S = 0.5
@@ -35,6 +35,8 @@ class EngineControl:
         self._kv_cache_use: float | None = None
         self._server: uvicorn.Server | None = None
         self._collector = _Collector()
+        self._cores = [*getattr(client.engine_core.resources.engine_manager, "processes", ())]
+        DEATH.hold_errors(client)
         self._count_outputs()
         self._catch_server()
         prometheus_client.REGISTRY.register(self._collector)
@@ -76,7 +78,8 @@ class EngineControl:
         while True:
             running = self._client.output_processor.get_num_unfinished_requests()
             with contextlib.suppress(BrokenPipeError):
-                self._parent.send(EnginePulse(running, self._moves, is_dead=bool(self._client.errored)))
+                is_dead, exits = bool(self._client.errored), [core.exitcode for core in self._cores if core.exitcode]
+                self._parent.send(EnginePulse(running, self._moves, is_dead, core_exit=exits[0] if exits else None))
             await asyncio.sleep(_PULSE_S)
 
     def _obey(self) -> None:
@@ -102,10 +105,8 @@ class EngineControl:
     async def _fail(self, why: str) -> None:
         """Give every waiting client an error, streams an error event; then end this process and EngineCore."""
         self._stop_accepting()
-        error = EngineDeadError()
-        error.args = (why,)
         self._client.engine_core.resources.engine_dead = True
-        self._client.output_processor.propagate_error(error)
+        DEATH.fail(why)
         deadline = asyncio.get_running_loop().time() + _GOODBYE_S
         while self._server is not None and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)

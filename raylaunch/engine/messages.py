@@ -68,3 +68,5 @@ class EnginePulse:
     """Outputs of the engine and changes of its KV cache's use, counted since the start."""
     is_dead: bool = False
     """Whether EngineCore died."""
+    core_exit: int | None = None
+    """Its exit status, negative for a signal; None while it runs."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from raylaunch.base.errors import RaylaunchError
 from raylaunch.base.ports import accepts_connections
+from raylaunch.base.processes import describe_status
 from raylaunch.engine.messages import EnginePulse
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.driver_process import DriverProcess
@@ -24,8 +25,13 @@ _DEAF_S = 20.0
 _CONNECT_TIMEOUT_S = 1.0
 _TAKEN_ALONG = ("its owner has died", "killed by `ray.kill`", "placement group was removed")
 """In Ray's reason (2.60) for a worker's death: EngineCore ended it, or ended itself."""
-_SETTLE_S = 1.5
+SETTLE_S = 1.5
 """Ray marks a node dead a second or two after its workers."""
+_DEPTH = {"engine": 0, "driver": 0, "worker": 2, "wedge": 3, "canary": 3, "gcs": 3, "node": 3, "gpu": 3}
+"""By cause: how near to the root. A node's death ends its workers, a worker's ends the engine. A wedge has no deeper
+cause to wait for: Ray had the progress limit to report it."""
+NAMED = _DEPTH["worker"]
+"""Depth of a cause that names the process that died first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +122,17 @@ def raise_on_failed_start(attempt: Attempt) -> None:
         raise engine.explain_death()
 
 
-def settle(attempt: Attempt, first: Fault) -> Fault:
-    """Wait up to 1.5 s for the cause behind `first`: a node's death ends its workers, a worker's ends the engine.
-
-    For a wedge there is none to wait for: Ray had the progress limit to report it.
-    """
-    depth = {"engine": 0, "driver": 0, "wedge": 3, "canary": 3, "worker": 2, "gcs": 3, "node": 3, "gpu": 3}
+def settle(attempt: Attempt, first: Fault, until: float, depth: int = _DEPTH["node"]) -> Fault:
+    """Wait for the cause behind `first`, until it is at `depth` or the monotonic time `until`."""
     best = first
-    deadline = time.monotonic() + _SETTLE_S
-    while attempt.driver is not None and time.monotonic() < deadline and depth.get(best.cause, 9) < 3:
+    while attempt.driver is not None and time.monotonic() < until and _DEPTH.get(best.cause, depth) < depth:
         time.sleep(0.1)
         attempt.driver.receive()
+        attempt.engine.receive()
         found = judge_ray(attempt.driver.pulse)
-        if found is not None and depth[found.cause] > depth[best.cause]:
+        if found is not None and _DEPTH[found.cause] > _DEPTH[best.cause]:
             best = found
-    return best
+    return _judge_core(attempt.engine) or best if best.cause == "engine" else best
 
 
 def judge_ray(pulse: DriverPulse) -> Fault | None:
@@ -188,9 +190,15 @@ def _check_engine(engine: EngineProcess) -> Fault | None:
     if not engine.is_alive():
         error = engine.explain_death()
         return Fault("engine", error.what, error.fix)
-    if engine.pulse.is_dead:
-        return Fault("engine", "the engine's core process (EngineCore) died")
-    return None
+    return _judge_core(engine)
+
+
+def _judge_core(engine: EngineProcess) -> Fault | None:
+    pulse = engine.pulse
+    if not pulse.is_dead:
+        return None
+    how = "" if pulse.core_exit is None else f" {describe_status(pulse.core_exit)}"
+    return Fault("engine", f"the engine's core process (EngineCore, on the serving node) died{how}")
 
 
 def _check_progress(engine: EngineProcess, progress: EngineProgress, limit_s: float) -> Fault | None:

@@ -8,23 +8,25 @@ queue of connections for both, so no connection is refused. Whichever process ac
 
 The listener pauses only once the child reports that it accepts, and resumes before a child that ends closes the
 socket. The other process answers what is in the queue at that moment. The listener speaks the server's TLS.
+
+A second try of an official client (RequestHead.is_retry) is held until an engine accepts, or for 55 s: such a client
+has decided to wait, and has few tries. It is answered with Retry-After: 1 when an engine accepts. All other requests
+are answered at once.
 """
 
 import asyncio
 import contextlib
-import hmac
-import json
 import resource
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.ports import check_port_free
+from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 
 _BACKLOG = 2048
 """As uvicorn's, which sets it again on the same socket; the kernel's limit is net.core.somaxconn."""
@@ -34,21 +36,12 @@ _RETRY_ACCEPT_S = 0.5
 _MAX_CONNECTIONS = 16384
 """Answered at once, where the limit of open files allows twice as many."""
 _REQUEST_S = 10.0
+_HOLD_S = 55.0
+"""Below the 60 s after which proxies give a request up."""
 _FINISH_S = 1.0
 _LINGER_BYTES = 16 << 20
 _LINGER_S = 2.0
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What the listener answers."""
-
-    state: str
-    text: str
-    """What is happening, for people: "restarting: waiting for GPUs, 8 of 16"."""
-    retry_after_s: int
-    metrics: str
-    """The service's metrics in Prometheus' text format."""
+_NO_RULES = AnswerRules()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -106,12 +99,18 @@ class Listener:
         get_notice: Callable[[], Notice],
         *,
         tls: ssl.SSLContext | None = None,
-        api_keys: tuple[str, ...] = (),
+        rules: AnswerRules = _NO_RULES,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Prepare to answer; `resume` starts it."""
-        self._listening, self._get_notice, self._tls, self._api_keys = listening, get_notice, tls, api_keys
+        """Prepare to answer; `resume` starts it. `sleep` ends a hold."""
+        self._listening, self._get_notice, self._tls, self._rules = listening, get_notice, tls, rules
+        self._sleep = sleep
         self._loop = asyncio.new_event_loop()
         self._is_accepting = False
+        self._change = asyncio.Event()
+        """Set at the next pause or resume, and then replaced."""
+        self.held = 0
+        """Requests that wait for an engine."""
         self._answering: set[asyncio.Task[None]] = set()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, soft // 2)
@@ -119,9 +118,14 @@ class Listener:
         self._thread = threading.Thread(target=self._loop.run_forever, name="listener", daemon=True)
         self._thread.start()
 
-    def change(self, *, tls: ssl.SSLContext | None, api_keys: tuple[str, ...]) -> None:
+    @property
+    def port(self) -> int:
+        """The port of the socket."""
+        return int(self._listening.getsockname()[1])
+
+    def change(self, *, tls: ssl.SSLContext | None, rules: AnswerRules) -> None:
         """Use the settings of a changed launch from the next `resume` on."""
-        self._tls, self._api_keys = tls, api_keys
+        self._tls, self._rules = tls, rules
 
     def resume(self) -> None:
         """Accept and answer until `pause`."""
@@ -148,11 +152,18 @@ class Listener:
 
     async def _resume(self) -> None:
         self._is_accepting = True
+        self._wake()
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def _pause(self) -> None:
         self._is_accepting = False
+        self._wake()
         self._loop.remove_reader(self._listening.fileno())
+
+    def _wake(self) -> None:
+        """Let the held requests look again."""
+        self._change.set()
+        self._change = asyncio.Event()
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -200,8 +211,14 @@ class Listener:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(_REQUEST_S):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                writer.write(make_answer(head, self._get_notice(), self._api_keys))
+                request = RequestHead.parse((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
+            if request.is_retry:
+                await self._hold(reader)
+            notice = self._get_notice()
+            if not self._is_accepting and notice.retry_after_s is not None:  # an engine accepts
+                notice = replace(notice, retry_after_s=1)
+            async with asyncio.timeout(_REQUEST_S):
+                writer.write(make_answer(request, notice, self._rules))
                 await writer.drain()
             # With an unread body the kernel would reset the connection before the client has read the answer.
             async with asyncio.timeout(_LINGER_S):
@@ -212,28 +229,29 @@ class Listener:
                     read += len(chunk)
         writer.close()
 
+    async def _hold(self, reader: asyncio.StreamReader) -> None:
+        """Wait for an engine to accept; not for longer than 55 s, nor for a client that goes, nor where many wait.
 
-def make_answer(head: str, notice: Notice, api_keys: tuple[str, ...]) -> bytes:
-    """The answer to a request's head: the metrics for /metrics, else a 503 in the format of OpenAI's API.
+        Raises:
+            ConnectionResetError: the client is gone.
+        """
+        if self.held >= self._limit // 2 or not self._is_accepting or self._get_notice().retry_after_s is None:
+            return
+        self.held += 1
+        gone = asyncio.ensure_future(_read_to_end(reader))
+        ends = {gone, asyncio.ensure_future(self._change.wait()), asyncio.ensure_future(self._sleep(_HOLD_S))}
+        try:
+            done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.held -= 1
+        for end in waiting:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        if gone in done:
+            raise ConnectionResetError
 
-    A server with API keys reports what is happening only to clients that send one of them, others get the state.
-    """
-    first, *rest = head.split("\r\n")
-    method, _, target = first.partition(" ")
-    path = target.partition(" ")[0].partition("?")[0]
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-    if path in ("/metrics", "/metrics/"):
-        return _pack(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", notice.metrics, (), method)
-    given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-    is_authorized = not api_keys or any(hmac.compare_digest(given, key.encode()) for key in api_keys)
-    text = notice.text if is_authorized else notice.state
-    error = {"message": text, "type": HTTPStatus.SERVICE_UNAVAILABLE.phrase, "param": None, "code": 503}
-    retry = (f"Retry-After: {notice.retry_after_s}",)
-    return _pack(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", json.dumps({"error": error}), retry, method)
 
-
-def _pack(status: HTTPStatus, kind: str, body: str, more: tuple[str, ...], method: str) -> bytes:
-    content = body.encode()
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
-    lines += ["Connection: close", *more, "", ""]
-    return "\r\n".join(lines).encode() + (b"" if method == "HEAD" else content)
+async def _read_to_end(reader: asyncio.StreamReader) -> None:
+    """Read a request's body, which is not needed, until its client has gone."""
+    while await reader.read(65536):
+        pass

@@ -11,17 +11,15 @@ from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import EngineProgress, Fault
-from raylaunch.serve.listener import Notice
 from raylaunch.serve.messages import DriverPulse
 from raylaunch.serve.private_ray import PrivateRays
 from raylaunch.serve.readiness import StartupTimes
 from raylaunch.serve.service_record import Service, folder_of
+from raylaunch.serve.start_forecast import StartForecast
+from raylaunch.serve.unready_answer import Notice
 
-_FIRST_GUESS_S = 30.0
-"""Estimate of a start's duration before one has been measured."""
 _SEND_EVERY_S = 1.0
-_RETRY_AFTER_S = (1, 60)
-"""Shortest and longest Retry-After."""
+_STARTING = ("starting", "restarting")
 
 
 class PublishedState:
@@ -30,13 +28,13 @@ class PublishedState:
     def __init__(self, launch: LaunchConfig, *, rehearsal: str | None) -> None:
         self._metrics = ServiceMetrics()
         self._since = time.monotonic()
-        self._start_s = _FIRST_GUESS_S
         self._sent_at = 0.0
         self.carried: tuple[str, ...] = ()
         """Addresses of the nodes that carry the engine, or carried the last one."""
         identity = ProcessId.of(os.getpid())
         assert identity is not None
-        paths.make_private(folder_of(launch.port))
+        folder = paths.make_private(folder_of(launch.port))
+        self._forecast = StartForecast(folder / "starts.json", kind="starting")
         self.service = Service(
             port=launch.port,
             host=launch.host,
@@ -56,19 +54,23 @@ class PublishedState:
 
     def take_launch(self, launch: LaunchConfig) -> None:
         """Publish the launch that is served from now on, at the same address as any before it."""
+        fingerprint = launch.fingerprint()
+        self._forecast.take_launch(fingerprint + (f" {self.service.rehearsal}" if self.service.rehearsal else ""))
         self._metrics = replace(self._metrics, gpus_expected=launch.world_size)
         self.service = self.service.update(
             models=launch.served_model_names,
-            fingerprint=launch.fingerprint(),
+            fingerprint=fingerprint,
             launch_file=str(launch.path) if launch.path else None,
             needs_api_key=bool(launch.api_keys),
             tls=launch.uses_tls,
         )
 
     def set_state(self, state: str, note: str = "") -> None:
-        """Publish the service's state; a new one starts the clock that Retry-After is computed from."""
+        """Publish the service's state; from the start of an engine on, Retry-After counts."""
         if state != self.service.state:
             self._since = time.monotonic()
+        if state in _STARTING:
+            self._forecast.begin(state)
         self.service = self.service.update(state=state, note=note)
 
     def set_note(self, note: str) -> None:
@@ -78,7 +80,7 @@ class PublishedState:
 
     def set_ready(self, attempt: Attempt, times: StartupTimes) -> None:
         """Publish that an engine serves."""
-        self._start_s = time.monotonic() - self._since
+        self._forecast.note_ready()
         pids = attempt.driver.pulse.pids if attempt.driver else {}
         self.service = self.service.update(
             ready_at=time.time(),
@@ -125,11 +127,10 @@ class PublishedState:
     def make_notice(self) -> Notice:
         """What the listener answers at this moment (called from its thread)."""
         state, note = self.service.state, self.service.note
-        shortest_s, longest_s = _RETRY_AFTER_S
         return Notice(
             state=state,
             text=f"{state}: {note}" if note else state,
-            retry_after_s=max(shortest_s, min(longest_s, round(self._start_s - self.state_s))),
+            retry_after_s=None if state in ("draining", "stopping") else self._forecast.retry_after_s(),
             metrics=self.metrics.to_text(),
         )
 

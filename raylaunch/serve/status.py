@@ -62,7 +62,8 @@ class Status:
             lines.append(self.note)
         lines += [f"warning: {warning}" for warning in self.warnings]
         if self.restarts:
-            lines.append(f"started again {self.restarts} time(s); `raylaunch incidents {self.last_incident}`")
+            why = f"; `raylaunch incidents {self.last_incident}`" if self.last_incident else ""
+            lines.append(f"started again {self.restarts} time(s){why}")
         if self.rehearsal:
             lines.append(f"a rehearsal: stand-in model on {self.rehearsal}")
         if self.kv_cache_use is not None:

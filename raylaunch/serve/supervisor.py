@@ -30,6 +30,7 @@ from raylaunch.serve.reload import Reload
 from raylaunch.serve.restart_policy import RestartPolicy
 from raylaunch.serve.standby import Standby
 from raylaunch.serve.takeover import is_served_already
+from raylaunch.serve.unready_answer import AnswerRules
 
 _STAGE_TIMEOUT_S = 7200.0
 """Longest start-up: a 400 GB model from a slow disk."""
@@ -79,7 +80,8 @@ class Supervisor:
         tls = make_tls(launch.server)  # before the port is bound: it may raise
         self.listening = listen(launch.host, launch.port)
         self.published = PublishedState(launch, rehearsal=resolved.standin if resolved.is_rehearsal else None)
-        self.listener = Listener(self.listening, self.published.make_notice, tls=tls, api_keys=launch.api_keys)
+        rules = AnswerRules.of_launch(launch)
+        self.listener = Listener(self.listening, self.published.make_notice, tls=tls, rules=rules)
         self.listener.resume()
         self.attempts: list[Attempt] = []
         """Those that have not ended; the last one is current."""
@@ -230,9 +232,12 @@ class Supervisor:
         attempt, was_serving, self.probe = self.attempts[-1], self.probe is not None, None
         self.listener.resume()
         self.published.set_state("restarting", fault.what)
+        settled_by = time.monotonic() + faults.SETTLE_S
+        fault = faults.settle(attempt, fault, settled_by, faults.NAMED)
+        self.published.set_note(fault.what)
         console.say(f"{fault.what}; ending it, then starting again", style="yellow")
         failing = attempt.engine.fail(f"the engine failed and is being started again: {fault.what}")
-        fault = faults.settle(attempt, fault)
+        fault = faults.settle(attempt, fault, settled_by)
         running = attempt.engine.pulse.running if was_serving else 0
         incident = incidents.begin(self.published.service, fault, running)
         self.published.note_incident(incident.id, fault)
@@ -268,24 +273,26 @@ class Supervisor:
         self.attempts[-1].engine.drain(self.launch.keep.drain_s, self.forced.is_set, "the service is being restarted")
         self._end_old(self.attempts[-1])
         self._take_launch(self.reload.resolved)
+        self.published.note_restart()
 
     def _take_launch(self, resolved: ResolvedLaunch) -> None:
         launch = resolved.launch
         self.factory.resolved = resolved
-        self.listener.change(tls=make_tls(launch.server), api_keys=launch.api_keys)
+        self.listener.change(tls=make_tls(launch.server), rules=AnswerRules.of_launch(launch))
         self.published.take_launch(launch)
 
     def stop(self) -> None:
         """Drain, and end everything that was started; works at any point of a start-up."""
         self.stopping = True
-        self.listener.resume()
         if self.probe is not None and not self.forced.is_set():
             self.published.set_state("draining", "stopping: running requests finish, new ones are refused")
+            self.listener.resume()
             attempt, drain_s = self.attempts[-1], self.launch.keep.drain_s
             if running := attempt.engine.pulse.running:
                 console.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
             attempt.engine.drain(drain_s, self.forced.is_set, "the service was stopped")
         self.published.set_state("stopping", "stopping")
+        self.listener.resume()
         self.standby.dismiss()
         for attempt in [*self.attempts]:
             self._end_old(attempt)

@@ -18,7 +18,8 @@ import pytest
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.processes import wait_until
-from raylaunch.serve.listener import Listener, Notice, listen, make_answer, make_tls
+from raylaunch.serve.listener import Listener, listen, make_tls
+from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 
 IDLE_CLIENTS = """\
 import resource, socket, sys
@@ -103,12 +104,14 @@ def test_idle_connections_leave_files_to_start_an_engine() -> None:
 
 def test_nodes_are_reported_to_clients_with_a_key_only() -> None:
     head = "GET /v1/models HTTP/1.1\r\nHost: x\r\n{}\r\n"
-    stranger = make_answer(head.format(""), NOTICE, ("sk-1",))
-    holder = make_answer(head.format("Authorization: Bearer sk-1\r\n"), NOTICE, ("sk-1",))
+    rules = AnswerRules(("sk-1",))
+    stranger = make_answer(RequestHead.parse(head.format("")), NOTICE, rules)
+    holder = make_answer(RequestHead.parse(head.format("Authorization: Bearer sk-1\r\n")), NOTICE, rules)
     assert b"waiting for GPUs" not in stranger
     assert b"503" in stranger
     assert b"waiting for GPUs" in holder
-    assert make_answer("HEAD /health HTTP/1.1\r\n\r\n", NOTICE, ()).endswith(b"\r\n\r\n")
+    asked = RequestHead.parse("HEAD /health HTTP/1.1\r\n\r\n")
+    assert make_answer(asked, NOTICE, AnswerRules()).endswith(b"\r\n\r\n")
 
 
 def test_answers_use_the_servers_tls(listening: socket.socket, tmp_path: Path) -> None:
@@ -190,6 +193,55 @@ def wait_for_more(statuses: list[int], status: int, count: int) -> None:
     while statuses.count(status) < wanted:
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def send_retry(bound: socket.socket) -> socket.socket:
+    """The second try of an official client, with the first bytes of its body."""
+    client = socket.create_connection(("127.0.0.1", port_of(bound)), timeout=30)
+    client.sendall(b"POST /v1/messages HTTP/1.1\r\nX-Stainless-Retry-Count: 1\r\nContent-Length: 9\r\n\r\n{")
+    return client
+
+
+def test_a_retry_is_held_until_an_engine_accepts_or_the_service_stops(listening: socket.socket) -> None:
+    """Two retries wait; a first try beside them is answered at once. Then an engine accepts, or a stop begins."""
+    notices = [NOTICE]
+    listener = Listener(listening, lambda: notices[-1])
+    listener.resume()
+    for answer, end in ((b"Retry-After: 1\r\n", listener.pause), (b"stopping", listener.resume)):
+        held = [send_retry(listening), send_retry(listening)]
+        assert wait_until(lambda: listener.held == 2, 30)
+        connection = http.client.HTTPConnection("127.0.0.1", port_of(listening), timeout=30)
+        connection.request("POST", "/v1/messages", "{}", {"X-Stainless-Retry-Count": "0"})
+        assert connection.getresponse().headers["retry-after"] == "7"
+        if answer == b"stopping":
+            notices.append(Notice("stopping", "stopping", None, ""))
+        end()
+        for client in held:
+            got = b"".join(iter(lambda client=client: client.recv(65536), b""))
+            assert got.startswith(b"HTTP/1.1 503")
+            assert answer in got
+            assert (b"Retry-After" in got) == (answer != b"stopping")
+            client.close()
+        listener.resume()
+    listener.close()
+
+
+def test_held_clients_that_go_are_forgotten_and_their_number_is_bounded(listening: socket.socket) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        listener = Listener(listening, lambda: NOTICE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    listener.resume()
+    clients = [send_retry(listening) for _ in range(50)]
+    assert wait_until(lambda: listener.held == 50, 30)
+    one_more = send_retry(listening)
+    assert one_more.recv(65536).startswith(b"HTTP/1.1 503")  # at once
+    for client in (*clients, one_more):
+        client.close()
+    assert wait_until(lambda: listener.held == 0, 30)
+    listener.close()
 
 
 def test_a_taken_port_is_reported(listening: socket.socket) -> None:

@@ -1,33 +1,95 @@
 """`raylaunch restart`: a changed launch is served, a wrong one is refused and the old engine serves on."""
 
+import contextlib
 import json
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
+import openai
 import pytest
 
+from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
+
 from .. import harness
-from .stage import write_launch
+from ..apis import ask_all
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
+DRAIN_S = 4.0
+"""Longer than the limit for a mute API server (serve/engine_process.py)."""
+CALLS = 60
 
 
 def write_small(folder: Path, name: str, *, max_model_len: int, model: Path | None = None) -> Path:
-    """One worker on this machine."""
+    """One worker on this machine; every launch answers to the name "model"."""
     launch = folder / f"{name}.yaml"
     launch.write_text(f"""\
 model: {{repo: example/{name}, path: {model or folder / "model"}}}
 cluster: {{local: true}}
-engine: {{dtype: float32, enforce_eager: true, max_model_len: {max_model_len}, kv_cache_memory_bytes: 33554432}}
+engine:
+  {{dtype: float32, enforce_eager: true, max_model_len: {max_model_len}, kv_cache_memory_bytes: 268435456,
+   served_model_name: [example/{name}, model]}}
+keep: {{drain_s: {DRAIN_S}}}
 """)
     return launch
 
 
+class Caller:
+    """Calls a service one call after the other, with the default retries of the openai and the anthropic client."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[str] = []
+        self.errors: list[str] = []
+        self.over = threading.Event()
+        self._openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        self._anthropic = anthropic.Anthropic(base_url=url, api_key="none")
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        """Call on until it is over, and `CALLS` times at least."""
+        while len(self.answers) + len(self.errors) < CALLS or not self.over.is_set():
+            try:
+                self.answers.append(self._call(len(self.answers)))
+            except (openai.OpenAIError, anthropic.AnthropicError) as error:
+                self.errors.append(repr(error))
+
+    def _call(self, number: int) -> str:
+        question = f"{number} Hello"
+        if number % 2:
+            said = self._anthropic.messages.create(
+                model="model", max_tokens=4, messages=[{"role": "user", "content": question}]
+            )
+            return f"anthropic: {said.content}"
+        chat = self._openai.chat.completions.create(
+            model="model", max_tokens=4, messages=[{"role": "user", "content": question}]
+        )
+        return f"openai: {chat.choices[0].message.content}"
+
+
+@contextlib.contextmanager
+def calling(url: str) -> Iterator[Caller]:
+    """Calls in the background; they have all ended when it ends."""
+    caller = Caller(url)
+    caller._thread.start()
+    try:
+        yield caller
+    finally:
+        caller.over.set()
+        caller._thread.join()
+
+
 @pytest.mark.timeout(600)
 def test_restart_swaps_and_refuses(tmp_path: Path) -> None:
-    """A launch whose model is not there, and one with a wrong key, change nothing; a right one is served after it."""
-    write_launch(tmp_path)  # for its model
+    """A launch whose model is not there, and one with a wrong key, change nothing; a right one is served after it.
+
+    Requests of all APIs that outlast the drain of the restart, and of the stop, get an error in their API's format;
+    the calls of clients that retry as they do by default all succeed.
+    """
+    write_standin(tmp_path / "model", Shape(heads=8, kv_heads=8, layers=24))
     home = tmp_path / "home"
-    with harness.serving(home, str(write_small(tmp_path, "first", max_model_len=512))) as served:
+    with harness.serving(home, str(write_small(tmp_path, "first", max_model_len=2048))) as served:
         served.wait_ready()
         wrong = tmp_path / "wrong.yaml"
         wrong.write_text("model: {repo: a/b}\nengine: {max_model_length: 5}\n")
@@ -39,11 +101,20 @@ def test_restart_swaps_and_refuses(tmp_path: Path) -> None:
         assert started.returncode == 1, started.stderr
         status = json.loads(harness.run("status", "--json", home=home).stdout)
         assert (status["models"][0], status["ready"], status["restarts"]) == ("example/first", True, 0)
-        restarted = harness.run(
-            "restart", str(write_small(tmp_path, "second", max_model_len=256)), home=home, timeout_s=300
-        )
+        asked = ask_all(served.url, "model")
+        second = write_small(tmp_path, "second", max_model_len=2040)
+        with calling(served.url) as caller:
+            restarted = harness.run("restart", str(second), home=home, timeout_s=300)
         assert restarted.returncode == 0, restarted.stderr + served.text()
+        for one in asked:
+            one.end("the service is being restarted")
+        assert caller.errors == []
+        assert len(caller.answers) >= CALLS
         status = json.loads(harness.run("status", "--json", home=home).stdout)
-        assert (status["models"][0], status["ready"], status["max_model_len"]) == ("example/second", True, 256)
-        assert served.end() == 0
+        assert (status["models"][0], status["ready"], status["max_model_len"]) == ("example/second", True, 2040)
+        asked = ask_all(served.url, "model")
+        served.process.send_signal(signal.SIGTERM)
+        for one in asked:
+            one.end("the service was stopped")
+        assert served.process.wait(harness.END_DEADLINE_S) == 0
         assert served.wait_gone() == {}

@@ -1,0 +1,82 @@
+"""Requests to each API of a service, as a stream and plain, and how their API says that they failed."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TOKENS = 1900
+_MESSAGES = [{"role": "user", "content": "Count."}]
+
+
+@dataclass
+class Asked:
+    """A request that curl has sent."""
+
+    path: str
+    stream: bool
+    process: "subprocess.Popen[str]"
+
+    def end(self, cause: str) -> None:
+        """Wait for its end: an error in its API's format that names `cause`, and curl's exit code for it."""
+        text, _ = self.process.communicate(timeout=120)
+        what = (
+            f"{self.path}, {'stream' if self.stream else 'plain'}: curl exit {self.process.returncode}: {text[-800:]}"
+        )
+        assert self.process.returncode == (0 if self.stream else 22), what
+        assert cause in (_read_event(self.path, text) if self.stream else _read_plain(text)), what
+
+
+def ask_all(url: str, model: str) -> list[Asked]:
+    """Send a request that takes long to each API, as a stream and plain; returns once each stream has begun."""
+    asked = []
+    for path, body in _list_bodies(model):
+        for stream in (True, False):
+            command = [
+                "curl",
+                "-sN",
+                "--fail-with-body",
+                "--noproxy",
+                "*",
+                url + path,
+                "-H",
+                "Content-Type: application/json",
+            ]
+            command += [
+                "-d",
+                json.dumps({"model": model, "stream": stream, "temperature": 0, "ignore_eos": True, **body}),
+            ]
+            asked.append(Asked(path, stream, subprocess.Popen(command, stdout=subprocess.PIPE, text=True)))
+    time.sleep(1.0)  # until they run: they take many times as long
+    assert [one.path for one in asked if one.process.poll() is not None] == []
+    return asked
+
+
+def _list_bodies(model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "/v1/completions", {"prompt": "Count.", "max_tokens": MAX_TOKENS}
+    yield "/v1/chat/completions", {"messages": _MESSAGES, "max_tokens": MAX_TOKENS}
+    yield "/v1/responses", {"input": "Count.", "max_output_tokens": MAX_TOKENS}
+    yield "/v1/messages", {"messages": _MESSAGES, "max_tokens": MAX_TOKENS}
+
+
+def _read_plain(text: str) -> str:
+    return str(json.loads(text)["error"]["message"])
+
+
+def _read_event(path: str, text: str) -> str:
+    """The message of the error event that a stream ends with."""
+    events = [event.split("\n") for event in text.split("\n\n") if event]
+    if path in ("/v1/completions", "/v1/chat/completions"):
+        assert events.pop() == ["data: [DONE]"], text[-800:]
+        return str(json.loads(events[-1][-1].removeprefix("data: "))["error"]["message"])
+    assert events[-1][0] == "event: error", text[-800:]
+    data = json.loads(events[-1][1].removeprefix("data: "))
+    assert data["type"] == "error"
+    if path == "/v1/messages":
+        assert data["error"]["type"] == "api_error"
+        return str(data["error"]["message"])
+    before = json.loads(events[-2][1].removeprefix("data: "))
+    assert data["sequence_number"] == before["sequence_number"] + 1
+    return str(data["message"])
