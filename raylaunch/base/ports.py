@@ -9,6 +9,8 @@ from collections.abc import Callable
 from raylaunch.base.errors import PortTakenError
 
 _CONNECT_TIMEOUT_S = 5.0
+ALL_INTERFACES = ("", "0.0.0.0", "::")
+"""Hosts to bind that mean every interface."""
 _POLL_S = 0.05
 
 

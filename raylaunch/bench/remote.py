@@ -59,7 +59,8 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
     arguments = [*words, *(["--questions", f"{folder}/questions"] if questions else [])]
     arguments += ["--no-report", "--output", f"{folder}/{_NAME}.json"]
     # What it would print is printed here, once its files are copied.
-    entrypoint = f"cd && echo $$ >{folder}/pid && exec raylaunch bench {shlex.join(arguments)} >/dev/null"
+    command = shlex.join([*remote.viewpoint_of(cluster).to_words(), "raylaunch", "bench", *arguments])
+    entrypoint = f"cd && echo $$ >{folder}/pid && exec {command} >/dev/null"
     try:
         with shell.tunnel(cluster_ports.DASHBOARD) as local:
             client = remote.connect(cluster, local)
@@ -70,17 +71,17 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
             except KeyboardInterrupt:
                 console.say("ending it there; what it measured comes home")
                 shell.run_in_head(["sh", "-c", _INTERRUPT, folder])
-            _wait_for_end(client, job)
+            _wait_for_end(client, job, cluster.shown_path)
         _bring_home(shell, folder, result)
     finally:
         shell.run_in_head(["sh", "-c", _REMOVE, folder])
 
 
-def _wait_for_end(client: Any, job: str) -> None:
+def _wait_for_end(client: Any, job: str, path: str) -> None:
     until = time.monotonic() + _END_S
     while not client.get_job_status(job).is_terminal():
         if time.monotonic() > until:
-            raise BenchError(f"Ray job {job} does not end", fix="`raylaunch dashboard` shows it")
+            raise BenchError(f"Ray job {job} does not end", fix=f"`raylaunch dashboard {path}` shows it")
         time.sleep(0.2)
 
 

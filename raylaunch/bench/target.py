@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from raylaunch.base import tls
 from raylaunch.base.errors import BenchError, LaunchFileError
+from raylaunch.base.ports import ALL_INTERFACES
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.bench.connection import ServerAddress
 from raylaunch.bench.http_response import describe_error, make_head
 
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from raylaunch.serve.service_record import Service
 
 _TIMEOUT_S = 10.0
-_ALL_INTERFACES = ("", "0.0.0.0", "::")
-_START = "start one with `raylaunch serve`, or give its URL with --url"
+
+
+def _advise_start() -> str:
+    return f"start one with `{Viewpoint.of_this_process().command('serve', 'LAUNCH.yaml')}`, or give its URL with --url"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Target:
             raise
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise BenchError(f"no answer from {self.url}: {reason}", fix=_START) from error
+            raise BenchError(f"no answer from {self.url}: {reason}", fix=_advise_start()) from error
 
 
 def find_target(
@@ -124,14 +128,14 @@ def find_target(
 
         where = make_url(launch.host, launch.port, tls=launch.uses_tls)
         key = key or next(iter(launch.api_keys), None)
-        everywhere = launch.host in _ALL_INTERFACES
+        everywhere = launch.host in ALL_INTERFACES
         found = Target(where, model or launch.served_model_names[0], key, False, everywhere)
     else:
         from raylaunch.serve.service_record import find_service
 
         service = find_service(port)
         key = key or _find_key(service)
-        found = Target(service.url, model or service.models[0], key, False, service.host in _ALL_INTERFACES)
+        found = Target(service.url, model or service.models[0], key, False, service.host in ALL_INTERFACES)
     return check_target(found)
 
 
@@ -174,7 +178,7 @@ def check_target(target: Target) -> Target:
         raise BenchError(f"{target.url} does not list its models: {error}", fix="name one with --model") from error
     if not target.model:
         if not names:
-            raise BenchError(f"{target.url} serves no model", fix=_START)
+            raise BenchError(f"{target.url} serves no model", fix=_advise_start())
         return replace(target, model=names[0])
     if target.model not in names:
         raise BenchError(f"{target.url} serves no model {target.model}", fix=f"it serves: {', '.join(names)}")

@@ -73,7 +73,10 @@ def bench() -> None:
 @click.option("-c", "--concurrency", type=values.numbers_of(int), help="Requests at once; several are a sweep: 1,8,64.")
 @click.option("--rate", type=values.numbers_of(float), help="Open loop: requests/s, Poisson; several are a sweep.")
 @click.option(
-    "-n", "--requests", type=click.IntRange(min=1), help="Requests of each level.  [default: 3 x concurrency]"
+    "-n",
+    "--requests",
+    type=click.IntRange(min=1),
+    help="Requests of each level.  [default: 3 x concurrency, at least 20; with --rate 200]",
 )
 @click.option("--duration", type=values.time, help="Begin requests for so long, as 60s.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSONL or ShareGPT file.  [default: 500 of our own]")

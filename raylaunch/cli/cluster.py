@@ -20,10 +20,17 @@ CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CL
 @click.option(
     "--data", default=defaults.MODELS_FOLDER, show_default=True, help="Folder of the models, the same on every host."
 )
-@click.option("--name", default=defaults.CLUSTER_NAME, show_default=True, help="Name of the cluster.")
+@click.option("--name", help="Name of the cluster.  [default: the file's name]")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(
-    file: Path, hosts: str | None, user: str | None, key: str, image: str | None, data: str, name: str, force: bool
+    file: Path,
+    hosts: str | None,
+    user: str | None,
+    key: str,
+    image: str | None,
+    data: str,
+    name: str | None,
+    force: bool,
 ) -> None:
     """Write a cluster file, and create the token and the image's layer for its hosts.
 
@@ -38,17 +45,20 @@ def init(
             raise click.UsageError("--hosts needs --user, who logs in there")
         if file.exists() and not force:
             raise click.UsageError(f"{file} exists: --force overwrites it")
-        named = [host.strip() for host in hosts.split(",") if host.strip()]
         plan = template.ClusterPlan(
-            hosts=named, user=user, key=key, image=image or template.LAYER_IMAGE, data=data, name=name
-        )
-        template.write(plan, file)
+            hosts=template.parse_hosts(hosts), user=user, key=key, image=image or template.LAYER_IMAGE, data=data,
+            name=name or template.name_after(file),
+        )  # fmt: skip
+        cluster = template.write(plan, file)
     elif not file.exists():
         raise click.UsageError(f"{file} does not exist; --hosts A,B --user U writes it")
-    cluster = cluster_file.load(file)
+    else:
+        cluster = cluster_file.load(file)
     folder = artifacts.write_kit(cluster)
     console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}; token and image layer in {folder}")
-    console.say(f"next: raylaunch up {file}")
+    if hosts and not Path(key).expanduser().is_file():
+        console.say(f"warning: {key} does not exist yet: create it, or set auth.ssh_private_key", style="yellow")
+    console.say(f"next: raylaunch doctor {cluster.shown_path}")
 
 
 @click.command()

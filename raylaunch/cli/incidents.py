@@ -19,6 +19,7 @@ def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int 
     from dataclasses import asdict
 
     from raylaunch.base import console
+    from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.serve.incident import find_incident, list_incidents
 
     if incident is not None:
@@ -34,7 +35,7 @@ def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int 
     elif known:
         console.print_result("\n".join(f"{entry.id}  {entry.outcome:<13}  {entry.what}" for entry in known))
     else:
-        console.say("no incidents on this machine")
+        console.say(f"no incidents on {Viewpoint.of_this_process().place}")
     return None
 
 

@@ -94,6 +94,7 @@ def ask_question(
         question = sys.stdin.read() if not sys.stdin.isatty() else ""
     if not question.strip():
         raise click.UsageError('the question is missing: raylaunch ask "Who are you?", or write it to stdin')
+    from raylaunch.base.viewpoint import HERE
     from raylaunch.serve.ask import ask as ask_server
 
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
@@ -102,13 +103,17 @@ def ask_question(
             from raylaunch.config import cluster_file
             from raylaunch.provision import remote
 
-            where, kept = stack.enter_context(remote.reach_service(cluster_file.load(cluster), port))
-            key = key or kept
+            file = cluster_file.load(cluster)
+            reached = stack.enter_context(remote.reach_service(file, port))
+            where, name, view = reached.url, reached.name, remote.viewpoint_of(file)
+            key = key or reached.key
         else:
-            where = url or find_service(port).url
+            where = name = url or find_service(port).url
+            view = HERE
         for piece in ask_server(
-            question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s
-        ):
+            question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s,
+            name=name, view=view,
+        ):  # fmt: skip
             click.echo(piece, nl=False)
     click.echo()
 
@@ -143,11 +148,13 @@ def stop(port: int | None, timeout_s: float, cluster: Path | None) -> int | None
     if cluster is not None:
         return run_on_cluster(cluster, "stop", port, f"--timeout-s={timeout_s}")
     from raylaunch.base import console
+    from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.serve.service_record import end_leftovers, list_services, stop_service
 
     chosen = [service for service in list_services() if port in (None, service.port)]
     if not chosen:
-        console.say("nothing serves on this machine" + (f" on port {port}" if port else "") + ": nothing to stop")
+        place = Viewpoint.of_this_process().place
+        console.say(f"nothing serves on {place}" + (f" on port {port}" if port else "") + ": nothing to stop")
     for service in chosen:
         if service.is_alive():
             stop_service(service, timeout_s=timeout_s, report=console.say)

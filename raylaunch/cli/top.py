@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from raylaunch.cli.options import CLUSTER, JSON, PORT, run_on_cluster
+from raylaunch.cli.options import CLUSTER, JSON, PORT
 
 
 @click.command()
@@ -22,10 +22,13 @@ def top(port: int | None, cluster: Path | None, once: bool, as_json: bool) -> in
     from raylaunch.base import console
     from raylaunch.top import live, show
 
-    if cluster is not None and once:
-        return run_on_cluster(cluster, "top", port, "--once", "--json" if as_json else "")
     if once:
-        view = live.look_once(port)
+        if cluster is not None:
+            from raylaunch.top import remote
+
+            view = remote.look_once(cluster, port)
+        else:
+            view = live.look_once(port)
         if as_json:
             console.print_json(view.to_json())
         else:

@@ -138,6 +138,21 @@ def list_nodes() -> tuple[ClusterNode, ...]:
     return tuple(sorted(nodes, key=lambda node: (not node.is_head, [part.zfill(3) for part in node.ip.split(".")])))
 
 
+def count_nodes() -> int:
+    """Living nodes of this machine's Ray cluster, which is joined for a moment; 0 where none answers."""
+    address = find_address()
+    if address is None:
+        return 0
+    try:
+        join(address, env_vars={})
+    except ClusterError:
+        return 0
+    try:
+        return len(list_nodes())
+    finally:
+        leave()
+
+
 def count_gpus() -> int:
     """GPUs of the cluster, from `ray.cluster_resources()`."""
     import ray

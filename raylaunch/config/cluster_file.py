@@ -8,6 +8,7 @@ import importlib.resources
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class ClusterFile:
     """A cluster as its file describes it: the values that raylaunch acts on, and the document for Ray's launcher."""
 
     path: Path
+    """As the user typed it."""
     cluster_name: str
     head_ip: str
     worker_ips: tuple[str, ...]
@@ -46,6 +48,11 @@ class ClusterFile:
     """Path in the container -> path on this machine."""
     document: str
     """The file's content as JSON, with the keys that only Ray reads."""
+
+    @property
+    def shown_path(self) -> str:
+        """The file for a command that is printed."""
+        return shlex.quote(describe_path(self.path))
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -80,6 +87,19 @@ def load(path: Path) -> ClusterFile:
     """
     layered = LayeredValues()
     content = yaml_reader.fetch_content(path, layered, KIND)
+    return _read(path, content, layered)
+
+
+def parse(path: Path, text: str) -> ClusterFile:
+    """The cluster file that `text` would be at `path`, which is not read.
+
+    Raises:
+        ClusterFileError: as `load`.
+    """
+    return _read(path, text.encode(), LayeredValues())
+
+
+def _read(path: Path, content: bytes | None, layered: LayeredValues) -> ClusterFile:
     if content is not None:
         yaml_reader.read_file(path, content, layered, KIND)
     if not layered.unread:
@@ -137,7 +157,7 @@ def _freeze(path: Path, document: str) -> ClusterFile:
     auth, docker, provider = values["auth"], values["docker"], values["provider"]
     key = auth.get("ssh_private_key")
     return ClusterFile(
-        path=path.absolute(),
+        path=path,
         cluster_name=values["cluster_name"],
         head_ip=provider["head_ip"],
         worker_ips=tuple(provider["worker_ips"]),

@@ -2,7 +2,6 @@
 
 DEMO_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model that is served where a launch names none; data/demo.yaml names it too, a test compares them."""
-CLUSTER_NAME = "raylaunch"
 MODELS_FOLDER = "/data"
 """Folder of the models on every host of a cluster."""
 SSH_KEY = "~/.ssh/id_ed25519"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from raylaunch.base import viewpoint
 from raylaunch.base.text import find_nearest, is_encodable, printable
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource
 from raylaunch.config.schema import FileSchema, Part
@@ -11,7 +12,7 @@ from raylaunch.config.validation import accepts_type, list_types
 from raylaunch.config.yaml_reader import BadYamlError, parse_yaml
 
 PREFIX = "RAYLAUNCH_"
-RESERVED = ("RAYLAUNCH_HOME", "RAYLAUNCH_STANDIN", "RAYLAUNCH_MARK")
+RESERVED = ("RAYLAUNCH_HOME", "RAYLAUNCH_STANDIN", "RAYLAUNCH_MARK", viewpoint.VARIABLE)
 """Variables of raylaunch that are no launch values."""
 
 

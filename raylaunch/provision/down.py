@@ -4,17 +4,15 @@ From the second cycle on, Ray's own `ray down` leaves the workers' containers ru
 key that it lent to the head on the head's disk (Ray 2.60).
 """
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import artifacts
+from raylaunch.provision import artifacts, ray_state
 from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up import start_launcher
@@ -41,6 +39,7 @@ def down(cluster: ClusterFile) -> None:
     Raises:
         ClusterError: something is left, or a host could not be checked.
     """
+    artifacts.check_owner(cluster)
     shell = HostShell.of(cluster)
     before = shell.run_on_all(lambda host: inspect_remains(shell, host, clean=False))
     if not any(remains.left or remains.unreachable for remains in before.values()):
@@ -124,10 +123,8 @@ def forget(cluster: ClusterFile) -> None:
     folder = artifacts.folder_of(cluster.cluster_name)
     for name in ("ray", "keys"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    # Of a plain `ray up`: a stale one keeps the next from starting workers (Ray 2.60).
-    ray_folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray")
-    for kind in ("state", "lock"):
-        (ray_folder / f"cluster-{cluster.cluster_name}.{kind}").unlink(missing_ok=True)
+    ray_state.withdraw(cluster)
+    artifacts.release(cluster)
 
 
 def raise_for(cluster: ClusterFile, remains: Sequence[Remains]) -> None:
@@ -141,5 +138,5 @@ def raise_for(cluster: ClusterFile, remains: Sequence[Remains]) -> None:
     if problems:
         raise ClusterError(
             f"{cluster.cluster_name} is not completely down: {'; '.join(problems)}",
-            fix=f"fix that, then run `raylaunch down {cluster.path}` again",
+            fix=f"fix that, then run `raylaunch down {cluster.shown_path}` again",
         )

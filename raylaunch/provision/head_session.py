@@ -104,7 +104,7 @@ class HeadSession:
             return error
         return ClusterError(
             f"{self.shell.cluster.head_ip}: Ray's head does not answer: {lines[-1]}",
-            fix=f"`raylaunch down {self.shell.cluster.path}`, then up again; its logs are removed with its container",
+            fix=f"`raylaunch down {self.shell.cluster.shown_path}`, then up; its logs go with its container",
             excerpt=lines[-5:],
         )
 

@@ -69,12 +69,12 @@ class HostShell:
         if result.unreachable:
             raise ClusterError(
                 f"the head {head} cannot be reached: {result.failure.message}",
-                fix=f"`raylaunch doctor {self.cluster.path}`",
+                fix=f"`raylaunch doctor {self.cluster.shown_path}`",
             )
         if self.runtime.has_no_container(result.stderr):
             raise ClusterError(
                 f"{self.cluster.cluster_name} is not up: no container {self.cluster.container_name} runs on {head}",
-                fix=f"`raylaunch up {self.cluster.path}`",
+                fix=f"`raylaunch up {self.cluster.shown_path}`",
             )
 
     def ping(self, host: str) -> str | None:

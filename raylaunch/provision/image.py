@@ -53,7 +53,7 @@ def compare_images(shell: HostShell) -> None:
         found = ", ".join(f"{host} {text[:40] or 'unknown'}" for host, text in images.items())
         raise ClusterError(
             f"the hosts run different images by the name {image}: {found}",
-            fix=f"`raylaunch down {shell.cluster.path}`; {remove} where it differs; then up",
+            fix=f"`raylaunch down {shell.cluster.shown_path}`; {remove} where it differs; then up",
         )
 
 

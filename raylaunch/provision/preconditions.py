@@ -92,7 +92,7 @@ def check_hosts(shell: HostShell, *, with_archive: bool) -> None:
         raise ChecksFailedError(
             f"{len(failed)} check{'s' if len(failed) > 1 else ''} of {cluster.cluster_name}'s hosts failed; "
             "nothing changed",
-            fix=f"fix the above; `raylaunch doctor {cluster.path}` checks again, with --fix it runs the safe fixes",
+            fix=f"fix the above; `raylaunch doctor {cluster.shown_path} --fix` runs the safe fixes",
         )
     console.say(f"checked {len(cluster.hosts)} hosts in {diagnosis.seconds:.1f} s: fit")
 

@@ -7,19 +7,24 @@ container. Secrets go through ssh's stdin into files of mode 0600, and appear in
 import asyncio
 import contextlib
 import json
+import re
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import yaml
 
 from raylaunch.base import console, paths
 from raylaunch.base.errors import ClusterError, ServiceError
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.layers import describe_path
 from raylaunch.provision import artifacts
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ssh import RemoteProcess
@@ -55,43 +60,66 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         ClusterError: the cluster is not up.
         ServiceError: the service failed.
     """
-    shell = HostShell.of(cluster)
-    launch = give_key(cluster, launch) if with_key else launch
-    name = f"{launch.port}.yaml"
+    shell, view = HostShell.of(cluster), viewpoint_of(cluster)
+    if with_key and not launch.api_keys:
+        launch = give_key(cluster, launch)
+        view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))
+    job = f"serve-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     text = yaml.safe_dump(launch.dump(mask=False), allow_unicode=True, sort_keys=False)
-    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, _LAUNCHES, name], stdin=text)
+    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, _LAUNCHES, f"{job}.yaml"], stdin=text)
     if result.status != 0:
         raise ClusterError(f"{cluster.head_ip}: the launch file could not be written there: {result.stderr.strip()}")
-    entrypoint = f"raylaunch serve ~/{_LAUNCHES}/{name}" + (" --rehearse" if rehearse else "")
     with shell.tunnel(cluster_ports.DASHBOARD) as port:
         client = connect(cluster, port)
-        job = f"serve-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        client.submit_job(entrypoint=entrypoint, submission_id=job)
+        if view.key_file:
+            keep_key(cluster, launch)
+        client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse), submission_id=job)
         console.say(f"Ray job {job} on {cluster.head_ip} serves {launch.served_model_names[0]}")
         if detach:
-            console.say(_describe_verbs(cluster))
+            console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
             return
         try:
             follow(client, job)
         except KeyboardInterrupt:
-            console.say(f"the service keeps running. {_describe_verbs(cluster)}")
+            console.say(f"the service keeps running; {_describe_verbs(view, launch.port)}")
             return
-        _raise_for_end(client, job)
+        _raise_for_end(client, job, view)
 
 
-def _describe_verbs(cluster: ClusterFile) -> str:
-    return "; ".join(f"`raylaunch {verb} --cluster {cluster.path}`" for verb in ("logs -f", "status", "stop"))
+def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:
+    """What the job runs: `raylaunch serve` with a launch file of its own, which goes with it.
+
+    A file for each job, not for each port: a job that is refused leaves alone what the running service reads again.
+    """
+    file = f"~/{_LAUNCHES}/{job}.yaml"
+    command = f"{shlex.join([*view.to_words(), 'raylaunch', 'serve'])} {file}{' --rehearse' if rehearse else ''}"
+    return f"{command}; status=$?; rm -f {file}; exit $status"
+
+
+def viewpoint_of(cluster: ClusterFile) -> Viewpoint:
+    """How the user of this machine sees the cluster's head."""
+    return Viewpoint(describe_path(cluster.path), cluster.head_ip, len(cluster.hosts))
+
+
+def _describe_verbs(view: Viewpoint, port: int) -> str:
+    """The next commands, each on a line of its own."""
+    verbs = {"its log": ("logs", "-f"), "its state": ("status",), "end it": ("stop",)}
+    lines = [f"  {view.command(*words, f'--port={port}')}  # {what}" for what, words in verbs.items()]
+    return "\n".join(["next:", *lines])
 
 
 def give_key(cluster: ClusterFile, launch: LaunchConfig) -> LaunchConfig:
-    """The launch with an API key: its own, else this machine's for that port, created if there is none."""
-    if launch.api_keys:
-        return launch
+    """The launch with an API key: this machine's for that port, else a new one, which `keep_key` keeps."""
+    key = read_key(cluster, launch.port) or f"sk-{secrets.token_hex(24)}"
+    return launch_file.with_values(launch, {"server.api_key": key}, why="generated")
+
+
+def keep_key(cluster: ClusterFile, launch: LaunchConfig) -> None:
+    """Keep the launch's key here, once the cluster is known to be up."""
     path = artifacts.find_key(cluster, launch.port)
     if not path.exists():
-        paths.write_private(path, f"sk-{secrets.token_hex(24)}")
+        paths.write_private(path, launch.api_keys[0])
     console.say(f"the API asks for the key in {path}; --open-api turns that off")
-    return launch_file.with_values(launch, {"server.api_key": path.read_text()}, why="generated")
 
 
 def read_key(cluster: ClusterFile, port: int) -> str | None:
@@ -116,7 +144,7 @@ def connect(cluster: ClusterFile, port: int) -> "JobSubmissionClient":
     except (ConnectionError, RuntimeError) as error:
         raise ClusterError(
             f"{cluster.head_ip}: Ray's jobs API rejected the token: {str(error).splitlines()[0]}",
-            fix=f"another machine started the cluster: `raylaunch down {cluster.path}` and up again from here",
+            fix=f"another machine started the cluster: `raylaunch down {cluster.shown_path}` and up again from here",
         ) from error
 
 
@@ -131,11 +159,11 @@ def follow(client: "JobSubmissionClient", job: str) -> None:
     asyncio.run(copy())
 
 
-def _raise_for_end(client: "JobSubmissionClient", job: str) -> None:
+def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> None:
     deadline = time.monotonic() + 10.0
     while not (status := client.get_job_status(job)).is_terminal():
         if time.monotonic() > deadline:
-            raise ServiceError(f"Ray job {job}: its log ended, but it still runs", fix="`raylaunch status --cluster`")
+            raise ServiceError(f"Ray job {job}: its log ended, but it still runs", fix=f"`{view.command('status')}`")
         time.sleep(0.2)
     if str(status) == "SUCCEEDED":
         return
@@ -145,7 +173,8 @@ def _raise_for_end(client: "JobSubmissionClient", job: str) -> None:
 
 def run_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
     """Run a verb of raylaunch in the head's container and print its output; its exit status."""
-    result = HostShell.of(cluster).run_in_head(["raylaunch", *arguments], timeout_s=_STOP_TIMEOUT_S)
+    command = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
+    result = HostShell.of(cluster).run_in_head(command, timeout_s=_STOP_TIMEOUT_S)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.status
@@ -178,18 +207,22 @@ def read_lines(cluster: ClusterFile, arguments: Sequence[str]) -> Iterator[str]:
         result = process.close(_STOP_TIMEOUT_S)
     shell.raise_for(result)
     if result.status != 0:
-        message = _first_error_line(result.stderr) or f"`raylaunch {arguments[0]}` failed there"
-        raise ServiceError(f"{cluster.cluster_name}: {message}")
+        what, fix = read_error(result.stderr)
+        raise ServiceError(what or f"{cluster.head_ip}: `raylaunch {arguments[0]}` failed there", fix=fix)
 
 
 def _start_verb(cluster: ClusterFile, arguments: Sequence[str]) -> tuple[HostShell, RemoteProcess]:
     shell = HostShell.of(cluster)
-    command = ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "raylaunch", *arguments]
+    verb = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
+    command = ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", *verb]
     return shell, shell.start_in_head(command, backlog=_BACKLOG)
 
 
-def _first_error_line(stderr: str) -> str:
-    return stderr.strip().removeprefix("error: ").partition("\n")[0]
+def read_error(stderr: str) -> tuple[str, str]:
+    """What failed and what to do, of a verb's printed error (console.print_error)."""
+    what = re.search(r"^error: (.*)$", stderr, re.M)
+    fix = re.search(r"^what to do: (.*)$", stderr, re.M)
+    return what[1] if what else "", fix[1] if fix else ""
 
 
 def hold_dashboard(cluster: ClusterFile, port: int) -> None:
@@ -204,21 +237,33 @@ def hold_dashboard(cluster: ClusterFile, port: int) -> None:
                 time.sleep(3600)
 
 
+@dataclass(frozen=True, slots=True)
+class ReachedService:
+    """A cluster's service, through a tunnel."""
+
+    url: str
+    """On this machine."""
+    name: str
+    """Its URL at the head, for messages."""
+    key: str | None
+    """Its API key, where this machine keeps it."""
+
+
 @contextlib.contextmanager
-def reach_service(cluster: ClusterFile, port: int | None) -> Iterator[tuple[str, str | None]]:
-    """The address of the cluster's service on this machine, and its key where this machine has it.
+def reach_service(cluster: ClusterFile, port: int | None) -> Iterator[ReachedService]:
+    """Reach the cluster's service from this machine.
 
     Raises:
         ServiceError: no service runs there, or several do and no port is given.
     """
     shell = HostShell.of(cluster)
     if port is None:
-        result = shell.run_in_head(["raylaunch", "status", "--json"])
+        status = [*viewpoint_of(cluster).to_words(), "raylaunch", "status", "--json"]
+        result = shell.run_in_head(status)
         if result.status != 0:
-            raise ServiceError(
-                f"{cluster.cluster_name}: {_first_error_line(result.stderr) or 'no service runs'}",
-                fix=f"start it with `raylaunch serve LAUNCH.yaml --cluster {cluster.path}`",
-            )
+            what, fix = read_error(result.stderr)
+            raise ServiceError(what or f"no status from {cluster.head_ip}", fix=fix)
         port = int(str(json.loads(result.stdout)["url"]).rpartition(":")[2])
     with shell.tunnel(port) as local:
-        yield f"http://127.0.0.1:{local}", read_key(cluster, port)
+        name = f"http://{cluster.head_ip}:{port}"
+        yield ReachedService(f"http://127.0.0.1:{local}", name, read_key(cluster, port))

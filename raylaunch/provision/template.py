@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base import versions
+from raylaunch.base.errors import ClusterFileError
 from raylaunch.cluster.settings import NODE
+from raylaunch.config import cluster_file, defaults
 from raylaunch.config import cluster_ports as ports
-from raylaunch.config import defaults
+from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision import artifacts
 
 LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
 """Image of docker/Dockerfile on vLLM's official one; built on each host where it is missing."""
@@ -40,7 +43,7 @@ class ClusterPlan:
     """Any other image than LAYER_IMAGE is used as it is: from a registry, or loaded on every host."""
     data: str = defaults.MODELS_FOLDER
     """Folder of the models, the same on every host."""
-    name: str = defaults.CLUSTER_NAME
+    name: str
 
 
 def render(plan: ClusterPlan, file: str) -> str:
@@ -82,9 +85,47 @@ def render(plan: ClusterPlan, file: str) -> str:
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], template)
 
 
-def write(plan: ClusterPlan, path: Path) -> None:
-    """Write the cluster file."""
-    path.write_text(render(plan, str(path)))
+def write(plan: ClusterPlan, path: Path) -> ClusterFile:
+    """Write the cluster file; nothing is written where it would be refused.
+
+    Raises:
+        ClusterFileError: the plan does not make a valid file.
+        ClusterError: its name is that of another cluster on this machine.
+    """
+    text = render(plan, str(path))
+    try:
+        cluster = cluster_file.parse(path, text)
+    except ClusterFileError as error:
+        problems = [problem.partition(": ")[2] for problem in error.problems]
+        raise ClusterFileError(f"{path} was not written", fix="correct the options", problems=problems) from None
+    artifacts.check_owner(cluster)
+    path.write_text(text)
+    return cluster
+
+
+def parse_hosts(text: str) -> list[str]:
+    """The addresses of `--hosts`.
+
+    Raises:
+        ClusterFileError: an entry is no plain address.
+    """
+    hosts = [host.strip() for host in text.split(",") if host.strip()]
+    problems = []
+    for host in hosts:
+        if "@" in host:
+            problems.append(f"{host}: an address without a user; --user names it for all hosts")
+        elif re.fullmatch(r"[^:]+:\d+|\[.*\]:\d+", host):
+            problems.append(f"{host}: an address without a port; another ssh port belongs into ~/.ssh/config")
+        elif re.search(r"\s", host):
+            problems.append(f"{host}: a space; separate addresses by commas: --hosts {','.join(host.split())}")
+    if problems or not hosts:
+        raise ClusterFileError("--hosts is not a list of addresses", fix="--hosts 10.0.0.1,10.0.0.2", problems=problems)
+    return hosts
+
+
+def name_after(path: Path) -> str:
+    """A cluster's name by its file: "cluster.yaml" is "cluster"."""
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.-]+", "-", path.stem).strip("-") or "cluster"
 
 
 def _wrap(options: dict[str, int | str]) -> str:

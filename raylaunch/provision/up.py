@@ -14,7 +14,7 @@ from pathlib import Path
 from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import artifacts, image, ray_up_log
+from raylaunch.provision import artifacts, image, ray_state, ray_up_log
 from raylaunch.provision.head_session import HeadReport, HeadSession
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.preconditions import ContainerState, HostState, check_hosts, find_cause, inspect_host
@@ -63,6 +63,8 @@ class ClusterUp:
             if session:
                 stack.enter_context(closing(session))
             if not missing:
+                artifacts.claim(self.cluster, is_up=True)
+                ray_state.publish(self.cluster)
                 console.say(f"{self.cluster.cluster_name} is up already: {self.describe()}")
                 return
             launcher = None if session else stack.enter_context(start_launcher(self.cluster, "up"))
@@ -72,6 +74,7 @@ class ClusterUp:
             if session is None:
                 assert launcher is not None
                 self.clear(states)
+                artifacts.claim(self.cluster, is_up=True)
                 launcher.begin(with_build=self.archive is None)
                 self.follow_head(launcher)
                 session = stack.enter_context(closing(HeadSession.start(self.shell)))
@@ -79,9 +82,8 @@ class ClusterUp:
                 self.add(missing, session)
             self.wait(session)
         image.compare_images(self.shell)
+        ray_state.publish(self.cluster)
         console.say(f"{self.cluster.cluster_name} is up: {self.describe()}", style="bold green")
-        folder = artifacts.ray_folder_of(self.cluster)
-        console.say(f"Ray's own commands find it with RAY_TMPDIR={folder}: ray submit {self.cluster.path} DRIVER.py")
 
     def add(self, missing: Sequence[str], session: HeadSession) -> None:
         """Start hosts beside those that have joined, which are not touched.
@@ -92,9 +94,9 @@ class ClusterUp:
         report = session.read()
         if unknown := [host for host in missing if host not in report.known]:
             raise ClusterError(
-                f"{', '.join(unknown)}: added to {self.cluster.path} after the head was started, and its launcher "
-                "reads its hosts once (Ray 2.60)",
-                fix=f"raylaunch down {self.cluster.path}, then up: this stops what is being served",
+                f"{', '.join(unknown)}: added to {self.cluster.shown_path} after the head was started, and its "
+                "launcher reads its hosts once (Ray 2.60)",
+                fix=f"raylaunch down {self.cluster.shown_path}, then up: this stops what is being served",
             )
         self.failures = {**report.failures}
         joined = [host for host in self.cluster.hosts if host not in missing]
@@ -121,10 +123,11 @@ class ClusterUp:
         if foreign := [host for host, state in states.items() if state.container is ContainerState.FOREIGN]:
             raise ClusterError(
                 f"{', '.join(foreign)}: has a container named {name} that `raylaunch up` did not start",
-                fix=f"on that host: {remove}; or set another docker.container_name in {self.cluster.path}",
+                fix=f"on that host: {remove}; or set another docker.container_name in {self.cluster.shown_path}",
             )
         self._remove_containers([host for host, state in states.items() if state.container is not ContainerState.NONE])
         shutil.rmtree(artifacts.ray_folder_of(self.cluster), ignore_errors=True)
+        ray_state.withdraw(self.cluster)
 
     def _remove_containers(self, hosts: Sequence[str]) -> None:
         if hosts:
@@ -206,7 +209,7 @@ class ClusterUp:
         elif time.monotonic() - self.idle_since.setdefault(host, time.monotonic()) > _BEGIN_S:
             raise ClusterError(
                 f"{host}: Ray's launcher on the head did not start it within {_BEGIN_S:.0f} s",
-                fix=f"`raylaunch down {self.cluster.path}`, then up: this stops what is being served",
+                fix=f"`raylaunch down {self.cluster.shown_path}`, then up: this stops what is being served",
             )
         if report.failures.get(host, 0) == self.failures.get(host, 0):
             return
@@ -223,7 +226,7 @@ class ClusterUp:
     def _make_lost(self, host: str, message: str) -> ClusterError:
         return ClusterError(
             f"{host} no longer answers to ssh: {message}",
-            fix=f"check that host; `raylaunch up {self.cluster.path}` then adds it to the others",
+            fix=f"check that host; `raylaunch up {self.cluster.shown_path}` then adds it to the others",
         )
 
     def _retry(self, hosts: Sequence[str], session: HeadSession) -> None:

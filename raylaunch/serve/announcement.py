@@ -1,6 +1,10 @@
 """What `serve` prints when an engine is ready: start-up times, URL, and how to try it."""
 
+import shlex
+
 from raylaunch.base import console
+from raylaunch.base.viewpoint import Viewpoint
+from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import readiness
@@ -14,7 +18,7 @@ def announce(service: Service, resolved: ResolvedLaunch, times: readiness.Startu
         again: an engine of this service has been ready before: two lines are enough.
     """
     launch = resolved.launch
-    model, url = launch.served_model_names[0], service.url
+    model, url = launch.served_model_names[0], service.shown_url
     console.say(times.to_line())
     if again:
         console.say(f"serving {model} again at {url}/v1", style="bold green")
@@ -26,6 +30,18 @@ def announce(service: Service, resolved: ResolvedLaunch, times: readiness.Startu
         proved, not_proved = plan.describe_proof(resolved)
         console.say("this rehearsal proved: " + "; ".join(proved))
         console.say("it did not prove: " + "; ".join(not_proved))
-    console.say("try it:")
-    console.say("  " + readiness.make_curl(url, model, needs_key=bool(launch.api_keys)))
-    console.say("Ctrl-C or `raylaunch stop` ends it")
+    for line in list_next_steps(launch, url, Viewpoint.of_this_process()):
+        console.say(line)
+
+
+def list_next_steps(launch: LaunchConfig, url: str, view: Viewpoint) -> list[str]:
+    """How to try the service and how to end it; each command works where the reader is."""
+    key = "$RAYLAUNCH_SERVER__API_KEY" if launch.api_keys else ""
+    if view.key_file:
+        key = f"$(cat {shlex.quote(view.key_file)})"
+    curl = readiness.make_curl(url, launch.served_model_names[0], key=key)
+    if not view.is_remote:
+        return ["try it:", f"  {curl}", f"Ctrl-C or `{view.command('stop')}` ends it"]
+    ask = view.command("ask", "Who are you?", f"--port={launch.port}")
+    stop = view.command("stop", f"--port={launch.port}")
+    return ["try it:", f"  {ask}", f"  {curl}", f"Ctrl-C leaves it running; `{stop}` ends it"]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raylaunch.base.errors import ServiceError
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.launch import LaunchConfig
 
 _NAME = "control.sock"
@@ -113,6 +114,7 @@ def request_restart(folder: Path, launch: LaunchConfig, *, report: Callable[[str
     Raises:
         ServiceError: the launch is not served; the message states whether the old engine still is.
     """
+    view = Viewpoint.of_this_process()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
@@ -128,10 +130,12 @@ def request_restart(folder: Path, launch: LaunchConfig, *, report: Callable[[str
                 report(reply.text)
         except TimeoutError as error:
             raise ServiceError(
-                f"the service was not ready again within {timeout_s:.0f} s", fix="`raylaunch status` shows its state"
+                f"the service was not ready again within {timeout_s:.0f} s",
+                fix=f"`{view.command('status')}` shows its state",
             ) from error
         except OSError as error:
             raise ServiceError(
-                f"cannot connect to the supervisor: {error.strerror}", fix="`raylaunch status` shows what serves here"
+                f"cannot connect to the supervisor: {error.strerror}",
+                fix=f"`{view.command('status')}` shows what serves there",
             ) from error
-    raise ServiceError("the supervisor ended before it answered", fix="`raylaunch incidents` may show why")
+    raise ServiceError("the supervisor ended before it answered", fix=f"`{view.command('incidents')}` may show why")

@@ -122,6 +122,11 @@ def raise_on_failed_start(attempt: Attempt) -> None:
         raise engine.explain_death()
 
 
+def describe_first(first: Fault) -> str:
+    """What to show before `settle`: no cause where it is most often another one's consequence."""
+    return first.what if _DEPTH.get(first.cause, NAMED) else "the engine failed; its cause is being determined"
+
+
 def settle(attempt: Attempt, first: Fault, until: float, depth: int = _DEPTH["node"]) -> Fault:
     """Wait for the cause behind `first`, until it is at `depth` or the monotonic time `until`."""
     best = first

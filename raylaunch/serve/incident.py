@@ -23,6 +23,7 @@ from raylaunch.base import paths
 from raylaunch.base import text as words
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.paths import write_quietly
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.explain.log_lines import parse_line
 from raylaunch.serve.attempt import Attempt
@@ -211,5 +212,8 @@ def find_incident(name: str) -> Incident:
     known = list_incidents()
     chosen = known[-1:] if name == "last" else [incident for incident in known if incident.id == name]
     if not chosen:
-        raise ServiceError(f"no incident {name} on this machine", fix="`raylaunch incidents` lists the incidents")
+        view = Viewpoint.of_this_process()
+        raise ServiceError(
+            f"no incident {name} on {view.place}", fix=f"`{view.command('incidents')}` lists the incidents"
+        )
     return chosen[0]

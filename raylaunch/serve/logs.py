@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from raylaunch.base.errors import ServiceError
+from raylaunch.base.viewpoint import Viewpoint
 
 _PAUSE_S = 0.3
 
@@ -28,4 +29,5 @@ def show(log: Path, *, follow: bool) -> None:
                     return
                 time.sleep(_PAUSE_S)
     except FileNotFoundError:
-        raise ServiceError(f"{log} does not exist", fix="`raylaunch status` shows what serves here") from None
+        command = Viewpoint.of_this_process().command("status")
+        raise ServiceError(f"{log} does not exist", fix=f"`{command}` shows what serves there") from None

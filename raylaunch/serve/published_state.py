@@ -31,7 +31,7 @@ class PublishedState:
         self._sent_at = 0.0
         self.carried: tuple[str, ...] = ()
         """Addresses of the nodes that carry the engine, or carried the last one."""
-        identity = ProcessId.of(os.getpid())
+        identity, now = ProcessId.of(os.getpid()), time.time()
         assert identity is not None
         folder = paths.make_private(folder_of(launch.port))
         self._forecast = StartForecast(folder / "starts.json", kind="starting")
@@ -41,7 +41,8 @@ class PublishedState:
             models=(),
             fingerprint="",
             supervisor=identity,
-            started_at=time.time(),
+            started_at=now,
+            state_since=now,
             rehearsal=rehearsal,
         )
         self.take_launch(launch)
@@ -67,11 +68,12 @@ class PublishedState:
 
     def set_state(self, state: str, note: str = "") -> None:
         """Publish the service's state; from the start of an engine on, Retry-After counts."""
+        since = self.service.state_since
         if state != self.service.state:
-            self._since = time.monotonic()
+            self._since, since = time.monotonic(), time.time()
         if state in _STARTING:
             self._forecast.begin(state)
-        self.service = self.service.update(state=state, note=note)
+        self.service = self.service.update(state=state, note=note, state_since=since)
 
     def set_note(self, note: str) -> None:
         """Publish what the service waits for."""

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,12 +98,16 @@ def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[
         return time.monotonic() - began
 
 
-def make_curl(url: str, model: str, *, needs_key: bool) -> str:
-    """A curl command that works as printed."""
+def make_curl(url: str, model: str, *, key: str) -> str:
+    """A curl command that works as printed.
+
+    Args:
+        key: the API key as a shell expands it inside double quotes; empty: none is needed.
+    """
     body = json.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
-    key = '-H "Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY" ' if needs_key else ""
+    header = f'-H "Authorization: Bearer {key}" ' if key else ""
     insecure = "-k " if url.startswith("https:") else ""
-    return f"curl -s {insecure}{url}/v1/completions -H 'Content-Type: application/json' {key}-d '{body}'"
+    return f"curl -s {insecure}{url}/v1/completions -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
 
 
 def describe_kv_cache(engine: EngineReady) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.control_socket import RestartRequest
@@ -27,15 +28,17 @@ class Reload:
     @classmethod
     def begin(cls, request: RestartRequest, old: ResolvedLaunch, *, ready: bool) -> "Reload | None":
         """Begin; None where it is refused at once."""
+        view = Viewpoint.of_this_process()
+        stop = view.command("stop")
         if not ready:
-            request.refuse("the service is not ready", "`raylaunch status` shows why; `raylaunch stop` ends it")
+            request.refuse("the service is not ready", f"`{view.command('status')}` shows why; `{stop}` ends it")
             return None
         launch = request.launch
         if (launch.host, launch.port) != (old.launch.host, old.launch.port):
             request.refuse(
                 f"the new launch has the address {launch.host}:{launch.port}, the service has {old.launch.host}:"
                 f"{old.launch.port}",
-                "a restart cannot change the address: `raylaunch stop`, then `raylaunch serve`",
+                f"a restart cannot change the address: `{stop}`, then `{view.command('serve', 'LAUNCH.yaml')}`",
             )
             return None
         try:

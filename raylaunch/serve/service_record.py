@@ -19,7 +19,9 @@ from pydantic import TypeAdapter
 from raylaunch.base import paths
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.paths import write_quietly
+from raylaunch.base.ports import ALL_INTERFACES
 from raylaunch.base.processes import MARK_VARIABLE, ProcessId, kill_group, kill_marked, wait_until
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.engine.messages import EngineReady
 from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.readiness import StartupTimes
@@ -45,6 +47,8 @@ class Service:
     """The stand-in platform ("cpu" or "gpu"), if any."""
     state: str = "starting"
     """One of service_metrics.STATES."""
+    state_since: float = 0.0
+    """Wall clock of the state's beginning; 0 in a record of an older raylaunch."""
     note: str = ""
     """What is happening, while it is not ready."""
     restarts: int = 0
@@ -77,6 +81,13 @@ class Service:
     def url(self) -> str:
         """Its URL for clients on this machine."""
         return make_url(self.host, self.port, tls=self.tls)
+
+    @property
+    def shown_url(self) -> str:
+        """Its URL for the reader of this process's messages, who may be at another machine."""
+        view = Viewpoint.of_this_process()
+        host = view.head if view.is_remote and self.host in ALL_INTERFACES else self.host
+        return make_url(host, self.port, tls=self.tls)
 
     def is_alive(self) -> bool:
         """Whether its supervisor runs."""
@@ -128,14 +139,27 @@ def find_service(port: int | None = None) -> Service:
     """
     running = [service for service in list_services() if service.is_alive() and port in (None, service.port)]
     if not running:
+        view = Viewpoint.of_this_process()
         raise ServiceError(
-            "nothing serves on this machine" + (f" on port {port}" if port is not None else ""),
-            fix="start it with `raylaunch serve LAUNCH.yaml`",
+            f"nothing serves on {view.place}" + (f" on port {port}" if port is not None else ""),
+            fix=_advise_start(view),
         )
     if len(running) > 1:
         ports = ", ".join(str(service.port) for service in running)
-        raise ServiceError(f"several services run here, on ports {ports}", fix="choose one with --port")
+        place = Viewpoint.of_this_process().place
+        raise ServiceError(f"several services run on {place}, on ports {ports}", fix="choose one with --port")
     return running[0]
+
+
+def _advise_start(view: Viewpoint) -> str:
+    """The next command where nothing serves; on a cluster that is not completely up it is `up`."""
+    if view.is_remote:
+        from raylaunch.cluster import ray_session
+
+        joined = ray_session.count_nodes()
+        if joined < view.hosts:
+            return f"{joined} of {view.hosts} hosts have joined Ray: continue with `{view.up_command}`"
+    return f"start it with `{view.command('serve', 'LAUNCH.yaml')}`"
 
 
 def end_leftovers(service: Service) -> list[int]:
@@ -186,6 +210,6 @@ def stop_service(service: Service, *, timeout_s: float, report: Callable[[str], 
     if not wait_until(lambda: not service.is_alive(), timeout_s):
         raise ServiceError(
             f"the service on port {service.port} (pid {service.supervisor.pid}) still runs after {timeout_s:.0f} s",
-            fix=f"see {service.folder / 'engine.log'}; a second `raylaunch stop` ends it at once",
+            fix=f"`{Viewpoint.of_this_process().command('stop', f'--port={service.port}')}` again ends it at once",
         )
     end_leftovers(service)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.text import describe_age
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.cluster import ray_session
 from raylaunch.engine.metrics import fetch_text, parse_metrics
 from raylaunch.serve.messages import PlacedRank
@@ -33,7 +34,7 @@ class Status:
     ready: bool
     state: str
     since: float
-    """Wall clock of readiness, or of the start, in seconds since 1970."""
+    """Wall clock of the state's beginning, in seconds since 1970."""
     pid: int
     rehearsal: str | None
     launch_file: str | None
@@ -62,7 +63,8 @@ class Status:
             lines.append(self.note)
         lines += [f"warning: {warning}" for warning in self.warnings]
         if self.restarts:
-            why = f"; `raylaunch incidents {self.last_incident}`" if self.last_incident else ""
+            command = Viewpoint.of_this_process().command("incidents", self.last_incident or "last")
+            why = f"; `{command}`" if self.last_incident else ""
             lines.append(f"started again {self.restarts} time(s){why}")
         if self.rehearsal:
             lines.append(f"a rehearsal: stand-in model on {self.rehearsal}")
@@ -87,10 +89,10 @@ def query(service: Service) -> Status:
     return Status(
         model=service.models[0],
         models=service.models,
-        url=service.url,
+        url=service.shown_url,
         ready=service.state == "ready" and answers,
         state=service.state,
-        since=service.ready_at or service.started_at,
+        since=service.state_since or service.started_at,
         pid=service.supervisor.pid,
         rehearsal=service.rehearsal,
         launch_file=service.launch_file,

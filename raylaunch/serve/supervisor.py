@@ -231,13 +231,14 @@ class Supervisor:
         fault = error.fault if isinstance(error, EngineFault) else Fault.of_error(error)
         attempt, was_serving, self.probe = self.attempts[-1], self.probe is not None, None
         self.listener.resume()
-        self.published.set_state("restarting", fault.what)
+        self.published.set_state("restarting", faults.describe_first(fault))
         settled_by = time.monotonic() + faults.SETTLE_S
         fault = faults.settle(attempt, fault, settled_by, faults.NAMED)
         self.published.set_note(fault.what)
         console.say(f"{fault.what}; ending it, then starting again", style="yellow")
         failing = attempt.engine.fail(f"the engine failed and is being started again: {fault.what}")
         fault = faults.settle(attempt, fault, settled_by)
+        self.published.set_note(fault.what)
         running = attempt.engine.pulse.running if was_serving else 0
         incident = incidents.begin(self.published.service, fault, running)
         self.published.note_incident(incident.id, fault)

@@ -11,9 +11,8 @@ def is_served_already(resolved: ResolvedLaunch) -> bool:
     """Whether a service of the same launch runs, which is printed. What a dead supervisor left is ended."""
     running = _find_same(resolved)
     if running is not None:
-        console.say(
-            f"{running.models[0]} is served already: {running.url}, {running.state} (pid {running.supervisor.pid})"
-        )
+        where = f"{running.shown_url}, {running.state} (pid {running.supervisor.pid})"
+        console.say(f"{running.models[0]} is served already: {where}")
     return running is not None
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from raylaunch.base.errors import ServiceError
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.monitor import ClusterSample
 from raylaunch.cluster.monitor_process import ChildMonitor
@@ -70,11 +71,11 @@ class ViewReader:
             return f"no sample after {_FIRST_SAMPLE_S:.0f} s"
         if (age_s := time.time() - seen.at) > _STALE_S:
             return f"the last sample is {age_s:.0f} s old"
+        place = Viewpoint.of_this_process().place
         if monitor.address is None:
-            return (
-                f"{'the service has not joined Ray yet' if self._service else 'no Ray runs here'}: this machine alone"
-            )
-        return "" if self._service else f"nothing serves on this machine; Ray at {monitor.address}"
+            what = "the service has not joined Ray yet" if self._service else "no Ray runs there"
+            return f"{what}: {place} alone"
+        return "" if self._service else f"nothing serves on {place}; Ray at {monitor.address}"
 
     def _follow_service(self) -> ChildMonitor:
         """The sampling child of the cluster that the service is on now: an engine's restart may bring another one."""
@@ -83,7 +84,8 @@ class ViewReader:
             found = [one for one in list_services() if one.port == port and one.is_alive()]
             if not found:
                 raise ServiceError(
-                    f"the service on port {port} is gone", fix="`raylaunch serve LAUNCH.yaml` starts it again"
+                    f"the service on port {port} is gone",
+                    fix=f"`{Viewpoint.of_this_process().command('serve', 'LAUNCH.yaml')}` starts it again",
                 )
             self._service = found[0]
         address = self._service.ray_address if self._service else ray_session.find_address()

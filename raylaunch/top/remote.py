@@ -23,17 +23,27 @@ def watch(cluster: Path, port: int | None) -> Iterator[View]:
     """
     cluster_config = cluster_file.load(cluster)
     for line in read_lines(cluster_config, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
-        yield take_in(_VIEW.validate_json(line), cluster_config.head_ip, time.time())
+        yield take_in(_VIEW.validate_json(line), time.time())
 
 
-def take_in(view: View, head_ip: str, now: float) -> View:
-    """A view of the head's as one of here: moments by this machine's clock, the service by the head's address."""
+def look_once(cluster: Path, port: int | None) -> View:
+    """One view, whose rates are those of the last two seconds.
+
+    Raises:
+        ClusterError: the cluster is not up, or cannot be reached.
+        ServiceError: nothing is to be seen there, in the head's words.
+    """
+    cluster_config = cluster_file.load(cluster)
+    words = ["top", "--once", "--json", *([f"--port={port}"] if port is not None else [])]
+    return take_in(_VIEW.validate_json("".join(read_lines(cluster_config, words))), time.time())
+
+
+def take_in(view: View, now: float) -> View:
+    """A view of the head's with moments by this machine's clock."""
     service = view.service
     if service is None:
         return replace(view, at=now)
     ahead_s = now - view.at
     incident_at = None if service.incident_at is None else service.incident_at + ahead_s
-    port = service.url.rpartition(":")[2]
-    scheme = service.url.partition(":")[0]
-    here = replace(service, since=service.since + ahead_s, incident_at=incident_at, url=f"{scheme}://{head_ip}:{port}")
+    here = replace(service, since=service.since + ahead_s, incident_at=incident_at)
     return replace(view, at=now, service=here)

@@ -59,7 +59,7 @@ class ServiceView:
     warnings: tuple[str, ...]
     """What the supervisor sees coming: heat, memory."""
     since: float
-    """Wall clock of being ready, or of the start."""
+    """Wall clock of the state's beginning."""
     rehearsal: str | None
     restarts: int
     incident: str
@@ -98,11 +98,11 @@ def describe_service(service: Service) -> ServiceView:
     incident = _read_incident(service.last_incident) if service.last_incident else None
     return ServiceView(
         model=service.models[0],
-        url=service.url,
+        url=service.shown_url,
         state=service.state,
         note=service.note,
         warnings=service.warnings,
-        since=service.ready_at or service.started_at,
+        since=service.state_since or service.started_at,
         rehearsal=service.rehearsal,
         restarts=service.restarts,
         incident=incident.what if incident else service.last_incident or "",

@@ -5,6 +5,10 @@ import math
 import click
 import pytest
 
+from raylaunch.bench.figures import Level
+from raylaunch.bench.load import LoadTest
+from raylaunch.bench.prompts import RequestOptions
+from raylaunch.bench.target import Target
 from raylaunch.cli import bench
 from raylaunch.cli.values import parse_seconds, write_options
 
@@ -21,6 +25,17 @@ def test_no_times(text: str) -> None:
 
 def parse(*arguments: str) -> click.Context:
     return bench.run_bench.make_context("run", list(arguments))
+
+
+def test_help_names_the_number_of_requests() -> None:
+    """The same numbers that a level has by default."""
+    (option,) = (param for param in bench.run_bench.params if param.name == "requests")
+    assert isinstance(option, click.Option)
+    test = LoadTest(Target("http://x", "m"), RequestOptions("chat", 1), (), (), 0, 1.0, 0)
+    assert test.count_requests(Level(concurrency=1)) == 20
+    assert test.count_requests(Level(concurrency=7)) == 21
+    assert test.count_requests(Level(rate_per_s=1.0)) == 200
+    assert option.help == "Requests of each level.  [default: 3 x concurrency, at least 20; with --rate 200]"
 
 
 def test_options_are_said_again() -> None:

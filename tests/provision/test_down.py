@@ -108,6 +108,6 @@ def test_a_cluster_that_is_down_is_forgotten(
     fake_ssh.answer("sh -s")
     down.down(cluster)
     assert "test is down: nothing of it is on 10.0.0.1, 10.0.0.2" in capsys.readouterr().err
-    assert sorted(path.name for path in folder.iterdir()) == ["image", "token"]
+    assert sorted(path.name for path in folder.iterdir()) == ["image", "token"]  # and no owner
     assert not state.exists()
     assert [call.stdin for call in fake_ssh.calls] == [down.make_script(cluster, clean=False)] * 2

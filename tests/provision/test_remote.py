@@ -1,19 +1,22 @@
 """What a service on a cluster gets, before any host is contacted: its key, and what Ray's launcher reads."""
 
 import json
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
 import yaml
 
-from raylaunch.base.errors import ServiceError
+from raylaunch.base.errors import ClusterError, ServiceError
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_file, launch_file
 from raylaunch.config import launch as config
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, remote, template
 from raylaunch.provision.ray_up import make_config
 from raylaunch.serve import logs
+from tests.provision.conftest import FakeSsh
 
 LAUNCH = "model: {path: /data/model}\nserver: {port: 8123}\n"
 
@@ -32,7 +35,10 @@ def load(tmp_path: Path, *sets: str) -> config.LaunchConfig:
 
 def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Path) -> None:
     """The same for the next launch on that port, another for another port; only its owner can read it."""
-    first = remote.give_key(cluster, load(tmp_path)).api_keys
+    launch = remote.give_key(cluster, load(tmp_path))
+    first = launch.api_keys
+    assert not artifacts.find_key(cluster, 8123).exists()  # the cluster may not be up
+    remote.keep_key(cluster, launch)
     assert remote.give_key(cluster, load(tmp_path)).api_keys == first
     assert remote.give_key(cluster, load(tmp_path, "server.port=8124")).api_keys != first
     path = artifacts.folder_of("test") / "keys" / "8123"
@@ -40,11 +46,6 @@ def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Pat
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert remote.read_key(cluster, 8123) == first[0]
     assert remote.read_key(cluster, 9000) is None
-
-
-def test_a_key_of_the_launch_is_left_alone(cluster: ClusterFile, tmp_path: Path) -> None:
-    launch = load(tmp_path, "server.api_key=mine")
-    assert remote.give_key(cluster, launch) is launch
 
 
 def test_hosts_get_what_this_machine_keeps(cluster: ClusterFile) -> None:
@@ -69,3 +70,43 @@ def test_log_is_shown_or_reported_missing(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == "one\ntwo\n"
     with pytest.raises(ServiceError, match="does not exist"):
         logs.show(tmp_path / "none.log", follow=False)
+
+
+def test_a_job_has_a_launch_file_of_its_own(cluster: ClusterFile) -> None:
+    """A refused job must not change what the service on that port reads again; its file goes with it."""
+    view = remote.viewpoint_of(cluster)
+    first, second = (remote.make_entrypoint(job, view, rehearse=True) for job in ("serve-8080-a", "serve-8080-b"))
+    assert "raylaunch serve ~/.raylaunch/launches/serve-8080-a.yaml --rehearse; status=$?; " in first
+    assert "rm -f ~/.raylaunch/launches/serve-8080-a.yaml; exit $status" in first
+    assert "serve-8080-a" not in second
+
+
+def test_nothing_is_kept_of_a_service_that_was_not_started(
+    cluster: ClusterFile, fake_ssh: FakeSsh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster is not up: the next command, and no API key was announced or kept."""
+    fake_ssh.answer("docker exec", stderr="Error: No such container: raylaunch", status=1)
+    with pytest.raises(ClusterError, match="test is not up") as caught:
+        remote.serve(cluster, load(tmp_path), rehearse=False, detach=False, with_key=True)
+    assert caught.value.fix == f"`raylaunch up {cluster.path}`"
+    assert not artifacts.find_key(cluster, 8123).exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_verbs_run_with_the_viewpoint_of_this_machine(
+    cluster: ClusterFile, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_ssh.answer("docker exec", stdout="no incidents\n")
+    assert remote.run_verb(cluster, ["incidents"]) == 0
+    assert capsys.readouterr().out == "no incidents\n"
+    (command,) = fake_ssh.list_commands()
+    words = shlex.split(command)
+    assert words[words.index("env") + 2 :] == ["raylaunch", "incidents"]
+    variable, _, value = words[words.index("env") + 1].partition("=")
+    assert Viewpoint.of_this_process({variable: value}) == Viewpoint(str(cluster.path), "10.0.0.1", 2)
+
+
+def test_a_verbs_error_is_read_back() -> None:
+    printed = "warning: x\nerror: nothing serves on the head\nwhat to do: start it with `raylaunch serve`\n"
+    assert remote.read_error(printed) == ("nothing serves on the head", "start it with `raylaunch serve`")
+    assert remote.read_error("Killed") == ("", "")

@@ -87,5 +87,39 @@ def test_init_writes_file_token_and_layer(tmp_path: Path, monkeypatch: pytest.Mo
     before = token.read_text()
     assert run(*arguments) == 2
     assert run("init", str(file)) == 0
+    assert run("init", str(tmp_path / "two hosts.yaml"), "--hosts", "10.0.0.9", "--user", "root") == 0
+    assert cluster_file.load(tmp_path / "two hosts.yaml").cluster_name == "two-hosts"
     assert token.read_text() == before
     assert {path.suffix for path in (token.parents[1] / "image").iterdir()} == {"", ".whl"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        ("10.0.0.1:2222", "10.0.0.1:2222: an address without a port; another ssh port belongs into ~/.ssh/config"),
+        ("mia@10.0.0.1", "mia@10.0.0.1: an address without a user; --user names it for all hosts"),
+        ("10.0.0.1 10.0.0.2", "a space; separate addresses by commas: --hosts 10.0.0.1,10.0.0.2"),
+        ("127.0.0.1", "127.0.0.1 is a different machine on every host"),
+        ("10.0.0.1,10.0.0.1", "10.0.0.1 is listed twice"),
+        ("10.0.0.1,10.0.0.2/24", "is not an address"),
+        (" , ", "--hosts is not a list of addresses"),
+    ],
+)
+def test_wrong_hosts_write_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], hosts: str, said: str) -> None:
+    """So the corrected command is not refused."""
+    file = tmp_path / "cluster.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main.main(["init", str(file), "--hosts", hosts, "--user", "root"])
+    assert ended.value.code == 1
+    assert said in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_init_ends_with_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that does not exist yet is a warning."""
+    file = tmp_path / "my cluster.yaml"
+    with pytest.raises(SystemExit):
+        main.main(["init", str(file), "--hosts", "10.0.0.1", "--user", "root", "--key", str(tmp_path / "none")])
+    printed = capsys.readouterr().err
+    assert f"warning: {tmp_path / 'none'} does not exist yet" in printed
+    assert printed.endswith(f"next: raylaunch doctor '{file}'\n")

@@ -50,17 +50,9 @@ class Owner:
     def run(
         self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end and return it, whatever its status.
-
-        Ray's own commands find the cluster by the RAY_TMPDIR that `raylaunch up` printed.
-        """
-        environ = self.environ
-        if program == "ray":
-            folder = self.home / ".raylaunch" / "clusters" / "rig" / "ray"
-            folder.mkdir(parents=True, exist_ok=True)
-            environ |= {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
+        """Run a command to its end and return it, whatever its status."""
         return subprocess.run(
-            [BIN / program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environ,
+            [BIN / program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=self.environ,
             timeout=timeout_s, check=False,
         )  # fmt: skip
 
@@ -107,6 +99,7 @@ class Owner:
             lines = host.run(look, check=False).stdout.splitlines()
             found += [f"{host.name}: {line}" for line in lines if not line.startswith(shared)]
         found += [str(path) for path in self.home.glob(".raylaunch/clusters/*/ray")]
+        found += [str(path) for path in Path("/tmp/ray").glob("cluster-rig.*")]
         return found + [str(path) for path in self.home.glob(".raylaunch/clusters/*/keys")]
 
 

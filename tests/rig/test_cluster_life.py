@@ -131,7 +131,7 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
     serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and prints how to stop it
     assert serving.wait(30) == 0
-    assert "raylaunch stop --cluster" in output.read_text()
+    assert f"raylaunch stop --port=8080 --cluster {laptop.cluster_file}" in output.read_text()
 
     status = json.loads(laptop.must("status", "--json", *on).stdout)
     assert status["ready"]
@@ -159,7 +159,7 @@ def test_a_detached_service_with_an_open_api(laptop: Owner, stranger: Host, tmp_
     on = ("--cluster", str(laptop.cluster_file))
     printed = laptop.must("serve", str(launch), "--rehearse", "--detach", "--open-api", *on).stderr
     for verb in ("logs -f", "status", "stop"):
-        assert f"raylaunch {verb} --cluster {laptop.cluster_file}" in printed
+        assert f"raylaunch {verb} --port=8090 --cluster {laptop.cluster_file}" in printed
     assert "asks for the key" not in printed
     assert wait_until(lambda: is_ready(laptop), READY_DEADLINE_S), laptop.run("status", *on).stderr
     following, output = laptop.start("logs", "-f", *on, output=tmp_path / "logs.txt")

@@ -44,6 +44,12 @@ def test_progress_counts_only_while_requests_run() -> None:
     assert progress.age_s(200.0) == 0
 
 
+def test_no_cause_is_shown_that_is_replaced_later() -> None:
+    """EngineCore's end is most often a rank's: it is not named before Ray was asked; a rank's own end is."""
+    assert "EngineCore" not in faults.describe_first(Fault("engine", "EngineCore died"))
+    assert faults.describe_first(Fault("worker", "rank 3 died")) == "rank 3 died"
+
+
 def begin_incident(what: str) -> incidents.Incident:
     service = Service(8080, "127.0.0.1", ("a/b",), "f", ProcessId(1, 1), 1.0)
     return incidents.begin(service, Fault("start", what, "fix it"), 2)

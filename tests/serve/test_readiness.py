@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.base.viewpoint import HERE, Viewpoint
+from raylaunch.config.launch_file import load
 from raylaunch.engine.metrics import EngineFigures, parse_metrics
 from raylaunch.explain import log_lines
 from raylaunch.serve import readiness
+from raylaunch.serve.announcement import list_next_steps
 from raylaunch.serve.service_record import make_url
 
 
@@ -26,10 +29,23 @@ def test_engine_times_are_read_from_logs_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_curl_never_prints_the_key() -> None:
-    """With a key the line names the variable that holds it."""
-    line = readiness.make_curl("http://127.0.0.1:8080", "a/b", needs_key=True)
-    assert '"Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY"' in line
-    assert "Authorization" not in readiness.make_curl("http://127.0.0.1:8080", "a/b", needs_key=False)
+    """With a key the line names the variable, or the reader's file, that holds it."""
+    launch = load(None, sets=("server.api_key=secret",), environ={})
+    (_, curl, _) = list_next_steps(launch, "http://127.0.0.1:8080", HERE)
+    assert '"Authorization: Bearer $RAYLAUNCH_SERVER__API_KEY"' in curl
+    view = Viewpoint("cluster.yaml", "10.0.0.1", key_file="/home/mia doe/key")
+    (_, _, curl, _) = list_next_steps(launch, "http://10.0.0.1:8080", view)
+    assert "\"Authorization: Bearer $(cat '/home/mia doe/key')\"" in curl
+    assert "Authorization" not in readiness.make_curl("http://127.0.0.1:8080", "a/b", key="")
+
+
+def test_next_steps_are_typed_where_the_reader_is() -> None:
+    """From a laptop: ask and stop with --cluster, and Ctrl-C leaves the service running; here Ctrl-C ends it."""
+    launch = load(None, environ={})
+    assert list_next_steps(launch, "http://127.0.0.1:8080", HERE)[-1] == "Ctrl-C or `raylaunch stop` ends it"
+    lines = list_next_steps(launch, "http://10.0.0.1:8080", Viewpoint("my file.yaml", "10.0.0.1"))
+    assert "  raylaunch ask 'Who are you?' --port=8080 --cluster 'my file.yaml'" in lines
+    assert lines[-1] == "Ctrl-C leaves it running; `raylaunch stop --port=8080 --cluster 'my file.yaml'` ends it"
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,21 @@
 
 import json
 import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from raylaunch.base.errors import ServiceError
 from raylaunch.base.processes import ProcessId
+from raylaunch.base.viewpoint import VARIABLE, Viewpoint
+from raylaunch.config.launch_file import load
 from raylaunch.engine.messages import EngineReady
 from raylaunch.serve.messages import PlacedRank
+from raylaunch.serve.published_state import PublishedState
 from raylaunch.serve.readiness import StartupTimes
-from raylaunch.serve.service_record import Service, list_services
+from raylaunch.serve.service_record import Service, find_service, list_services
 from raylaunch.serve.status import query
 
 TIMES = StartupTimes(0.0, 1.0, 2.0, 3.0, 4.0, None, None, 5.0, 15.0)
@@ -43,6 +51,35 @@ def test_a_record_is_read_back() -> None:
     assert list_services() == [service]
     service.forget()
     assert list_services() == []
+
+
+def test_texts_are_those_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read on a laptop: the head's address, and commands with --cluster; here: this machine and plain commands."""
+    service = replace(make_service(), host="0.0.0.0", restarts=1, last_incident="one").save()
+    assert query(service).url == "http://127.0.0.1:1"
+    assert "started again 1 time(s); `raylaunch incidents one`" in query(service).to_lines()
+    view = Viewpoint("c.yaml", "10.0.0.1")
+    monkeypatch.setenv(VARIABLE, view.to_words()[1].partition("=")[2])
+    assert query(service).url == "http://10.0.0.1:1"
+    assert "started again 1 time(s); `raylaunch incidents one --cluster c.yaml`" in query(service).to_lines()
+    with pytest.raises(ServiceError, match=r"nothing serves on the head 10\.0\.0\.1 on port 9") as caught:
+        find_service(9)
+    assert caught.value.fix == "0 of 1 hosts have joined Ray: continue with `raylaunch up c.yaml`"
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(ServiceError, match="nothing serves on this machine on port 9"):
+        find_service(9)
+
+
+def test_a_state_counts_from_its_own_beginning(tmp_path: Path) -> None:
+    """Restarting after hours of service: since the restart began; a new note does not start it anew."""
+    published = PublishedState(load(None, environ={}), rehearsal=None)
+    published.service = published.service.update(state="ready", ready_at=1.0, state_since=1.0)
+    before = time.time()
+    published.set_state("restarting", "rank 3 died")
+    since = query(published.service).since
+    assert before <= since <= time.time()
+    published.set_state("restarting", "waiting")
+    assert query(published.service).since == since
 
 
 def test_status_of_a_service_that_does_not_answer() -> None:

@@ -84,6 +84,7 @@ def make_service(nodes: int = 2, gpus_per_node: int = 8, **changes: Any) -> Serv
         supervisor=ProcessId(1, 1),
         started_at=time.time() - 12_345,
         state="ready",
+        state_since=time.time() - 12_000,
         ready_at=time.time() - 12_000,
         ranks=ranks,
     )

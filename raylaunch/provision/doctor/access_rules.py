@@ -34,14 +34,14 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
         if cluster.worker_ips:
             yield check.failed(
                 "auth.ssh_private_key is not set: the head would have no key for the workers",
-                f"add it in {cluster.path.name}, under auth: (example: ssh_private_key: {SSH_KEY})",
+                f"add it in {cluster.shown_path}, under auth: (example: ssh_private_key: {SSH_KEY})",
             )
         return
     copy = f"ssh-copy-id -i {key}.pub {cluster.ssh_user}@{cluster.head_ip}"
     problems = {
         "missing": (
             f"{key} does not exist",
-            f"set auth.ssh_private_key in {cluster.path.name}; or create a key: ssh-keygen -t ed25519 -f {key} "
+            f"set auth.ssh_private_key in {cluster.shown_path}; or create a key: ssh-keygen -t ed25519 -f {key} "
             f"&& {copy} (and to each worker)",
         ),
         "open": (f"other users of this machine may read {key}: ssh refuses such a key", f"chmod 600 {key}"),
@@ -68,7 +68,7 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
     kinds = {
         "name": (
             "its name does not resolve on this machine",
-            f"write its address into {cluster.path.name} instead (`getent hosts {host}` must print it)",
+            f"write its address into {cluster.shown_path} instead (`getent hosts {host}` must print it)",
         ),
         "route": (
             "no answer from that address: the machine is off, in another network, or behind a firewall",

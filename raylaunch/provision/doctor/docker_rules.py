@@ -80,9 +80,11 @@ def _judge_container(facts: HostFacts, cluster: ClusterFile) -> Verdict:
         if facts.objects.image and found.image != facts.objects.image.id:
             return check.warning(
                 f"{name} runs an older image than {cluster.image} is now",
-                f"raylaunch down {cluster.path.name}, then raylaunch up {cluster.path.name}, starts the new one",
+                f"raylaunch down {cluster.shown_path}, then raylaunch up {cluster.shown_path}, starts the new one",
             )
         return check.ok(f"{name} runs already, with Ray in it")
+    if found.cluster == cluster.cluster_name:
+        return check.ok(f"{name} of an earlier `up` that did not end; `up` replaces it")
     command = runtime_of(cluster).remove.format(container=name)
     if found.status in ("running", "paused", "restarting"):
         return check.failed(f"a container {name} is {found.status}, but has no Ray in it", command)

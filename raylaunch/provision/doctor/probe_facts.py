@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raylaunch.provision.container import LAYER_LABEL
+from raylaunch.provision.container import CLUSTER_LABEL, LAYER_LABEL
 
 MISSING = 127
 """Exit status of a section whose program is not installed."""
@@ -93,12 +93,13 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The container of the cluster's name on a host."""
+    """The container of the cluster's name on a host; `cluster` is its CLUSTER_LABEL."""
 
     status: str
     """"created", "running", "exited", ..."""
     image: str
     runs_ray: bool
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +181,13 @@ def parse_system(section: Section) -> System:
 
 def parse_docker(section: Section) -> RuntimeFacts:
     """Section `docker`: the runtime's `info` as JSON, or its message."""
-    text = section.text
     if section.timed_out:
         return RuntimeFacts("slow")
     if section.status == MISSING:
         return RuntimeFacts("missing")
-    info = _read_json(text)
+    info = _read_json(section.text)
     errors = [str(error) for error in info.get("ServerErrors") or ()] if isinstance(info, dict) else []
-    message = " ".join(errors) or text
+    message = " ".join(errors) or section.text
     if "permission denied" in message:
         return RuntimeFacts("denied", message)
     if isinstance(info, dict) and info.get("ServerVersion"):
@@ -197,7 +197,7 @@ def parse_docker(section: Section) -> RuntimeFacts:
             runtimes=tuple(info.get("Runtimes") or ()),
             disk=next(iter(parse_disks(section)), None),
         )
-    if "no daemon" in text or "no socket" in text or "Cannot connect" in message or "connection refused" in message:
+    if re.search("no daemon|no socket", section.text) or re.search("Cannot connect|connection refused", message):
         return RuntimeFacts("stopped", message)
     return RuntimeFacts("failed", message)
 
@@ -211,11 +211,11 @@ def parse_objects(section: Section) -> RuntimeObjects:
         return RuntimeObjects(None, None, answered=False)
     for found in answer:
         if "State" in found:
-            names = set(programs.split())
             container = Container(
                 status=str(found["State"].get("Status", "")),
                 image=str(found.get("Image", "")),
-                runs_ray=bool(names & {"raylet", "gcs_server"}),
+                runs_ray=bool({*programs.split()} & {"raylet", "gcs_server"}),
+                cluster=str(((found.get("Config") or {}).get("Labels") or {}).get(CLUSTER_LABEL, "")),
             )
         else:
             config = found.get("Config") or {}

@@ -115,6 +115,15 @@ def test_a_running_cluster_is_fit(judge_worker: Callable[..., list[Verdict]], ma
     )
 
 
+def test_what_up_replaces_is_no_failure(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    """A container of this cluster that an interrupted `up` left is ok; anyone else's is not."""
+    objects = make_host(WORKER).objects
+    left = probe_facts.Container("running", "sha256:1", runs_ray=False, cluster="two")
+    assert pick(judge_worker(objects=replace(objects, container=left)), "container").state is VerdictState.OK
+    foreign = replace(left, cluster="other")
+    assert pick(judge_worker(objects=replace(objects, container=foreign)), "container").state is VerdictState.FAILED
+
+
 def test_docker_without_an_inventory_is_not_ok(judge_worker: Callable[..., list[Verdict]]) -> None:
     """`docker info` answered, `docker inspect` did not."""
     verdicts = judge_worker(objects=probe_facts.RuntimeObjects(None, None, answered=False))
