@@ -54,8 +54,24 @@ def print_states(lines: Sequence[tuple[str | None, str]]) -> None:
     """Write lines of a result to stdout, unfolded; on a terminal the state at the start of a line is coloured."""
     shown = Console(highlight=False, soft_wrap=True)
     for state, line in lines:
-        length = len(state or "")
-        shown.print(Text.assemble((line[:length], _STYLES.get(state or "", "")), line[length:]))
+        shown.print(_colour_state(state, line))
+
+
+def say_state(state: str | None, line: str) -> None:
+    """Write a line of progress to stderr with its state coloured, as print_states does."""
+    with contextlib.suppress(OSError):
+        _STDERR.print(_colour_state(state, line))
+
+
+def _colour_state(state: str | None, line: str) -> Text:
+    length = len(state or "")
+    return Text.assemble((line[:length], _STYLES.get(state or "", "")), line[length:])
+
+
+def find_width(*, stdout: bool = False) -> int | None:
+    """Columns of the terminal of stderr, or of stdout; None where it is none."""
+    console = Console() if stdout else _STDERR
+    return console.width if console.is_terminal else None
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:

@@ -1,29 +1,45 @@
 """doctor: the machines of a cluster before Ray runs on them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from raylaunch.cli.options import JSON
+from raylaunch.cli.options import JSON, LAUNCH, load_launch
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
 
 
 @click.command()
 @click.argument("cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml")
+@LAUNCH
+@click.option("-v", "--verbose", is_flag=True, help="List the checks that are ok, too.")
 @click.option("--fix", is_flag=True, help="Run the fixes that are safe, after showing them and a confirmation.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
 @click.option(
     "--model-gb", type=click.FloatRange(min=0), help="Model's size (10^9 bytes), which must fit on each disk."
 )
 @JSON
-def doctor(cluster: Path, fix: bool, yes: bool, model_gb: float | None, as_json: bool) -> int:
-    """Check every host of a cluster, change nothing, and report what would fail; exit 1 if anything would."""
+def doctor(
+    cluster: Path, launch: Path | None, verbose: bool, fix: bool, yes: bool, model_gb: float | None, as_json: bool
+) -> int:
+    """Check every host of a cluster, change nothing, and report what would fail; exit 1 if anything would.
+
+    With a launch file also its port on the head, and its model's size against every disk.
+    """
     from raylaunch.base import console
     from raylaunch.config import cluster_file
     from raylaunch.provision.doctor import diagnose as hosts_doctor
+    from raylaunch.provision.doctor.table import make_table, name_hosts, summarize
 
     loaded = cluster_file.load(cluster)
-    console.say(f"checking {', '.join(loaded.hosts)} over ssh, up to 30 s")
-    found = hosts_doctor.diagnose(loaded, model_gb=model_gb)
+    to_serve = load_launch(launch, ()) if launch else None
+    if to_serve is not None and model_gb is None:
+        model_gb = _find_model_gb(to_serve)
+    api_port = to_serve.port if to_serve else None
+    console.say(f"checking {name_hosts(loaded.hosts)} over ssh, up to 30 s")
+    found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
     if fix and found.safe_fixes:
         for verdict in found.safe_fixes:
             console.say(f"{verdict.check}, {verdict.host}: {verdict.what}")
@@ -31,15 +47,34 @@ def doctor(cluster: Path, fix: bool, yes: bool, model_gb: float | None, as_json:
         if yes or click.confirm("run these?", err=True):
             hosts_doctor.run_fixes(found, console.say)
             console.say("checking again")
-            found = hosts_doctor.diagnose(loaded, model_gb=model_gb)
+            found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
     elif fix:
         console.say("nothing that --fix could fix")
     if as_json:
         console.print_result(found.to_json())
     else:
-        console.print_states(found.to_lines())
-        console.say(found.summarize())
+        console.print_states(make_table(found, verbose=verbose, width=console.find_width(stdout=True)))
+        console.say(summarize(found, f"raylaunch up {loaded.shown_path}"))
     return 0 if found.is_fit else 1
+
+
+def _find_model_gb(launch: "LaunchConfig") -> float | None:
+    """The size of the launch's model by the hub's list, in 10^9 bytes; None, with a warning, where there is none."""
+    from raylaunch.base import console
+    from raylaunch.base.errors import WeightsError
+    from raylaunch.weights import hub
+    from raylaunch.weights.hub_types import HubAccess
+
+    access = HubAccess.of_this_process()
+    why = hub.explain_unreachable(access.endpoint)
+    if not why:
+        try:
+            files = hub.list_repo(launch.model.repo, launch.model.revision, access).files
+            return sum(file.size for file in files.values()) / 1e9
+        except WeightsError as error:
+            why = error.what
+    console.say(f"warning: the size of {launch.model.repo} is unknown: {why}; give it with --model-gb", style="yellow")
+    return None
 
 
 COMMANDS = (doctor,)

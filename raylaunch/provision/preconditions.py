@@ -1,6 +1,6 @@
 """What `up` requires of the hosts before it changes anything, and why Ray's launcher gave a host up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from raylaunch.base import console
@@ -71,30 +71,29 @@ def check_hosts(shell: HostShell, *, with_archive: bool) -> None:
         ChecksFailedError: at least one check failed.
     """
     from raylaunch.provision.doctor import diagnose
-    from raylaunch.provision.doctor.verdicts import VerdictState
+    from raylaunch.provision.doctor.table import make_table
+    from raylaunch.provision.doctor.verdicts import Verdict, VerdictState
 
-    def is_handled_by_up(check: str, host: str) -> bool:
-        return (check == "image" and with_archive) or (
-            check == "container" and inspect_host(shell, host).container in (ContainerState.OURS, ContainerState.ENDED)
+    def is_handled_by_up(verdict: Verdict) -> bool:
+        if verdict.state is VerdictState.OK:
+            return False
+        return (verdict.check == "image" and with_archive) or (
+            verdict.check == "container"
+            and inspect_host(shell, verdict.host).container in (ContainerState.OURS, ContainerState.ENDED)
         )
 
     cluster = shell.cluster
     diagnosis = diagnose.diagnose(cluster)
-    notable = [
-        verdict
-        for verdict in diagnosis.verdicts
-        if verdict.state is not VerdictState.OK and not is_handled_by_up(verdict.check, verdict.host)
-    ]
-    failed = [verdict for verdict in notable if verdict.state is VerdictState.FAILED]
-    for verdict in failed or notable:
-        console.say(f"{verdict.host}: {verdict.check}: {verdict.what}" + (f"; {verdict.fix}" if verdict.fix else ""))
-    if failed:
+    verdicts = [verdict for verdict in diagnosis.verdicts if not is_handled_by_up(verdict)]
+    diagnosis = replace(diagnosis, verdicts=tuple(verdicts))
+    for state, line in make_table(diagnosis, width=console.find_width()):
+        console.say_state(state, line)
+    if failed := [verdict for verdict in verdicts if verdict.state is VerdictState.FAILED]:
         raise ChecksFailedError(
-            f"{len(failed)} check{'s' if len(failed) > 1 else ''} of {cluster.cluster_name}'s hosts failed; "
-            "nothing changed",
+            f"{len(failed)} check{'s' if len(failed) > 1 else ''} of {cluster.cluster_name}'s hosts failed; nothing "
+            "was changed",
             fix=f"fix the above; `raylaunch doctor {cluster.shown_path} --fix` runs the safe fixes",
         )
-    console.say(f"checked {len(cluster.hosts)} hosts in {diagnosis.seconds:.1f} s: fit")
 
 
 def find_cause(shell: HostShell, host: str, log: str) -> LauncherFailure:

@@ -82,8 +82,8 @@ def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
     write(ClusterPlan(hosts=hosts, user="root", key=str(laptop.rig.key), name="rig", image="rig/small:1"), file)
     refused = laptop.run("up", str(file))
     assert refused.returncode == 1
-    assert f"{hosts[1]}: image: rig/small:1 is a different image" in refused.stderr
-    assert "nothing changed" in refused.stderr
+    assert f"failed: image on {hosts[1]}\n    rig/small:1 is a different image" in refused.stderr
+    assert "nothing was changed" in refused.stderr
     head = laptop.rig.head
     head.run("docker tag rig/small:1 rig/other:1; docker save rig/other:1 >/tmp/other.tar; docker rmi rig/other:1")
     useless = laptop.run("up", str(file), "--image-archive", str(head.disk / "tmp" / "other.tar"))

@@ -3,7 +3,7 @@
 import json
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from raylaunch.provision.doctor.gather import ClusterFacts, gather
 from raylaunch.provision.doctor.gpu_rules import judge_gpus
 from raylaunch.provision.doctor.machine_rules import judge_machines
 from raylaunch.provision.doctor.network_rules import judge_network
-from raylaunch.provision.doctor.verdicts import HERE, Verdict, VerdictState, make_rows, sort_verdicts
+from raylaunch.provision.doctor.verdicts import HERE, Verdict, VerdictState, sort_verdicts
 from raylaunch.provision.ssh import CommandResult, Ssh
 
 _FIX_TIMEOUT_S = 60.0
@@ -22,7 +22,7 @@ _FIX_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What doctor found of a cluster, in the order of the table."""
+    """What doctor found of a cluster, in the order of the table (table.make_table)."""
 
     cluster: ClusterFile
     verdicts: tuple[Verdict, ...]
@@ -37,13 +37,6 @@ class Diagnosis:
     def safe_fixes(self) -> tuple[Verdict, ...]:
         """Verdicts whose fix `--fix` may run."""
         return tuple(verdict for verdict in self.verdicts if verdict.safe)
-
-    def summarize(self) -> str:
-        """How many verdicts of each state, on how many hosts, in how many seconds."""
-        counts = {state: sum(verdict.state is state for verdict in self.verdicts) for state in VerdictState}
-        shown = ", ".join(f"{count} {state.value}" for state, count in reversed(counts.items()) if count)
-        hosts = len(self.cluster.hosts)
-        return f"{shown}: {hosts} host{'s' if hosts > 1 else ''}, {self.seconds:.1f} s"
 
     def to_json(self) -> str:
         """All verdicts as JSON, for a program to read."""
@@ -67,45 +60,28 @@ class Diagnosis:
         }
         return json.dumps(report, ensure_ascii=False, indent=2)
 
-    def to_lines(self) -> list[tuple[VerdictState | None, str]]:
-        """The table: lines, each with the state that colours it. A fix has its own line, in full."""
-        rows = make_rows(self.verdicts)
-        all_hosts = {*self.cluster.hosts}
-        names = [_name_hosts(row.hosts, all_hosts) for row in rows]
-        columns = [row.state.value for row in rows], [row.check for row in rows], names
-        widths = [max(map(len, column), default=0) for column in columns]
-        lines: list[tuple[VerdictState | None, str]] = []
-        for row, name in zip(rows, names, strict=True):
-            cells = (row.state.value.ljust(widths[0]), row.check.ljust(widths[1]), name.ljust(widths[2]), row.what)
-            lines.append((row.state, "  ".join(cells)))
-            if row.fix:
-                lines.append((None, f"{' ' * (widths[0] + 2)}to do: {row.fix}"))
-        return lines
 
-
-def diagnose(cluster: ClusterFile, *, model_gb: float | None = None) -> Diagnosis:
+def diagnose(cluster: ClusterFile, *, model_gb: float | None = None, api_port: int | None = None) -> Diagnosis:
     """Check all hosts and judge. Changes nothing anywhere.
 
     Args:
         model_gb: size of the model in 10^9 bytes, which has to fit on every host's disk.
+        api_port: the port that a launch serves on, which has to be free on the head.
     """
     facts = gather(cluster)
-    return Diagnosis(cluster, tuple(sort_verdicts(judge(facts, cluster, model_gb=model_gb))), facts.seconds)
+    verdicts = judge(facts, cluster, model_gb=model_gb, api_port=api_port)
+    return Diagnosis(cluster, tuple(sort_verdicts(verdicts)), facts.seconds)
 
 
-def judge(facts: ClusterFacts, cluster: ClusterFile, *, model_gb: float | None = None) -> Iterator[Verdict]:
+def judge(
+    facts: ClusterFacts, cluster: ClusterFile, *, model_gb: float | None = None, api_port: int | None = None
+) -> Iterator[Verdict]:
     """The verdicts of all rules."""
     yield from judge_access(facts, cluster)
     yield from judge_docker(facts.hosts, cluster)
     yield from judge_gpus(facts.hosts, cluster)
     yield from judge_machines(facts.hosts, cluster, model_gb=model_gb)
-    yield from judge_network(facts.hosts, cluster)
-
-
-def _name_hosts(hosts: Sequence[str], all_hosts: set[str]) -> str:
-    if len(hosts) > 1 and {*hosts} == all_hosts:
-        return f"all {len(all_hosts)}"
-    return ", ".join(hosts) if len(hosts) <= 3 else f"{', '.join(hosts[:2])} and {len(hosts) - 2} more"
+    yield from judge_network(facts.hosts, cluster, api_port=api_port)
 
 
 def describe_fix(verdict: Verdict, cluster: ClusterFile) -> str:

@@ -98,7 +98,7 @@ def _judge_images(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[
     for facts in hosts:
         image, check = facts.objects.image, Check("image", facts.address)
         if image is None and builds:
-            yield check.warning(f"{cluster.image} is missing; initialization_commands create it")
+            yield check.ok(f"{cluster.image} is built there by `up`")
         elif image is None:
             copy = f"; or copy it: {_copy(cluster, reference.address, facts.address)}" if reference else ""
             yield check.failed(
@@ -108,10 +108,7 @@ def _judge_images(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[
         elif reference is None or reference.objects.image is None or _are_same(image, reference.objects.image):
             yield check.ok(f"{cluster.image}, {image.id.removeprefix('sha256:')[:12]}")
         elif builds and _content(image) != _content(reference.objects.image):
-            yield check.warning(
-                f"{cluster.image} has different sources than on {reference.address}; initialization_commands rebuild "
-                "it where it is old"
-            )
+            yield check.ok(f"{cluster.image} has other sources than on {reference.address}; `up` rebuilds it")
         else:
             own, other = (each.id.removeprefix("sha256:")[:12] for each in (image, reference.objects.image))
             yield check.failed(

@@ -64,7 +64,7 @@ def _judge_model_disk(facts: HostFacts, model_gb: float | None) -> Verdict:
         return check.unknown("df printed nothing for it")
     free = f"{disk.free / 1e9:.0f} GB free at {disk.place}"
     if model_gb is None:
-        return check.unknown(free, "give the model's size: --model-gb 141")
+        return check.unknown(free, "name the launch file too, or give the model's size: --model-gb 141")
     if disk.free < model_gb * 1e9:
         return check.failed(
             f"{free}, the model has {model_gb:g} GB",

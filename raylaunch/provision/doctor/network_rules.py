@@ -12,10 +12,18 @@ _SLOW_MBIT_S = 10_000
 _MAX_NAMED = 4
 
 
-def judge_network(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[Verdict]:
-    """Verdicts on ports, firewalls and links."""
+def judge_network(
+    hosts: Sequence[HostFacts], cluster: ClusterFile, *, api_port: int | None = None
+) -> Iterator[Verdict]:
+    """Verdicts on ports, firewalls and links.
+
+    Args:
+        api_port: the port that a launch serves on; None leaves it unchecked.
+    """
     for facts in hosts:
         yield _judge_ports(facts, cluster)
+        if api_port is not None and facts.address == cluster.head_ip:
+            yield _judge_api_port(facts, cluster, api_port)
     if len(cluster.hosts) > 1:
         yield from _judge_firewalls(hosts)
         yield from _judge_links(hosts)
@@ -41,6 +49,22 @@ def _judge_ports(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     return check.failed(
         f"taken: {_list_first(names)}",
         f"{facts.system.sudo}ss -ltnp 'sport = :{taken[0]}' names the program; stop it, or move it to another port",
+    )
+
+
+def _judge_api_port(facts: HostFacts, cluster: ClusterFile, port: int) -> Verdict:
+    check, container = Check("API port", facts.address), facts.objects.container
+    if facts.sockets is None:
+        return check.unknown("/proc/net/tcp could not be read there")
+    if port not in facts.sockets:
+        return check.ok(f"{port} is free")
+    if container and container.runs_ray:
+        status = f"raylaunch status --cluster {cluster.shown_path}"
+        return check.warning(f"{port} is in use while {cluster.container_name} runs", f"{status} shows what serves")
+    holder = f" by {facts.listeners[port]}" if port in facts.listeners else ""
+    return check.failed(
+        f"{port} is taken{holder}",
+        f"stop what `{facts.system.sudo}ss -ltnp 'sport = :{port}'` names, or set another server.port",
     )
 
 
