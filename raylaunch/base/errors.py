@@ -13,6 +13,7 @@
     ├── EngineError                vLLM did not start, or died
     ├── NoProcessError             the system has no process, memory or file left
     ├── ServiceError               no service runs here, or it does not answer
+    ├── LogError                   a log that is to be explained cannot be read
     └── BenchError                 a load test cannot be made, or its files cannot be read
 """
 
@@ -94,6 +95,10 @@ class NoProcessError(RaylaunchError):
 
 class ServiceError(RaylaunchError):
     """No service runs here, or it does not answer."""
+
+
+class LogError(RaylaunchError):
+    """A log that is to be explained does not exist or cannot be read."""
 
 
 class BenchError(RaylaunchError):

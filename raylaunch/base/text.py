@@ -36,8 +36,12 @@ def describe_span(numbers: Sequence[int]) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, control characters and lone surrogates escaped, cut to 60 characters."""
-    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in cut)
+    return escape(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
+
+
+def escape(text: str) -> str:
+    """`text` with control characters and lone surrogates escaped, so that a terminal shows it on one line."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def quote(value: Any) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from raylaunch.explain import signatures
 from raylaunch.explain.log_lines import LogLine, LogSource, RaisedError, Ranks, find_raised, parse_line
+from raylaunch.explain.signatures import find_remedy, fix_of, reword
 
 _MESSAGE_CHARS = 400
 _EXCERPT_LINES = 8
@@ -124,7 +124,7 @@ def _describe(error: RaisedError, ranks: Ranks) -> Failure:
     where = "a worker" if wrapped and "Worker" not in error.source.name else describe_source(error.source, ranks)
     text = re.sub(r" \[type=\w+, input_value=.*", "", error.text)  # a repr of all arguments, keys among them
     shown = [*(frame.rstrip() for frame in error.frames[-2:]), *text.splitlines()]
-    plain, fix = signatures.reword(error.short_type, message) or (message, "")
+    plain, fix = reword(error.short_type, message) or (message, "")
     return Failure(
         message=_cut(plain, _MESSAGE_CHARS),
         where=where,
@@ -210,7 +210,9 @@ def _find_killed(lines: Sequence[LogLine], raised: Sequence[RaisedError], ranks:
     found = [killed for at, line in enumerate(lines) if (killed := _read_killed(at, line, ranks))]
     found += [_read_dead_actor(error, ranks) for error in raised if _is_dead_actor(error)]
     if not found and raised and (core := _CORE_DEAD.search(raised[-1].text)):
-        cause, fix = ("; often the kernel, out of memory", signatures.KILLED) if core["signal"] == "9" else ("", "")
+        cause, fix = (
+            ("; often the kernel, out of memory", fix_of("worker_killed")) if core["signal"] == "9" else ("", "")
+        )
         message = f"the engine's process was killed (signal {core['signal']}{cause})"
         found = [_Killed(raised[-1].position, None, Failure(message, "engine", "", (raised[-1].text,), fix))]
     first = min(found, key=lambda killed: killed.position, default=None)
@@ -236,12 +238,14 @@ def _read_killed(at: int, line: LogLine, ranks: Ranks) -> _Killed | None:
         address = re.search(r"address: ([0-9a-f.:]+)", body)
         where = f"node {address[1]}" if address else describe_source(LogSource("raylet", None, line.source.ip), ranks)
         message = "its Ray node (raylet) was killed or is out of reach"
-        return _Killed(at, None, Failure(message, where, "", excerpt, signatures.NODE_LOST))
+        return _Killed(at, None, Failure(message, where, "", excerpt, fix_of("ray_node_lost")))
     if crash := _CRASHED.search(body):
         what = crash["what"] or crash["thrown"] or crash["signal"]
         where = describe_source(line.source, ranks)
         return _Killed(
-            at, line.source.pid, Failure(f"the process crashed: {what}", where, "", (body,), signatures.CRASHED)
+            at,
+            line.source.pid,
+            Failure(f"the process crashed: {what}", where, "", (body,), fix_of("process_crashed")),
         )
     if _OUT_OF_MEMORY.search(body) and line.source.name == "raylet":
         message, fix = _explain_exit(body)
@@ -265,14 +269,14 @@ def _read_dead_actor(error: RaisedError, ranks: Ranks) -> _Killed:
 def _explain_exit(detail: str) -> tuple[str, str]:
     """Why a worker ended, from Ray's text, and what to do."""
     if _OUT_OF_MEMORY.search(detail) or "OutOfMemoryError" in detail:
-        return "the worker was killed by Ray because the node ran low on host memory", signatures.KILLED
+        return "the worker was killed by Ray because the node ran low on host memory", fix_of("worker_killed")
     if re.search(r"node (has|was) (died|dead|terminated)|its node|NodeDiedError|raylet died", detail):
-        return "the worker was lost with its node", signatures.NODE_LOST
+        return "the worker was lost with its node", fix_of("ray_node_lost")
     if "ActorUnavailableError" in detail:
-        return "the worker does not answer any more: its process or its node is gone", signatures.NODE_LOST
+        return "the worker does not answer any more: its process or its node is gone", fix_of("ray_node_lost")
     if "SIGSEGV" in detail and "exit code" not in detail and "End of file" not in detail:
-        return "the worker crashed (segmentation fault)", signatures.CRASHED
-    return "the worker was killed (most likely signal 9; often the kernel, out of memory)", signatures.KILLED
+        return "the worker crashed (segmentation fault)", fix_of("process_crashed")
+    return "the worker was killed (most likely signal 9; often the kernel, out of memory)", fix_of("worker_killed")
 
 
 def _find_logged(lines: Sequence[LogLine], ranks: Ranks) -> Failure | None:
@@ -286,4 +290,4 @@ def _find_logged(lines: Sequence[LogLine], ranks: Ranks) -> Failure | None:
 
 def suggest_fix(failure: Failure) -> str:
     """What to do about it; "" where no remedy is known."""
-    return failure.fix or signatures.find_remedy(failure.exception, failure.message, failure.excerpt)
+    return failure.fix or find_remedy(failure.exception, failure.message, failure.excerpt)

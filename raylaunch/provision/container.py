@@ -15,8 +15,6 @@ CLUSTER_LABEL = "raylaunch.cluster"
 """Label of every container of a cluster; its value is the cluster's name (set by data/cluster.yaml)."""
 LAYER_LABEL = "raylaunch.layer"
 """Label of an image that hosts built: equal for equal content."""
-Cause = tuple[str, str, str]
-"""Pattern in a log, what it means, and the fix; the fix may be empty."""
 
 _INSTALL = {
     "debian": "{sudo}apt-get update && {sudo}apt-get install -y docker.io",
@@ -53,22 +51,6 @@ class Docker:
     show_log: str = "{sudo}journalctl -u docker -n 30"
     grant_access: str = "sudo usermod -aG docker {user}"
     enable_nvidia: str = "{sudo}nvidia-ctk runtime configure --runtime=docker && {sudo}systemctl restart docker"
-
-    causes: Sequence[Cause] = (
-        ("Cannot connect to the Docker daemon", "the docker daemon is not running",
-         "on that host: systemctl enable --now docker"),
-        ("permission denied while trying to connect to the Docker", "the user may not use docker",
-         "on that host: sudo usermod -aG docker $USER, and log in again"),
-        ("docker: (?:command )?not found", "docker is not installed", "https://docs.docker.com/engine/install"),
-        ("[Nn]o space left on device", "its disk is full", "on that host: docker system df"),
-        ("pull access denied|manifest unknown|Unable to find image|No such image", "the image is missing",
-         "docker pull it, or `raylaunch up --image-archive FILE`"),
-        ("could not select device driver|nvidia-container|unknown runtime", "docker there cannot pass on GPUs",
-         "install NVIDIA's container toolkit there, and restart docker"),
-        ("container name .* is already in use", "a container of that name exists already",
-         "on that host: docker ps --all"),
-    )  # fmt: skip
-    """Its messages in a log, and what they mean."""
 
     def execute(self, container: str, command: Sequence[str], *, keep_stdin: bool = False) -> str:
         """Run a command in a container; its arguments are quoted here."""

@@ -102,8 +102,8 @@ def find_cause(shell: HostShell, host: str, log: str) -> LauncherFailure:
     The log holds what one command met at its moment; for a daemon that is shutting down that may be an EOF.
     """
     result = shell.run(host, shell.runtime.version, timeout_s=10)
-    failure = read_failure(log, host, shell.runtime.causes)
+    failure = read_failure(log, host)
     if result.status == 0 or result.unreachable:
         return failure
-    now = read_failure(result.stderr or result.stdout, host, shell.runtime.causes)
+    now = read_failure(result.stderr or result.stdout, host)
     return LauncherFailure(now.what, now.fix, failure.excerpt)

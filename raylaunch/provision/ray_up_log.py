@@ -1,10 +1,10 @@
 """Parse what Ray's launcher prints: the step it is at, and why it failed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raylaunch.provision.container import DOCKER, Cause
+from raylaunch.explain.signatures import find_heaviest
 
 FAILED = "update-failed"
 """Ray's tag of a node that its launcher gave up."""
@@ -25,17 +25,8 @@ _STEPS = (
 )
 """Of Ray's "[1/7]" to "[7/7]"."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_SSH_CAUSES: Sequence[Cause] = (
-    (r"Permission denied \(", "ssh refuses the key", "is the public key in that user's ~/.ssh/authorized_keys?"),
-    (r"Connection refused", "ssh is refused: no sshd there", "on that host: systemctl start ssh"),
-    (r"No route to host|Connection timed out|Operation timed out|wait_ready timeout", "no answer to ssh", ""),
-    (r"Could not resolve hostname", "its name does not resolve", "use an address in the cluster file"),
-)
-_RAY_CAUSES: Sequence[Cause] = (
-    (r"[Aa]ddress already in use", "a port of Ray's is in use", "on that host: ss -ltnp"),
-    (r"[Vv]ersion mismatch", "its version of Ray or Python differs from the head's", "use the same image everywhere"),
-    (r"bad interpreter|ModuleNotFoundError|No module named", "the image lacks a module", "use docker/Dockerfile's"),
-)
+_SOURCES = frozenset({"ssh", "docker", "ray", "python", "kernel"})
+"""Signatures of what may fail while hosts are set up."""
 _CHATTER = re.compile(
     r"Full command is|Running `|Shared connection|^\s*File \"|^\s{4}|Traceback|Permanently added|Exception details"
     r"|Writing cluster state|^!!!|: !!!|click\.exceptions|New status|Full traceback|LogTimer|^\s*\^+"
@@ -57,22 +48,19 @@ def read_stage(log: str) -> str:
     return _STEPS[int(found[-1]) - 1] if found else "starting"
 
 
-def read_failure(log: str, host: str = "", runtime_causes: Sequence[Cause] = DOCKER.causes) -> LauncherFailure:
+def read_failure(log: str, host: str = "") -> LauncherFailure:
     """The cause of the last failure in a launcher's log.
 
     Args:
         host: address, for the advice where no cause is known.
-        runtime_causes: messages of the hosts' container runtime.
     """
     text = _COLOUR.sub("", log).replace("\r", "")
     before, mark, _ = text.rpartition(f"New status: {FAILED}")
     lines = (before if mark else text).splitlines()[-80:]
     words = [_strip_prefix(line) for line in lines if line.strip() and not _CHATTER.search(line)]
     excerpt = tuple(words[-8:])
-    tail = "\n".join(lines[-60:])
-    for pattern, what, fix in (*_SSH_CAUSES, *runtime_causes, *_RAY_CAUSES):
-        if re.search(pattern, tail):
-            return LauncherFailure(what, fix, excerpt)
+    if finding := find_heaviest(lines[-60:], _SOURCES):
+        return LauncherFailure(finding.cause, finding.fix, excerpt)
     last = next((word for word in reversed(words) if re.search(r"[Ee]rror|[Ff]ailed|denied|cannot", word)), "")
     return LauncherFailure(
         last or (words[-1] if words else "it printed no message"),

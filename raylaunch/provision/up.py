@@ -151,7 +151,7 @@ class ClusterUp:
                     raise ClusterError(what, log=launcher.log)
                 time.sleep(_STEP_S)
         if launcher.status != 0:
-            failure = ray_up_log.read_failure(launcher.read_log(), runtime_causes=self.shell.runtime.causes)
+            failure = ray_up_log.read_failure(launcher.read_log(), head)
             raise ClusterError(
                 f"{head}: the head could not be set up: {failure.what}",
                 fix=failure.fix,

@@ -28,7 +28,7 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.explain.log_lines import parse_line
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import Fault
-from raylaunch.serve.service_record import Service
+from raylaunch.serve.service_record import Service, list_services
 
 _LOG_LINES = 400
 _RANK_LINES = 40
@@ -217,3 +217,30 @@ def find_incident(name: str) -> Incident:
             f"no incident {name} on {view.place}", fix=f"`{view.command('incidents')}` lists the incidents"
         )
     return chosen[0]
+
+
+def find_last_logs(port: int | None) -> list[Path]:
+    """The logs of the service on this machine, running or ended, and of its last incident.
+
+    Args:
+        port: of the service; None takes the one that wrote last.
+
+    Raises:
+        ServiceError: there are none.
+    """
+    logs = [log for log in (paths.home() / "services").glob("*/engine*.log") if port in (None, _read_port(log.parent))]
+    logs.sort(key=lambda log: log.stat().st_mtime)
+    incidents = [entry for entry in list_incidents() if port in (None, entry.port)]
+    if not logs and not incidents:
+        where = "on this machine" + (f" on port {port}" if port is not None else "")
+        raise ServiceError(f"no service and no incident {where}", fix="name logs: `raylaunch explain LOG...`")
+    found = [log for log in logs if log.parent == logs[-1].parent]
+    last = incidents[-1].folder / "engine.log" if incidents else None
+    running = [entry for entry in list_services() if found and entry.folder == found[0].parent and entry.is_alive()]
+    if last is not None and last.exists() and (running or not found):
+        found.append(last)  # the log of an engine that ended was moved aside when the next one started
+    return found
+
+
+def _read_port(folder: Path) -> int:
+    return int(folder.name) if folder.name.isdigit() else 0

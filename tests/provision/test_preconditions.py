@@ -101,8 +101,8 @@ def test_a_missing_image_is_fine_with_an_archive(
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        ({"status": 0}, "the image lacks a module"),
-        ({"status": 255, "stderr": "Connection refused"}, "the image lacks a module"),
+        ({"status": 0}, "the image or the environment has no Ray"),
+        ({"status": 255, "stderr": "Connection refused"}, "the image or the environment has no Ray"),
         ({"status": 1, "stderr": DAEMON_DOWN}, "the docker daemon is not running"),
     ],
 )

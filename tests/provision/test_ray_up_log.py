@@ -44,7 +44,7 @@ def test_failure_leaves_out_the_launchers_chatter() -> None:
             'Conflict. The container name "/raylaunch" is already in use by container "f00"',
             "container of that name exists",
         ),
-        ("OSError: [Errno 98] Address already in use", "port of Ray's is in use"),
+        ("OSError: [Errno 98] Address already in use", "another process has that port"),
         ('could not select device driver "" with capabilities: [[gpu]]', "cannot pass on GPUs"),
     ],
 )

@@ -152,10 +152,10 @@ def test_a_host_is_retried_once(
     fake_ssh.answer(RETRY)
     fake_ssh.answer("true")
     run.examine(WORKER, make_report({HEAD: 8}, failures=1), session)
-    assert f"{WORKER} failed: its disk is full; retrying once" in capsys.readouterr().err
+    assert f"{WORKER} failed: a disk is full; retrying once" in capsys.readouterr().err
     assert RETRY in fake_ssh.list_commands(HEAD)
     run.examine(WORKER, make_report({HEAD: 8}, failures=1), session)
-    with pytest.raises(ClusterError, match=f"{WORKER} failed twice: its disk is full") as caught:
+    with pytest.raises(ClusterError, match=f"{WORKER} failed twice: a disk is full") as caught:
         run.examine(WORKER, make_report({HEAD: 8}, failures=2), session)
     assert "docker: no space left on device" in caught.value.excerpt
     assert REMOVE not in fake_ssh.list_commands()

@@ -1,0 +1,35 @@
+"""explain: what broke, on which machine, and what to do."""
+
+from pathlib import Path
+
+import click
+
+from raylaunch.cli.options import JSON, PORT
+
+
+@click.command()
+@click.argument("logs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True), metavar="[LOG...|-]")
+@PORT
+@JSON
+def explain(logs: tuple[Path, ...], port: int | None, as_json: bool) -> int:
+    """Explain a failure from logs: the cause, where, the evidence, and what to do.
+
+    LOG is a file, a folder (as Ray's session folder) or - for stdin: logs of vLLM, Ray, NCCL, PyTorch, docker, pip or
+    the kernel, plain or .gz. Without one: the service on this machine, or its last incident. Exit 1 where no cause is
+    found.
+    """
+    from raylaunch.base import console
+    from raylaunch.explain import read, report
+    from raylaunch.serve.incident import find_last_logs
+
+    sources = read.find_logs(logs or find_last_logs(port))
+    with console.live_lines() as show:
+        found = read.explain_logs(sources, lambda line: show([line]))
+    if as_json:
+        console.print_json(report.to_json(found))
+    else:
+        console.print_result("\n".join(report.to_lines(found)))
+    return 0 if found.causes else 1
+
+
+COMMANDS = (explain,)

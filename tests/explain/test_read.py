@@ -1,0 +1,216 @@
+"""Logs of every kind and format become one answer: cause, place, evidence in order of time, echoes folded."""
+
+import gzip
+import io
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.errors import LogError
+from raylaunch.explain import report
+from raylaunch.explain.causes import Explanation
+from raylaunch.explain.line_heads import LineHead, LogOrigin, read_head
+from raylaunch.explain.read import LogSource, explain_logs, find_logs
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB. GPU 1 has a total capacity of 23.57 GiB"
+ORIGIN = LogOrigin("x.log", utc_offset_s=0, changed_at=datetime(2026, 11, 27, tzinfo=UTC).timestamp())
+MOMENT = datetime(2026, 11, 24, 2, 47, 2, tzinfo=UTC).timestamp()
+
+
+def head(line: str | bytes, origin: LogOrigin = ORIGIN) -> LineHead:
+    return read_head(line if isinstance(line, bytes) else line.encode(), origin)
+
+
+def make_log(text: str | bytes, origin: LogOrigin = ORIGIN) -> LogSource:
+    content = text if isinstance(text, bytes) else text.encode()
+    return LogSource(origin, lambda: nullcontext(io.BytesIO(content)))
+
+
+def explain(*logs: str | bytes) -> Explanation:
+    return explain_logs([make_log(log, LogOrigin(f"{at}.log", utc_offset_s=0)) for at, log in enumerate(logs)])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ERROR 11-24 02:47:02 [core.py:505] boom", {"level": "ERROR"}),
+        ("ERROR 11-24 02:47:02 worker_base.py:148] boom", {"level": "ERROR"}),
+        (
+            "\x1b[36m(RayWorkerProc pid=7, ip=10.0.0.2)\x1b[0m (Worker_TP3 pid=7) ERROR 11-24 02:47:02 [w.py:9] boom",
+            {"host": "10.0.0.2", "pid": 7, "rank": 3, "level": "ERROR"},
+        ),
+        ("(VllmWorker rank=1 pid=2978) ERROR 11-24 02:47:02 [m.py:3] boom", {"rank": 1, "pid": 2978}),
+        ("2026-11-24 02:47:02,000 WARNING services.py:1826 -- boom", {"level": "WARNING"}),
+        ("2026-11-24 02:47:02,000\tERROR worker.py:33 -- boom", {"level": "ERROR"}),
+        ("[2026-11-24 02:47:02,000 E 12 13] gcs_rpc_client.h:179: boom", {"level": "ERROR", "pid": 12}),
+        ("(raylet) [2026-11-24 02:47:02,000 E 12 13] (raylet) node_manager.cc:3069: boom", {"name": "raylet"}),
+        ("[rank3]:[E1124 02:47:02.000000000 ProcessGroupNCCL.cpp:629] boom", {"rank": 3, "level": "ERROR"}),
+        ("[2026-11-24 02:47:02] gpu7:12:13 [5] boom", {"host": "gpu7", "pid": 12, "gpu": "5"}),
+        ("Nov 24 02:47:02 gpu7 kernel: boom", {"host": "gpu7", "is_kernel": True}),
+        ("Nov 24 02:47:02 gpu7 kernel: [ 1234.567890] boom", {"host": "gpu7", "is_kernel": True}),
+        ("2026-11-24T02:47:02.000000+00:00 gpu7 kernel: boom", {"host": "gpu7", "is_kernel": True}),
+        ("2026-11-24T03:47:02+0100 gpu7 dockerd[88]: boom", {"host": "gpu7", "pid": 88}),
+        ("[Tue Nov 24 02:47:02 2026] boom", {}),
+        ("2026-11-24T02:47:02.000000000Z boom", {}),
+        ("2026-11-24T03:47:02.0+01:00 stderr F boom", {}),
+        ('{"log":"boom\\n","stream":"stderr","time":"2026-11-24T02:47:02.000Z"}', {}),
+        ("2026-11-24 02:47:02.000 | ERROR    | boom", {"level": "ERROR"}),
+    ],
+)
+def test_heads_are_taken_off_in_every_format(line: str, expected: dict[str, object]) -> None:
+    found = head(line)
+    assert found.text == "boom"
+    assert found.at == MOMENT
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_the_kernels_raw_times_count_from_its_start() -> None:
+    found = head("[  512.250000] NVRM: boom", LogOrigin("k", boot_at=1000.0))
+    assert (found.at, found.is_kernel, found.text) == (1512.25, True, "NVRM: boom")
+    assert head("[  512.250000] NVRM: boom").at is None
+
+
+def test_clocks_and_zones_are_corrected() -> None:
+    ahead = LogOrigin("x", utc_offset_s=3600, clock_ahead_s=30.0, changed_at=ORIGIN.changed_at)
+    assert head("ERROR 11-24 03:47:32 [core.py:505] boom", ahead).at == MOMENT
+
+
+@pytest.mark.parametrize(("changed", "year"), [((2026, 1, 3), 2025), ((2026, 12, 31), 2026)])
+def test_a_missing_year_is_that_of_the_logs_last_change(changed: tuple[int, int, int], year: int) -> None:
+    origin = LogOrigin("x", utc_offset_s=0, changed_at=datetime(*changed, tzinfo=UTC).timestamp())
+    at = head("INFO 12-30 10:00:00 [a.py:1] boom", origin).at
+    assert at == datetime(year, 12, 30, 10, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    "line", ["INFO 02-30 10:00:00 [a.py:1] boom", "INFO 13-45 99:00:00 [a.py:1] boom", "\x1b[", ""]
+)
+def test_broken_heads_are_only_text(line: str) -> None:
+    assert head(line).at is None
+
+
+def test_repetitions_are_counted() -> None:
+    assert head("(raylet) boom [repeated 12x across cluster] (Ray deduplicates logs by default.)").repeats == 12
+    assert head("boom (repeated 3x)").repeats == 3
+
+
+def test_cause_names_host_rank_gpu_file_and_line() -> None:
+    line = f"(RayWorkerProc pid=7, ip=10.0.0.2) (Worker_TP3 pid=7) ERROR 11-24 02:47:02 [w.py:9] {OOM}"
+    (cause,) = explain(f"fine\n{line}\n").causes
+    (place,) = cause.where
+    assert cause.key == "gpu_oom"
+    assert (place.host, place.rank, place.file, place.line) == ("10.0.0.2", 3, "0.log", 2)
+    assert place.describe() == "host 10.0.0.2, rank 3 (0.log:2)"
+
+
+def test_what_follows_folds_under_the_cause() -> None:
+    """A GPU's fault, the workers that it ended, and the hundred lines of their peers are one answer."""
+    kernel = "[Tue Nov 24 02:47:01 2026] NVRM: Xid (PCI:0000:09:00): 79, pid=7, GPU has fallen off the bus.\n"
+    engine = "ERROR 11-24 02:47:05 [x.py:1] RayWorkerProc rank=[2] died unexpectedly, shutting down executor.\n"
+    engine += "".join(
+        f"ERROR 11-24 02:47:1{at % 10} [x.py:1] RuntimeError: [a/pair.cc:{at}] Connection closed by peer [10.0.0.2]\n"
+        for at in range(100)
+    )
+    (cause,) = explain(engine, kernel).causes
+    assert cause.key == "gpu_off_the_bus"
+    assert cause.echoes >= 90
+    assert cause.evidence[0].origin.name == "1.log"
+    moments = [entry.head.at for entry in cause.evidence]
+    assert moments == sorted(moments)
+
+
+def test_several_causes_come_by_weight() -> None:
+    disk = "OSError: [Errno 28] No space left on device"
+    found = explain(f"{OOM}\n{disk}\n")
+    assert [cause.key for cause in found.causes] == ["disk_full", "gpu_oom"]
+    assert found.causes[0].weight > found.causes[1].weight
+
+
+def test_unknown_failures_show_the_first_error_of_each_process() -> None:
+    found = explain("(A pid=1) ERROR 11-24 02:47:02 [a.py:1] moon\n(B pid=2) ERROR 11-24 02:47:03 [b.py:1] sun\n" * 3)
+    assert found.causes == ()
+    assert [entry.text for entry in found.first_errors] == ["moon", "sun"]
+    assert report.to_lines(found)[0] == "no known cause in 6 lines of 1 log; the first error of each process:"
+
+
+def test_a_stall_counts_when_it_is_repeated_or_the_last_word() -> None:
+    stall = "(E pid=9) INFO 11-24 02:47:02 [s.py:1] No available shared memory broadcast block found in 60 seconds."
+    fine = "(E pid=9) INFO 11-24 02:48:02 [a.py:1] fine\n" * 9
+    assert explain(f"{stall}\n{fine}").causes == ()
+    assert [cause.key for cause in explain(f"{fine}{stall}\n").causes] == ["engine_stalled"]
+    assert [cause.key for cause in explain(f"{stall}\n{stall}\n{fine}").causes] == ["engine_stalled"]
+    assert [cause.key for cause in explain(f"{stall} (repeated 2x)\n{fine}").causes] == ["engine_stalled"]
+
+
+def test_what_users_wrote_is_no_cause() -> None:
+    assert explain(f"INFO 11-24 02:47:02 [logger.py:39] Received request a-1: prompt: 'why {OOM}'\n").causes == ()
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        OOM.encode() + b"\r\n",
+        b"\xff\xfe\x80 bad\n\x1b[31m" + OOM.encode() + b"\x1b[0m",
+        b"Loading: 10%\rLoading: 20%\r" + OOM.encode(),
+        OOM.encode().replace(b"CUDA", b"CUDA", 1) + b"\n" + b"x" * (9 << 20) + b"\n",
+        b"x" * (9 << 20) + b"\n" + OOM.encode(),
+    ],
+    ids=["crlf", "invalid-utf8", "progress-bar", "long-line-after", "long-line-before"],
+)
+def test_any_bytes_are_read(log: bytes) -> None:
+    assert [cause.key for cause in explain(log).causes] == ["gpu_oom"]
+
+
+def test_docker_json_with_quotes_is_found() -> None:
+    line = r'{"log":"could not select device driver \"\" with capabilities: [[gpu]].\n","stream":"stderr"}'
+    (cause,) = explain(line).causes
+    assert cause.key == "no_container_toolkit"
+
+
+def test_folders_hold_rotated_and_compressed_logs(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "raylet.1.gz").write_bytes(gzip.compress(OOM.encode()))
+    (tmp_path / "raylet.out").write_text("fine\n")
+    (tmp_path / "binary").write_bytes(b"\0\1" * 300 + OOM.encode())
+    found = explain_logs(find_logs([tmp_path]))
+    assert [cause.key for cause in found.causes] == ["gpu_oom"]
+    assert found.logs == 2
+
+
+def test_a_cut_gzip_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole = gzip.compress((OOM + "\n").encode() * 200_000)
+    (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
+    assert explain_logs(find_logs([tmp_path / "a.gz"])).causes[0].key == "gpu_oom"
+
+
+def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="cannot be read"):
+        find_logs([tmp_path / "none.log"])
+    with pytest.raises(LogError, match="holds no logs"):
+        find_logs([tmp_path])
+
+
+def test_secrets_are_masked_and_control_characters_escaped() -> None:
+    token = "hf_" + "a1B2" * 6
+    found = explain(f"401 Client Error: Unauthorized for url with Bearer abcdefgh12345 {token} \x07\n")
+    text = "\n".join(report.to_lines(found))
+    assert token not in text
+    assert "abcdefgh12345" not in text
+    assert "\x07" not in text
+
+
+def test_the_kernels_log_rules_out(tmp_path: Path) -> None:
+    assert any("not checked: the kernel's log" in text for text in explain(OOM).ruled_out)
+    kernel = "Nov 24 02:47:02 gpu7 kernel: NVRM: loading NVIDIA UNIX x86_64 Kernel Module failed to be quiet\n"
+    (text,) = [text for text in explain(OOM, kernel).ruled_out if "kernel" in text]
+    assert text.startswith("no GPU fault (Xid), no process killed for memory")
+    assert "gpu7" in text
+
+
+def test_json_has_what_programs_need() -> None:
+    (cause,) = report.to_json(explain(f"(Worker_TP1 pid=7) ERROR 11-24 02:47:02 [w.py:9] {OOM}\n"))["causes"]
+    assert {"key", "what", "where", "evidence", "fix", "weight"} <= cause.keys()
+    assert cause["evidence"][0]["line"] == 1
+    assert cause["where"][0]["rank"] == 1

@@ -1,0 +1,127 @@
+"""The table of known failures: each finds its own lines, reported lines have one, and the table's form is checked."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from raylaunch.explain import read
+from raylaunch.explain.signatures import by_key, find, fix_of, load, read_table
+from raylaunch.node.nvidia_codes import _OF_THE_PROGRAM, _XIDS
+
+REPORTED = Path(__file__).parents[1] / "data" / "explain" / "reported.tsv"
+HEALTHY = [
+    f"(EngineCore pid=99) INFO 11-24 02:{at // 60:02d}:{at % 60:02d} [loggers.py:259] Engine 000: Avg throughput: "
+    f"{at}.5 tokens/s, Running: {at % 7} reqs, Waiting: 0 reqs, GPU KV cache usage: 4.2%"
+    for at in range(3000)
+]
+ACTIONS = (
+    46,
+    48,
+    54,
+    62,
+    64,
+    74,
+    78,
+    79,
+    94,
+    95,
+    109,
+    110,
+    119,
+    120,
+    136,
+    140,
+    143,
+    *range(144, 152),
+    154,
+    155,
+    156,
+    158,
+)
+"""Xids for which NVIDIA's catalogue has an action beyond restarting the program."""
+
+
+def read_reported() -> list[tuple[str, str]]:
+    with REPORTED.open() as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [(row["key"], row["line"].replace("\\n", "\n")) for row in rows]
+
+
+def explain(lines: list[str]) -> list[str]:
+    return [cause.key for cause in read.explain_lines(lines).causes]
+
+
+def test_keys_are_unique_and_many() -> None:
+    keys = [signature.key for signature in load()]
+    assert len(keys) == len(set(keys)) == len(by_key())
+    assert len(keys) >= 120
+
+
+@pytest.mark.parametrize("key", [signature.key for signature in load()])
+def test_a_signature_finds_its_lines_and_no_other_does(key: str) -> None:
+    """Each line alone, as a log of its own, and `least` times where one is not enough."""
+    signature = by_key()[key]
+    assert signature.lines
+    for line in signature.lines:
+        assert explain(line.splitlines() * signature.least) == [key], line
+
+
+def test_texts_are_filled_and_links_are_there() -> None:
+    for signature in load():
+        assert "{" not in fix_of(signature.key)
+        assert signature.link.startswith("https://")
+        assert signature.literals, f"{signature.key} would be searched in every line"
+        assert signature.under <= by_key().keys(), signature.key
+        assert 0 < signature.weight < 100
+
+
+@pytest.mark.parametrize(("key", "line"), read_reported())
+def test_reported_failures_are_found_alone_and_inside_a_long_healthy_log(key: str, line: str) -> None:
+    """Lines of public reports."""
+    assert explain(line.splitlines()) == [key]
+    assert explain([*HEALTHY[:1500], *line.splitlines(), *HEALTHY[1500:]]) == [key]
+
+
+def test_a_healthy_log_has_no_cause() -> None:
+    assert explain(HEALTHY) == []
+
+
+def test_every_xid_that_needs_an_action_has_one() -> None:
+    """Every Xid that raylaunch names, and every one of NVIDIA's catalogue with an action."""
+    for xid in {*_XIDS, *ACTIONS}:
+        finding = find(f"NVRM: Xid (PCI:0000:3b:00): {xid}, pid=4711, name=python3, Ch 00000008")
+        assert finding is not None, xid
+        assert finding.groups["gpu"] == "0000:3b:00"
+        if xid not in _OF_THE_PROGRAM | {94, 92}:
+            assert finding.signature.weight >= 80, xid
+
+
+def test_an_unknown_xid_and_no_recovery_are_no_cause() -> None:
+    assert find("NVRM: Xid (PCI:0000:3b:00): 106, SMBPBI Test Message") is None
+    changed = "NVRM: Xid (PCI:0000:3b:00): 154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"
+    assert find(changed) is None
+
+
+def test_a_table_of_five_lines_is_a_signature() -> None:
+    """What CONTRIBUTING shows."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    example = re.search(r"^```\n(\w+  \d\d  .*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    (signature,) = read_table(example[1])
+    assert len(example[1].splitlines()) == 5
+    assert signature.search(signature.lines[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Key 80 vllm https://x.org/a\n", "line 1: not KEY"),
+        ("a_key  80  vllm  https://x.org/a\n  matches  x\n", "line 2: not one of"),
+        ("\na_key  80  vllm  https://x.org/a\n  match  x\n  cause  c\n  fix  f\n", "line 2: a_key has no line"),
+    ],
+)
+def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        list(read_table(text))
