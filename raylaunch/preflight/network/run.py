@@ -5,6 +5,7 @@ Actors carry the code to the nodes; each starts a child that can be killed, so a
 
 import importlib.metadata
 import inspect
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ def check_network(request: NetworkRequest) -> NetworkReport:
     began = time.monotonic()
     nodes = list({place.node.node_id: place.node for place in request.places}.values())
     with _start_probers(request, nodes) as (hosts, ranks):
-        facts = tuple(trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S).values())
+        answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
+        facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
         versions = [_find_version("torch"), _find_version("ray")]
         fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
         proof = None if request.is_fresh else memory.recall(fingerprint)
@@ -62,10 +64,9 @@ def check_network(request: NetworkRequest) -> NetworkReport:
             measured = replace(
                 measured,
                 trials=trials.run_trials(
-                    request.places,
+                    measured,
                     ranks,
                     uses_gpus=not request.is_logical and request.reservation is not None,
-                    shapes=request.shapes,
                     import_s=request.import_s,
                 ),
             )
@@ -73,6 +74,11 @@ def check_network(request: NetworkRequest) -> NetworkReport:
     if proof is None and report.has_passed and measured.trials:
         memory.remember(fingerprint, memory.Proof(report.proved, report.environment, report.disable_custom_all_reduce))
     return replace(report, seconds=time.monotonic() - began)
+
+
+def _carry_variables() -> dict[str, str]:
+    """This process's variables that vLLM hands to every worker which has none of its own."""
+    return {name: value for name, value in os.environ.items() if name.startswith("NCCL_")}
 
 
 def _find_version(package: str) -> str:

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from raylaunch.cluster.placement import RankPlace
 from raylaunch.node.network.prober import Trial, TrialResult
 from raylaunch.preflight.network.collective_rules import WITHOUT_PEER_ACCESS
 from raylaunch.preflight.network.measured import GroupTrial, NetworkMeasured, group_stages
-from raylaunch.preflight.network.shapes import ModelShapes
 
 _BARRIER_S = 5.0
 _GLOO_S, _NCCL_S = 8.0, 20.0
@@ -37,8 +35,9 @@ def gather(pending: Mapping[Key, Any], timeout_s: float) -> dict[Key, Any]:
 class _Runner:
     """Starts trials of groups on the ranks' actors."""
 
-    def __init__(self, places: Sequence[RankPlace], actors: Mapping[int, Any], import_s: float) -> None:
-        self._ip = {place.rank: place.node.ip for place in places}
+    def __init__(self, measured: NetworkMeasured, actors: Mapping[int, Any], import_s: float) -> None:
+        self._ip = {place.rank: place.node.ip for place in measured.places}
+        self._variables = {one.node_ip: one.environment for one in measured.facts}
         self._actors = actors
         self._gpus: dict[int, Mapping[str, Any]] = {}
         self._import_s = import_s
@@ -70,7 +69,11 @@ class _Runner:
                     port=ports.get(name, 0),
                     import_s=self._import_s,
                     device=gpu.get("device", 0),
-                    environment={**gpu.get("environment", {}), **(environment or {})},
+                    environment={
+                        **self._variables.get(self._ip[rank], {}),
+                        **gpu.get("environment", {}),
+                        **(environment or {}),
+                    },
                 )
                 pending[name, rank] = self._actors[rank].run.remote(asked)
         answers = gather(pending, self._import_s + trial.deadline_s + 10.0)
@@ -81,12 +84,7 @@ class _Runner:
 
 
 def run_trials(
-    places: Sequence[RankPlace],
-    actors: Mapping[int, Any],
-    *,
-    uses_gpus: bool,
-    shapes: ModelShapes | None,
-    import_s: float,
+    measured: NetworkMeasured, actors: Mapping[int, Any], *, uses_gpus: bool, import_s: float
 ) -> tuple[GroupTrial, ...]:
     """Run them one after the other, until one fails that the later ones build on.
 
@@ -97,14 +95,14 @@ def run_trials(
     ranks = sorted(actors)
     if len(ranks) < 2:
         return ()
-    runner = _Runner(places, actors, import_s)
+    runner = _Runner(measured, actors, import_s)
     barrier = ({"kind": "barrier", "timeout_s": _BARRIER_S},)
     gloo = Trial("gloo", "gloo", 0, 0, "", 0, timeout_s=_BARRIER_S, deadline_s=_GLOO_S, tasks=barrier)
     found = runner.run({"gloo": ranks}, gloo)
     if not uses_gpus or not found[0].has_passed:
         return tuple(found)
     runner.find_gpus()
-    stages = group_stages(places)
+    stages, shapes = group_stages(measured.places), measured.shapes
     nccl = Trial("nccl", "nccl", 0, 0, "", 0, timeout_s=_NCCL_S, deadline_s=_NCCL_S)
     reduce_task: Mapping[str, Any] = {"kind": "allreduce", "count": _REDUCED_VALUES}
     matmul: Mapping[str, Any] = {"kind": "matmul", "size": _MATRIX}

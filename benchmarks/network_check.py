@@ -1,0 +1,135 @@
+"""What the check of the network finds on real GPUs, and what it costs at a start.
+
+    python -m benchmarks.network_check links OUT.json     two GPUs of one node: peer access, shared memory, sockets
+    python -m benchmarks.network_check hops OUT.json      two Ray nodes with one GPU each: a pipeline's hop
+    python -m benchmarks.network_check starts OUT.json    `raylaunch serve` with and without it, in turns: ready after
+
+Starts Ray nodes of its own on loopback addresses, and serves a Llama of 8B parameters with dummy weights.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.load import write_8b_model
+
+HEAD = "127.0.0.1:6397"
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "as it is": {},
+    "without peer access": {"NCCL_P2P_DISABLE": "1"},
+    "over sockets": {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"},
+}
+_READY = re.compile(r"ready after ([\d.]+) s")
+_DEADLINE_S = 400.0
+
+
+@contextmanager
+def ray_nodes(folder: Path, nodes: int, gpus: int) -> Iterator[None]:
+    """Ray nodes at 127.0.0.1, 127.0.0.2, ..., with `gpus` GPUs of this machine each."""
+    started = []
+    for number in range(nodes):
+        where = ["--head", "--port=6397", "--include-dashboard=false"] if number == 0 else [f"--address={HEAD}"]
+        ip = f"127.0.0.{number + 1}"
+        mine = ",".join(str(number * gpus + gpu) for gpu in range(gpus))
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", f"--num-gpus={gpus}",
+            f"--node-ip-address={ip}", f"--temp-dir={folder / f'r{number}'}", "--disable-usage-stats",
+        ]  # fmt: skip
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": mine, "VLLM_HOST_IP": ip}
+        with (folder / f"ray{number}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+        time.sleep(8)
+    try:
+        yield
+    finally:
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def write_launch(folder: Path, *, nodes: int, gpus: int) -> Path:
+    launch = {
+        "model": {"repo": "example/llama-8b", "path": str(write_8b_model(folder / "model"))},
+        "cluster": {"nodes": nodes, "gpus_per_node": gpus, "wait_s": 60},
+        "engine": {
+            "tensor_parallel_size": gpus, "pipeline_parallel_size": nodes, "load_format": "dummy", "dtype": "float16",
+            "distributed_executor_backend": "ray", "gpu_memory_utilization": 0.5, "max_model_len": 4096,
+        },
+        "server": {"port": 18397},
+    }  # fmt: skip
+    path = folder / "launch.yaml"
+    path.write_text(yaml.safe_dump(launch))
+    return path
+
+
+def run_netcheck(launch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The report of `raylaunch netcheck --json`."""
+    command = [sys.executable, "-m", "raylaunch", "netcheck", str(launch), "--json"]
+    own = {**os.environ, "RAY_ADDRESS": HEAD, **environment}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
+    print(done.stderr[-3000:], file=sys.stderr)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def time_start(launch: Path, folder: Path, *, check: bool) -> dict[str, Any]:
+    """`raylaunch serve` to its "ready after" line, then stopped; nothing is remembered from earlier starts."""
+    home = Path(tempfile.mkdtemp(dir=folder))
+    own = {**os.environ, "RAY_ADDRESS": HEAD, "RAYLAUNCH_HOME": str(home)}
+    chosen = f"cluster.check_network={str(check).lower()}"
+    command = [sys.executable, "-m", "raylaunch", "serve", str(launch), "--set", chosen]
+    log = home / "serve.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=own, stdout=output, stderr=output)
+    deadline = time.monotonic() + _DEADLINE_S
+    while not (found := _READY.search(log.read_text())) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    text = log.read_text()
+    return {
+        "check": check,
+        "ready_s": float(found[1]) if found else None,
+        "lines": [line for line in text.splitlines() if line.startswith(("network:", "ready after"))],
+        "error": "" if found else text[-2000:],
+    }
+
+
+def main() -> None:
+    """Run one of the three, and write its file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("links", "hops", "starts"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pairs", type=int, default=2)
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="net-"))
+    nodes, gpus = (1, 2) if asked.what == "links" else (2, 1)
+    launch = write_launch(folder, nodes=nodes, gpus=gpus)
+    result: dict[str, Any] = {"command": f"python -m benchmarks.network_check {asked.what}"}
+    with ray_nodes(folder, nodes, gpus):
+        if asked.what == "starts":
+            orders = [(True, False), (False, True)]
+            result["starts"] = [
+                time_start(launch, folder, check=check) for pair in range(asked.pairs) for check in orders[pair % 2]
+            ]
+        else:
+            ways = WAYS if asked.what == "links" else {"as it is": {}}
+            result["reports"] = {name: run_netcheck(launch, environment) for name, environment in ways.items()}
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(asked.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
