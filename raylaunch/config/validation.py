@@ -72,7 +72,7 @@ def check(part: Part, value: JsonValue, *, secret: bool = False) -> Iterator[str
     if not accepts_type(part, value):
         yield _describe_mismatch(part, value, secret=secret)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{value} is not a finite number (example: {make_example(part)})"
+        yield f"{value} is not a finite number" + (f" (example: {make_example(part)})" if list_types(part) else "")
     elif form and not _has_form(part, value):
         yield form if secret or "not" in part else f"{quote(value)} {form}"
     elif not _is_choice(part, value):
@@ -83,9 +83,10 @@ def check(part: Part, value: JsonValue, *, secret: bool = False) -> Iterator[str
         if not all(holds for _, _, holds in limits):
             wanted = " and ".join(f"{phrase} {limit:g}" for phrase, limit, _ in limits)
             yield f"{value} is out of range: it must be {wanted} (example: {make_example(part)})"
-    elif isinstance(value, list) and "items" in part:
+    elif isinstance(value, list):
         for number, item in enumerate(value, 1):
-            yield from (f"entry {number}: {problem}" for problem in check(part["items"], item, secret=secret))
+            problems = check(part.get("items", {}), item, secret=secret)
+            yield from (f"entry {number}: {problem}" for problem in problems)
 
 
 def make_example(part: Part) -> str:
@@ -149,8 +150,8 @@ class _Checker:
         self.schema = schema
         self.bad: set[Key] = set()
 
-    def check_block(self, values: Mapping[str, JsonValue], part: Part, key: Key) -> None:
-        """Check the keys of a block and their values."""
+    def check_block(self, values: dict[str, JsonValue], part: Part, key: Key) -> None:
+        """Check the keys of a block and their values; whole numbers written as 1e5 become integers."""
         part = self.schema.resolve(part)
         fields, others = part.get("properties", {}), part.get("additionalProperties")
         for name, value in values.items():
@@ -160,7 +161,9 @@ class _Checker:
             elif name not in fields and others is False:
                 self._complain(path, self._describe_unknown(name, value, fields, path))
             else:
-                self.check_value(fields.get(name, others or {}), value, path)
+                field = fields.get(name, others or {})
+                values[name] = _fit_integers(field, value)
+                self.check_value(field, values[name], path)
         for name in part.get("required", ()):
             if name not in values:
                 missing, example = show_key((*key, name)), make_example(fields[name])
@@ -198,6 +201,15 @@ class _Checker:
             return f"unknown block; nearest is {nearest}"
         secret = isinstance(value, str) and (is_secret(name) or is_secret(nearest))
         return f"unknown key; nearest is {nearest} (example: {_adapt_example(nearest, fields[nearest], value, secret)})"
+
+
+def _fit_integers(part: Part, value: JsonValue) -> JsonValue:
+    """`value` as an integer where only an integer fits and it is a whole number, as 1e5 is; lists entry by entry."""
+    if isinstance(value, list) and "items" in part:
+        return [_fit_integers(part["items"], entry) for entry in value]
+    if not isinstance(value, float) or accepts_type(part, value) or not accepts_type(part, 0):
+        return value
+    return int(value) if value.is_integer() and abs(value) < 1 << 53 else value  # so far a float is exact
 
 
 def _adapt_example(name: str, part: Part, value: JsonValue, secret: bool) -> str:

@@ -18,12 +18,12 @@ from pydantic import JsonValue
 
 from raylaunch.base.text import is_encodable
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, show_key
+from raylaunch.config.yaml_scalars import TAG, list_resolvers, read_scalar
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_NUMBER = 1 << 63
-_TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,9 @@ class _BadValueError(BadYamlError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with limits on depth and on the number of values, against hostile documents."""
+    """SafeLoader with limits on depth and on the number of values, against hostile documents, and its own scalars."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # filled below
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -76,11 +78,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+for _tag, _form, _first in list_resolvers():
+    _Loader.add_implicit_resolver(_tag, _form, _first)  # type: ignore[no-untyped-call]
+
+
 class _Walker:
     """Turns a node tree into plain values, and records the line of each key."""
 
-    def __init__(self, loader: _Loader, report: Callable[[int, Key, str], None]) -> None:
-        self.loader = loader
+    def __init__(self, report: Callable[[int, Key, str], None]) -> None:
         self.report = report
         self.lines: dict[Key, int] = {}
         self.count = 0
@@ -106,7 +111,7 @@ class _Walker:
         values: dict[str, JsonValue] = {}
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
-            if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != f"{_TAG}str":
+            if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != f"{TAG}str":
                 self.report(line, key, "this key is not a string; put it in quotes")
                 continue
             name = name_node.value
@@ -122,17 +127,17 @@ class _Walker:
         return values
 
     def _read_scalar(self, node: yaml.Node) -> JsonValue:
-        tag = node.tag.removeprefix(_TAG)
+        tag = node.tag.removeprefix(TAG)
         text: str = node.value
-        if tag in ("str", "timestamp", "value", "merge") or (tag in ("int", "float") and ":" in text):
+        if tag in ("str", "timestamp", "value", "merge"):
             if "\0" in text or not is_encodable(text):
                 raise _BadValueError("text with characters that no program can pass on (null or half a pair)")
             return text
         if tag not in ("int", "float", "bool", "null"):
             raise _BadValueError("a YAML tag (!...); put text that starts with ! in quotes")
         try:
-            value: JsonValue = self.loader.construct_object(node)
-        except (ValueError, KeyError, IndexError, OverflowError):
+            value: JsonValue = read_scalar(tag, text)
+        except ValueError:
             raise _BadValueError("a value that YAML cannot read; put text in quotes") from None
         if isinstance(value, int) and not -_MAX_NUMBER <= value < _MAX_NUMBER:
             raise _BadValueError("a number of more than 64 bits")
@@ -151,7 +156,7 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Json
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        walker = _Walker(loader, report)
+        walker = _Walker(report)
         return (None if node is None else walker.walk(node, ())), walker.lines
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
