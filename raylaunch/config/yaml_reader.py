@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import JsonValue
@@ -54,7 +54,7 @@ class _BadValueError(BadYamlError):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with limits on depth and on the number of values, against hostile documents, and its own scalars."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # filled below
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # filled below
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -79,7 +79,7 @@ class _Loader(yaml.SafeLoader):
 
 
 for _tag, _form, _first in list_resolvers():
-    _Loader.add_implicit_resolver(_tag, _form, _first)  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(_tag, _form, _first)
 
 
 class _Walker:
