@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import JsonValue
@@ -54,8 +54,6 @@ class _BadValueError(BadYamlError):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with limits on depth and on the number of values, against hostile documents, and its own scalars."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # filled below
-
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
@@ -78,6 +76,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {}  # not those of YAML 1.1
 for _tag, _form, _first in list_resolvers():
     _Loader.add_implicit_resolver(_tag, _form, _first)
 
