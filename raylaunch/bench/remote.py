@@ -20,7 +20,7 @@ from raylaunch.base.errors import BenchError
 from raylaunch.bench import result as result_file
 from raylaunch.config import cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import remote
+from raylaunch.provision import jobs, remote
 from raylaunch.provision.host_shell import HostShell
 
 _FOLDER = ".raylaunch/bench"
@@ -63,11 +63,11 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
     entrypoint = f"cd && echo $$ >{folder}/pid && exec {command} >/dev/null"
     try:
         with shell.tunnel(cluster_ports.DASHBOARD) as local:
-            client = remote.connect(cluster, local)
+            client = jobs.connect(cluster, local)
             client.submit_job(entrypoint=entrypoint, submission_id=job)
             console.say(f"Ray job {job} on {cluster.head_ip} offers the load")
             try:
-                remote.follow(client, job)
+                jobs.follow(client, job)
             except KeyboardInterrupt:
                 console.say("ending it there; what it measured comes home")
                 shell.run_in_head(["sh", "-c", _INTERRUPT, folder])

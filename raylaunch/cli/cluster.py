@@ -1,11 +1,12 @@
 """init, up, down, dashboard: start and stop hosts as one Ray cluster, from this machine."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from raylaunch.cli.options import CLUSTER as ON_CLUSTER
-from raylaunch.cli.options import PORT, find_service, load_launch, run_on_cluster
+from raylaunch.cli.options import PORT, load_launch, report_interrupt, run_on_cluster
 from raylaunch.config import cluster_ports, defaults
 
 CLUSTER = click.argument("cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml")
@@ -54,7 +55,8 @@ def init(
         raise click.UsageError(f"{file} does not exist; --hosts A,B --user U writes it")
     else:
         cluster = cluster_file.load(file)
-    folder = artifacts.write_kit(cluster)
+    with report_interrupt(f"stopped: {file} is written; `raylaunch init {cluster.shown_path}` continues"):
+        folder = artifacts.write_kit(cluster)
     console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}; token and image layer in {folder}")
     if hosts and not Path(key).expanduser().is_file():
         console.say(f"warning: {key} does not exist yet: create it, or set auth.ssh_private_key", style="yellow")
@@ -81,23 +83,43 @@ def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehe
 
     if rehearse and launch_file is None:
         raise click.UsageError("--rehearse needs --serve")
+    from raylaunch.base import console
+
     file = cluster_file.load(cluster)
     loaded = load_launch(launch_file, ()) if launch_file else None
-    cluster_up.up(file, archive=image_archive, wait_s=wait_s)
+    path = file.shown_path
+    with report_interrupt(
+        f"stopped: hosts that have joined stay; `raylaunch up {path}` continues, `raylaunch down {path}` removes all"
+    ):
+        cluster_up.up(file, archive=image_archive, wait_s=wait_s)
     if loaded is not None:
         from raylaunch.provision import remote
 
         remote.serve(file, loaded, rehearse=rehearse, detach=False, with_key=True)
+        return
+    console.say(f"next: raylaunch weights pull LAUNCH.yaml --cluster {path}")
+    console.say(f"      raylaunch serve LAUNCH.yaml --cluster {path}")
 
 
 @click.command()
 @CLUSTER
-def down(cluster: Path) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask, even if it serves.")
+def down(cluster: Path, yes: bool) -> None:
     """Take the cluster down, and check that nothing of it is left."""
+    from raylaunch.base.errors import ClusterError
     from raylaunch.config import cluster_file
+    from raylaunch.provision import artifacts
     from raylaunch.provision import down as teardown
 
-    teardown.down(cluster_file.load(cluster))
+    file = cluster_file.load(cluster)
+    artifacts.check_owner(file)
+    if not yes and (serving := teardown.list_services(file)):
+        what = f"{file.cluster_name} serves {', '.join(serving)}"
+        if not sys.stdin.isatty():
+            raise ClusterError(what, fix=f"raylaunch down {file.shown_path} --yes: takes it down all the same")
+        click.confirm(f"{what}: take it down?", abort=True, err=True)
+    with report_interrupt(f"stopped: parts of it may be left; `raylaunch down {file.shown_path}` continues"):
+        teardown.down(file)
 
 
 @click.command()
@@ -116,11 +138,15 @@ def dashboard(cluster: Path, port: int) -> None:
 @PORT
 @ON_CLUSTER
 def logs(follow: bool, port: int | None, cluster: Path | None) -> int | None:
-    """Show the log of the engine and its workers."""
+    """Show the log of the engine and its workers, or of the last one that has ended."""
     if cluster is None:
+        from raylaunch.base import console
         from raylaunch.serve import logs as logfile
 
-        logfile.show(find_service(port).folder / "engine.log", follow=follow)
+        log, runs = logfile.find_log(port)
+        if not runs:
+            console.say(f"nothing serves now: the log of the last service on port {log.parent.name}")
+        logfile.show(log, follow=follow and runs)
         return None
     if not follow:
         return run_on_cluster(cluster, "logs", port)

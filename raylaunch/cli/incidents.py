@@ -5,7 +5,17 @@ from pathlib import Path
 
 import click
 
-from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
+from raylaunch.cli.options import (
+    CLUSTER,
+    JSON,
+    LAUNCH,
+    PORT,
+    SETS,
+    find_service,
+    load_launch,
+    report_interrupt,
+    run_on_cluster,
+)
 
 
 @click.command()
@@ -43,8 +53,11 @@ def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int 
 @LAUNCH
 @SETS
 @PORT
+@CLUSTER
 @click.option("--timeout-s", type=float, default=7200.0, show_default=True, help="Longest wait, in seconds.")
-def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeout_s: float) -> None:
+def restart(
+    launch: Path | None, sets: tuple[str, ...], port: int | None, cluster: Path | None, timeout_s: float
+) -> int | None:
     """Serve a changed launch file instead of the running one, on the same address.
 
     It is checked first; if it is wrong, the old engine stays. Without a file: the one that the service was started
@@ -54,6 +67,17 @@ def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeou
     from raylaunch.config import launch_file
     from raylaunch.serve.control_socket import request_restart
 
+    if cluster is not None:
+        if launch is None:
+            raise click.UsageError("with --cluster, name the launch file: the changed one is sent to the head")
+        from raylaunch.config import cluster_file
+        from raylaunch.provision import remote
+
+        sets = sets if port is None else (*sets, f"server.port={port}")
+        file, changed = cluster_file.load(cluster), load_launch(launch, sets)
+        words = [f"--port={changed.port}", f"--timeout-s={timeout_s}"]
+        with report_interrupt(f"stopped; `{remote.viewpoint_of(file).command('status')}` shows what is served"):
+            return remote.run_with_launch(file, changed, ["restart"], words, outlives=True)
     service = find_service(port)
     path = launch or (Path(service.launch_file) if service.launch_file else None)
     if not any(setting.startswith("server.port=") for setting in sets):
@@ -61,6 +85,7 @@ def restart(launch: Path | None, sets: tuple[str, ...], port: int | None, timeou
     loaded = load_launch(path, sets)
     launch_file.check_local_model(loaded)
     console.print_result(request_restart(service.folder, loaded, report=console.say, timeout_s=timeout_s))
+    return None
 
 
 def print_unit(launch: Path | None, sets: tuple[str, ...], *, rehearse: bool) -> None:

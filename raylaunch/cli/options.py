@@ -4,7 +4,9 @@ The modules beside this one hold the verbs, one family each. A verb parses, load
 what it needs when it runs, so that the command line starts fast.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,18 @@ def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":
     from raylaunch.config import launch_file
 
     return launch_file.load(launch, sets=sets, environ=os.environ)
+
+
+@contextlib.contextmanager
+def report_interrupt(text: str) -> Iterator[None]:
+    """Print what stays and what continues, where Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from raylaunch.base import console
+
+        console.say(text)
+        raise
 
 
 def find_service(port: int | None) -> "Service":

@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from raylaunch.cli import incidents
-from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, SETS, find_service, load_launch, run_on_cluster
+from raylaunch.cli.options import (
+    CLUSTER,
+    JSON,
+    LAUNCH,
+    PORT,
+    SETS,
+    find_service,
+    load_launch,
+    report_interrupt,
+    run_on_cluster,
+)
 
 
 @click.command()
@@ -37,7 +47,9 @@ def serve(
         from raylaunch.config import cluster_file
         from raylaunch.provision import remote
 
-        remote.serve(cluster_file.load(cluster), loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
+        file = cluster_file.load(cluster)
+        with report_interrupt(f"stopped; `{remote.viewpoint_of(file).command('status')}` shows what serves"):
+            remote.serve(file, loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
         return
     from raylaunch.serve import supervisor
 

@@ -19,6 +19,13 @@ from raylaunch.provision.ray_up import start_launcher
 from raylaunch.provision.ssh import CommandResult
 
 _LAUNCHER_TIMEOUT_S = 60.0
+_LIST_TIMEOUT_S = 20.0
+_LIST_SERVICES = """\
+from raylaunch.serve.service_record import list_services
+for one in list_services():
+    if one.is_alive():
+        print(f"{one.models[0]} on port {one.port}")"""
+"""Runs in the head's container."""
 _MOUNTS = "/tmp/ray_tmp_mount"
 """Where Ray's launcher keeps each cluster's file_mounts on a host."""
 
@@ -31,6 +38,13 @@ class Remains:
     left: tuple[str, ...] = ()
     unreachable: str = ""
     """ssh's message where the host could not be checked."""
+
+
+def list_services(cluster: ClusterFile) -> list[str]:
+    """What the head serves now: "MODEL on port 8080"; empty where the cluster is not up, or cannot be asked."""
+    shell = HostShell.of(cluster)
+    command = shell.runtime.execute(cluster.container_name, ["python3", "-c", _LIST_SERVICES])
+    return shell.run(cluster.head_ip, command, timeout_s=_LIST_TIMEOUT_S).stdout.splitlines()
 
 
 def down(cluster: ClusterFile) -> None:

@@ -4,9 +4,9 @@
 container. Secrets go through ssh's stdin into files of mode 0600, and appear in no argument, job or log.
 """
 
-import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import shlex
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import yaml
 
 from raylaunch.base import console, paths
-from raylaunch.base.errors import ClusterError, ServiceError
+from raylaunch.base.errors import ClusterError, ExitCode, ServiceError
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.layers import describe_path
-from raylaunch.provision import artifacts
+from raylaunch.provision import artifacts, jobs
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ssh import RemoteProcess
 
@@ -45,6 +45,7 @@ kill $watch 2>/dev/null
 exit $status"""
 """Runs a command until it exits or stdin ends; by descriptor 3, as a shell's background jobs have no stdin."""
 _STOP_TIMEOUT_S = 180.0
+_HUB_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT")
 _BACKLOG = 1000
 """Lines of a verb that are kept while this process is slow to print them."""
 
@@ -64,26 +65,71 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
     if with_key and not launch.api_keys:
         launch = give_key(cluster, launch)
         view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))
-    job = f"serve-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    text = yaml.safe_dump(launch.dump(mask=False), allow_unicode=True, sort_keys=False)
-    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, _LAUNCHES, f"{job}.yaml"], stdin=text)
-    if result.status != 0:
-        raise ClusterError(f"{cluster.head_ip}: the launch file could not be written there: {result.stderr.strip()}")
+    job = _name_job("serve", launch)
+    _send_launch(shell, launch, job)
     with shell.tunnel(cluster_ports.DASHBOARD) as port:
-        client = connect(cluster, port)
+        client = jobs.connect(cluster, port)
         if view.key_file:
             keep_key(cluster, launch)
-        client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse), submission_id=job)
-        console.say(f"Ray job {job} on {cluster.head_ip} serves {launch.served_model_names[0]}")
-        if detach:
-            console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
-            return
         try:
-            follow(client, job)
+            client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse), submission_id=job)
+            console.say(f"Ray job {job} on {cluster.head_ip} serves {launch.served_model_names[0]}")
+            if detach:
+                console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
+                return
+            jobs.follow(client, job)
         except KeyboardInterrupt:
             console.say(f"the service keeps running; {_describe_verbs(view, launch.port)}")
             return
         _raise_for_end(client, job, view)
+
+
+def _name_job(verb: str, launch: LaunchConfig) -> str:
+    return f"{verb}-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _send_launch(shell: HostShell, launch: LaunchConfig, name: str) -> None:
+    text = yaml.safe_dump(launch.dump(mask=False), allow_unicode=True, sort_keys=False)
+    _send_file(shell, text, f"{name}.yaml")
+
+
+def _send_file(shell: HostShell, text: str, name: str) -> None:
+    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, _LAUNCHES, name], stdin=text)
+    if result.status != 0:
+        head = shell.cluster.head_ip
+        raise ClusterError(f"{head}: the launch file could not be written there: {result.stderr.strip()}")
+
+
+def run_with_launch(
+    cluster: ClusterFile, launch: LaunchConfig, words: Sequence[str], options: Sequence[str], *, outlives: bool = False
+) -> int:
+    """Run a verb that takes a launch in the head's container, with its output to ours; its exit status.
+
+    The hub's variables of this machine (HF_TOKEN, HF_ENDPOINT) hold there, too.
+
+    Args:
+        words: the verb: ("weights", "pull").
+        outlives: whether the launch file stays there where the verb succeeds, for the service that reads it again.
+
+    Raises:
+        ClusterError: the cluster is not up.
+    """
+    shell, name = HostShell.of(cluster), _name_job("-".join(words), launch)
+    if not launch.api_keys and (key := read_key(cluster, launch.port)):
+        launch = launch_file.with_values(launch, {"server.api_key": key}, why="generated")
+    _send_launch(shell, launch, name)
+    variables = {name: os.environ[name] for name in _HUB_VARIABLES if os.environ.get(name)}
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    _send_file(shell, exports or "\n", f"{name}.env")
+    verb = [*viewpoint_of(cluster).to_words(), "raylaunch", *words]
+    folder = f"$HOME/{_LAUNCHES}"
+    keep = f'[ $status = 0 ] || rm -f "{folder}/{name}.yaml"' if outlives else f'rm -f "{folder}/{name}.yaml"'
+    script = (
+        f'. "{folder}/{name}.env"; rm -f "{folder}/{name}.env"; '
+        f'{shlex.join(verb)} "{folder}/{name}.yaml" {shlex.join(options)}; status=$?; {keep}; exit $status'
+    )
+    inside = ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "sh", "-c", script]
+    return shell.ssh.stream(cluster.head_ip, shell.runtime.execute(cluster.container_name, inside, keep_stdin=True))
 
 
 def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:
@@ -130,35 +176,6 @@ def read_key(cluster: ClusterFile, port: int) -> str | None:
         return None
 
 
-def connect(cluster: ClusterFile, port: int) -> "JobSubmissionClient":
-    """A client of the head's jobs API, through the tunnel at `port`.
-
-    Raises:
-        ClusterError: the jobs API rejected the token.
-    """
-    from ray.job_submission import JobSubmissionClient
-
-    token = artifacts.find_token(cluster).read_text().strip()
-    try:
-        return JobSubmissionClient(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"})
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(
-            f"{cluster.head_ip}: Ray's jobs API rejected the token: {str(error).splitlines()[0]}",
-            fix=f"another machine started the cluster: `raylaunch down {cluster.shown_path}` and up again from here",
-        ) from error
-
-
-def follow(client: "JobSubmissionClient", job: str) -> None:
-    """Copy the job's log to stderr until the job ends."""
-
-    async def copy() -> None:
-        async for piece in client.tail_job_logs(job):
-            sys.stderr.write(piece)
-            sys.stderr.flush()
-
-    asyncio.run(copy())
-
-
 def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> None:
     deadline = time.monotonic() + 10.0
     while not (status := client.get_job_status(job)).is_terminal():
@@ -167,8 +184,11 @@ def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> 
         time.sleep(0.2)
     if str(status) == "SUCCEEDED":
         return
+    code = client.get_job_info(job).driver_exit_code
+    if code == ExitCode.FAILED:  # `raylaunch serve` there has printed the cause and what to do
+        raise ServiceError(f"the service on {view.head} ended: its error is above")
     message = (client.get_job_info(job).message or str(status)).splitlines()[0].partition(", last available logs")[0]
-    raise ServiceError(f"Ray job {job} ended: {message}", fix="its log above has the cause")
+    raise ServiceError(f"Ray job {job} ended: {message}", fix=f"`{view.command('logs')}` shows the engine's log")
 
 
 def run_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from typing import IO, Self
 from raylaunch.config.cluster_file import ClusterFile
 
 CONNECT_TIMEOUT_S = 6
+_STREAM_END_S = 60.0
 SSH_FAILED = 255
 """ssh's own exit status where it, and not the command, failed."""
 _LONGEST_LINE = 1 << 22
@@ -225,6 +226,22 @@ class Ssh:
         return CommandResult(
             done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
+
+    def stream(self, host: str, command: str) -> int:
+        """Run a shell command on a host with its output to ours; its exit status.
+
+        Ctrl-C closes its stdin, which has to end it.
+        """
+        process = subprocess.Popen(self.command(host, command), stdin=subprocess.PIPE, start_new_session=True)
+        assert process.stdin is not None
+        try:
+            return process.wait()
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(_STREAM_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def sharing(self, host: str) -> list[str]:
         """Options with which the first session to a host lets others share its connection."""

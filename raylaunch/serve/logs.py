@@ -4,10 +4,32 @@ import sys
 import time
 from pathlib import Path
 
+from raylaunch.base import paths
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.viewpoint import Viewpoint
+from raylaunch.serve.service_record import find_service, list_services
 
 _PAUSE_S = 0.3
+
+
+def find_log(port: int | None) -> tuple[Path, bool]:
+    """The log of the running service, else of the one that ran last, and whether it still runs.
+
+    Args:
+        port: which one, where several run or ran here.
+
+    Raises:
+        ServiceError: several run, or none has run.
+    """
+    try:
+        return find_service(port).folder / "engine.log", True
+    except ServiceError:
+        if any(service.is_alive() and port in (None, service.port) for service in list_services()):
+            raise
+        logs = [*(paths.home() / "services").glob(f"{'*' if port is None else port}/engine.log")]
+        if not logs:
+            raise
+    return max(logs, key=lambda log: log.stat().st_mtime), False
 
 
 def show(log: Path, *, follow: bool) -> None:

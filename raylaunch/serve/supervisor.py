@@ -29,6 +29,7 @@ from raylaunch.serve.published_state import PublishedState
 from raylaunch.serve.reload import Reload
 from raylaunch.serve.restart_policy import RestartPolicy
 from raylaunch.serve.standby import Standby
+from raylaunch.serve.start_progress import StartProgress
 from raylaunch.serve.takeover import is_served_already
 from raylaunch.serve.unready_answer import AnswerRules
 
@@ -161,9 +162,7 @@ class Supervisor:
         limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s) if self.was_ready else _STAGE_TIMEOUT_S
         attempt.order_engine(self.launch, self.listening.fileno())
         self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
-        self.published.set_note(f"starting {self.launch.world_size} vLLM worker(s)")
-        console.say(f"starting {self.launch.world_size} vLLM worker(s); log: {attempt.engine.log}")
-        self._wait(lambda: attempt.engine.is_accepting, limit_s)
+        self._wait(StartProgress(attempt.engine, self.launch.world_size, self.published.set_note).follow, limit_s)
         self.listener.pause()
         first = request_completion(self.published.service.url, self.launch, attempt.engine.is_alive)
         self._wait(first.done, limit_s)

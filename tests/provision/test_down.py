@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.errors import ClusterError
+from raylaunch.cli import main
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, down
 from raylaunch.provision.down import Remains
@@ -111,3 +112,17 @@ def test_a_cluster_that_is_down_is_forgotten(
     assert sorted(path.name for path in folder.iterdir()) == ["image", "token"]  # and no owner
     assert not state.exists()
     assert [call.stdin for call in fake_ssh.calls] == [down.make_script(cluster, clean=False)] * 2
+
+
+def test_a_cluster_that_serves_is_not_taken_down_unasked(
+    cluster: ClusterFile, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a terminal: what serves, and --yes; nothing was stopped."""
+    fake_ssh.answer("list_services", stdout="a/b on port 8080\n")
+    with pytest.raises(SystemExit) as ended:
+        main.main(["down", str(cluster.path)])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().err
+    assert "error: test serves a/b on port 8080\n" in printed
+    assert f"raylaunch down {cluster.path} --yes" in printed
+    assert [call.host for call in fake_ssh.calls] == [HEAD]

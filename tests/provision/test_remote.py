@@ -1,8 +1,10 @@
 """What a service on a cluster gets, before any host is contacted: its key, and what Ray's launcher reads."""
 
 import json
+import os
 import shlex
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ import yaml
 
 from raylaunch.base.errors import ClusterError, ServiceError
 from raylaunch.base.viewpoint import Viewpoint
+from raylaunch.cli import main
 from raylaunch.config import cluster_file, launch_file
 from raylaunch.config import launch as config
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import artifacts, remote, template
+from raylaunch.provision import artifacts, jobs, remote, template
 from raylaunch.provision.ray_up import make_config
 from raylaunch.serve import logs
 from tests.provision.conftest import FakeSsh
@@ -110,3 +113,55 @@ def test_a_verbs_error_is_read_back() -> None:
     printed = "warning: x\nerror: nothing serves on the head\nwhat to do: start it with `raylaunch serve`\n"
     assert remote.read_error(printed) == ("nothing serves on the head", "start it with `raylaunch serve`")
     assert remote.read_error("Killed") == ("", "")
+
+
+DOCKER_HERE = 'shift; [ "$1" = -i ] && shift; shift; exec "$@"'
+"""Runs what `docker exec` would run in the container."""
+
+
+@pytest.mark.parametrize(("status", "outlives", "left"), [(0, False, 0), (0, True, 1), (1, True, 0)])
+def test_a_verb_runs_there_with_a_launch_of_here(
+    cluster: ClusterFile, fake_ssh: FakeSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], add_program: Callable[[str, str], None], status: int, outlives: bool, left: int,
+) -> None:  # fmt: skip
+    """Its output and status come here; the hub's token holds there and is in no argument; only a served file stays."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_TOKEN", "hf_'secret'")
+    (tmp_path / "home").mkdir()
+    fake_ssh.answer("docker exec", here=True)
+    add_program("docker", DOCKER_HERE)
+    add_program("raylaunch", f'cat "$3"; echo "$1 $2 $4 $HF_TOKEN"; stat -c %a "$3" >&2; exit {status}')
+    launch = load(tmp_path)
+    assert remote.run_with_launch(cluster, launch, ["weights", "pull"], ["--json"], outlives=outlives) == status
+    shown = capfd.readouterr()
+    assert "path: /data/model" in shown.out
+    assert shown.out.endswith("weights pull --json hf_'secret'\n")
+    assert shown.err == "600\n"
+    assert len([*(tmp_path / "home" / ".raylaunch" / "launches").iterdir()]) == left
+    assert not [call for call in fake_ssh.calls if "secret" in " ".join(call.argv)]
+
+
+def test_rays_own_lines_are_left_out() -> None:
+    line = "2026-11-27 19:00:00,000\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
+    assert jobs._RAYS_LINES.sub("", f"{line}joined Ray\n") == "joined Ray\n"
+
+
+def test_logs_of_a_service_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest, or the one of a port, with a line that nothing serves; none: what to do."""
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
+    with pytest.raises(ServiceError, match="nothing serves"):
+        logs.find_log(None)
+    for at, port in enumerate(("8080", "8090")):
+        log = tmp_path / "services" / port / "engine.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"of {port}\n")
+        os.utime(log, (at, at))
+    with pytest.raises(SystemExit):
+        main.main(["logs", "-f"])
+    shown = capsys.readouterr()
+    assert (shown.out, "the last service on port 8090" in shown.err) == ("of 8090\n", True)
+    assert logs.find_log(8080) == (tmp_path / "services" / "8080" / "engine.log", False)
+    with pytest.raises(ServiceError, match="on port 9"):
+        logs.find_log(9)

@@ -1,0 +1,47 @@
+"""The jobs API of a cluster's head: Ray jobs outlive the connection of the machine that submitted them."""
+
+import asyncio
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from raylaunch.base.errors import ClusterError
+from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.provision import artifacts
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_RAYS_LINES = re.compile(r"^.* -- Runtime env is setting up\.\r?\n", re.M)
+"""What Ray's job supervisor writes into a job's log (Ray 2.60)."""
+
+
+def connect(cluster: ClusterFile, port: int) -> "JobSubmissionClient":
+    """A client of the head's jobs API, through the tunnel at `port`.
+
+    Raises:
+        ClusterError: the jobs API rejected the token.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    token = artifacts.find_token(cluster).read_text().strip()
+    try:
+        return JobSubmissionClient(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"})
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(
+            f"{cluster.head_ip}: Ray's jobs API rejected the token: {str(error).splitlines()[0]}",
+            fix=f"another machine started the cluster: `raylaunch down {cluster.shown_path}` and up again from here",
+        ) from error
+
+
+def follow(client: "JobSubmissionClient", job: str) -> None:
+    """Copy the job's log to stderr until the job ends, without Ray's own lines."""
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+
+    async def copy() -> None:
+        async for piece in client.tail_job_logs(job):
+            sys.stderr.write(_RAYS_LINES.sub("", piece))
+            sys.stderr.flush()
+
+    asyncio.run(copy())
