@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Protocol
 
 from raylaunch.base.errors import BenchError
-from raylaunch.base.ipc import ChildLink, ParentLink, wait_for_any
+from raylaunch.base.ipc import ChildLink, ParentLink
+from raylaunch.base.message_pipe import wait_for_any
 from raylaunch.bench.shard import Shard
 from raylaunch.bench.shard_plan import Prepared, ShardPlan, ShardProgress, ShardResult, StartAt, StopShard
 

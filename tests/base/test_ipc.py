@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
-from raylaunch.base.ipc import ChildLink, Failed, wait_for_any
+from raylaunch.base.ipc import ChildLink, Failed
+from raylaunch.base.message_pipe import wait_for_any
 from raylaunch.base.processes import wait_until
 from raylaunch.weights.hub_errors import HubRefusedError
 from tests.base.echo_child import Echo, Other, Sleep
@@ -62,8 +63,8 @@ def test_a_child_that_does_not_read_blocks_nobody(child: ChildLink) -> None:
 def test_death_is_seen_on_both_sides(child: ChildLink, tmp_path: Path) -> None:
     assert child.send(Echo(b""))
     assert wait_until(lambda: bool(child.receive()), _DEADLINE_S)
-    assert child.process.popen.stdin is not None
-    child.process.popen.stdin.close()
+    os.close(child.writing)
+    child.writing = -1
     assert wait_until((tmp_path / "ended").exists, _DEADLINE_S)
     assert wait_until(lambda: not child.is_alive(), _DEADLINE_S)
     child.receive()
