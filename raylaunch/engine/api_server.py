@@ -16,10 +16,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from raylaunch.base.ipc import ParentLink
-from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine
+from raylaunch.engine.load_table import LoadTable
+from raylaunch.engine.messages import (
+    ApiServers,
+    EngineIntroduction,
+    EngineReady,
+    EngineStarting,
+    Imported,
+    ServeEngine,
+)
 
 if TYPE_CHECKING:
     from raylaunch.engine.engine_args import PlacedEngineArgs
+    from raylaunch.engine.engine_link import EngineLink
 
 
 def _import_vllm_server() -> Namespace:
@@ -67,7 +76,7 @@ def _import_vllm_server() -> Namespace:
     return found
 
 
-def _die_during_start(_number: int, _frame: FrameType | None) -> None:
+def die_during_start(_number: int, _frame: FrameType | None) -> None:
     """One SIGTERM ends a start-up: vLLM would lose it (0.32: zmq swallows the KeyboardInterrupt of its handler)."""
     for child in multiprocessing.active_children():
         child.kill()
@@ -112,38 +121,81 @@ def _describe_engine(client: Any) -> EngineReady:
     return EngineReady(kv_cache_tokens=blocks * block_size, max_model_len=config.model_config.max_model_len)
 
 
-async def serve(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
-    """Start the engine and serve until a message, a signal or the engine's death ends it."""
-    from raylaunch.engine import engine_args as engine
+async def serve(
+    vllm_server: Namespace,
+    order: ServeEngine,
+    parent: ParentLink,
+    engine_args: "PlacedEngineArgs",
+    args: Any,
+    link: "EngineLink | None" = None,
+) -> None:
+    """Start the engine, or be one of several clients of it, and serve until a message, a signal or its death ends it.
+
+    Args:
+        link: to an engine that another process starts.
+    """
+    from raylaunch.engine import engine_link
     from raylaunch.engine.control import EngineControl
 
-    options = dict(order.launch.server)
+    listening = socket.socket(fileno=order.share.socket_fd)
+    shared: dict[str, Any] = {}
+    if order.share.loads_fd is not None:
+        slot = order.share.first_slot + (link.index if link else 0)
+        shared["peer_loads"] = (LoadTable.open(order.share.loads_fd).loads, slot)
+    introduction: list[bytes] = []
+    if link is None:
+        parent.send(EngineStarting())
+    elif link.introduction is None:
+        introduction = engine_link.keep_introduction()
+    else:
+        engine_link.introduce_again(link.introduction)
+    config = link.make_client_config() if link else None
+    async with vllm_server.build_async_engine_client_from_engine_args(engine_args, client_config=config) as client:
+        if link is not None and link.introduction is not None:
+            await engine_link.release_requests(client, link)
+        for payload in introduction:
+            parent.send(EngineIntroduction(payload))
+        parent.send(_describe_engine(client))
+        following = asyncio.create_task(EngineControl(client, parent).follow())
+        address = f"http://{args.host or '0.0.0.0'}:{args.port}"
+        shutdown = await vllm_server.build_and_serve(client, address, listening, args, **shared)
+        following.cancel()
+    await shutdown  # only after the engine's context is left
+
+
+def run(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
+    """Serve as ordered: with this process, or with several that it forks."""
+    from raylaunch.engine import engine_args as engine
+    from raylaunch.engine import engine_link
+    from raylaunch.engine.api_group import ApiGroup
+
+    options = {name: value for name, value in order.launch.server.items() if name != "api_server_count"}
     if isinstance(options.get("api_key"), str):
         options["api_key"] = [options["api_key"]]
     engine_args = engine.build_engine_args(order.launch, reservation=order.reservation, worker_env_vars=order.env_vars)
     args = make_server_args(vllm_server, engine_args, options)
     vllm_server.set_ulimit()
-    listening = socket.socket(fileno=order.socket_fd)
-    parent.send(EngineStarting())
-    async with vllm_server.build_async_engine_client_from_engine_args(engine_args) as client:
-        parent.send(_describe_engine(client))
-        following = asyncio.create_task(EngineControl(client, parent).follow())
-        address = f"http://{args.host or '0.0.0.0'}:{args.port}"
-        shutdown = await vllm_server.build_and_serve(client, address, listening, args)
-        following.cancel()
-    await shutdown  # only after the engine's context is left
+    is_group = order.share.api_servers > 1
+    if is_group and engine_link.is_supported(vllm_server.build_and_serve):
+        ApiGroup(vllm_server, order, parent, engine_args, args).run()
+        return
+    note = "this vLLM cannot serve one socket with several API servers: one serves" if is_group else ""
+    parent.send(ApiServers((os.getpid(),), note))
+    import uvloop
+
+    uvloop.run(serve(vllm_server, order, parent, engine_args, args))
 
 
 def main() -> None:
     """Import vLLM, wait for the order, serve it."""
     parent = ParentLink()
-    signal.signal(signal.SIGTERM, _die_during_start)
+    signal.signal(signal.SIGTERM, die_during_start)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One tracker for this process and the engine forked from it; vLLM kills an engine's own before it has unlinked the
     # engine's shared memory.
     resource_tracker.ensure_running()
     vllm_server = _import_vllm_server()
-    import uvloop
+    import uvloop  # noqa: F401 (imported ahead)
 
     from raylaunch.engine import engine_args as engine
 
@@ -156,7 +208,7 @@ def main() -> None:
     os.environ.update(order.env_vars)
     os.environ["RAY_ADDRESS"] = order.ray_address
     os.environ["VLLM_RAY_BUNDLE_INDICES"] = engine.find_rank_order(order.launch.world_size)
-    uvloop.run(serve(vllm_server, order, parent))
+    run(vllm_server, order, parent)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,18 @@ from typing import Any
 
 import prometheus_client
 import uvicorn
+from prometheus_client import multiprocess
 from prometheus_client.metrics_core import Metric
 
 from raylaunch.base import processes
 from raylaunch.base.ipc import ParentLink
 from raylaunch.base.service_metrics import ServiceMetrics
+from raylaunch.engine import metrics_folder
 from raylaunch.engine.client_errors import DEATH
 from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients
 
-_PULSE_S = 0.5
-_GOODBYE_S = 2.0
+PULSE_S = 0.5
+GOODBYE_S = 2.0
 """For writing an error to every client."""
 
 
@@ -39,7 +41,7 @@ class EngineControl:
         DEATH.hold_errors(client)
         self._count_outputs()
         self._catch_server()
-        prometheus_client.REGISTRY.register(self._collector)
+        self._collector.register()
 
     def _count_outputs(self) -> None:
         """Count what comes from the engine: tokens and finished requests, and the KV cache that a prefill fills."""
@@ -80,7 +82,7 @@ class EngineControl:
             with contextlib.suppress(BrokenPipeError):
                 is_dead, exits = bool(self._client.errored), [core.exitcode for core in self._cores if core.exitcode]
                 self._parent.send(EnginePulse(running, self._moves, is_dead, core_exit=exits[0] if exits else None))
-            await asyncio.sleep(_PULSE_S)
+            await asyncio.sleep(PULSE_S)
 
     def _obey(self) -> None:
         messages = self._parent.receive()
@@ -100,6 +102,9 @@ class EngineControl:
         if self._server is not None:
             for listening in self._server.servers:  # now, and not at uvicorn's next tick
                 listening.close()
+            for task in getattr(self._server, "_accept_tasks", ()):  # vLLM's own, where a socket is shared (0.32)
+                if getattr(task.get_coro(), "__name__", "") == "_accept":
+                    task.cancel()
             self._server.should_exit = True
 
     async def _fail(self, why: str) -> None:
@@ -107,7 +112,7 @@ class EngineControl:
         self._stop_accepting()
         self._client.engine_core.resources.engine_dead = True
         DEATH.fail(why)
-        deadline = asyncio.get_running_loop().time() + _GOODBYE_S
+        deadline = asyncio.get_running_loop().time() + GOODBYE_S
         while self._server is not None and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
             if not self._server.server_state.tasks:
@@ -122,6 +127,19 @@ class _Collector:
     """The supervisor's metrics among the engine's own."""
 
     newest: ServiceMetrics | None = None
+
+    def register(self) -> None:
+        """Have /metrics show them; vLLM makes a registry for several processes itself, when it builds its app."""
+        if metrics_folder.VARIABLE not in os.environ:
+            prometheus_client.REGISTRY.register(self)
+            return
+        begin = multiprocess.MultiProcessCollector.__init__
+
+        def begin_with_ours(collector: Any, registry: Any, path: str | None = None) -> None:
+            begin(collector, registry, path)  # type: ignore[no-untyped-call]
+            registry.register(self)
+
+        multiprocess.MultiProcessCollector.__init__ = begin_with_ours  # type: ignore[method-assign]
 
     def collect(self) -> Iterator[Metric]:
         """The families that the supervisor sent last."""

@@ -104,6 +104,7 @@ def describe() -> FileSchema:
         "engine": dict(describer.describe_arguments(AsyncEngineArgs, bounds, docs)),
         "server": dict(describer.describe_arguments(frontend, {}, read_docs(frontend))),
     }
+    options["server"]["api_server_count"] = {}  # vLLM's command line has it, not FrontendArgs
     own: Mapping[str, type[BaseModel]] = {"model": ModelBlock, "cluster": ClusterBlock, "keep": KeepBlock}
     blocks = {name: describe_block(block) for name, block in own.items()}
     blocks |= {name: {"additionalProperties": False, "properties": fields} for name, fields in options.items()}

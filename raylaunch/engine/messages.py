@@ -10,6 +10,20 @@ from raylaunch.config.launch import LaunchConfig
 
 
 @dataclass(frozen=True)
+class SocketShare:
+    """Which processes accept on the listening socket for one engine."""
+
+    socket_fd: int
+    """The bound listening socket."""
+    api_servers: int
+    """Their number."""
+    loads_fd: int | None = None
+    """Of the array of loads (engine/load_table.py); None: nothing else accepts on the socket."""
+    first_slot: int = 0
+    """The first of their slots in it."""
+
+
+@dataclass(frozen=True)
 class ServeEngine:
     """To the API server: start the engine and serve it."""
 
@@ -19,8 +33,7 @@ class ServeEngine:
     ray_address: str
     env_vars: Mapping[str, str]
     """Environment of the engine's Ray workers."""
-    socket_fd: int
-    """The bound listening socket."""
+    share: SocketShare
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,23 @@ class EngineReady:
 
 @dataclass(frozen=True)
 class Accepting:
-    """From the API server: it accepts connections."""
+    """From the API server: it accepts connections; of several, all do."""
+
+
+@dataclass(frozen=True)
+class ApiServers:
+    """From the API server: the processes that serve clients, whenever they change."""
+
+    pids: tuple[int, ...]
+    note: str = ""
+    """What happened to one of them, or why they are fewer than ordered; for people."""
+
+
+@dataclass(frozen=True)
+class EngineIntroduction:
+    """From one of several API servers to the process that forked it: what EngineCore said of itself."""
+
+    payload: bytes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
      ├─ (thread) listener           owns the listening socket; answers 503 while no engine is ready
      ├─ (thread) control_socket     a socket in the service's folder: `raylaunch restart`
      ├─ engine.api_server           vLLM's OpenAI app; accepts on the same socket once it is ready; sends pulses
-     │    └─ EngineCore ─ Ray ─▶    TP x PP workers on all nodes
+     │    ├─ EngineCore ─ Ray ─▶    TP x PP workers on all nodes
+     │    └─ more API servers       where one process is not enough: forked, and then they alone accept
      ├─ driver_main                 joins Ray, checks the nodes, holds the GPUs; watches nodes and ranks, sends pulses
      └─ private_ray_main            demo and rehearsal only: a private Ray, which outlives the engines in it
           └─ Ray nodes

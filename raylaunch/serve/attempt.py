@@ -2,18 +2,19 @@
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raylaunch.base import processes
-from raylaunch.base.ipc import ChildLink, wait_for_any
+from raylaunch.base.ipc import ChildLink
+from raylaunch.base.message_pipe import wait_for_any
 from raylaunch.base.processes import MARK_VARIABLE, RANK_TITLE, ProcessId
 from raylaunch.cluster.ray_session import GpuWait
 from raylaunch.config.launch import LaunchConfig
-from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine
+from raylaunch.engine import metrics_folder
+from raylaunch.engine.messages import EngineReady, EngineStarting, Imported, ServeEngine, SocketShare
 from raylaunch.explain.log_lines import read_engine_times
 from raylaunch.serve import readiness
 from raylaunch.serve.driver_process import DriverProcess
@@ -31,6 +32,8 @@ class Attempt:
     mark: str
     """RAYLAUNCH_MARK of everything it starts, on every node."""
     engine: EngineProcess
+    share: SocketShare
+    """Of the listening socket."""
     driver: DriverProcess | None = None
     ray: PrivateRayProcess | None = None
     """The private Ray that it runs in; it outlives the attempt."""
@@ -41,10 +44,19 @@ class Attempt:
     """How long before it was needed it was started."""
 
     @classmethod
-    def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], listening: socket.socket) -> "Attempt":
-        """Start the API server process importing."""
+    def begin(cls, mark: str, log: Path, env_vars: Mapping[str, str], share: SocketShare) -> "Attempt":
+        """Start the API server process importing.
+
+        Raises:
+            OSError: there is no process, memory or file for it.
+        """
         environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark, **processes.KEEP_VISIBLE}
-        return cls(mark, EngineProcess.start(log, environment, listening))
+        descriptors = [share.socket_fd]
+        if share.loads_fd is not None:
+            descriptors.append(share.loads_fd)
+        if share.api_servers > 1:
+            environment[metrics_folder.VARIABLE] = str(metrics_folder.make(mark))
+        return cls(mark, EngineProcess.start(log, environment, descriptors), share)
 
     def count_from_here(self, log: Path) -> None:
         """It was started before it was needed: its log becomes `log`, and its time begins."""
@@ -67,7 +79,7 @@ class Attempt:
         self.ray, self.is_introduced = ray, False
         self.driver = DriverProcess.start(order, os.environ | {MARK_VARIABLE: self.mark})
 
-    def order_engine(self, launch: LaunchConfig, socket_fd: int) -> None:
+    def order_engine(self, launch: LaunchConfig) -> None:
         """Send the API server what to serve, once the ranks have their places.
 
         Raises:
@@ -79,7 +91,7 @@ class Attempt:
             reservation=self.placed.reservation,
             ray_address=self.driver.address,
             env_vars=self.placed.env_vars,
-            socket_fd=socket_fd,
+            share=self.share,
         )
         if not self.engine.send(order):
             raise self.engine.explain_death()
@@ -161,7 +173,9 @@ class Attempt:
         left = processes.kill_marked(MARK_VARIABLE, self.mark, title=RANK_TITLE) if wedged else []
         if self.driver is not None:
             self.driver.stop(is_forced)
-        return left + processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
+        left += processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
+        metrics_folder.remove(self.mark)
+        return left
 
 
 def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:

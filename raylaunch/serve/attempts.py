@@ -8,6 +8,9 @@ from pathlib import Path
 
 from raylaunch.base.errors import NoProcessError
 from raylaunch.base.processes import MARK_VARIABLE
+from raylaunch.engine import api_servers, metrics_folder
+from raylaunch.engine.load_table import LoadTable
+from raylaunch.engine.messages import SocketShare
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
@@ -40,7 +43,9 @@ class AttemptFactory:
         """What is served; replaced by a reload."""
         self.log = folder / "engine.log"
         self.rays = PrivateRays(is_forced)
+        self._is_forced = is_forced
         self._listening = listening
+        self._loads = LoadTable.create(api_servers.MOST)
         self._count = 0
 
     def begin(self, log: Path | None = None) -> Attempt:
@@ -50,9 +55,11 @@ class AttemptFactory:
             NoProcessError: there is no process or memory for it.
         """
         self._count += 1
-        mark = f"{self.resolved.launch.port}-{os.getpid()}-{self._count}"
+        count = count_api_servers(self.resolved)
+        loads_fd = self._loads.descriptor if count > 1 else None
+        share = SocketShare(self._listening.fileno(), count, loads_fd)
         with _no_process():
-            return Attempt.begin(mark, log or self.log, self._make_environment(), self._listening)
+            return Attempt.begin(f"{self._mark}-{self._count}", log or self.log, self._make_environment(), share)
 
     def begin_standby(self) -> Attempt:
         """A start that waits until it is needed, with a log of its own; raises NoProcessError as begin does."""
@@ -88,8 +95,36 @@ class AttemptFactory:
         if not hold:  # the engine before has ended
             self.rays.end_retired()
 
+    def end(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
+        """End everything of an attempt, as Attempt.end does, and the Ray that carries nothing any more."""
+        killed = attempt.end(failing=failing, wedged=wedged, is_forced=self._is_forced)
+        self._loads.clear(attempt.share.first_slot, attempt.share.api_servers)
+        self.rays.end_retired()
+        return killed
+
+    def close(self) -> None:
+        """End the private Ray and free what is shared; all attempts must have ended."""
+        self.rays.close()
+        self._loads.close()
+        metrics_folder.remove(f"{self._mark}-*")
+
+    @property
+    def _mark(self) -> str:
+        """The beginning of the mark of every start of this service."""
+        return f"{self.resolved.launch.port}-{os.getpid()}"
+
     def _make_environment(self) -> dict[str, str]:
         return plan.make_environment(self.resolved.standin, self.resolved.launch.world_size)
+
+
+def count_api_servers(resolved: ResolvedLaunch) -> int:
+    """How many API servers serve an engine of this launch on this machine.
+
+    Raises:
+        LaunchFileError: as many as the launch sets cannot.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return api_servers.choose_count(resolved.launch, is_real=resolved.standin is None, cores=cores)
 
 
 @contextlib.contextmanager

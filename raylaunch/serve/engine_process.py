@@ -2,8 +2,7 @@
 
 import os
 import signal
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,7 +11,7 @@ from raylaunch.base import console
 from raylaunch.base.errors import EngineError
 from raylaunch.base.ipc import ChildLink
 from raylaunch.base.processes import wait_until
-from raylaunch.engine.messages import Accepting, Drain, EnginePulse, EngineReady, FailClients
+from raylaunch.engine.messages import Accepting, ApiServers, Drain, EnginePulse, EngineReady, FailClients
 from raylaunch.explain import diagnose
 
 _FAIL_S = 3.0
@@ -30,20 +29,20 @@ class EngineProcess(ChildLink):
     log: Path = Path()
 
     @classmethod
-    def start(cls, log: Path, environment: Mapping[str, str], listening: socket.socket) -> "EngineProcess":
+    def start(cls, log: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> "EngineProcess":
         """Start it importing; it waits for ServeEngine.
 
         Args:
             log: file for its and its engine's and workers' output, appended to.
             environment: its whole environment.
-            listening: the listening socket that it will accept on.
+            descriptors: that it inherits: the listening socket, and what ServeEngine names beside it.
         """
         with _open_log(log) as opened:
             return cls.launch(
                 "raylaunch.engine.api_server",
                 environment=environment,
                 output=opened,
-                pass_fds=(listening.fileno(),),
+                pass_fds=descriptors,
                 log=log,
             )
 
@@ -56,6 +55,12 @@ class EngineProcess(ChildLink):
     def is_accepting(self) -> bool:
         """Whether it has begun to accept connections."""
         return self.last(Accepting) is not None
+
+    @property
+    def api_servers(self) -> tuple[int, ...]:
+        """Pids of the processes that serve clients."""
+        servers = self.last(ApiServers)
+        return servers.pids if servers else ()
 
     @property
     def pulse(self) -> EnginePulse:

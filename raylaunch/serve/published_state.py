@@ -9,12 +9,13 @@ from raylaunch.base import console, paths
 from raylaunch.base.processes import ProcessId
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.engine.messages import ApiServers
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import EngineProgress, Fault
 from raylaunch.serve.messages import DriverPulse
 from raylaunch.serve.private_ray import PrivateRays
 from raylaunch.serve.readiness import StartupTimes
-from raylaunch.serve.service_record import Service, folder_of
+from raylaunch.serve.service_record import ReplicaRecord, Service, folder_of
 from raylaunch.serve.start_forecast import StartForecast
 from raylaunch.serve.unready_answer import Notice
 
@@ -29,6 +30,7 @@ class PublishedState:
         self._metrics = ServiceMetrics()
         self._since = time.monotonic()
         self._sent_at = 0.0
+        self._printed: ApiServers | None = None
         self.carried: tuple[str, ...] = ()
         """Addresses of the nodes that carry the engine, or carried the last one."""
         identity, now = ProcessId.of(os.getpid()), time.time()
@@ -136,6 +138,24 @@ class PublishedState:
             metrics=self.metrics.to_text(),
         )
 
+    def _note_replica(self, attempt: Attempt) -> None:
+        """Record who serves, and print what happened to an API server."""
+        ranks = self.service.ranks
+        replica = ReplicaRecord(
+            index=0,
+            state=self.service.state,
+            nodes=tuple(dict.fromkeys(rank.ip for rank in ranks)),
+            ranks=tuple(rank.rank for rank in ranks),
+            api_servers=attempt.engine.api_servers,
+        )
+        if (replica,) != self.service.replicas:
+            self.service = self.service.update(replicas=(replica,))
+        servers = attempt.engine.last(ApiServers)
+        if servers is not None and servers is not self._printed:
+            self._printed = servers
+            if servers.note:
+                console.say(f"warning: {servers.note}", style="yellow")
+
     def update(self, attempt: Attempt, progress: EngineProgress) -> None:
         """Bring the metrics up to date, and send them to the API server once a second for its /metrics."""
         now = time.monotonic()
@@ -150,6 +170,7 @@ class PublishedState:
             self.service = self.service.update(warnings=pulse.warnings)
             for warning in pulse.warnings:
                 console.say(f"warning: {warning}", style="yellow")
+        self._note_replica(attempt)
         if now - self._sent_at >= _SEND_EVERY_S and attempt.engine.ready is not None:
             self._sent_at = now
             attempt.engine.send(self.metrics)

@@ -22,11 +22,26 @@ from raylaunch.base.paths import write_quietly
 from raylaunch.base.ports import ALL_INTERFACES
 from raylaunch.base.processes import MARK_VARIABLE, ProcessId, kill_group, kill_marked, wait_until
 from raylaunch.base.viewpoint import Viewpoint
+from raylaunch.engine import metrics_folder
 from raylaunch.engine.messages import EngineReady
 from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.readiness import StartupTimes
 
 _RECORD = "service.json"
+
+
+@dataclass(frozen=True)
+class ReplicaRecord:
+    """An engine of the service, and who serves for it."""
+
+    index: int
+    state: str
+    """One of service_metrics.STATES."""
+    nodes: tuple[str, ...] = ()
+    """Addresses of the nodes that carry its ranks."""
+    ranks: tuple[int, ...] = ()
+    api_servers: tuple[int, ...] = ()
+    """Pids of the processes that accept connections for it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class Service:
     group_leaders: tuple[ProcessId, ...] = ()
     """Leaders of its process groups: the API server and the nodes of a private Ray."""
     ranks: tuple[PlacedRank, ...] = ()
+    replicas: tuple[ReplicaRecord, ...] = ()
     needs_api_key: bool = False
     tls: bool = False
     """Whether it speaks HTTPS."""
@@ -179,7 +195,9 @@ def end_leftovers(service: Service) -> list[int]:
         kill_group(pid)
     if service.mark:
         # All its starts: a supervisor that was killed while it ended one engine had recorded the next one's mark.
-        left += kill_marked(MARK_VARIABLE, service.mark.rpartition("-")[0] + "-*")
+        marks = service.mark.rpartition("-")[0] + "-*"
+        left += kill_marked(MARK_VARIABLE, marks)
+        metrics_folder.remove(marks)
     if service.private_ray_folder:
         shutil.rmtree(service.private_ray_folder, ignore_errors=True)
     service.forget()

@@ -10,7 +10,7 @@ from raylaunch.cluster import ray_session
 from raylaunch.engine.metrics import fetch_text, parse_metrics
 from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.readiness import StartupTimes
-from raylaunch.serve.service_record import Service
+from raylaunch.serve.service_record import ReplicaRecord, Service
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Status:
     """Share in use, 0 to 1."""
     nodes: tuple[NodeStatus, ...]
     ranks: tuple[PlacedRank, ...]
+    replicas: tuple[ReplicaRecord, ...]
     kv_cache_tokens: int | None
     max_model_len: int | None
     startup: StartupTimes | None
@@ -107,6 +108,7 @@ def query(service: Service) -> Status:
         kv_cache_use=engine.kv_cache_use if engine else None,
         nodes=_query_nodes(service),
         ranks=service.ranks,
+        replicas=service.replicas,
         kv_cache_tokens=service.engine.kv_cache_tokens if service.engine else None,
         max_model_len=service.engine.max_model_len if service.engine else None,
         startup=service.startup,

@@ -20,7 +20,7 @@ from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.announcement import announce
 from raylaunch.serve.attempt import Attempt, rotate_log
-from raylaunch.serve.attempts import AttemptFactory
+from raylaunch.serve.attempts import AttemptFactory, count_api_servers
 from raylaunch.serve.control_socket import ControlSocket
 from raylaunch.serve.faults import EngineFault, EngineProgress, Fault
 from raylaunch.serve.listener import Listener, listen, make_tls
@@ -56,6 +56,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         RaylaunchError: it did not come up, or failed repeatedly for one cause; all its processes have ended.
     """
     resolved = plan.resolve(launch, rehearse=rehearse)
+    count_api_servers(resolved)  # it may refuse
     if is_served_already(resolved):
         return
     processes.raise_file_limit()
@@ -160,7 +161,7 @@ class Supervisor:
         self._wait(lambda: attempt.is_placed, 0.0 if self.was_ready else _STAGE_TIMEOUT_S)
         placed_at = time.monotonic()
         limit_s = max(_RESTART_S, _RESTART_TIMES * self.slowest_s) if self.was_ready else _STAGE_TIMEOUT_S
-        attempt.order_engine(self.launch, self.listening.fileno())
+        attempt.order_engine(self.launch)
         self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
         self._wait(StartProgress(attempt.engine, self.launch.world_size, self.published.set_note).follow, limit_s)
         self.listener.pause()
@@ -258,9 +259,8 @@ class Supervisor:
         time.sleep(self.restart_policy.wait_s())
 
     def _end_old(self, attempt: Attempt, *, failing: bool = False, wedged: bool = False) -> list[int]:
-        killed = attempt.end(failing=failing, wedged=wedged, is_forced=self.forced.is_set)
+        killed = self.factory.end(attempt, failing=failing, wedged=wedged)
         self.attempts.remove(attempt)
-        self.factory.rays.end_retired()
         return killed
 
     def _end_for_reload(self) -> None:
@@ -297,7 +297,7 @@ class Supervisor:
         for attempt in [*self.attempts]:
             self._end_old(attempt)
         self.standby.close()
-        self.factory.rays.close()
+        self.factory.close()
         self.control.close()
         self.listener.close()
         self.listening.close()

@@ -1,0 +1,50 @@
+"""How many API server processes serve one engine. Light: the supervisor imports it without vLLM."""
+
+import os
+from collections.abc import Mapping
+
+from raylaunch.base.errors import LaunchFileError
+from raylaunch.config.launch import LaunchConfig
+
+KEY = "server.api_server_count"
+AUTO = "auto"
+MOST = 16
+"""For one engine."""
+_MANY = 4
+"""Saturates EngineCore's one core at 500 streams (docs/serve.md has the figures' place); eight add nothing to it."""
+_MANY_STREAMS = 128
+"""Below, one process keeps up."""
+_DEFAULT_STREAMS = 256
+"""vLLM's smallest max_num_seqs of an API server on a GPU (0.32); 1,024 on large ones."""
+_OTHER_CORES = 2
+"""For EngineCore, and for the supervisor and its driver process together."""
+_OF_ONE = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "a LoRA adapter that a request loads",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "a response that is stored",
+}
+"""vLLM's environment variables (0.32) that let requests change one API server, and what the others would not know."""
+
+
+def choose_count(launch: LaunchConfig, *, is_real: bool, cores: int, environ: Mapping[str, str] = os.environ) -> int:
+    """The number for a launch: what it sets; for `auto` four where the head has the cores and streams may be many.
+
+    Args:
+        is_real: its ranks run on real GPUs.
+        cores: of the head that this process may use.
+
+    Raises:
+        LaunchFileError: several are set, and an environment variable lets requests change only one of them.
+    """
+    value = launch.server.get("api_server_count") or AUTO
+    of_one = [name for name in _OF_ONE if environ.get(name, "0").strip().lower() in ("1", "true")]
+    if value != AUTO:
+        if int(value) > 1 and of_one:
+            what = (
+                f"{value} API servers, but {of_one[0]} is set: {_OF_ONE[of_one[0]]} would be known to one of them only"
+            )
+            raise LaunchFileError(launch.complain(KEY, what), fix=f"set {KEY}: 1, or unset {of_one[0]}")
+        return int(value)
+    streams = int(launch.engine.get("max_num_seqs") or _DEFAULT_STREAMS)
+    ranks_here = min(launch.cluster.gpus_per_node, launch.world_size)
+    has_cores = cores - ranks_here - _OTHER_CORES >= _MANY
+    return _MANY if is_real and not of_one and streams >= _MANY_STREAMS and has_cores else 1

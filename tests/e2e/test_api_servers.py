@@ -1,0 +1,143 @@
+"""Several API servers around one real engine, on one socket. Needs the CPU engine and about 4 GB of memory."""
+
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.processes import wait_until
+from raylaunch.engine.metrics import fetch_text, parse_metrics
+from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
+
+from . import harness
+from .faults.clients import Clients, Hammer
+from .faults.stage import MODEL, list_cores
+
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
+SERVERS = 3
+
+
+def write_launch(folder: Path) -> Path:
+    write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4))
+    launch = folder / "launch.yaml"
+    launch.write_text(f"""\
+model: {{repo: {MODEL}, path: {folder / "model"}}}
+cluster: {{nodes: 1, gpus_per_node: 1, local: true}}
+engine: {{dtype: float32, enforce_eager: true, max_model_len: 1024, kv_cache_memory_bytes: 33554432}}
+server: {{api_server_count: {SERVERS}, enable_auto_tool_choice: true, tool_call_parser: hermes}}
+keep: {{progress_limit_s: 20, canary_s: 0, drain_s: 60}}
+""")
+    return launch
+
+
+def list_servers(served: harness.Serving) -> list[int]:
+    status = json.loads(harness.run("status", "--json", home=served.home).stdout)
+    (replica,) = status["replicas"]
+    assert (replica["index"], replica["ranks"]) == (0, [0])
+    return list(replica["api_servers"])
+
+
+def find_owners(served: harness.Serving, servers: list[int]) -> dict[int, int]:
+    """Server pid -> its established connections on the service's port."""
+    port = int(served.url.rpartition(":")[2])
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "01":
+            inodes.add(f"socket:[{fields[9]}]")
+    return {
+        pid: sum(str(file.readlink()) in inodes for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink())
+        for pid in servers
+    }
+
+
+def read_metrics(served: harness.Serving) -> str:
+    text = fetch_text(f"{served.url}/metrics")
+    assert text is not None
+    return text
+
+
+def call_tool(served: harness.Serving) -> None:
+    """The launch's tool parser is in every process."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "tools": [tool], "max_tokens": 4}
+    request = urllib.request.Request(
+        f"{served.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert json.loads(response.read())["choices"]
+
+
+def count_tokens(served: harness.Serving) -> float:
+    figures = parse_metrics(read_metrics(served))
+    assert figures is not None
+    return figures.generation_tokens
+
+
+def check_metrics(served: harness.Serving) -> None:
+    """One truth, whichever process answers: ours beside vLLM's."""
+    clients = Clients(served.url, MODEL)
+    clients.start(streaming=4, plain=0, max_tokens=8)
+    clients.wait()
+    assert wait_until(lambda: count_tokens(served) == 4 * 8 + 1, 20), count_tokens(served)  # one made it ready
+    texts = [read_metrics(served) for _ in range(2 * SERVERS)]
+    assert all("raylaunch_up 1.0" in text and "vllm:kv_cache_usage_perc" in text for text in texts)
+
+
+@pytest.mark.timeout(400)
+def test_one_of_several_dies_and_nobody_else_notices(tmp_path: Path) -> None:
+    """kill -9 and SIGTERM of one: the streams of the others run on, it comes back, the engine stays; then a drain."""
+    before = harness.list_shared_memory()
+    with harness.serving(tmp_path / "home", str(write_launch(tmp_path))) as served, Hammer(served.url) as hammer:
+        served.wait_ready()
+        assert wait_until(lambda: len(list_servers(served)) == SERVERS, 20)
+        first = list_servers(served)
+        (host,) = [
+            pid for pid in harness.find_processes(served.home, "-m raylaunch.engine.api_server") if list_cores(pid)
+        ]
+        core = list_cores(host)
+
+        check_metrics(served)
+
+        clients = Clients(served.url, MODEL)
+        clients.start(streaming=9, plain=0, max_tokens=400)
+        owners = find_owners(served, first)
+        assert all(2 <= count <= 5 for count in owners.values()), owners  # nine, shared out; the hammer's beside them
+        os.kill(first[1], signal.SIGKILL)
+        clients.wait()
+        lost = [sent for sent in clients.sent if sent.error]
+        assert 1 <= len(lost) <= owners[first[1]], clients.describe()
+        assert all("connection closed" in str(sent.error) for sent in lost), clients.describe()
+
+        assert wait_until(lambda: len(list_servers(served)) == SERVERS, 30), served.text()
+        second = list_servers(served)
+        assert {*second} & {*first} == {first[0], first[2]}
+        served.wait_for(rf"API server 1 \(pid {first[1]}\) died")
+        assert list_cores(host) == core
+        assert wait_until(lambda: parse_metrics(read_metrics(served)).running == 0, 20)  # type: ignore[union-attr]
+
+        # the new one serves: nine more are shared out again
+        again = Clients(served.url, MODEL)
+        again.start(streaming=9, plain=0, max_tokens=400)
+        assert find_owners(served, second)[second[1]] >= 2
+        again.wait()
+        assert again.describe() == "9 x stream: HTTP 200, complete"
+        call_tool(served)
+
+        os.kill(second[0], signal.SIGTERM)
+        assert wait_until(lambda: second[0] not in list_servers(served) and len(list_servers(served)) == SERVERS, 30)
+        status = json.loads(harness.run("status", "--json", home=served.home).stdout)
+        assert (status["restarts"], status["last_incident"]) == (0, None)
+        assert hammer.refused == []
+
+        hammer.pause()
+        last = Clients(served.url, MODEL)
+        last.start(streaming=6, plain=0, max_tokens=200)
+        assert served.end(signal.SIGTERM) == 0
+        assert last.wait()
+        assert last.describe() == "6 x stream: HTTP 200, complete"
+        assert served.wait_gone() == {}
+    assert harness.list_shared_memory() - before == set()
