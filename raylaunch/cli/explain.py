@@ -1,5 +1,6 @@
 """explain: what broke, on which machine, and what to do."""
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -10,8 +11,10 @@ from raylaunch.cli.options import JSON, PORT
 @click.command()
 @click.argument("logs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True), metavar="[LOG...|-]")
 @PORT
+@click.option("--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml",
+              help="Fetch the logs of all its hosts, whether Ray runs there or not.")  # fmt: skip
 @JSON
-def explain(logs: tuple[Path, ...], port: int | None, as_json: bool) -> int:
+def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_json: bool) -> int:
     """Explain a failure from logs: the cause, where, the evidence, and what to do.
 
     LOG is a file, a folder (as Ray's session folder) or - for stdin: logs of vLLM, Ray, NCCL, PyTorch, docker, pip or
@@ -20,10 +23,21 @@ def explain(logs: tuple[Path, ...], port: int | None, as_json: bool) -> int:
     """
     from raylaunch.base import console
     from raylaunch.explain import read, report
-    from raylaunch.serve.incident import find_last_logs
 
-    sources = read.find_logs(logs or find_last_logs(port))
-    with console.live_lines() as show:
+    with contextlib.ExitStack() as stack:
+        sources = read.find_logs(logs)
+        if cluster is not None:
+            from raylaunch.config import cluster_file
+            from raylaunch.provision.host_logs import fetch_logs
+
+            file = cluster_file.load(cluster)
+            console.say(f"fetching the logs of {', '.join(file.hosts)}")
+            sources += stack.enter_context(fetch_logs(file))
+        elif not logs:
+            from raylaunch.serve.incident import find_last_logs
+
+            sources = read.find_logs(find_last_logs(port))
+        show = stack.enter_context(console.live_lines())
         found = read.explain_logs(sources, lambda line: show([line]))
     if as_json:
         console.print_json(report.to_json(found))

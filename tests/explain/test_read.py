@@ -14,6 +14,7 @@ from raylaunch.explain.causes import Explanation
 from raylaunch.explain.line_heads import LineHead, LogOrigin, read_head
 from raylaunch.explain.read import LogSource, explain_logs, find_logs
 
+HEALTHY = Path(__file__).parents[1] / "data" / "explain" / "healthy"
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB. GPU 1 has a total capacity of 23.57 GiB"
 ORIGIN = LogOrigin("x.log", utc_offset_s=0, changed_at=datetime(2026, 11, 27, tzinfo=UTC).timestamp())
 MOMENT = datetime(2026, 11, 24, 2, 47, 2, tzinfo=UTC).timestamp()
@@ -214,3 +215,9 @@ def test_json_has_what_programs_need() -> None:
     assert {"key", "what", "where", "evidence", "fix", "weight"} <= cause.keys()
     assert cause["evidence"][0]["line"] == 1
     assert cause["where"][0]["rank"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in HEALTHY.iterdir()))
+def test_a_healthy_log_has_no_cause(name: str) -> None:
+    """Start, answers, load and stop of a service on CPU, Ray's own logs, and warnings that mean nothing."""
+    assert [cause.key for cause in explain_logs(find_logs([HEALTHY / name])).causes] == []

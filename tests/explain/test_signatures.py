@@ -104,6 +104,18 @@ def test_an_unknown_xid_and_no_recovery_are_no_cause() -> None:
     assert find(changed) is None
 
 
+def test_no_cause_follows_from_itself() -> None:
+    """`under` has no circle."""
+
+    def climb(key: str, path: tuple[str, ...]) -> None:
+        assert key not in path, path
+        for above in by_key()[key].under:
+            climb(above, (*path, key))
+
+    for key in by_key():
+        climb(key, ())
+
+
 def test_a_table_of_five_lines_is_a_signature() -> None:
     """What CONTRIBUTING shows."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
