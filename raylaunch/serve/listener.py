@@ -9,9 +9,9 @@ queue of connections for both, so no connection is refused. Whichever process ac
 The listener pauses only once the child reports that it accepts, and resumes before a child that ends closes the
 socket. The other process answers what is in the queue at that moment. The listener speaks the server's TLS.
 
-A second try of an official client (RequestHead.is_retry) is held until an engine accepts, or for 55 s: such a client
-has decided to wait, and has few tries. It is answered with Retry-After: 1 when an engine accepts. All other requests
-are answered at once.
+A second try of an official client (RequestHead.is_retry) is held until an engine accepts, or for 58 s: such a client
+has decided to wait, and has few tries. It is answered with Retry-After: 1 when an engine accepts, and with the longest
+there is after 58 s, since it may have one try left. All other requests are answered at once.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from typing import Any
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.ports import check_port_free
+from raylaunch.serve.start_forecast import LONGEST_S
 from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 
 _BACKLOG = 2048
@@ -36,7 +37,7 @@ _RETRY_ACCEPT_S = 0.5
 _MAX_CONNECTIONS = 16384
 """Answered at once, where the limit of open files allows twice as many."""
 _REQUEST_S = 10.0
-_HOLD_S = 55.0
+_HOLD_S = 58.0
 """Below the 60 s after which proxies give a request up."""
 _FINISH_S = 1.0
 _LINGER_BYTES = 16 << 20
@@ -212,11 +213,10 @@ class Listener:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(_REQUEST_S):
                 request = RequestHead.parse((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
-            if request.is_retry:
-                await self._hold(reader)
+            is_late = request.is_retry and await self._hold(reader)
             notice = self._get_notice()
-            if not self._is_accepting and notice.retry_after_s is not None:  # an engine accepts
-                notice = replace(notice, retry_after_s=1)
+            if notice.retry_after_s is not None and (is_late or not self._is_accepting):  # if not: an engine accepts
+                notice = replace(notice, retry_after_s=LONGEST_S if is_late else 1)
             async with asyncio.timeout(_REQUEST_S):
                 writer.write(make_answer(request, notice, self._rules))
                 await writer.drain()
@@ -229,17 +229,20 @@ class Listener:
                     read += len(chunk)
         writer.close()
 
-    async def _hold(self, reader: asyncio.StreamReader) -> None:
-        """Wait for an engine to accept; not for longer than 55 s, nor for a client that goes, nor where many wait.
+    async def _hold(self, reader: asyncio.StreamReader) -> bool:
+        """Wait for an engine to accept; not for longer than 58 s, nor for a client that goes, nor where many wait.
+
+        Returns:
+            Whether the 58 s are over.
 
         Raises:
             ConnectionResetError: the client is gone.
         """
         if self.held >= self._limit // 2 or not self._is_accepting or self._get_notice().retry_after_s is None:
-            return
+            return False
         self.held += 1
-        gone = asyncio.ensure_future(_read_to_end(reader))
-        ends = {gone, asyncio.ensure_future(self._change.wait()), asyncio.ensure_future(self._sleep(_HOLD_S))}
+        gone, is_over = asyncio.ensure_future(_read_to_end(reader)), asyncio.ensure_future(self._sleep(_HOLD_S))
+        ends = {gone, is_over, asyncio.ensure_future(self._change.wait())}
         try:
             done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -249,6 +252,7 @@ class Listener:
         await asyncio.gather(*ends, return_exceptions=True)
         if gone in done:
             raise ConnectionResetError
+        return {is_over} == done
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> None:

@@ -2,9 +2,8 @@
 
 The last start's length of the same launch is kept on disk. The official clients of OpenAI and Anthropic try a request
 three times; they take Retry-After as it is only below 60 s, and wait about a second otherwise. With the listener's hold
-of a second and third try (serve/listener.py) they get their answer whenever they come, if the start takes at most
-_FIRST_GUESS_S x 1.1 + 55 + 59 = 158 s where none has been measured, and 1.1 times the last one's length, up to 173 s,
-where one has.
+of a second try (serve/listener.py: 58 s, and then 59 s) they get their answer, whenever they come, if the start takes
+at most 117 s longer than the Retry-After at its begin: 161 s before one was measured, 176 s after a long one.
 """
 
 import contextlib
@@ -22,7 +21,9 @@ _MARGIN = 0.1
 """Of the forecast: starts of one launch differ by about a tenth."""
 _OVERRUN_SHARE = 2 / 3
 """Of the time passed, once a start takes longer than the forecast: a long start is checked less often."""
-_SHORTEST_S, _SHORTEST_OVERRUN_S, _LONGEST_S = 1, 5, 59
+_SHORTEST_S, _SHORTEST_OVERRUN_S = 1, 5
+LONGEST_S = 59
+"""Clients of OpenAI and Anthropic that take no header of 60 s are in use."""
 _KEPT = 20
 """Launches whose lengths are kept."""
 
@@ -68,5 +69,5 @@ class StartForecast:
         expected_s = known.get(self._kind) or max(known.values(), default=_FIRST_GUESS_S)
         passed_s = self._clock() - self._began
         if passed_s < expected_s:
-            return max(_SHORTEST_S, min(_LONGEST_S, math.ceil(expected_s + expected_s * _MARGIN - passed_s)))
-        return max(_SHORTEST_OVERRUN_S, min(_LONGEST_S, math.ceil(passed_s * _OVERRUN_SHARE)))
+            return max(_SHORTEST_S, min(LONGEST_S, math.ceil(expected_s + expected_s * _MARGIN - passed_s)))
+        return max(_SHORTEST_OVERRUN_S, min(LONGEST_S, math.ceil(passed_s * _OVERRUN_SHARE)))
