@@ -132,11 +132,14 @@ def settle(attempt: Attempt, first: Fault, until: float, depth: int = _DEPTH["no
     best = first
     while attempt.driver is not None and time.monotonic() < until and _DEPTH.get(best.cause, depth) < depth:
         time.sleep(0.1)
+        is_last = not attempt.driver.is_alive()
         attempt.driver.receive()
         attempt.engine.receive()
         found = judge_ray(attempt.driver.pulse)
         if found is not None and _DEPTH[found.cause] > _DEPTH[best.cause]:
             best = found
+        if is_last:
+            break
     return _judge_core(attempt.engine) or best if best.cause == "engine" else best
 
 

@@ -291,7 +291,7 @@ class Supervisor:
             if running := attempt.engine.pulse.running:
                 console.say(f"{running} request(s) finish, for {drain_s:.0f} s at most; a second signal ends them")
             attempt.engine.drain(drain_s, self.forced.is_set, "the service was stopped")
-        self.published.set_state("stopping", "stopping")
+        self.published.set_state("stopping")
         self.listener.resume()
         self.standby.dismiss()
         for attempt in [*self.attempts]:

@@ -1,12 +1,18 @@
-"""Requests to each API of a service, as a stream and plain, and how their API says that they failed."""
+"""Requests to each API of a service: long ones that must end in their API's error, and calls that must all succeed."""
 
+import contextlib
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic
+import openai
+
+CALLS = 60
 MAX_TOKENS = 1900
 _MESSAGES = [{"role": "user", "content": "Count."}]
 
@@ -80,3 +86,45 @@ def _read_event(path: str, text: str) -> str:
     before = json.loads(events[-2][1].removeprefix("data: "))
     assert data["sequence_number"] == before["sequence_number"] + 1
     return str(data["message"])
+
+
+class Caller:
+    """Calls a service one call after the other, with the default retries of the openai and the anthropic client."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self.answers: list[str] = []
+        self.errors: list[str] = []
+        self._model = model
+        self._openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        self._anthropic = anthropic.Anthropic(base_url=url, auth_token="none")
+
+    def run(self, over: threading.Event) -> None:
+        """Call until it is over, and `CALLS` times at least."""
+        while len(self.answers) + len(self.errors) < CALLS or not over.wait(0.1):
+            try:
+                self.answers.append(self._call(len(self.answers)))
+            except (openai.OpenAIError, anthropic.AnthropicError) as error:
+                self.errors.append(repr(error))
+
+    def _call(self, number: int) -> str:
+        asked: Any = {
+            "model": self._model,
+            "max_tokens": 4,
+            "messages": [{"role": "user", "content": f"{number} Hello"}],
+        }
+        if number % 2:
+            return f"anthropic: {self._anthropic.messages.create(**asked).content}"
+        return f"openai: {self._openai.chat.completions.create(**asked).choices[0].message.content}"
+
+
+@contextlib.contextmanager
+def calling(url: str, model: str) -> Iterator[Caller]:
+    """Calls in the background; they have all ended when it ends."""
+    caller, over = Caller(url, model), threading.Event()
+    thread = threading.Thread(target=caller.run, args=(over,))
+    thread.start()
+    try:
+        yield caller
+    finally:
+        over.set()
+        thread.join()

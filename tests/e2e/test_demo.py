@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import anthropic
 import pytest
 
 from raylaunch.serve.service_record import Service
@@ -46,6 +47,7 @@ def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_fol
         asked = harness.run("ask", "What is the capital of France?", "--max-tokens", "32", home=home)
         assert asked.returncode == 0, asked.stderr
         assert "Paris" in asked.stdout
+        check_anthropic(served.url)
         piped = subprocess.run(
             [harness.RAYLAUNCH, "ask", "--max-tokens", "8"],
             input="What is the capital of France?",
@@ -76,6 +78,20 @@ def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_fol
     stopped = harness.run("stop", home=home)
     assert stopped.returncode == 0
     assert "nothing to stop" in stopped.stderr
+
+
+def check_anthropic(url: str) -> None:
+    """The anthropic client's answers: the count of a prompt's tokens, a whole one, and a stream."""
+    client = anthropic.Anthropic(base_url=url, auth_token="none")
+    question = {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"} | {
+        "messages": [{"role": "user", "content": "What is the capital of France?"}]
+    }
+    assert client.messages.count_tokens(**question).input_tokens > 5
+    said = client.messages.create(max_tokens=32, temperature=0, **question)
+    assert (said.content[0].type, "Paris" in said.content[0].text) == ("text", True)
+    with client.messages.stream(max_tokens=32, temperature=0, **question) as stream:
+        assert "Paris" in "".join(stream.text_stream)
+        assert stream.get_final_message().usage.output_tokens > 1
 
 
 @pytest.mark.timeout(600)

@@ -7,6 +7,7 @@ deadline only: a shared machine's minutes are no measure.
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,21 @@ from raylaunch.serve import incident as incidents
 from raylaunch.serve.incident import Incident
 
 from .. import harness
+from ..apis import calling
 from .clients import NO_JSON, Clients, Hammer
-from .stage import MODEL, PROGRESS_LIMIT_S, Row, Stage, find_living, hit_server, kill_rank, send, stage, stop_rank
+from .stage import (
+    MODEL,
+    PROGRESS_LIMIT_S,
+    Row,
+    Stage,
+    find_living,
+    hit_core,
+    hit_server,
+    kill_rank,
+    send,
+    stage,
+    stop_rank,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults, pytest.mark.alone]
 RAYLET = ("raylet/raylet", "--node_ip_address=127.0.0.2")
@@ -38,11 +52,14 @@ class Strike:
     hit: Callable[[Stage], None]
     causes: tuple[str, ...]
     """Of its incident, any of these."""
+    told: str = ""
+    """In every client's error."""
     replaces_ray: bool = False
 
 
-KILLED_RANK = Strike("kill -9 of the output rank", "death", kill_rank(2), ("worker",))
+KILLED_RANK = Strike("kill -9 of the output rank", "death", kill_rank(2), ("worker",), told="worker rank 2 on node ")
 STOPPED_RANK = Strike("SIGSTOP of a rank", "wedge", stop_rank(1), ("wedge",))
+KILLED_CORE = Strike("kill -9 of EngineCore", "death", hit_core(signal.SIGKILL), ("engine",), told="by signal 9")
 KILLED_SERVER = Strike("kill -9 of the API server", "death", hit_server(signal.SIGKILL), ("engine",))
 KILLED_KEEPER = Strike(
     "kill -9 of the private Ray's keeper",
@@ -59,7 +76,7 @@ KILLED_RAYLET = Strike(
     replaces_ray=True,
 )
 ONE_OF_EACH_KIND = (KILLED_RANK, STOPPED_RANK, KILLED_RAYLET)
-OTHERS = (KILLED_SERVER, KILLED_KEEPER)
+OTHERS = (KILLED_CORE, KILLED_SERVER, KILLED_KEEPER)
 
 
 def hold_bars(row: Row) -> None:
@@ -86,7 +103,9 @@ def test_main_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert first.hammer.refused == []
             (supervisor,) = incidents.list_incidents()
             assert supervisor.cause == "supervisor"
-            found = strike_all(one, ONE_OF_EACH_KIND)
+            with calling(one.served.url, MODEL) as caller:
+                found = strike_all(one, ONE_OF_EACH_KIND)
+            assert caller.errors == []  # two retries are enough over a fault
             assert "rank 2" in found[0].what
             check_pause(one)
             assert one.record()["restarts"] == len(found)
@@ -112,7 +131,9 @@ def strike_all(one: Stage, strikes: tuple[Strike, ...]) -> list[Incident]:
     before = len(incidents.list_incidents())
     for number, strike in enumerate(strikes, 1):
         ray = one.record()["ray_address"]
-        hold_bars(one.strike(strike.fault, strike.kind, strike.hit))
+        row = one.strike(strike.fault, strike.kind, strike.hit)
+        hold_bars(row)
+        assert all(strike.told in outcome for outcome in re.split(r"; (?=\d+ x )", row.outcomes)), row
         assert (one.record()["ray_address"] != ray) == strike.replaces_ray, strike.fault
         assert one.record()["restarts"] == number
     found = incidents.list_incidents()[before:]

@@ -1,25 +1,19 @@
 """`raylaunch restart`: a changed launch is served, a wrong one is refused and the old engine serves on."""
 
-import contextlib
 import json
 import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import anthropic
-import openai
 import pytest
 
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from .. import harness
-from ..apis import ask_all
+from ..apis import CALLS, ask_all, calling
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
 DRAIN_S = 4.0
 """Longer than the limit for a mute API server (serve/engine_process.py)."""
-CALLS = 60
 
 
 def write_small(folder: Path, name: str, *, max_model_len: int, model: Path | None = None) -> Path:
@@ -34,50 +28,6 @@ engine:
 keep: {{drain_s: {DRAIN_S}}}
 """)
     return launch
-
-
-class Caller:
-    """Calls a service one call after the other, with the default retries of the openai and the anthropic client."""
-
-    def __init__(self, url: str) -> None:
-        self.answers: list[str] = []
-        self.errors: list[str] = []
-        self.over = threading.Event()
-        self._openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-        self._anthropic = anthropic.Anthropic(base_url=url, api_key="none")
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        """Call on until it is over, and `CALLS` times at least."""
-        while len(self.answers) + len(self.errors) < CALLS or not self.over.is_set():
-            try:
-                self.answers.append(self._call(len(self.answers)))
-            except (openai.OpenAIError, anthropic.AnthropicError) as error:
-                self.errors.append(repr(error))
-
-    def _call(self, number: int) -> str:
-        question = f"{number} Hello"
-        if number % 2:
-            said = self._anthropic.messages.create(
-                model="model", max_tokens=4, messages=[{"role": "user", "content": question}]
-            )
-            return f"anthropic: {said.content}"
-        chat = self._openai.chat.completions.create(
-            model="model", max_tokens=4, messages=[{"role": "user", "content": question}]
-        )
-        return f"openai: {chat.choices[0].message.content}"
-
-
-@contextlib.contextmanager
-def calling(url: str) -> Iterator[Caller]:
-    """Calls in the background; they have all ended when it ends."""
-    caller = Caller(url)
-    caller._thread.start()
-    try:
-        yield caller
-    finally:
-        caller.over.set()
-        caller._thread.join()
 
 
 @pytest.mark.timeout(600)
@@ -103,7 +53,7 @@ def test_restart_swaps_and_refuses(tmp_path: Path) -> None:
         assert (status["models"][0], status["ready"], status["restarts"]) == ("example/first", True, 0)
         asked = ask_all(served.url, "model")
         second = write_small(tmp_path, "second", max_model_len=2040)
-        with calling(served.url) as caller:
+        with calling(served.url, "model") as caller:
             restarted = harness.run("restart", str(second), home=home, timeout_s=300)
         assert restarted.returncode == 0, restarted.stderr + served.text()
         for one in asked:
