@@ -1,11 +1,13 @@
 """`raylaunch restart`: a changed launch is served, a wrong one is refused and the old engine serves on."""
 
+import http.client
 import json
 import signal
 from pathlib import Path
 
 import pytest
 
+from raylaunch.base.processes import wait_until
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from .. import harness
@@ -28,6 +30,14 @@ engine:
 keep: {{drain_s: {DRAIN_S}}}
 """)
     return launch
+
+
+def refuses_for_good(url: str) -> bool:
+    """Whether the service answers 503, and not when to come again."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    return answer.status == 503 and "Retry-After" not in answer.headers
 
 
 @pytest.mark.timeout(600)
@@ -62,8 +72,10 @@ def test_restart_swaps_and_refuses(tmp_path: Path) -> None:
         assert len(caller.answers) >= CALLS
         status = json.loads(harness.run("status", "--json", home=home).stdout)
         assert (status["models"][0], status["ready"], status["max_model_len"]) == ("example/second", True, 2040)
+        assert status["restarts"] == 1
         asked = ask_all(served.url, "model")
         served.process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: refuses_for_good(served.url), 30)
         for one in asked:
             one.end("the service was stopped")
         assert served.process.wait(harness.END_DEADLINE_S) == 0
