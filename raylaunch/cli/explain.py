@@ -21,8 +21,11 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
     the kernel, plain or .gz. Without one: the service on this machine, or its last incident. Exit 1 where no cause is
     found.
     """
+    from dataclasses import replace
+
     from raylaunch.base import console
     from raylaunch.explain import read, report
+    from raylaunch.serve.last_failure import explain_incident, find_last_logs
 
     with contextlib.ExitStack() as stack:
         sources = read.find_logs(logs)
@@ -34,11 +37,11 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
             console.say(f"fetching the logs of {', '.join(file.hosts)}")
             sources += stack.enter_context(fetch_logs(file))
         elif not logs:
-            from raylaunch.serve.incident import find_last_logs
-
             sources = read.find_logs(find_last_logs(port))
         show = stack.enter_context(console.live_lines())
         found = read.explain_logs(sources, lambda line: show([line]))
+    if not found.causes and not logs and cluster is None and (cause := explain_incident(port)):
+        found = replace(found, causes=(cause,), first_errors=())
     if as_json:
         console.print_json(report.to_json(found))
     else:

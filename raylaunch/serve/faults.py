@@ -33,6 +33,16 @@ cause to wait for: Ray had the progress limit to report it."""
 NAMED = _DEPTH["worker"]
 """Depth of a cause that names the process that died first."""
 
+_KEYS = {
+    "worker": "worker_killed",
+    "engine": "worker_killed",
+    "node": "ray_node_lost",
+    "gcs": "ray_head_unreachable",
+    "gpu": "gpu_off_the_bus",
+    "wedge": "engine_stalled",
+    "canary": "engine_stalled",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -43,6 +53,11 @@ class Fault:
     what: str
     """What happened and where, in one sentence."""
     fix: str = ""
+
+    @property
+    def key(self) -> str:
+        """The signature (explain/signatures.txt) of this kind of fault; "" where only the log can tell."""
+        return _KEYS.get(self.cause, "")
 
     @classmethod
     def of_error(cls, error: RaylaunchError) -> "Fault":

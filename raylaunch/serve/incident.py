@@ -26,12 +26,15 @@ from raylaunch.base.paths import write_quietly
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.explain.log_lines import parse_line
+from raylaunch.explain.read import explain_lines
+from raylaunch.explain.signatures import SYMPTOM_BELOW, fix_of
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.faults import Fault
-from raylaunch.serve.service_record import Service, list_services
+from raylaunch.serve.service_record import Service
 
 _LOG_LINES = 400
 _RANK_LINES = 40
+_EXPLAINED_LINES = 5000
 _KEPT = 200
 """Older ones are removed."""
 _SHORTEST_SECRET = 4
@@ -50,6 +53,8 @@ class Incident:
     what: str
     """The cause in one sentence."""
     fix: str = ""
+    key: str = ""
+    """The signature (explain/signatures.txt) of its cause."""
     began_at: float = 0.0
     """Wall clock, seconds since 1970, as in the timeline."""
     requests: int = 0
@@ -121,7 +126,8 @@ def begin(service: Service, fault: Fault, requests: int) -> Incident:
         model=service.models[0],
         cause=fault.cause,
         what=fault.what,
-        fix=fault.fix,
+        fix=fault.fix or (fix_of(fault.key) if fault.key else ""),
+        key=fault.key,
         began_at=now,
         requests=requests,
         timeline=((now, fault.what),),
@@ -140,8 +146,12 @@ def _drop_old(folder: Path) -> None:
         return
 
 
-def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> None:
-    """Keep what was seen last: the log's tail, each process's own, Ray's state, GPUs and memory; secrets masked."""
+def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> Incident:
+    """Keep what was seen last: the log's tail, each process's own, Ray's state, GPUs and memory; secrets masked.
+
+    Returns:
+        The incident, with what to do about the cause that the log has, if it has one.
+    """
     log = attempt.engine.read_log()
     pulse = asdict(attempt.driver.pulse) if attempt.driver else {}
     nodes = pulse.pop("nodes", {})
@@ -154,6 +164,10 @@ def add_evidence(incident: Incident, attempt: Attempt, launch: LaunchConfig) -> 
     write("ranks.log", _group_by_process(log))
     write("ray.json", json.dumps(pulse, indent=1))
     write("gpus.json", json.dumps(nodes, indent=1))
+    causes = explain_lines(log[-_EXPLAINED_LINES:]).causes
+    if not causes or causes[0].weight < SYMPTOM_BELOW:
+        return incident
+    return replace(incident, key=causes[0].key, fix=causes[0].fix).note(f"the log explains it: {causes[0].what}")
 
 
 def _group_by_process(log: Sequence[str]) -> str:
@@ -217,30 +231,3 @@ def find_incident(name: str) -> Incident:
             f"no incident {name} on {view.place}", fix=f"`{view.command('incidents')}` lists the incidents"
         )
     return chosen[0]
-
-
-def find_last_logs(port: int | None) -> list[Path]:
-    """The logs of the service on this machine, running or ended, and of its last incident.
-
-    Args:
-        port: of the service; None takes the one that wrote last.
-
-    Raises:
-        ServiceError: there are none.
-    """
-    logs = [log for log in (paths.home() / "services").glob("*/engine*.log") if port in (None, _read_port(log.parent))]
-    logs.sort(key=lambda log: log.stat().st_mtime)
-    incidents = [entry for entry in list_incidents() if port in (None, entry.port)]
-    if not logs and not incidents:
-        where = "on this machine" + (f" on port {port}" if port is not None else "")
-        raise ServiceError(f"no service and no incident {where}", fix="name logs: `raylaunch explain LOG...`")
-    found = [log for log in logs if log.parent == logs[-1].parent]
-    last = incidents[-1].folder / "engine.log" if incidents else None
-    running = [entry for entry in list_services() if found and entry.folder == found[0].parent and entry.is_alive()]
-    if last is not None and last.exists() and (running or not found):
-        found.append(last)  # the log of an engine that ended was moved aside when the next one started
-    return found
-
-
-def _read_port(folder: Path) -> int:
-    return int(folder.name) if folder.name.isdigit() else 0

@@ -248,7 +248,7 @@ class Supervisor:
                 self.factory.place(self._begin(), again=True, hold=True)  # joins Ray while the old one ends
         killed = self._end_old(attempt, failing=failing, wedged=fault.cause == "wedge")
         incident = incident.note_end(killed)
-        incidents.add_evidence(incident, attempt, self.launch)
+        incident = incidents.add_evidence(incident, attempt, self.launch)
         goes_on = self.restart_policy.note_failure(incident, fault, was_serving=was_serving)
         if self.reload is not None:
             self._take_launch(self.reload.fall_back(fault))

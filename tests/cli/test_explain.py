@@ -9,7 +9,8 @@ import pytest
 from raylaunch.base import paths
 from raylaunch.cli.main import _run
 from raylaunch.explain.signatures import by_key
-from raylaunch.serve.incident import Incident, find_last_logs
+from raylaunch.serve.incident import Incident
+from raylaunch.serve.last_failure import find_last_logs
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB."
 
@@ -51,3 +52,21 @@ def test_without_a_service_it_reads_the_last_incident() -> None:
     (incident.folder / "engine.log").write_text(OOM)
     assert find_last_logs(None) == [incident.folder / "engine.log"]
     assert _run(["explain"]) == 0
+
+
+def test_an_incident_whose_log_is_silent_has_its_supervisors_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wedge leaves no line in any log."""
+    what = "no token has moved for 60 s while 2 request(s) run: the engine is wedged"
+    incident = Incident(
+        id="20261124-061502-8080",
+        port=8080,
+        model="m",
+        cause="wedge",
+        what=what,
+        fix="restart it",
+        key="engine_stalled",
+    ).save()
+    (incident.folder / "engine.log").write_text("INFO: fine\n")
+    assert _run(["explain", "--json"]) == 0
+    (cause,) = json.loads(capsys.readouterr().out)["causes"]
+    assert (cause["key"], cause["what"], cause["fix"]) == ("engine_stalled", what, "restart it")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.base.ports import wait_for_port
 from raylaunch.explain.read import explain_logs, find_logs
 from tests.hub_server import Hub, serve
 
@@ -42,9 +44,7 @@ SHELL = {
     "ssh_refused": "ssh -o BatchMode=yes -p 1 127.0.0.1",
     "docker_daemon_down": "docker -H unix:///tmp/there-is-no.sock ps",
     "docker_missing": "PATH=/nowhere; docker ps",
-    "pip_externally_managed": "true",
 }
-del SHELL["pip_externally_managed"]
 """Key -> what fails so, as a shell command."""
 
 FETCH = "import huggingface_hub as h; h.snapshot_download('acme/model', local_dir='there', max_workers=1)"
@@ -86,7 +86,7 @@ own = make("own", config_json=json.dumps(config | {"model_type": "own", "auto_ma
 fail("trust_remote_code", lambda: AutoConfig.from_pretrained(own))
 fail("tokenizer_missing", lambda: AutoTokenizer.from_pretrained(make("no-tokenizer", config_json=json.dumps(config))))
 """
-LOADS = sorted(set(__import__("re").findall(r'fail\("(\w+)"', LOAD)))
+LOADS = sorted(set(re.findall(r'fail\("(\w+)"', LOAD)))
 
 RANKS = """
 import datetime, os, pathlib, signal, sys, time, torch.distributed as d
@@ -97,13 +97,72 @@ import torch
 if kind == "dead" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 if kind == "wedged" and rank == 1:
-    time.sleep(12)
-    sys.exit()
+    time.sleep(5)
+    os._exit(0)
 if kind == "wedged":
     d.monitored_barrier(timeout=datetime.timedelta(seconds=2), wait_all_ranks=True)
 for _ in range(100):
     d.all_reduce(torch.ones(8))
     time.sleep(0.05)
+"""
+
+
+ENGINE = """
+import json, pathlib, traceback
+from vllm.engine.arg_utils import AsyncEngineArgs
+here = pathlib.Path.cwd()
+config = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 96, "num_attention_heads": 3,
+    "num_key_value_heads": 3, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 100,
+    "max_position_embeddings": 2048, "torch_dtype": "float32",
+}
+def make(**changes):
+    folder = here / ("model-" + "-".join(changes))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return str(folder)
+model = make()
+def fail(key, model=model, **options):
+    try:
+        AsyncEngineArgs(model=model, skip_tokenizer_init=True, **options).create_engine_config()
+    except BaseException:
+        (here / f"{key}.log").write_text(traceback.format_exc())
+fail("tp_not_divisible", tensor_parallel_size=2, distributed_executor_backend="mp")
+fail("max_model_len_too_long", max_model_len=9999)
+fail("dtype_unknown", dtype="float17")
+fail("quantization_unfit", quantization="awq")
+fail("unknown_option", swap_spaces=4)
+fail("model_path_missing", model="/there/is/no/such/model")
+fail("architecture_unsupported", make(architectures=["GigantForCausalLM"], model_type="gigant"))
+"""
+
+CLUSTER = """
+import os, pathlib, signal, subprocess, sys, traceback
+import ray
+here, port = pathlib.Path.cwd(), sys.argv[1]
+def fail(key, call):
+    try:
+        call()
+    except BaseException:
+        (here / f"{key}.log").write_text(traceback.format_exc())
+    finally:
+        ray.shutdown()
+address = f"127.0.0.1:{port}"
+@ray.remote(num_cpus=0)
+class Rank:
+    def stop(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+def kill():
+    ray.init(address=address, log_to_driver=False)
+    ray.get(Rank.remote().stop.remote())
+def join_with_another_version():
+    ray.__version__ = "2.44.1"
+    ray.init(address=address, log_to_driver=False)
+def join_nothing():
+    ray.init(address="127.0.0.1:9", log_to_driver=False)
+fail("worker_killed", kill)
+fail("ray_version_mismatch", join_with_another_version)
+fail("ray_head_unreachable", join_nothing)
 """
 
 
@@ -203,3 +262,39 @@ def test_ranks_that_fail_are_explained(kind: str, key: str, tmp_path: Path) -> N
     environ = {"GLOO_SOCKET_IFNAME": "eth9"} if kind == "interface" else {"GLOO_SOCKET_IFNAME": "lo"}
     log = run_shell(ranks, tmp_path, OMP_NUM_THREADS="1", **environ)
     assert explain(log) == [key], log.read_text()
+
+
+@pytest.mark.engine
+def test_engines_that_refuse_are_explained(tmp_path: Path) -> None:
+    """vLLM's own checks of a model and its options."""
+    output = run_shell(f"{PYTHON} - <<'END'\n{ENGINE}\nEND", tmp_path, HF_HUB_OFFLINE="1").read_text()
+    keys = sorted(set(re.findall(r'fail\("(\w+)"', ENGINE)))
+    found = {key: explain(tmp_path / f"{key}.log") if (tmp_path / f"{key}.log").exists() else output for key in keys}
+    assert found == {key: [key] for key in keys}
+
+
+@pytest.mark.ray
+def test_clusters_that_fail_are_explained(tmp_path: Path) -> None:
+    """A worker that is killed, a driver of another version, and no head at all, with a real Ray; then its own logs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = tmp_path / "ray"
+    ray = Path(PYTHON).with_name("ray")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={port}", f"--temp-dir={temporary}", "--num-cpus=2",
+         "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert wait_for_port(port, 60.0, lambda: head.poll() is None)
+        (tmp_path / "driver.py").write_text(CLUSTER)
+        environ = {"RAY_gcs_rpc_server_connect_timeout_s": "3", "RAY_gcs_server_request_timeout_seconds": "3"}
+        output = run_shell(f"{PYTHON} driver.py {port}", tmp_path, **environ).read_text()
+    finally:
+        head.terminate()
+        head.wait(60)
+    keys = re.findall(r'^fail\("(\w+)"', CLUSTER, re.MULTILINE)
+    found = {key: explain(tmp_path / f"{key}.log") if (tmp_path / f"{key}.log").exists() else output for key in keys}
+    assert found == {key: [key] for key in keys}
+    assert "ray_version_mismatch" not in explain(temporary)

@@ -14,6 +14,7 @@ from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.engine.messages import EnginePulse
+from raylaunch.explain.signatures import by_key, fix_of
 from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
 from raylaunch.serve.attempt import describe_missing
@@ -53,6 +54,16 @@ def test_no_cause_is_shown_that_is_replaced_later() -> None:
 def begin_incident(what: str) -> incidents.Incident:
     service = Service(8080, "127.0.0.1", ("a/b",), "f", ProcessId(1, 1), 1.0)
     return incidents.begin(service, Fault("start", what, "fix it"), 2)
+
+
+def test_an_incident_has_the_fix_of_its_kind() -> None:
+    """From the same table that explains logs."""
+    service = Service(8080, "127.0.0.1", ("a/b",), "f", ProcessId(1, 1), 1.0)
+    incident = incidents.begin(service, Fault("wedge", "no token has moved"), 2)
+    assert incident.key == "engine_stalled"
+    assert incident.fix == fix_of("engine_stalled")
+    for cause in ("worker", "engine", "node", "gcs", "gpu", "wedge", "canary"):
+        assert Fault(cause, "").key in by_key()
 
 
 def test_one_cause_five_times_ends_it_and_waits_grow() -> None:

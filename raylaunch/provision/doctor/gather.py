@@ -57,6 +57,8 @@ class HostFacts:
     gpus: probe_facts.HostGpus
     route: probe_facts.Route
     disks: tuple[probe_facts.Disk, ...]
+    kernel: probe_facts.Section
+    """Lines of the kernel's log that may tell of faults."""
     memory: tuple[int, int] | None
     """Total and available bytes."""
     sockets: frozenset[int] | None
@@ -144,6 +146,7 @@ def make_facts(address: str, probe: probe_facts.Probe, network: NetworkFacts | N
         gpus=probe_facts.parse_gpus(probe.find("gpus"), probe.find("holders")),
         route=probe_facts.parse_route(probe.find("route")),
         disks=probe_facts.parse_disks(probe.find("disk")),
+        kernel=probe.find("kernel"),
         memory=probe_facts.parse_memory(probe.find("memory")),
         sockets=probe_facts.parse_sockets(sockets) if sockets.text else None,
         listeners=probe_facts.parse_listeners(probe.find("listeners")),

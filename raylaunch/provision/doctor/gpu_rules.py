@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from raylaunch.base.text import printable
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.explain.signatures import find
 from raylaunch.node.nvidia_codes import CUDA_12_IMAGES, OLDEST_DRIVER
 from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor.docker_rules import wants_gpus
@@ -62,8 +63,8 @@ def _explain_none(facts: HostFacts) -> Verdict:
     if facts.gpus.problem == "missing":
         return check.failed("there is no nvidia-smi: NVIDIA's driver is not installed", install)
     message = printable(facts.gpus.problem.splitlines()[0]) if facts.gpus.problem else "it lists none"
-    if "version mismatch" in message.lower():
-        return check.failed("the driver was updated under a running kernel module", f"{sudo}reboot")
+    if finding := find(message):
+        return check.failed(finding.cause, finding.fix)
     return check.failed(f"nvidia-smi fails: {message}", f"{sudo}modprobe nvidia && nvidia-smi; else {install}")
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.explain.signatures import find_heaviest
 from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor.gather import HostFacts
 from raylaunch.provision.doctor.verdicts import Check, Verdict
@@ -32,6 +33,7 @@ def judge_machines(hosts: Sequence[HostFacts], cluster: ClusterFile, *, model_gb
         yield _judge_model_disk(facts, model_gb)
         yield _judge_memory(facts)
         yield _judge_shared_memory(facts, cluster)
+        yield _judge_kernel(facts)
         yield _judge_clock(facts)
 
 
@@ -117,6 +119,18 @@ def _read_size(text: str) -> float | None:
     """Bytes of docker's "10.24g", "512m", "64k" or "1000b"; None for other text."""
     found = re.fullmatch(r"([\d.]+)([bkmg]?)b?", text.lower())
     return float(found[1]) * 1024 ** "bkmg".index(found[2] or "b") if found else None
+
+
+def _judge_kernel(facts: HostFacts) -> Verdict:
+    """By the signatures that `explain` has; what was since the host's start may be over, so it only warns."""
+    check, section = Check("kernel", facts.address), facts.kernel
+    if section.status != 0:
+        return check.unknown("the kernel's log cannot be read", "sudo sysctl kernel.dmesg_restrict=0, or sudo -n dmesg")
+    worst = find_heaviest(reversed(section.text.splitlines()), {"kernel", "docker"})
+    if worst is None or worst.signature.is_symptom:
+        return check.ok("its log has no fault of GPU, memory, PCIe or disk")
+    sudo = facts.system.sudo
+    return check.warning(f"since it was started: {worst.cause}", f"{worst.fix}; {sudo}dmesg -T shows when")
 
 
 def _judge_clock(facts: HostFacts) -> Verdict:

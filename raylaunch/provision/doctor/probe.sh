@@ -39,6 +39,9 @@ probe disk 5 'for place in /tmp "$3" /dev/shm; do
         echo "disk $place $(df -Pk "$place" | tail -n 1)"
     done'
 probe listeners 5 'ss -Hltnp || sudo -n ss -Hltnp'
+probe kernel 5 'log=$(sudo -n dmesg -T || dmesg -T) || exit 1
+    grep -E "NVRM|Out of memory|oom-kill|AER: Unc|IO_PAGE_FAULT|DMAR: |Hardware Error|EDAC|I/O error|read-only|fs error" <<<"$log" |
+        tail -n 200; exit 0'
 probe firewall 5 'for tool in ufw firewalld; do systemctl is-active "$tool" 2>/dev/null | grep -qx active && echo $tool; done; true'
 
 print_section() { printf '\n%s %s\n%s\n%s = 0\n' "$mark" "$1" "$2" "$mark"; }

@@ -23,7 +23,7 @@ CHECKS = (
     *("key", "ssh", "login shell", "hostname", "sudo", "head to worker"),
     *("docker", "NVIDIA runtime", "image", "container"),
     *("GPUs", "driver", "GPU memory", "peer access"),
-    *("disk", "model disk", "memory", "shared memory", "clock"),
+    *("disk", "model disk", "memory", "shared memory", "kernel", "clock"),
     *("ports", "API port", "firewall", "network"),
 )
 """All checks in the order of the table: an earlier failure explains later ones."""

@@ -238,3 +238,20 @@ def test_rows_join_hosts_that_are_alike(judge_worker: Callable[..., list[Verdict
     rows = make_rows(judge_worker(docker=probe_facts.RuntimeFacts("stopped")))
     assert next(row for row in rows if row.check == "hostname").hosts == (HEAD, WORKER)
     assert (rows[-1].check, rows[-1].hosts) == ("docker", (WORKER,))
+
+
+def test_the_kernels_log_is_explained(judge_worker: Callable[..., list[Verdict]]) -> None:
+    """The heaviest fault, with what to do; a symptom is none; a log that cannot be read is not ok."""
+
+    def judge(text: str, status: int = 0) -> Verdict:
+        found = judge_worker(kernel=probe_facts.Section(text, status))
+        return next(verdict for verdict in found if verdict.check == "kernel" and verdict.host == WORKER)
+
+    lost = "[Tue Nov 24 02:47:01 2026] NVRM: Xid (PCI:0000:09:00): 79, pid=7, GPU has fallen off the bus."
+    killed = "[Tue Nov 24 02:47:01 2026] Out of memory: Killed process 21010 (python3) total-vm:1kB"
+    found = judge(f"{killed}\n{lost}")
+    assert found.state is VerdictState.WARNING
+    assert "0000:09:00 does not answer on the PCIe bus" in found.what
+    assert "reseat the GPU" in found.fix
+    assert judge("NVRM: Xid (PCI:0000:09:00): 43, pid=7").state is VerdictState.OK
+    assert judge("dmesg: read kernel buffer failed: Operation not permitted", 1).state is VerdictState.UNKNOWN
