@@ -57,7 +57,8 @@ def init(
         cluster = cluster_file.load(file)
     with report_interrupt(f"stopped: {file} is written; `raylaunch init {cluster.shown_path}` continues"):
         folder = artifacts.write_kit(cluster)
-    console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}; token and image layer in {folder}")
+    console.say(f"{file}: {len(cluster.hosts)} hosts, head {cluster.head_ip}")
+    console.say(f"token and image layer: {folder}")
     if hosts and not Path(key).expanduser().is_file():
         console.say(f"warning: {key} does not exist yet: create it, or set auth.ssh_private_key", style="yellow")
     console.say(f"next: raylaunch doctor {cluster.shown_path}")
@@ -116,7 +117,7 @@ def down(cluster: Path, yes: bool) -> None:
     if not yes and (serving := teardown.list_services(file)):
         what = f"{file.cluster_name} serves {', '.join(serving)}"
         if not sys.stdin.isatty():
-            raise ClusterError(what, fix=f"raylaunch down {file.shown_path} --yes: takes it down all the same")
+            raise ClusterError(what, fix=f"`raylaunch down {file.shown_path} --yes` takes it down all the same")
         click.confirm(f"{what}: take it down?", abort=True, err=True)
     with report_interrupt(f"stopped: parts of it may be left; `raylaunch down {file.shown_path}` continues"):
         teardown.down(file)

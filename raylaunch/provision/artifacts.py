@@ -130,7 +130,8 @@ def write_kit(cluster: ClusterFile) -> Path:
 def make_build_script(runtime: Docker) -> str:
     """The script that hosts run: it builds the image "$1" from its own folder, if the host lacks it in this version.
 
-    The label of the image holds the content's id and that of the base image.
+    The label of the image holds the content's id and that of the base image. What it does is written into its folder,
+    for `up` (image_progress).
     """
     label = f'{{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
     return f"""\
@@ -142,7 +143,13 @@ case $({runtime.inspect_image('"$1"', label)} 2>/dev/null || true) in
 "$id"-*) exit 0 ;;
 esac
 base=$(sed -n 's/^FROM //p' Dockerfile)
-{runtime.inspect_image('"$base"')} >/dev/null 2>&1 || {runtime.pull.format(image='--quiet "$base"')}
+trap 'rm -f progress pull.log manifest.json' EXIT
+if ! {runtime.inspect_image('"$base"')} >/dev/null 2>&1; then
+    echo pulling >progress
+    {runtime.list_layers.format(image='"$base"')} >manifest.json 2>/dev/null || true
+    {runtime.pull.format(image='"$base"')} >pull.log
+fi
+echo building >progress
 id=$id-$({runtime.inspect_image('"$base"')} | cut -c 8-19)
 {runtime.build.format(image='"$1"', label=f'"{LAYER_LABEL}=$id"')}
 """

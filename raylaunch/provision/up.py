@@ -17,6 +17,7 @@ from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, image, ray_state, ray_up_log
 from raylaunch.provision.head_session import HeadReport, HeadSession
 from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.image_progress import ImageWatch
 from raylaunch.provision.preconditions import ContainerState, HostState, check_hosts, find_cause, inspect_host
 from raylaunch.provision.ray_up import Launcher, start_launcher
 
@@ -42,6 +43,9 @@ class ClusterUp:
     idle_since: dict[str, float] = field(default_factory=dict)
     """Host -> since when Ray's launcher has not worked on it."""
 
+    def __post_init__(self) -> None:
+        self.images = ImageWatch(self.shell)
+
     @property
     def cluster(self) -> ClusterFile:
         """The cluster's file."""
@@ -57,6 +61,7 @@ class ClusterUp:
         states = self.shell.run_on_all(lambda host: inspect_host(self.shell, host))
         self.gpus = {host: state.gpus for host, state in states.items()}
         with ExitStack() as stack:
+            stack.enter_context(self.images.follow())
             head_runs = states[self.cluster.head_ip].container is ContainerState.OURS
             session = HeadSession.open(self.shell) if head_runs else None
             missing = self.list_missing(session.read()) if session else list(self.cluster.hosts)
@@ -145,7 +150,8 @@ class ClusterUp:
         with console.live_lines() as report:
             while launcher.is_alive():
                 stage = ray_up_log.read_stage(launcher.read_log())
-                report([f"{head}: head: {stage} | {self._describe_wait()}"])
+                image, amount = self.images.describe(head)
+                report([f"{head}: head: {stage}{image} | {amount}{self._describe_wait()}"])
                 if time.monotonic() - self.began > self.wait_s:
                     what = f"{head}: the head was not up within {self.wait_s:.0f} s, at: {stage}"
                     raise ClusterError(what, log=launcher.log)
@@ -190,7 +196,8 @@ class ClusterUp:
         else:
             stage = ray_up_log.STAGES.get(report.launcher.get(host, ""), "waiting for the head to start it")
         role = "head" if host == self.cluster.head_ip else "worker"
-        return f"{host}: {role}: {stage} | {self._describe_wait()}"
+        image, amount = self.images.describe(host)
+        return f"{host}: {role}: {stage}{image} | {amount}{self._describe_wait()}"
 
     def examine(self, host: str, report: HeadReport, session: HeadSession) -> None:
         """Check whether a missing host can still join; retry it after its first failure.

@@ -10,6 +10,7 @@ from pathlib import Path
 from raylaunch.provision.template import LAYER_IMAGE, ClusterPlan, write
 from tests.rig.host import Host
 from tests.rig.rig import Rig
+from tests.rig.typed import Typed, type_line
 
 BIN = Path(sys.executable).parent
 CONTAINER = "raylaunch"
@@ -55,6 +56,12 @@ class Owner:
             [BIN / program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=self.environ,
             timeout=timeout_s, check=False,
         )  # fmt: skip
+
+    def type(self, line: str, *, interrupt_at: str = "", deadline_s: float = 300.0) -> Typed:
+        """Type a line beside the cluster file, at 80 columns."""
+        environ = self.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        folder = self.cluster_file.parent
+        return type_line(line, environ=environ, folder=folder, interrupt_at=interrupt_at, deadline_s=deadline_s)
 
     def must(
         self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0

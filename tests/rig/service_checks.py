@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raylaunch.base.processes import wait_until
 from tests.rig.host import Host
-from tests.rig.owner import Owner, wait_for_line
+from tests.rig.owner import CONTAINER, Owner, wait_for_line
 
 READY_DEADLINE_S = 300.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +62,33 @@ def check_strangers_at_the_api(laptop: Owner, stranger: Host) -> None:
     assert stranger.run(f"{ask} -H 'Authorization: Bearer wrong' {url}").stdout == "401"
     for host in laptop.rig.hosts:
         assert key.read_text() not in host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+
+
+def check_texts_on_the_laptop(laptop: Owner) -> None:
+    """What the verbs print at 80 columns while it serves: never "this machine", and commands that work as printed."""
+    on = "--cluster cluster.yaml"
+    for verb in ("status", "top --once", "incidents", "incidents none"):
+        typed = laptop.type(f"raylaunch {verb} {on}")
+        assert typed.status == (1 if "none" in verb else 0), typed.text
+        assert "this machine" not in typed.text
+        assert "127.0.0.1" not in typed.text
+        typed.check_width()
+        for command in typed.commands:
+            assert laptop.type(command).status == 0, command
+    asked = laptop.type("raylaunch down cluster.yaml </dev/null")
+    assert (asked.status, asked.commands) == (1, ["raylaunch down cluster.yaml --yes"]), asked.text
+
+
+def check_a_refused_serve(laptop: Owner, launch: Path) -> None:
+    """Another launch on the port that is taken: refused, its cause printed once; what `restart` reads is as it was."""
+    other = launch.with_name("other.yaml")
+    other.write_text(launch.read_text().replace("rig/model", "rig/other"))
+    refused = laptop.type(f"raylaunch serve {other} --rehearse --cluster cluster.yaml")
+    assert refused.status == 1
+    assert refused.text.count("is taken") == 1, refused.text
+    assert "Runtime env" not in refused.text
+    status = json.loads(laptop.must("status", "--json", "--cluster", str(laptop.cluster_file)).stdout)
+    kept = laptop.rig.head.run(f"docker exec {CONTAINER} cat {status['launch_file']}").stdout
+    assert "rig/model" in kept
+    again = laptop.type(f"raylaunch restart {other} --set server.host=127.0.0.1 --cluster cluster.yaml")
+    assert (again.status, "cannot change the address" in again.text) == (1, True), again.text

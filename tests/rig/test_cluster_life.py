@@ -26,11 +26,14 @@ from tests.rig.owner import CONTAINER, Owner, bring_out_of_step, find_image, wai
 from tests.rig.rig import start_rig
 from tests.rig.service_checks import (
     READY_DEADLINE_S,
+    check_a_refused_serve,
     check_load_from_both_hosts,
     check_strangers_at_the_api,
+    check_texts_on_the_laptop,
     check_top,
     is_ready,
 )
+from tests.rig.typed import list_commands
 from tests.test_readme import read_commands
 
 pytestmark = [pytest.mark.root, pytest.mark.rig]
@@ -94,9 +97,32 @@ def test_different_images_are_refused(laptop: Owner, tmp_path: Path) -> None:
         host.run("docker rmi rig/small:1; docker rmi rig/other:1 2>/dev/null; rm -f /tmp/other.tar")
 
 
+def test_init_and_doctor_name_the_next_command(laptop: Owner) -> None:
+    """At 80 columns: init ends with doctor, doctor with up; a wrong host writes nothing."""
+    hosts = ",".join(host.address for host in laptop.rig.hosts)
+    wrong = laptop.type(f"raylaunch init new.yaml --hosts {hosts}:22 --user root --key {laptop.rig.key}")
+    assert (wrong.status, "an address without a port" in wrong.text) == (1, True)
+    written = laptop.type(f"raylaunch init new.yaml --hosts {hosts} --user root --key {laptop.rig.key} --name rig")
+    assert (written.status, written.commands) == (0, ["raylaunch doctor new.yaml"])
+    checked = laptop.type(written.commands[0])
+    checked.check_width()
+    assert (checked.status, checked.commands) == (0, ["raylaunch up new.yaml"]), checked.text
+    assert " checks ok" in checked.text
+    laptop.cluster_file.write_text((laptop.cluster_file.parent / "new.yaml").read_text())
+
+
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
-    """One command; each host is listed with its GPUs and has its own address and interface in its environment."""
-    printed = laptop.up().stderr
+    """After one that was interrupted; each host has its GPUs, and its own address and interface in its environment."""
+    stopped = laptop.type("raylaunch up cluster.yaml", interrupt_at="head: starting the container")
+    assert (stopped.status, stopped.commands) == (130, ["raylaunch up cluster.yaml", "raylaunch down cluster.yaml"])
+    state = laptop.type("raylaunch status --cluster cluster.yaml")
+    assert (state.status, state.commands[-1:]) == (1, ["raylaunch up cluster.yaml"]), state.text
+    assert laptop.type("raylaunch doctor cluster.yaml").commands == ["raylaunch up cluster.yaml"]
+    up = laptop.type(stopped.commands[0])
+    up.check_width()
+    assert up.status == 0, up.text
+    assert up.commands[-1] == "raylaunch serve LAUNCH.yaml --cluster cluster.yaml"
+    printed = up.text
     addresses = [host.address for host in laptop.rig.hosts]
     assert laptop.count_gpus() == dict.fromkeys(addresses, LOGICAL_GPUS)
     assert f"2 hosts, {2 * LOGICAL_GPUS} GPUs" in printed
@@ -131,7 +157,14 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     wait_for_line(output, serving, "ends it", READY_DEADLINE_S)
     serving.send_signal(signal.SIGINT)  # Ctrl-C leaves the service alone, and prints how to stop it
     assert serving.wait(30) == 0
-    assert f"raylaunch stop --port=8080 --cluster {laptop.cluster_file}" in output.read_text()
+    *try_it, stop = list_commands(output.read_text())
+    assert stop == f"raylaunch stop --port=8080 --cluster {laptop.cluster_file}"
+    assert [line.split()[1] for line in try_it if line.startswith("raylaunch")][:2] == ["ask", "stop"]
+    for line in try_it:
+        if " stop " not in line and " -f" not in line:
+            typed = laptop.type(line)
+            assert typed.status == 0, typed.text
+    assert "loading the weights" in output.read_text()
 
     status = json.loads(laptop.must("status", "--json", *on).stdout)
     assert status["ready"]
@@ -141,6 +174,8 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     check_strangers_at_the_api(laptop, stranger)
     check_load_from_both_hosts(laptop, tmp_path)
     check_top(laptop, tmp_path / "top.txt")
+    check_texts_on_the_laptop(laptop)
+    check_a_refused_serve(laptop, launch)
 
     again = laptop.up().stderr
     assert "is up already" in again
@@ -148,8 +183,11 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
     listed = laptop.must("incidents", *on)
     assert "no incidents" in listed.stdout + listed.stderr
 
-    assert "nothing" not in laptop.must("stop", *on).stderr
-    assert laptop.run("status", *on).returncode == 1
+    ended = laptop.type(stop)
+    assert (ended.status, "nothing" in ended.text) == (0, False), ended.text
+    state = laptop.type("raylaunch status --cluster cluster.yaml")
+    assert (state.status, state.commands) == (1, ["raylaunch serve LAUNCH.yaml --cluster cluster.yaml"])
+    assert "vllm" in laptop.must("logs", *on).stdout.lower()
 
 
 def test_a_detached_service_with_an_open_api(laptop: Owner, stranger: Host, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""What a user sees: a line typed on a terminal of 80 columns, and the commands that its output tells to type."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+COLUMNS = 80
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_COMMAND = re.compile(r"`((?:raylaunch|ray) [^`]+)`|^(?:next: |ready: | +)?((?:raylaunch|curl) .*?)(?:  #.*)?$", re.M)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """The end of a typed command."""
+
+    line: str
+    status: int
+    text: str
+    """What the terminal got, without control characters."""
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands in it."""
+        return list_commands(self.text)
+
+    def check_width(self) -> None:
+        """Nothing is wider than the terminal, but for a command, which is pasted as one line."""
+        wide = [line for line in self.lines if len(line) > COLUMNS]
+        assert not [line for line in wide if not list_commands(line)], self.text
+
+
+def list_commands(text: str) -> list[str]:
+    """The commands of raylaunch, ray and curl that a text tells to type."""
+    return [quoted or line for quoted, line in _COMMAND.findall(text)]
+
+
+def type_line(
+    line: str, *, environ: Mapping[str, str], folder: Path, interrupt_at: str = "", deadline_s: float
+) -> Typed:
+    """Type a line in a shell on a terminal of its own.
+
+    Args:
+        folder: where it is typed.
+        interrupt_at: text at which Ctrl-C is typed.
+    """
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "bash", "-c", line], stdin=terminal, stdout=terminal, stderr=terminal, cwd=folder,
+        env={**environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(terminal)
+    seen, until = b"", time.monotonic() + deadline_s
+    while piece := _read(controller):
+        seen += piece
+        assert time.monotonic() < until, f"{line}: no end within {deadline_s} s:\n{seen.decode(errors='replace')}"
+        if interrupt_at and interrupt_at.encode() in seen:
+            interrupt_at = ""
+            os.write(controller, b"\x03")
+    os.close(controller)
+    return Typed(line, process.wait(30), _CONTROL.sub("", seen.decode(errors="replace")))
+
+
+def _read(controller: int) -> bytes:
+    try:
+        return os.read(controller, 1 << 16)
+    except OSError:  # the other side is closed
+        return b""
