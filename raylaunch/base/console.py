@@ -6,6 +6,7 @@ Progress goes through one rich console, which prints plain lines where stderr is
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -102,6 +103,21 @@ def print_error(error: RaylaunchError) -> None:
         _STDERR.print(Text.assemble(("what to do: ", "bold"), error.fix))
     if error.log is not None:
         _STDERR.print(Text(f"full log: {error.log}"))
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """On a terminal: `text` with the seconds that the block has taken; it is gone when the block ends."""
+    if not is_terminal():
+        yield
+        return
+    began = time.monotonic()
+
+    def render() -> Text:
+        return Text(f"{text} | {time.monotonic() - began:.0f} s")
+
+    with Live(console=_STDERR, get_renderable=render, refresh_per_second=2, transient=True):
+        yield
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ def doctor(
     if to_serve is not None and model_gb is None:
         model_gb = _find_model_gb(to_serve)
     api_port = to_serve.port if to_serve else None
-    console.say(f"checking {name_hosts(loaded.hosts)} over ssh, up to 30 s")
-    found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
+    with console.waiting(f"checking {name_hosts(loaded.hosts)} over ssh, up to 30 s"):
+        found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
     if fix and found.safe_fixes:
         for verdict in found.safe_fixes:
             console.say(f"{verdict.check}, {verdict.host}: {verdict.what}")

@@ -55,7 +55,8 @@ def down(cluster: ClusterFile) -> None:
     """
     artifacts.check_owner(cluster)
     shell = HostShell.of(cluster)
-    before = shell.run_on_all(lambda host: inspect_remains(shell, host, clean=False))
+    with console.waiting(f"{cluster.cluster_name}: checking every host"):
+        before = shell.run_on_all(lambda host: inspect_remains(shell, host, clean=False))
     if not any(remains.left or remains.unreachable for remains in before.values()):
         forget(cluster)
         console.say(f"{cluster.cluster_name} is down: nothing of it is on {', '.join(cluster.hosts)}")
@@ -63,8 +64,9 @@ def down(cluster: ClusterFile) -> None:
     if not before[cluster.head_ip].unreachable:
         _run_launcher(cluster)
     # The head first: its launcher would start the workers again.
-    after = {cluster.head_ip: inspect_remains(shell, cluster.head_ip, clean=True)}
-    after |= shell.run_on_all(lambda host: inspect_remains(shell, host, clean=True))
+    with console.waiting(f"{cluster.cluster_name}: removing what is left, and checking every host"):
+        after = {cluster.head_ip: inspect_remains(shell, cluster.head_ip, clean=True)}
+        after |= shell.run_on_all(lambda host: inspect_remains(shell, host, clean=True))
     raise_for(cluster, list(after.values()))
     forget(cluster)
     console.say(

@@ -85,7 +85,10 @@ def _load(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
     image, runtime = shell.cluster.image, shell.runtime
     console.say(f"loading {archive} on {', '.join(hosts)}")
     command = f"{runtime.load} && {runtime.inspect_image(image)} >/dev/null"
-    results = shell.run_on_all(lambda host: shell.run(host, command, stdin=archive, timeout_s=_LOAD_TIMEOUT_S), hosts)
+    with console.waiting(f"copying {archive.stat().st_size / 1e9:.1f} GB to each"):
+        results = shell.run_on_all(
+            lambda host: shell.run(host, command, stdin=archive, timeout_s=_LOAD_TIMEOUT_S), hosts
+        )
     failures = {host: describe_load_failure(result) for host, result in results.items()}
     save = runtime.save.format(image=image)
     if failed := [f"{host}: {why}" for host, why in failures.items() if why]:

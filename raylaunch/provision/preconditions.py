@@ -83,7 +83,8 @@ def check_hosts(shell: HostShell, *, with_archive: bool) -> None:
         )
 
     cluster = shell.cluster
-    diagnosis = diagnose.diagnose(cluster)
+    with console.waiting("checking every host, up to 30 s"):
+        diagnosis = diagnose.diagnose(cluster)
     verdicts = [verdict for verdict in diagnosis.verdicts if not is_handled_by_up(verdict)]
     diagnosis = replace(diagnosis, verdicts=tuple(verdicts))
     for state, line in make_table(diagnosis, width=console.find_width()):

@@ -194,7 +194,8 @@ def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> 
 def run_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
     """Run a verb of raylaunch in the head's container and print its output; its exit status."""
     command = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
-    result = HostShell.of(cluster).run_in_head(command, timeout_s=_STOP_TIMEOUT_S)
+    with console.waiting(f"{arguments[0]} on {cluster.head_ip}"):
+        result = HostShell.of(cluster).run_in_head(command, timeout_s=_STOP_TIMEOUT_S)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.status

@@ -248,9 +248,9 @@ class Ssh:
         return [f"ControlPath={self._socket(host)}", "ControlMaster=yes", _LIGHT_EXCHANGE]
 
     def through(self, head: str) -> list[str]:
-        """Options that reach a host from `head`, through the open connection to it."""
+        """Options that reach a host from `head`, through the open connection to it, on the port that Ray uses there."""
         way = ["ssh", "-o", f"ControlPath={self._socket(head)}", "-o", "ControlMaster=no", "-W", "%h:%p"]
-        return [f"ProxyCommand={shlex.join([*way, '--', f'{self.user}@{head}'])}", _LIGHT_EXCHANGE]
+        return [f"ProxyCommand={shlex.join([*way, '--', f'{self.user}@{head}'])}", "Port=22", _LIGHT_EXCHANGE]
 
     def _socket(self, host: str) -> Path:
         return self.sockets / re.sub(r"[^\w.-]", "_", host)[:40]
