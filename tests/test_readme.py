@@ -191,7 +191,10 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
     "raylaunch bench --concurrency 500 --cluster configs/two-node.yaml": (is_parsed_by_bench, None),
-    "ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500": (is_parsed_by_ray, None),
+    "ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500": (
+        is_parsed_by_ray,
+        f"{LIFE}::test_a_model_over_two_hosts",
+    ),
     "raylaunch bench compare before.json after.json": (
         wants_results,
         "tests/bench/test_compare.py::test_command",
@@ -206,6 +209,10 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
         "tests/rig/test_doctor.py::test_sound_hosts_are_fit",
     ),
     "raylaunch up cluster.yaml": (is_parsed_by_raylaunch, f"{LIFE}::test_up_brings_in_every_gpu"),
+    f"raylaunch weights pull {REFERENCE} --cluster cluster.yaml": (
+        is_parsed_by_weights,
+        f"{LIFE}::test_the_model_comes_onto_bare_hosts",
+    ),
     f"raylaunch serve {REFERENCE} --cluster cluster.yaml": (
         is_parsed_by_raylaunch,
         f"{LIFE}::test_a_model_over_two_hosts",

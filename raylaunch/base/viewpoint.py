@@ -23,6 +23,8 @@ class Viewpoint:
     """Hosts in the cluster file."""
     key_file: str = ""
     """The reader's file with the API key of the service that is started."""
+    launch: str = ""
+    """The reader's launch file, of which this process has a copy."""
 
     @classmethod
     def of_this_process(cls, environ: Mapping[str, str] = os.environ) -> Self:

@@ -5,10 +5,11 @@ what it needs when it runs, so that the command line starts fast.
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +33,31 @@ def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":
     from raylaunch.config import launch_file
 
     return launch_file.load(launch, sets=sets, environ=os.environ)
+
+
+def also_on_cluster(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb that takes a launch `--cluster`: with it, the same command runs in the head's container."""
+
+    @CLUSTER
+    @functools.wraps(verb)
+    def run(*, cluster: Path | None, **given: Any) -> Any:
+        if cluster is None:
+            return verb(**given)
+        from raylaunch.cli.values import write_options
+        from raylaunch.config import cluster_file
+        from raylaunch.provision import remote
+
+        loaded, file = load_launch(given["launch"], given["sets"]), cluster_file.load(cluster)
+        context = click.get_current_context()
+        options = write_options(context, without={"cluster", "sets"})
+        if given.get("yes") is False:  # there is no terminal there to ask on
+            click.confirm(f"Remove {loaded.model_folder} from every host of {cluster}?", abort=True, err=True)
+            options.append("--yes")
+        names = [link.info_name or "" for link in (context.parent, context) if link is not None]
+        with report_interrupt("stopped; the same command continues"):
+            return remote.run_with_launch(file, loaded, names, options)
+
+    return run
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylaunch.cli.options import JSON, LAUNCH, SETS, load_launch
+from raylaunch.cli.options import JSON, LAUNCH, SETS, also_on_cluster, load_launch
 
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
@@ -25,6 +25,7 @@ def weights() -> None:
 @JSON
 @click.option("--verify", is_flag=True, help="Hash every existing file, even if it passes the fast check.")
 @click.option("--lanes", type=click.IntRange(1, 8), help="Parallel chains between nodes; more for faster links.")
+@also_on_cluster
 def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool, lanes: int | None) -> None:
     """Download the model once, and copy it from node to node."""
     loaded = load_launch(launch, sets)
@@ -49,6 +50,7 @@ def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool
 @SETS
 @JSON
 @click.option("--fast", is_flag=True, help="Sizes and sampled blocks instead of every byte.")
+@also_on_cluster
 def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool) -> None:
     """Compare every file on every node with the manifest, without the hub."""
     loaded = load_launch(launch, sets)
@@ -80,6 +82,7 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
 @LAUNCH
 @SETS
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@also_on_cluster
 def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
     """Remove the files of a pull from every node; other files are kept."""
     loaded = load_launch(launch, sets)

@@ -121,7 +121,8 @@ def run_with_launch(
     variables = {name: os.environ[name] for name in _HUB_VARIABLES if os.environ.get(name)}
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     _send_file(shell, exports or "\n", f"{name}.env")
-    verb = [*viewpoint_of(cluster).to_words(), "raylaunch", *words]
+    view = replace(viewpoint_of(cluster), launch=describe_path(launch.path))
+    verb = [*view.to_words(), "raylaunch", *words]
     folder = f"$HOME/{_LAUNCHES}"
     keep = f'[ $status = 0 ] || rm -f "{folder}/{name}.yaml"' if outlives else f'rm -f "{folder}/{name}.yaml"'
     script = (

@@ -1,5 +1,6 @@
 """What a service on a cluster gets, before any host is contacted: its key, and what Ray's launcher reads."""
 
+import io
 import json
 import os
 import shlex
@@ -139,6 +140,30 @@ def test_a_verb_runs_there_with_a_launch_of_here(
     assert shown.err == "600\n"
     assert len([*(tmp_path / "home" / ".raylaunch" / "launches").iterdir()]) == left
     assert not [call for call in fake_ssh.calls if "secret" in " ".join(call.argv)]
+
+
+def test_weights_on_a_cluster(
+    cluster: ClusterFile, fake_ssh: FakeSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], add_program: Callable[[str, str], None],
+) -> None:  # fmt: skip
+    """The same verb with the same options, its launch merged here; what `rm` would ask is asked here."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    fake_ssh.answer("docker exec", here=True)
+    add_program("docker", DOCKER_HERE)
+    add_program("raylaunch", 'grep path: "$3"; shift 3; echo "ran: $*"')
+    load(tmp_path)
+    on = (str(tmp_path / "launch.yaml"), "--set", "model.path=/data/other", "--cluster", str(cluster.path))
+    for words, ran in ((["pull", "--verify", "--lanes", "2"], "--verify --lanes 2"), (["rm", "--yes"], "--yes")):
+        with pytest.raises(SystemExit) as ended:
+            main.main(["weights", *words, *on])
+        assert ended.value.code == 0
+        assert capfd.readouterr().out == f"  path: /data/other\nran: {ran}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    calls = len(fake_ssh.calls)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["weights", "rm", *on])
+    assert (ended.value.code, len(fake_ssh.calls)) == (130, calls)
 
 
 def test_rays_own_lines_are_left_out() -> None:

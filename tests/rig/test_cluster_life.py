@@ -1,6 +1,7 @@
 """A cluster from nothing to nothing: up, a model over two hosts, strangers at its ports, and down again and again."""
 
 import json
+import os
 import signal
 import stat
 import sys
@@ -18,6 +19,7 @@ from raylaunch.base.processes import wait_until
 from raylaunch.config import cluster_ports as ports
 from raylaunch.provision.template import ClusterPlan, write
 from tests.e2e.harness import find_free_port
+from tests.hub_server import Hub, serve
 from tests.rig.host import Host
 from tests.rig.host import wait_until as host_wait_until
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
@@ -143,6 +145,23 @@ def test_token_is_private(laptop: Owner) -> None:
     for host in laptop.rig.hosts:
         seen = host.run(f"cat /proc/[0-9]*/cmdline | tr '\\0' ' '; docker inspect {CONTAINER}").stdout
         assert secret not in seen
+
+
+def test_the_model_comes_onto_bare_hosts(laptop: Owner) -> None:
+    """`weights pull` from the laptop, of a hub that the hosts reach: once from there, then from host to host; `rm`."""
+    files = {"config.json": b"{}", "model.safetensors": os.urandom(3_000_000)}
+    folder = laptop.cluster_file.parent
+    (folder / "pulled.yaml").write_text(LAUNCH.replace("/data/model", "/data/pulled"))
+    on = "pulled.yaml --cluster cluster.yaml"
+    with serve(Hub("rig/model", files), host=laptop.rig.laptop_address) as hub:
+        pulled = laptop.type(f"HF_ENDPOINT={hub.url} raylaunch weights pull {on}")
+    assert pulled.status == 0, pulled.text
+    assert hub.count_sent() < 4_000_000
+    for host in laptop.rig.hosts:
+        assert host.run("cat /data/pulled/model.safetensors | wc -c").stdout.strip() == "3000000"
+    assert laptop.type(f"raylaunch weights check {on}").status == 0
+    assert laptop.type(f"raylaunch weights rm --yes {on}").status == 0
+    assert laptop.rig.workers[0].run("ls /data/pulled 2>/dev/null", check=False).stdout == ""
 
 
 def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -> None:
