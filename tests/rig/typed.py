@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COLUMNS = 80
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([\r\n])")
 _COMMAND = re.compile(r"`((?:raylaunch|ray) [^`]+)`|^(?:next: |ready: | +)?((?:raylaunch|curl) .*?)(?:  #.*)?$", re.M)
 
 
@@ -24,7 +24,7 @@ class Typed:
     line: str
     status: int
     text: str
-    """What the terminal got, without control characters."""
+    """What stands on the terminal."""
 
     @property
     def lines(self) -> list[str]:
@@ -70,7 +70,27 @@ def type_line(
             interrupt_at = ""
             os.write(controller, b"\x03")
     os.close(controller)
-    return Typed(line, process.wait(30), _CONTROL.sub("", seen.decode(errors="replace")))
+    return Typed(line, process.wait(30), draw(seen.decode(errors="replace")))
+
+
+def draw(written: str) -> str:
+    """What stands on an endless screen after all that was written; lines that are updated in place stand there once."""
+    screen, row, column, at = [""], 0, 0, 0
+    for found in _CONTROL.finditer(written + "\n"):
+        text, at = written[at : found.start()], found.end()
+        screen[row] = screen[row][:column].ljust(column) + text + screen[row][column + len(text) :]
+        column += len(text)
+        number, command, moves = found.groups()
+        if moves == "\r":
+            column = 0
+        elif moves == "\n":
+            row, column = row + 1, 0
+            screen += [""] * (row + 1 - len(screen))
+        elif command == "A":
+            row = max(0, row - int(number or 1))
+        elif command == "K":
+            screen[row] = ""
+    return "\n".join(line.rstrip() for line in screen).rstrip("\n") + "\n"
 
 
 def _read(controller: int) -> bytes:
