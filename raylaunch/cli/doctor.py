@@ -38,8 +38,9 @@ def doctor(
     if to_serve is not None and model_gb is None:
         model_gb = _find_model_gb(to_serve)
     api_port = to_serve.port if to_serve else None
+    model_path = to_serve.model.path if to_serve else None
     with console.waiting(f"checking {name_hosts(loaded.hosts)} over ssh, up to 30 s"):
-        found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
+        found = hosts_doctor.diagnose(loaded, model_gb=model_gb, model_path=model_path, api_port=api_port)
     if fix and found.safe_fixes:
         for verdict in found.safe_fixes:
             console.say(f"{verdict.check}, {verdict.host}: {verdict.what}")
@@ -47,7 +48,7 @@ def doctor(
         if yes or click.confirm("run these?", err=True):
             hosts_doctor.run_fixes(found, console.say)
             console.say("checking again")
-            found = hosts_doctor.diagnose(loaded, model_gb=model_gb, api_port=api_port)
+            found = hosts_doctor.diagnose(loaded, model_gb=model_gb, model_path=model_path, api_port=api_port)
     elif fix:
         console.say("nothing that --fix could fix")
     if as_json:

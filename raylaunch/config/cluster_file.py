@@ -7,7 +7,6 @@ import contextlib
 import importlib.resources
 import importlib.util
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ from pathlib import Path
 
 from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import yaml_reader
+from raylaunch.config.cluster_checks import check_cluster
 from raylaunch.config.defaults import MODELS_FOLDER
+from raylaunch.config.gpu_request import GpuRequest
 from raylaunch.config.layers import LayeredValues, describe_path
+from raylaunch.config.run_options import RunOptions
 from raylaunch.config.schema import FileSchema
 from raylaunch.config.validation import check_values
 
@@ -61,22 +63,39 @@ class ClusterFile:
 
     @property
     def model_folder(self) -> str:
-        """The hosts' folder of models: the first folder that run_options mount, else /data."""
-        found = re.search(r"(?:-v|--volume)[=\s]+(/[^:\s]*):", " ".join(self.run_options))
-        return found[1] if found else MODELS_FOLDER
+        """The hosts' folder of models."""
+        return self.find_model_folder(None)
+
+    def find_model_folder(self, path: str | None) -> str:
+        """Where the hosts keep a path of the containers: a folder there, or the name of a volume of docker's.
+
+        Args:
+            path: of the model in the containers; None: the volume that looks like one of models.
+        """
+        volume = self.options_of(self.head_ip).find_model_volume(path, MODELS_FOLDER)
+        return volume.source if volume else MODELS_FOLDER
+
+    def options_of(self, host: str) -> RunOptions:
+        """The options of `docker run` on a host."""
+        return RunOptions.parse([*self.run_options, *self._choose(host, "head_run_options", "worker_run_options")])
+
+    def gpu_request_of(self, host: str) -> GpuRequest:
+        """Which GPUs of a host its container and Ray in it take."""
+        commands = self._choose(host, "head_start_ray_commands", "worker_start_ray_commands")
+        return GpuRequest.read(self.options_of(host), commands)
+
+    def _choose(self, host: str, head: str, worker: str) -> tuple[str, ...]:
+        values = json.loads(self.document)
+        name = head if host == self.head_ip else worker
+        return tuple(values.get(name) or values["docker"].get(name) or ())
 
     def find_option(self, name: str) -> str | None:
-        """The value of an option of `docker run` ("--shm-size=1g", "--shm-size 1g", "-e NAME=value"), or None.
-
-        "" for one without a value.
-        """
-        found = re.search(rf"(?:^|\s){re.escape(name)}(?:[=\s]+(?!-)(\S+)|(?=\s|$))", " ".join(self.run_options))
-        return None if found is None else found[1] or ""
+        """The value of an option of `docker run` by its long name, or None; "" for one without a value."""
+        return self.options_of(self.head_ip).find(name)
 
     def find_variable(self, name: str) -> str | None:
         """The value that `-e NAME=value` gives a variable in the containers, or None."""
-        found = re.search(rf"(?:-e|--env)[=\s]+{re.escape(name)}=(\S*)", " ".join(self.run_options))
-        return None if found is None else found[1]
+        return self.options_of(self.head_ip).find_variable(name)
 
 
 def load(path: Path) -> ClusterFile:
@@ -117,39 +136,21 @@ def _read(path: Path, content: bytes | None, layered: LayeredValues) -> ClusterF
 def _check(layered: LayeredValues) -> None:
     """Add a problem for everything that raylaunch or Ray's launcher would reject."""
     check_values(layered, _find_schema())
-    if not layered.problems:
-        _check_hosts(layered)
+    check_cluster(layered)
 
 
 def _find_schema() -> FileSchema:
-    """What raylaunch reads, with the other keys at the top and under `docker` that the installed Ray knows."""
+    """What raylaunch reads, with the other keys at the top, under `auth` and `docker` that the installed Ray knows."""
     document = json.loads((importlib.resources.files("raylaunch.data") / "cluster.schema.json").read_bytes())
     spec = importlib.util.find_spec("ray")  # read without importing Ray
     with contextlib.suppress(OSError, ValueError, KeyError):
         ray = Path((spec and spec.origin) or "").parent
         known = json.loads((ray / "autoscaler" / "ray-schema.json").read_bytes())
-        for part, other in ((document, known), (document["properties"]["docker"], known["properties"]["docker"])):
+        own, its = document["properties"], known["properties"]
+        for part, other in ((document, known), (own["docker"], its["docker"]), (own["auth"], its["auth"])):
             part["properties"] = {name: {} for name in other["properties"]} | part["properties"]
             part["additionalProperties"] = False
     return FileSchema(document)
-
-
-def _check_hosts(layered: LayeredValues) -> None:
-    """Check what single values do not show, and that nothing needs podman."""
-    provider = layered.find_block(("provider",))
-    workers = provider["worker_ips"]
-    hosts = [str(host) for host in (provider["head_ip"], *(workers if isinstance(workers, list) else ()))]
-    for address in hosts[1:]:
-        if hosts.count(address) > 1:
-            layered.complain(("provider", "worker_ips"), f"{address} is listed twice among the hosts")
-            break
-    for address in hosts:
-        if address in ("localhost", "0.0.0.0") or address.startswith("127."):
-            layered.complain(
-                ("provider",), f"{address} is a different machine on every host: use an address of the network"
-            )
-    if layered.find_block(("docker",)).get("use_podman"):
-        layered.complain(("docker", "use_podman"), "podman is not supported yet; set it to false or leave it out")
 
 
 def _freeze(path: Path, document: str) -> ClusterFile:

@@ -1,9 +1,16 @@
 """Names of the NVIDIA driver's codes: clock event reasons and Xids."""
 
+import re
+
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA major -> oldest driver branch that runs any of its minor versions (docs.nvidia.com/deploy/cuda-compatibility,
 minor version compatibility, table 1)."""
 CUDA_12_IMAGES = "vLLM 0.19 and older images carry CUDA 12"
+BLACKWELL_CUDA = (12, 8)
+"""Oldest CUDA with kernels for Blackwell cards (sm_100, sm_120)."""
+_BLACKWELL = re.compile(r"RTX 50[5-9]0|Blackwell|\bG?B[23]00\b")
+_BLACKWELL_PCI = frozenset({0x29, 0x2B, 0x2C, 0x2D, 0x2F, 0x31})
+"""First byte of the PCI device ids of Blackwell chips (GB100, GB202, GB203, GB206, GB205, GB110)."""
 _REASONS = (
     (0x001, "gpu_idle"),
     (0x002, "applications_clocks_setting"),
@@ -43,6 +50,16 @@ _XIDS = {
 """Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
 _OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
 """Xids caused by a program's bug or end, or purely informational: the GPU is not the cause."""
+
+
+def is_blackwell(name: str) -> bool:
+    """Whether a GPU with this name (NVML's, nvidia-smi's) is of the Blackwell generation: RTX 50, RTX PRO, B200."""
+    return _BLACKWELL.search(name) is not None
+
+
+def is_blackwell_device(pci_device: int) -> bool:
+    """The same by its PCI device id: NVIDIA's closed kernel modules do not know these cards, the open ones do."""
+    return pci_device >> 8 in _BLACKWELL_PCI
 
 
 def name_reasons(bits: int) -> tuple[str, ...]:

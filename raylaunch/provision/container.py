@@ -54,6 +54,11 @@ class Docker:
     grant_access: str = "sudo usermod -aG docker {user}"
     enable_nvidia: str = "{sudo}nvidia-ctk runtime configure --runtime=docker && {sudo}systemctl restart docker"
 
+    enable_cdi: str = (
+        "{sudo}nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml && "
+        "{sudo}nvidia-ctk runtime configure --runtime=docker --cdi.enabled && {sudo}systemctl restart docker"
+    )
+
     def execute(self, container: str, command: Sequence[str], *, keep_stdin: bool = False) -> str:
         """Run a command in a container; its arguments are quoted here."""
         return f"docker exec {'-i ' if keep_stdin else ''}{container} {shlex.join(command)}"

@@ -1,5 +1,6 @@
 """What `up` requires of the hosts before it changes anything, and why Ray's launcher gave a host up."""
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -10,6 +11,10 @@ from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up_log import LauncherFailure, read_failure
 from raylaunch.provision.ssh import CommandResult
+
+_LISTED_GPU = re.compile(r"GPU (\d+):.*\(UUID: ([^)]+)\)")
+"""A line of `nvidia-smi -L`."""
+_LIST_ADDRESSES = r"ip -o addr 2>/dev/null | sed -n 's|.* inet6* \([^/ ]*\).*|\1|p' | tr '\n' ' '"
 
 
 class ContainerState(StrEnum):
@@ -30,33 +35,46 @@ class HostState:
     """A host before anything is changed on it."""
 
     gpus: int
-    """As its nvidia-smi lists them; 0 without nvidia-smi."""
+    """With which Ray has to come up there: those of nvidia-smi's list that run_options give its container."""
     container: ContainerState
+    addresses: frozenset[str] = frozenset()
+    """Of all its interfaces: Ray may know it by another one than the cluster file."""
 
 
 def make_inspection(cluster: ClusterFile) -> str:
-    """The shell command that prints a host's number of GPUs, then label and state of its container."""
+    """The shell command that prints a host's number of GPUs, label and state of its container, GPUs and addresses."""
     template = f'{{{{index .Config.Labels "{CLUSTER_LABEL}"}}}}|{{{{.State.Running}}}}'
     inspect = runtime_of(cluster).inspect(cluster.container_name, template)
-    return f"nvidia-smi -L 2>/dev/null | grep -c '^GPU '; {inspect} 2>/dev/null; true"
+    return (
+        f"list=$(nvidia-smi -L 2>/dev/null | grep '^GPU '); printf '%s' \"$list\" | grep -c '^GPU '; "
+        f'{inspect} 2>/dev/null; printf \'%s\\n\' "$list"; echo "addresses $({_LIST_ADDRESSES})"'
+    )
 
 
-def read_inspection(result: CommandResult, cluster: ClusterFile) -> HostState:
+def read_inspection(result: CommandResult, cluster: ClusterFile, host: str = "") -> HostState:
     """A host's state by the output of `make_inspection`."""
     if result.unreachable:
         return HostState(0, ContainerState.UNREACHABLE)
-    count, _, container = result.stdout.strip().partition("\n")
+    count, *lines = result.stdout.strip().splitlines() or [""]
+    listed = [(int(found[1]), found[2]) for line in lines if (found := _LISTED_GPU.match(line))]
+    listed = listed or [(index, "") for index in range(int(count) if count.isdigit() else 0)]
+    addresses = [line.removeprefix("addresses ") for line in lines if line.startswith("addresses ")]
+    own = [line for line in lines if not line.startswith(("GPU ", "addresses")) and line.strip()]
     states = {
         "": ContainerState.NONE,
         f"{cluster.cluster_name}|true": ContainerState.OURS,
         f"{cluster.cluster_name}|false": ContainerState.ENDED,
     }
-    return HostState(int(count) if count.isdigit() else 0, states.get(container.strip(), ContainerState.FOREIGN))
+    return HostState(
+        gpus=cluster.gpu_request_of(host).count_expected(listed) if listed else 0,
+        container=states.get(own[0].strip() if own else "", ContainerState.FOREIGN),
+        addresses=frozenset(" ".join(addresses).split()),
+    )
 
 
 def inspect_host(shell: HostShell, host: str) -> HostState:
     """What a host has, without a change to it."""
-    return read_inspection(shell.run(host, make_inspection(shell.cluster), timeout_s=20), shell.cluster)
+    return read_inspection(shell.run(host, make_inspection(shell.cluster), timeout_s=20), shell.cluster, host)
 
 
 def check_hosts(shell: HostShell, *, with_archive: bool) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raylaunch.base import console
+from raylaunch.base.addresses import find_addresses, resolve
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, image, ray_state, ray_up_log
@@ -35,7 +36,9 @@ class ClusterUp:
     archive: Path | None = None
     began: float = field(default_factory=time.monotonic)
     gpus: dict[str, int] = field(default_factory=dict)
-    """Host -> GPUs with which it has to join."""
+    """Host -> GPUs with which it has to join, or the least of them; what it joined with, once it has more."""
+    addresses: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Host -> addresses by which Ray may know it, besides its own in the cluster file."""
     failures: dict[str, int] = field(default_factory=dict)
     """Host -> how often Ray's launcher has given it up, as far as that was handled here."""
     failed: set[str] = field(default_factory=set)
@@ -60,6 +63,7 @@ class ClusterUp:
         """
         states = self.shell.run_on_all(lambda host: inspect_host(self.shell, host))
         self.gpus = {host: state.gpus for host, state in states.items()}
+        self.addresses = find_addresses({host: state.addresses for host, state in states.items()})
         with ExitStack() as stack:
             stack.enter_context(self.images.follow())
             head_runs = states[self.cluster.head_ip].container is ContainerState.OURS
@@ -115,7 +119,16 @@ class ClusterUp:
 
     def list_missing(self, report: HeadReport) -> list[str]:
         """Hosts that have not joined with all their GPUs."""
-        return [host for host in self.cluster.hosts if report.gpus.get(host, -1) < self.gpus[host]]
+        return [host for host in self.cluster.hosts if self.count_gpus(host, report) < self.gpus[host]]
+
+    def count_gpus(self, host: str, report: HeadReport) -> int:
+        """The GPUs of a host in a report, -1 where it has not joined; Ray knows hosts by number, not by name."""
+        if host not in self.addresses:
+            self.addresses[host] = resolve([host])[host]
+        nodes = {host, *self.addresses[host]} & report.gpus.keys()
+        found = max((report.gpus[node] for node in nodes), default=-1)
+        self.gpus[host] = max(self.gpus[host], found)
+        return found
 
     def clear(self, states: Mapping[str, HostState]) -> None:
         """Remove what an earlier run left. No Ray head runs, so none of our containers serves.
@@ -191,8 +204,8 @@ class ClusterUp:
 
     def describe_host(self, host: str, report: HeadReport) -> str:
         """One host's line of progress."""
-        if host in report.gpus:
-            stage = f"joined, {report.gpus[host]} of {self.gpus[host]} GPUs"
+        if (joined := self.count_gpus(host, report)) >= 0:
+            stage = f"joined, {joined} of {self.gpus[host]} GPUs"
         else:
             stage = ray_up_log.STAGES.get(report.launcher.get(host, ""), "waiting for the head to start it")
         role = "head" if host == self.cluster.head_ip else "worker"
@@ -205,10 +218,10 @@ class ClusterUp:
         Raises:
             ClusterError: it cannot.
         """
-        if host in report.gpus:
+        if (joined := self.count_gpus(host, report)) >= 0:
             listing = self.shell.runtime.execute(self.cluster.container_name, ["nvidia-smi", "-L"])
             raise ClusterError(
-                f"{host} has {self.gpus[host]} GPUs, but Ray in its container found {report.gpus[host]}",
+                f"{host} has {self.gpus[host]} GPUs, but Ray in its container found {joined}",
                 fix=f"on that host: {listing}; NVIDIA's container toolkit passes them on (see `raylaunch doctor`)",
             )
         if report.launcher.get(host, "uninitialized") != "uninitialized":

@@ -1,6 +1,7 @@
 """The cluster file: what is read from it, and how problems are reported."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,102 @@ def test_run_options_are_found(tmp_path: Path) -> None:
 def test_one_bad_line_is_reported_with_its_place(tmp_path: Path, old: str, new: str, problem: str) -> None:
     assert old in COMPLETE
     assert problem in problems_of(tmp_path, COMPLETE.replace(old, new, 1))
+
+
+NAME = "cluster_name: two-node"
+VOLUME = "-v /srv/models:/data"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("auth:\n", "auth:\n  ssh_port: 22\n", "7: auth.ssh_port", "ssh takes the port from ~/.ssh/config"),
+        ("auth:\n", "auth:\n  ssh_usr: x\n", "7: auth.ssh_usr", "unknown key; nearest is ssh_user"),
+        ("  type", "  head_ipp: x\n  type", "3: provider.head_ipp", "unknown key; nearest is head_ip"),
+        ("  type", "  region: x\n  type", "3: provider.region", "unknown key; valid are type, head_ip, worker_ips"),
+        ("10.0.0.3]", '"10.0.0.3:22"]', "5: provider.worker_ips", '"10.0.0.3:22" holds a port: write 10.0.0.3 alone'),
+        (
+            "ip: 10.0.0.1",
+            "ip: mia@10.0.0.1",
+            "4: provider.head_ip",
+            '"mia@10.0.0.1" names a user: write it as auth.ssh_',
+        ),
+        ("ip: 10.0.0.1", 'ip: "fd00::1"', "4: provider.head_ip", '"fd00::1" is an IPv6 address, which Ray'),
+        ("ip: 10.0.0.1", 'ip: "[fd00::1]:22"', "4: provider.head_ip", "holds a port: write fd00::1 alone"),
+        ("ssh_user: ubuntu", 'ssh_user: "a b; c"', "7: auth.ssh_user", "is not a user name"),
+        ("  image: v", "  head_image: x\n  image: v", "10: docker.head_image", "every node has to run the same image"),
+        ("--gpus all", "--gpus device=2,3", "13: docker.run_options", "it is a list: --gpus '\"device=2,3\"'"),
+        (
+            VOLUME,
+            f"{VOLUME} -v /x:/data/",
+            "13: docker.run_options",
+            "two volumes have the path /data",
+        ),
+        (VOLUME, "-v /big disk:/data", "13: docker.run_options", '"disk:/data" belongs to no option'),
+        (VOLUME, "-v /srv/models:data", "13: docker.run_options", "it has to start with /"),
+        (VOLUME, "-v '/srv/models:/data", "13: docker.run_options", "is not closed"),
+        (NAME, f"{NAME}\nmax_workers: 1", "2: max_workers", "Ray would start 1 of the 2 workers"),
+        (NAME, f"{NAME}\nhead_node_type: x", "2: head_node_type", "Ray has no node types for hosts of one's own"),
+        (NAME, f"{NAME}\navailable_node_types: {{a: {{}}}}", "2: available_node_types", "is set up alike"),
+        (
+            NAME,
+            f"{NAME}\ncluster_synced_files: [1]",
+            "2: cluster_synced_files",
+            "entry 1: expected text",
+        ),
+        (
+            NAME,
+            f"{NAME}\nfile_mounts: {{/x: /no/such}}",
+            "2: file_mounts./x",
+            "/no/such does not exist",
+        ),
+    ],
+)
+def test_what_docker_and_rays_launcher_would_fail_at(tmp_path: Path, old: str, new: str, where: str, what: str) -> None:
+    """In every block, before a host is contacted."""
+    assert old in COMPLETE
+    (problem,) = problems_of(tmp_path, COMPLETE.replace(old, new, 1))
+    assert problem.startswith(f"cluster.yaml:{where}: ")
+    assert what in problem
+
+
+@pytest.mark.parametrize("user", ["alice@corp.example", "'CORP\\alice'", "1000user", "svc+ray", "jürgen", "machine$"])
+def test_users_that_ssh_accepts(tmp_path: Path, user: str) -> None:
+    assert load(tmp_path, COMPLETE.replace("ssh_user: ubuntu", f"ssh_user: {user}")).ssh_user == user.strip("'")
+
+
+def test_a_name_and_its_address_are_one_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that do not resolve here are left to doctor."""
+    names = {"gpu-a": "10.0.0.2", "self": "127.0.1.1"}
+
+    def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name not in names:
+            raise socket.gaierror
+        return [(0, 0, 0, "", (names[name], 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert problems_of(tmp_path, COMPLETE.replace("head_ip: 10.0.0.1", "head_ip: gpu-a")) == (
+        "cluster.yaml:5: provider.worker_ips: 10.0.0.2 and gpu-a are one machine (10.0.0.2): list it once",
+    )
+    assert (
+        "GPU-X is listed twice among the hosts"
+        in problems_of(tmp_path, COMPLETE.replace("[10.0.0.2, 10.0.0.3]", "[gpu-x, GPU-X]"))[0]
+    )
+    assert (
+        "self resolves to 127.0.1.1, which is a different machine on every host"
+        in problems_of(tmp_path, COMPLETE.replace("head_ip: 10.0.0.1", "head_ip: self"))[0]
+    )
+    assert load(tmp_path, COMPLETE.replace("[10.0.0.2, 10.0.0.3]", "[gpu-x, gpu-y]")).worker_ips == ("gpu-x", "gpu-y")
+
+
+def test_head_and_workers_may_have_options_of_their_own(tmp_path: Path) -> None:
+    """Mixed hosts: Ray appends them to those of all."""
+    text = COMPLETE.replace("--gpus all --ipc=host", "--ipc=host").replace(
+        "  run_options:", "  head_run_options: [--gpus 4]\n  worker_run_options: [--gpus all]\n  run_options:"
+    )
+    cluster = load(tmp_path, text)
+    assert cluster.gpu_request_of("10.0.0.1").count == 4
+    assert cluster.gpu_request_of("10.0.0.3").names is None
 
 
 def test_what_is_no_cluster_file(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ DAEMON_DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.soc
         ("8\ntest|false\n", HostState(8, ContainerState.ENDED)),
         ("8\nother|true\n", HostState(8, ContainerState.FOREIGN)),
         ("8\n<no value>|true\n", HostState(8, ContainerState.FOREIGN)),
+        ("0\n\naddresses 10.0.0.2 fe80::1 ", HostState(0, ContainerState.NONE, frozenset({"10.0.0.2", "fe80::1"}))),
+        ("2\nGPU 0: NVIDIA L4 (UUID: GPU-1)\nGPU 1: NVIDIA L4 (UUID: GPU-2)\n", HostState(2, ContainerState.NONE)),
         ("0\n", HostState(0, ContainerState.NONE)),
         ("", HostState(0, ContainerState.NONE)),
     ],
@@ -53,11 +55,35 @@ def test_inspection_counts_gpus_and_reads_the_label(
     add_program("nvidia-smi", "echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA L4 (UUID: GPU-2)'")
     add_program("docker", 'printf "%s\\n" "$*" >&2; [ "$6" = raylaunch ] && echo "test|true"')
     done = subprocess.run(["sh", "-c", make_inspection(cluster)], capture_output=True, text=True, check=True)
-    assert read_inspection(CommandResult(0, done.stdout), cluster) == HostState(2, ContainerState.OURS)
+    state = read_inspection(CommandResult(0, done.stdout), cluster)
+    assert (state.gpus, state.container, "127.0.0.1" in state.addresses) == (2, ContainerState.OURS, True)
     add_program("nvidia-smi", "exit 127")
     add_program("docker", "exit 1")
     done = subprocess.run(["sh", "-c", make_inspection(cluster)], capture_output=True, text=True, check=True)
-    assert read_inspection(CommandResult(0, done.stdout), cluster) == HostState(0, ContainerState.NONE)
+    state = read_inspection(CommandResult(0, done.stdout), cluster)
+    assert (state.gpus, state.container) == (0, ContainerState.NONE)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ("--gpus all", 8),
+        ("--gpus 4", 4),
+        ("--gpus '\"device=2,3\"'", 2),
+        ("--gpus device=GPU-7", 1),
+        ("--device nvidia.com/gpu=all", 8),
+        ("--device nvidia.com/gpu=0 --device nvidia.com/gpu=GPU-3", 2),
+        ("--runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=4,5,6", 3),
+        ("--gpus all -e CUDA_VISIBLE_DEVICES=0,1", 2),
+        ("--gpus $MY_GPUS", 1),
+        ("", 0),
+    ],
+)
+def test_a_host_joins_with_the_gpus_that_its_container_is_given(cluster: ClusterFile, options: str, count: int) -> None:
+    """Of eight; with one at least where only the host's shell knows."""
+    listed = "".join(f"GPU {i}: NVIDIA L4 (UUID: GPU-{i})\n" for i in range(8))
+    other = replace(cluster, run_options=(options,))
+    assert read_inspection(CommandResult(0, f"8\ntest|true\n{listed}"), other, WORKER).gpus == count
 
 
 @pytest.fixture

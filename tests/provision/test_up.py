@@ -1,12 +1,15 @@
 """`raylaunch up`, step by step: what it does with recorded reports, logs and states of hosts."""
 
 import json
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raylaunch.base.addresses import find_addresses
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.processes import Child
 from raylaunch.provision import artifacts, up
@@ -62,6 +65,22 @@ def start(run: ClusterUp, tmp_path: Path) -> Start:
 )
 def test_a_host_is_missing_until_all_its_gpus_joined(run: ClusterUp, nodes: dict[str, int], missing: list[str]) -> None:
     assert run.list_missing(make_report(nodes)) == missing
+
+
+def test_hosts_by_name_are_in_by_their_address(run: ClusterUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lists numbers: those that a name resolves to here, or those of the host's own interfaces."""
+    names = {"gpu-a.lab": "10.0.0.1", "gpu-b": "10.9.9.9"}
+    look_up = lambda name, *_, **__: [(0, 0, 0, "", (names[name], 0))]  # noqa: E731
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    cluster = replace(run.cluster, head_ip="gpu-a.lab", worker_ips=("gpu-b",))
+    own = {"gpu-a.lab": frozenset({"172.17.0.1"}), "gpu-b": frozenset({"172.17.0.1", "192.168.5.2"})}
+    named = ClusterUp(replace(run.shell, cluster=cluster), 1800.0, gpus={"gpu-a.lab": 8, "gpu-b": 8})
+    named.addresses = find_addresses(own)
+    assert named.list_missing(make_report({"10.0.0.1": 8, "192.168.5.2": 8})) == []
+    assert named.list_missing(make_report({"10.0.0.1": 8, "172.17.0.1": 8})) == ["gpu-b"]
+    assert named.describe_host("gpu-a.lab", make_report({"10.0.0.1": 8})).startswith("gpu-a.lab: head: joined, 8 of 8")
+    named.addresses.clear()
+    assert named.list_missing(make_report({"10.0.0.1": 8, "10.9.9.9": 8})) == []
 
 
 def test_a_host_without_gpus_joins_with_none(run: ClusterUp) -> None:

@@ -1,11 +1,13 @@
 """Can Ray's launcher log in everywhere: key, ssh, login shell, names, sudo, and from the head to the workers."""
 
+import shlex
 from collections.abc import Iterator
 
+from raylaunch.base.addresses import is_address
 from raylaunch.base.text import printable
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.defaults import SSH_KEY
-from raylaunch.provision.doctor.gather import SSH_PORT, ClusterFacts, HostFacts, is_address
+from raylaunch.provision.doctor.gather import SSH_PORT, ClusterFacts, HostFacts
 from raylaunch.provision.doctor.verdicts import HERE, Check, Verdict
 from raylaunch.provision.ssh import SshFailure
 
@@ -15,6 +17,12 @@ _SLOW_NAME_MS = 2000
 def judge_access(facts: ClusterFacts, cluster: ClusterFile) -> Iterator[Verdict]:
     """Verdicts on everything that comes before the container runtime."""
     yield from _judge_key(facts.key_problem, cluster)
+    if "\\" in cluster.ssh_user:
+        yield Check("ssh", HERE).failed(
+            f"Ray's launcher passes {cluster.ssh_user} to chown on every host without quotes (2.60), and a shell there "
+            "removes the backslash: `up` would fail",
+            "set auth.ssh_user to that user's other form, as alice@corp.example (`id alice@corp.example` on a host)",
+        )
     for host, failure in facts.failures.items():
         yield _judge_failure(host, failure, cluster)
         yield Check("all other checks", host).unknown("it could not be reached by ssh")
@@ -37,14 +45,15 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
                 f"add it in {cluster.shown_path}, under auth: (example: ssh_private_key: {SSH_KEY})",
             )
         return
-    copy = f"ssh-copy-id -i {key}.pub {cluster.ssh_user}@{cluster.head_ip}"
+    shown = shlex.quote(str(key))
+    copy = shlex.join(["ssh-copy-id", "-i", f"{key}.pub", _log_in(cluster, cluster.head_ip)])
     problems = {
         "missing": (
             f"{key} does not exist",
-            f"set auth.ssh_private_key in {cluster.shown_path}; or create a key: ssh-keygen -t ed25519 -f {key} "
+            f"set auth.ssh_private_key in {cluster.shown_path}; or create a key: ssh-keygen -t ed25519 -f {shown} "
             f"&& {copy} (and to each worker)",
         ),
-        "open": (f"other users of this machine may read {key}: ssh refuses such a key", f"chmod 600 {key}"),
+        "open": (f"other users of this machine may read {key}: ssh refuses such a key", f"chmod 600 {shown}"),
         "passphrase": (
             f"{key} asks for a passphrase, and the head starts the workers without a terminal",
             "use a key without one: ssh-keygen -t ed25519 -N '' -f ~/.ssh/raylaunch, ssh-copy-id it to every host, and "
@@ -52,7 +61,7 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
         ),
         "broken": (
             f"{key} is not a private key that ssh can read",
-            f"ssh-keygen -y -f {key} must print its public key",
+            f"ssh-keygen -y -f {shown} must print its public key",
         ),
     }
     if problem in problems:
@@ -61,9 +70,14 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
         yield check.ok(f"{key} opens without a passphrase")
 
 
+def _log_in(cluster: ClusterFile, host: str) -> str:
+    return f"{cluster.ssh_user}@{host}"
+
+
 def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verdict:
-    user, key, known = cluster.ssh_user, cluster.ssh_private_key, "~/.ssh/known_hosts"
-    option = f" -i {key}.pub" if key else ""
+    user, key, known = cluster.ssh_user, shlex.quote(str(cluster.ssh_private_key)), "~/.ssh/known_hosts"
+    option = ["-i", f"{cluster.ssh_private_key}.pub"] if cluster.ssh_private_key else []
+    target = shlex.quote(_log_in(cluster, host))
     compare = f"ssh-keyscan {host} 2>/dev/null | ssh-keygen -lf -"
     kinds = {
         "name": (
@@ -79,8 +93,8 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
             "on its own console: sudo systemctl enable --now ssh (Debian, Ubuntu) or sshd (others)",
         ),
         "key": (
-            f"it does not accept {f'the key {key}' if key else 'any of your keys'} for user {user}",
-            f"ssh-copy-id{option} {user}@{host} (or correct auth.ssh_user)",
+            f"it does not accept {f'the key {key}' if option else 'any of your keys'} for user {user}",
+            f"{shlex.join(['ssh-copy-id', *option, _log_in(cluster, host)])} (or correct auth.ssh_user)",
         ),
         "key file": ("ssh cannot use the private key", f"chmod 600 {key}; ssh-keygen -y -f {key}"),
         "host key": (
@@ -98,14 +112,14 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
         ),
         "slow": (
             "the login works, but the machine does not answer: overloaded, or a disk or name service hangs",
-            f"ssh {user}@{host} uptime; on its own console: dmesg -T | tail",
+            f"ssh {target} uptime; on its own console: dmesg -T | tail",
         ),
         "shell": (
             "the login ends before it runs a command: a start-up file exits, or the login shell is not a shell",
-            f"ssh {user}@{host} true must print nothing and exit with status 0; check exit and exec in ~/.bashrc",
+            f"ssh {target} true must print nothing and exit with status 0; check exit and exec in ~/.bashrc",
         ),
     }
-    what, fix = kinds.get(failure.kind, ("ssh fails", f"ssh -v {user}@{host} true shows more"))
+    what, fix = kinds.get(failure.kind, ("ssh fails", f"ssh -v {target} true shows more"))
     return Check("ssh", host).failed(f"{what} (ssh: {printable(failure.message)})", fix)
 
 
@@ -146,6 +160,13 @@ def _judge_name(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     if took_ms.isdigit() and int(took_ms) > _SLOW_NAME_MS:
         return check.warning(f"its own name {name} takes {int(took_ms) / 1000:.0f} s to resolve there", command)
     address = fields[0] if fields else ""
+    is_own = host == cluster.head_ip and host.partition(".")[0].lower() == name.partition(".")[0].lower()
+    if address.startswith("127.") and is_own:
+        return check.failed(
+            f"its own name {name} resolves to {address} there, and Ray would give the workers that address of the head",
+            f"write the head's address into {cluster.path.name} instead of its name; or remove the name from the line "
+            f"`{address} ...` of its /etc/hosts",
+        )
     if address.startswith("127.") and cluster.find_variable("GLOO_SOCKET_IFNAME") is None:
         return check.warning(
             f"its own name {name} resolves to {address}: Gloo would listen where no other host reaches it",

@@ -61,14 +61,21 @@ class Diagnosis:
         return json.dumps(report, ensure_ascii=False, indent=2)
 
 
-def diagnose(cluster: ClusterFile, *, model_gb: float | None = None, api_port: int | None = None) -> Diagnosis:
+def diagnose(
+    cluster: ClusterFile,
+    *,
+    model_gb: float | None = None,
+    model_path: str | None = None,
+    api_port: int | None = None,
+) -> Diagnosis:
     """Check all hosts and judge. Changes nothing anywhere.
 
     Args:
         model_gb: size of the model in 10^9 bytes, which has to fit on every host's disk.
+        model_path: of the model in the containers; None: in the volume of models.
         api_port: the port that a launch serves on, which has to be free on the head.
     """
-    facts = gather(cluster)
+    facts = gather(cluster, model_path=model_path)
     verdicts = judge(facts, cluster, model_gb=model_gb, api_port=api_port)
     return Diagnosis(cluster, tuple(sort_verdicts(verdicts)), facts.seconds)
 
@@ -88,7 +95,7 @@ def describe_fix(verdict: Verdict, cluster: ClusterFile) -> str:
     """The command of a safe fix as a user would type it here."""
     if verdict.host == HERE:
         return verdict.fix
-    return f"ssh {cluster.ssh_user}@{verdict.host} {shlex.quote(verdict.fix)}"
+    return shlex.join(["ssh", f"{cluster.ssh_user}@{verdict.host}", verdict.fix])
 
 
 def run_fixes(diagnosis: Diagnosis, report: Callable[[str], None]) -> int:

@@ -1,6 +1,7 @@
 """The container runtime on every host: the daemon, the user's access, NVIDIA's runtime, image and container."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from raylaunch.base.text import printable
@@ -20,9 +21,9 @@ _INSTALL_TOOLKIT = {
 """From NVIDIA's package source (docs.nvidia.com/datacenter/cloud-native/container-toolkit), which has to be added."""
 
 
-def wants_gpus(cluster: ClusterFile) -> bool:
-    """Whether the containers ask for GPUs."""
-    return cluster.find_option("--gpus") is not None or cluster.find_option("--runtime") == "nvidia"
+def wants_gpus(facts: HostFacts, cluster: ClusterFile) -> bool:
+    """Whether the container of a host asks for GPUs."""
+    return cluster.gpu_request_of(facts.address).asks
 
 
 def judge_docker(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[Verdict]:
@@ -31,11 +32,11 @@ def judge_docker(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[V
     for facts in hosts:
         yield _judge_daemon(facts, runtime)
         if facts.docker.problem:
-            names = ("NVIDIA runtime", "image", "container") if wants_gpus(cluster) else ("image", "container")
+            names = ("NVIDIA runtime", "image", "container") if wants_gpus(facts, cluster) else ("image", "container")
             yield from (Check(name, facts.address).unknown("docker does not answer there") for name in names)
             continue
-        if wants_gpus(cluster):
-            yield _judge_nvidia(facts, runtime)
+        if wants_gpus(facts, cluster):
+            yield _judge_nvidia(facts, runtime, uses_cdi=cluster.gpu_request_of(facts.address).uses_cdi)
         if facts.objects.answered:
             yield _judge_container(facts, cluster)
         else:
@@ -62,8 +63,13 @@ def _judge_daemon(facts: HostFacts, runtime: Docker) -> Verdict:
     return check.failed(f"docker fails: {printable(facts.docker.message)}", runtime.show_log.format(sudo=system.sudo))
 
 
-def _judge_nvidia(facts: HostFacts, runtime: Docker) -> Verdict:
+def _judge_nvidia(facts: HostFacts, runtime: Docker, *, uses_cdi: bool) -> Verdict:
     check, sudo = Check("NVIDIA runtime", facts.address), facts.system.sudo
+    if uses_cdi and facts.docker.cdi is False:
+        return check.failed(
+            "docker.run_options name GPUs as CDI devices (nvidia.com/gpu=...), which this docker has turned off",
+            runtime.enable_cdi.format(sudo=sudo),
+        )
     if "nvidia" in facts.docker.runtimes or facts.system.has_nvidia_hook:
         return check.ok("configured in docker")
     return check.failed(
@@ -124,8 +130,9 @@ def _builds_image(cluster: ClusterFile) -> bool:
 
 
 def _copy(cluster: ClusterFile, source: str, target: str) -> str:
-    user, runtime = cluster.ssh_user, runtime_of(cluster)
-    return f"ssh {user}@{source} {runtime.save.format(image=cluster.image)} | ssh {user}@{target} {runtime.load}"
+    runtime = runtime_of(cluster)
+    source, target = (shlex.quote(f"{cluster.ssh_user}@{host}") for host in (source, target))
+    return f"ssh {source} {runtime.save.format(image=cluster.image)} | ssh {target} {runtime.load}"
 
 
 def _are_same(one: Image, other: Image) -> bool:

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
+from raylaunch.base.addresses import is_address
 from raylaunch.base.errors import ClusterError
 from raylaunch.config import cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor import probe_facts
+from raylaunch.provision.doctor.hardware_facts import Hardware, parse_hardware
 from raylaunch.provision.doctor.session import Listening, ProbeSession, connect
 from raylaunch.provision.ssh import Ssh, SshFailure, check_key
 
@@ -55,6 +56,7 @@ class HostFacts:
     docker: probe_facts.RuntimeFacts
     objects: probe_facts.RuntimeObjects
     gpus: probe_facts.HostGpus
+    hardware: Hardware
     route: probe_facts.Route
     disks: tuple[probe_facts.Disk, ...]
     kernel: probe_facts.Section
@@ -84,8 +86,11 @@ class ClusterFacts:
     seconds: float
 
 
-def gather(cluster: ClusterFile) -> ClusterFacts:
+def gather(cluster: ClusterFile, *, model_path: str | None = None) -> ClusterFacts:
     """Probe every host; nothing is changed on any, and no connection is left open.
+
+    Args:
+        model_path: of the model in the containers, whose disk is measured; None: that of the volume of models.
 
     Raises:
         ClusterError: this machine has no ssh.
@@ -98,20 +103,21 @@ def gather(cluster: ClusterFile) -> ClusterFacts:
         return ClusterFacts(key_problem, (), {}, {}, time.monotonic() - began)
     sockets = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
     try:
-        hosts, failures, from_head = _probe_hosts(cluster, Ssh.of(cluster, sockets))
+        hosts, failures, from_head = _probe_hosts(cluster, Ssh.of(cluster, sockets), model_path)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
     return ClusterFacts(key_problem, hosts, failures, from_head, time.monotonic() - began)
 
 
 def _probe_hosts(
-    cluster: ClusterFile, ssh: Ssh
+    cluster: ClusterFile, ssh: Ssh, model_path: str | None
 ) -> tuple[tuple[HostFacts, ...], dict[str, SshFailure], dict[str, SshFailure | None]]:
     head, runtime = cluster.head_ip, runtime_of(cluster).program
 
     def probe(host: str) -> ProbeSession | SshFailure:
         peer = cluster.worker_ips[0] if host == head and cluster.worker_ips else head
-        return connect(ssh, host, [cluster.container_name, cluster.image, peer, cluster.model_folder, runtime])
+        models = quote_folder(cluster.find_model_folder(model_path))
+        return connect(ssh, host, [cluster.container_name, cluster.image, peer, models, runtime])
 
     with ThreadPoolExecutor(max_workers=2 * len(cluster.hosts)) as pool:
         answers = dict(zip(cluster.hosts, pool.map(probe, cluster.hosts), strict=True))
@@ -144,6 +150,7 @@ def make_facts(address: str, probe: probe_facts.Probe, network: NetworkFacts | N
         docker=probe_facts.parse_docker(probe.find("docker")),
         objects=probe_facts.parse_objects(probe.find("objects")),
         gpus=probe_facts.parse_gpus(probe.find("gpus"), probe.find("holders")),
+        hardware=parse_hardware(probe.find("hardware")),
         route=probe_facts.parse_route(probe.find("route")),
         disks=probe_facts.parse_disks(probe.find("disk")),
         kernel=probe.find("kernel"),
@@ -155,13 +162,10 @@ def make_facts(address: str, probe: probe_facts.Probe, network: NetworkFacts | N
     )
 
 
-def is_address(host: str) -> bool:
-    """Whether a host is given by a number, and not by a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+def quote_folder(folder: str) -> str:
+    """A folder of run_options as the inside of a shell's double quotes, where ~ is not expanded."""
+    escaped = folder.replace("\\", "\\\\").replace('"', '\\"')
+    return f"$HOME{escaped[1:]}" if escaped == "~" or escaped.startswith("~/") else escaped
 
 
 def list_ports(cluster: ClusterFile, host: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.explain.signatures import find_heaviest
 from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor.gather import HostFacts
+from raylaunch.provision.doctor.gpu_rules import GivenGpus
 from raylaunch.provision.doctor.verdicts import Check, Verdict
 
 _GIB = 1 << 30
@@ -31,7 +32,7 @@ def judge_machines(hosts: Sequence[HostFacts], cluster: ClusterFile, *, model_gb
     for facts in hosts:
         yield _judge_disk(facts, cluster)
         yield _judge_model_disk(facts, model_gb)
-        yield _judge_memory(facts)
+        yield _judge_memory(facts, len(GivenGpus.of(facts, cluster).gpus))
         yield _judge_shared_memory(facts, cluster)
         yield _judge_kernel(facts)
         yield _judge_clock(facts)
@@ -61,7 +62,8 @@ def _judge_disk(facts: HostFacts, cluster: ClusterFile) -> Verdict:
 
 def _judge_model_disk(facts: HostFacts, model_gb: float | None) -> Verdict:
     check = Check("model disk", facts.address)
-    disk = next((found for found in facts.disks if found.place not in ("/tmp", "/dev/shm")), None)
+    # /tmp, the folder of models, /dev/shm; a volume of docker's own is no folder, and is on docker's disk.
+    disk = facts.disks[1] if len(facts.disks) == 3 else facts.docker.disk if len(facts.disks) == 2 else None
     if disk is None:
         return check.unknown("df printed nothing for it")
     free = f"{disk.free / 1e9:.0f} GB free at {disk.place}"
@@ -76,8 +78,8 @@ def _judge_model_disk(facts: HostFacts, model_gb: float | None) -> Verdict:
     return check.ok(f"room for the model's {model_gb:g} GB")
 
 
-def _judge_memory(facts: HostFacts) -> Verdict:
-    check, gpus = Check("memory", facts.address), len(facts.gpus.gpus)
+def _judge_memory(facts: HostFacts, gpus: int) -> Verdict:
+    check = Check("memory", facts.address)
     if facts.memory is None:
         return check.unknown("/proc/meminfo could not be read")
     total, available = facts.memory

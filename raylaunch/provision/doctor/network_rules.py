@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from raylaunch.base.addresses import is_address
 from raylaunch.config import cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision.doctor.gather import HostFacts, is_address, list_ports
+from raylaunch.provision.doctor.gather import HostFacts, list_ports
 from raylaunch.provision.doctor.verdicts import Check, Verdict
 
 _SLOW_MBIT_S = 10_000
@@ -27,6 +28,8 @@ def judge_network(
     if len(cluster.hosts) > 1:
         yield from _judge_firewalls(hosts)
         yield from _judge_links(hosts)
+    for facts in hosts:
+        yield _judge_rdma(facts, cluster)
 
 
 def _judge_ports(facts: HostFacts, cluster: ClusterFile) -> Verdict:
@@ -103,7 +106,7 @@ def _describe_block(source: HostFacts, target: HostFacts, blocked: Mapping[int, 
     one_way = "" if _find_blocked(target, source) else "; the other direction is open: a one-way firewall"
     return Check("firewall", source.address).failed(
         f"does not reach {target.address} on {ports} ({', '.join(sorted(set(blocked.values())))}){one_way}",
-        f"on {target.address}: {_open_command(target, source.address)}",
+        f"on {target.address}: {_open_command(target, source.route.source or source.address)}",
     )
 
 
@@ -148,3 +151,19 @@ def _judge_links(hosts: Sequence[HostFacts]) -> Iterator[Verdict]:
             )
         else:
             yield check.ok(f"{link}, {route.speed_mbit_s / 1000:g} Gbit/s")
+
+
+def _judge_rdma(facts: HostFacts, cluster: ClusterFile) -> Verdict:
+    """A host with InfiniBand or RoCE gives its devices to the container; else NCCL silently uses sockets."""
+    check, devices = Check("InfiniBand", facts.address), facts.hardware.rdma
+    if not devices:
+        return check.ok("no InfiniBand or RoCE device")
+    options = cluster.options_of(facts.address)
+    text = " ".join([*cluster.run_options, *options.find_all("--device")])  # with what the host's shell expands
+    if options.find("--privileged") is not None or "/dev/infiniband" in text:
+        return check.ok(f"{', '.join(devices)}: given to the container")
+    return check.warning(
+        f"{', '.join(devices)}: the container does not get it, and NCCL uses sockets",
+        "add `- --device=/dev/infiniband --cap-add=IPC_LOCK` to docker.run_options (configs/two-node.yaml has a "
+        "line that does so where a host has it)",
+    )

@@ -1,8 +1,10 @@
 # Inspects this host and changes nothing. Read by `bash -s` from ssh, so that nothing has to be installed.
-# Arguments: mark, container's name, image, address of another host, folder of models, program of the container runtime.
+# Arguments: mark, container's name, image, address of another host, folder of models (as a shell's double-quoted text),
+# program of the container runtime.
 # Writes sections: "MARK NAME", what was found, "MARK = EXIT-STATUS"; the last is "MARK end". Then python3, if present,
 # reads the rest of stdin (network_probe.py).
-mark=$1 container=$2 image=$3 peer=$4 models=$5 runtime=$6
+mark=$1 container=$2 image=$3 peer=$4 runtime=$6
+eval "models=\"$5\"" # as the shell expands it that starts the container
 export LC_ALL=C PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 printf '\n%s begin\n' "$mark"
 box=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || exit 1 # in memory: works on a full disk
@@ -35,6 +37,7 @@ probe gpus 10 'command -v nvidia-smi >/dev/null || exit 127
 probe holders 10 'command -v nvidia-smi >/dev/null || exit 127
     nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory,process_name --format=csv,noheader,nounits'
 probe disk 5 'for place in /tmp "$3" /dev/shm; do
+        case $place in /*) ;; *) continue ;; esac # a volume of docker'"'"'s own: on docker'"'"'s disk
         while [ ! -e "$place" ]; do place=$(dirname "$place"); done
         echo "disk $place $(df -Pk "$place" | tail -n 1)"
     done'
@@ -48,6 +51,14 @@ print_section() { printf '\n%s %s\n%s\n%s = 0\n' "$mark" "$1" "$2" "$mark"; }
 print_section system "$(. /etc/os-release; echo "id=$ID"; echo "like=$ID_LIKE"; echo "name=$PRETTY_NAME"; echo "user=$(id -un)"
     echo "hostname=$(hostname)"; echo "bashrc=$([ -e ~/.bashrc ] && echo yes)"
     echo "hook=$(command -v nvidia-container-runtime-hook || command -v nvidia-ctk)")"
+print_section hardware "$(for device in /sys/bus/pci/devices/*; do
+        [ "$(cat "$device/vendor" 2>/dev/null)" = 0x10de ] || continue
+        case $(cat "$device/class") in 0x0300* | 0x0302*) ;; *) continue ;; esac
+        echo "gpu $(cat "$device/device") $(cat "$device/iommu_group/type" 2>/dev/null)"
+    done
+    for device in /sys/class/infiniband/*; do
+        [ ! -e "$device" ] || echo "rdma ${device##*/} $(cat "$device"/ports/1/link_layer 2>/dev/null)"
+    done)"
 print_section memory "$(cat /proc/meminfo)"
 print_section sockets "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
 set -- $(getent ahosts "$peer") # a name, or an address that stays what it is

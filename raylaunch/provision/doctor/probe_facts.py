@@ -75,6 +75,8 @@ class RuntimeFacts:
     message: str = ""
     version: str = ""
     runtimes: tuple[str, ...] = ()
+    cdi: bool | None = None
+    """Whether it takes CDI devices; None where it does not report that (before 25)."""
     disk: Disk | None = None
     """Where it keeps images."""
 
@@ -195,6 +197,7 @@ def parse_docker(section: Section) -> RuntimeFacts:
             "",
             version=str(info["ServerVersion"]),
             runtimes=tuple(info.get("Runtimes") or ()),
+            cdi=bool(info["CDISpecDirs"]) if "CDISpecDirs" in info else None,
             disk=next(iter(parse_disks(section)), None),
         )
     if re.search("no daemon|no socket", section.text) or re.search("Cannot connect|connection refused", message):
@@ -264,12 +267,8 @@ def parse_route(section: Section) -> Route:
 
 def parse_disks(section: Section) -> tuple[Disk, ...]:
     """Sections `disk` and `docker`: lines of "disk", an existing folder and its `df -Pk`, in the order requested."""
-    disks = []
-    for line in section.text.splitlines():
-        match line.split():
-            case ["disk", place, _, total, _, free, *_] if total.isdigit() and free.isdigit():
-                disks.append(Disk(place, int(free) << 10, int(total) << 10))
-    return tuple(disks)
+    found = re.findall(r"^disk (.+) \S+ +(\d+) +\d+ +(\d+) +\S+ +/", section.text, re.M)
+    return tuple(Disk(place, int(free) << 10, int(total) << 10) for place, total, free in found)
 
 
 def parse_memory(section: Section) -> tuple[int, int] | None:

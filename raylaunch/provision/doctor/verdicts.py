@@ -24,7 +24,7 @@ CHECKS = (
     *("docker", "NVIDIA runtime", "image", "container"),
     *("GPUs", "driver", "GPU memory", "peer access"),
     *("disk", "model disk", "memory", "shared memory", "kernel", "clock"),
-    *("ports", "API port", "firewall", "network"),
+    *("ports", "API port", "firewall", "network", "InfiniBand"),
 )
 """All checks in the order of the table: an earlier failure explains later ones."""
 

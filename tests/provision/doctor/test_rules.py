@@ -1,5 +1,6 @@
 """Rules that no rig covers completely: other cards, clocks, links, distributions, running clusters."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import pytest
 
 from raylaunch.config.cluster_file import ClusterFile
+from raylaunch.node.nvidia_codes import is_blackwell
 from raylaunch.provision.doctor import probe_facts
 from raylaunch.provision.doctor.diagnose import judge
 from raylaunch.provision.doctor.gather import ClusterFacts, HostFacts
-from raylaunch.provision.doctor.gpu_rules import guess_cuda_major
+from raylaunch.provision.doctor.gpu_rules import guess_cuda_major, judge_gpus
+from raylaunch.provision.doctor.hardware_facts import Hardware, PciGpu
 from raylaunch.provision.doctor.network_rules import judge_network
-from raylaunch.provision.doctor.verdicts import CHECKS, Verdict, VerdictState, make_rows
+from raylaunch.provision.doctor.verdicts import CHECKS, HERE, Verdict, VerdictState, make_rows
 from tests.provision.doctor.conftest import HEAD, WORKER
 
 Make = Callable[..., HostFacts]
@@ -96,6 +99,139 @@ def test_drivers_against_images(judge_worker: Callable[..., list[Verdict]], make
     assert pick(judge_worker(older, gpus=gpus, objects=no_image), "driver").state is VerdictState.OK
     nameless = ("vllm/vllm-openai:v0.32.0", "mine:1")
     assert pick(judge_worker(nameless, objects=no_image), "driver").state is VerdictState.UNKNOWN
+
+
+def make_gpus(*used_mib: int, name: str = "NVIDIA L4") -> probe_facts.HostGpus:
+    """GPUs of which pid 77 holds those with more than 2 GiB."""
+    gpus = tuple(probe_facts.Gpu(i, f"GPU-{i}", name, 24000, used, "580.1") for i, used in enumerate(used_mib))
+    holders = tuple((gpu.uuid, f"pid 77 (python3) holds {gpu.used_mib} MiB") for gpu in gpus if gpu.used_mib > 2048)
+    return probe_facts.HostGpus("", gpus, holders)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--gpus '\"device=2,3\"'",
+        "--gpus '\"device=GPU-2,GPU-3\"'",
+        "--device nvidia.com/gpu=2 --device nvidia.com/gpu=GPU-3",
+        "--runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=2,3",
+        "--gpus all -e CUDA_VISIBLE_DEVICES=2,3",
+    ],
+)
+def test_gpus_of_others_are_not_judged(make_host: Make, load_cluster: Load, options: str) -> None:
+    """Their processes hold GPU 0 and 1, which the container is not given; nobody is told to end them."""
+    cluster = load_cluster(("--gpus all", json.dumps(options)))
+    hosts = [make_host(host, gpus=make_gpus(22000, 22000, 10, 10)) for host in (HEAD, WORKER)]
+    verdicts = list(judge_gpus(hosts, cluster))
+    assert {verdict.state for verdict in verdicts} == {VerdictState.OK}
+    assert not any("kill" in verdict.fix for verdict in verdicts)
+    assert pick(verdicts, "GPUs").what == "2 x NVIDIA L4 23 GiB, of 4 GPUs"
+    ours = [make_host(host, gpus=make_gpus(22000, 22000, 9000, 10)) for host in (HEAD, WORKER)]
+    held = pick(judge_gpus(ours, cluster), "GPU memory")
+    assert held.what == "held by other programs: GPU 2: pid 77 (python3) holds 9000 MiB"
+
+
+def test_gpus_that_a_host_does_not_have(make_host: Make, load_cluster: Load) -> None:
+    """And those that only the shell of the host knows."""
+    hosts = [make_host(HEAD, gpus=make_gpus(0, 0)), make_host(WORKER, gpus=make_gpus(0))]
+    four = pick(judge_gpus(hosts, load_cluster(("--gpus all", "--gpus 2"))), "GPUs")
+    assert (four.state, "GPU 1, which this host does not have: its driver lists 1" in four.what) == (
+        VerdictState.FAILED,
+        True,
+    )
+    unknown = list(judge_gpus(hosts, load_cluster(("--gpus all", "--gpus $MINE"))))
+    assert {pick(unknown, name).state for name in ("GPUs", "GPU memory")} == {VerdictState.UNKNOWN}
+
+
+def test_hosts_with_different_numbers_of_gpus(make_host: Make, load_cluster: Load) -> None:
+    """A lost GPU is an error, a smaller host is not; with --gpus N all are given as many."""
+    head, fewer = make_host(HEAD, gpus=make_gpus(0, 0)), make_host(WORKER, gpus=make_gpus(0))
+    assert "1 fewer than" in pick(judge_gpus([head, fewer], load_cluster()), "GPUs").what
+    small = replace(fewer, hardware=Hardware((PciGpu(0x27B8, ""),)))
+    verdict = pick(judge_gpus([head, small], load_cluster()), "GPUs")
+    assert (verdict.state, "--gpus 1" in verdict.fix) == (VerdictState.WARNING, True)
+    lost = replace(fewer, hardware=Hardware((PciGpu(0x27B8, ""),) * 2))
+    assert pick(judge_gpus([head, lost], load_cluster()), "GPUs").state is VerdictState.FAILED
+    alike = judge_gpus([head, small], load_cluster(("--gpus all", "--gpus 1")))
+    assert pick(alike, "GPUs").state is VerdictState.OK
+
+
+def test_blackwell_cards(make_host: Make, load_cluster: Load) -> None:
+    """They need the open kernel modules, an image with CUDA 12.8, and no IOMMU between them."""
+    name = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    no_image = probe_facts.RuntimeObjects(None, None)
+    card = PciGpu(0x2BB5, "DMA-FQ")
+    host = make_host(WORKER, gpus=make_gpus(0, 0, name=name), hardware=Hardware((card, card)), objects=no_image)
+    peers = pick(judge_gpus([host], load_cluster()), "peer access")
+    assert (peers.state, "iommu=pt" in peers.fix) == (VerdictState.WARNING, True)
+    through = replace(host, hardware=Hardware((PciGpu(0x2BB5, "identity"),) * 2))
+    assert pick(judge_gpus([through], load_cluster()), "peer access").state is VerdictState.OK
+    old = load_cluster(("v0.32.0", "v0.8.5"))
+    assert "vLLM 0.8, which has no kernels" in pick(judge_gpus([host], old), "driver").what
+    image = probe_facts.Image("sha256:a", (), "", "12.4.1")
+    built = replace(host, objects=probe_facts.RuntimeObjects(image, None))
+    assert "CUDA 12.4.1, which has no kernels" in pick(judge_gpus([built], load_cluster()), "driver").what
+    closed = replace(host, gpus=probe_facts.HostGpus("No devices were found"))
+    none = pick(judge_gpus([closed], load_cluster()), "GPUs")
+    assert "open kernel modules only" in none.what
+    assert "nvidia-driver-580-server-open" in none.fix
+    assert is_blackwell("NVIDIA GeForce RTX 5090")
+    assert is_blackwell("NVIDIA B200")
+    assert not is_blackwell("NVIDIA GeForce RTX 4090")
+    assert not is_blackwell("NVIDIA RTX 6000 Ada Generation")
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        ("--gpus all", VerdictState.WARNING),
+        ("--gpus all --device=/dev/infiniband --cap-add=IPC_LOCK", VerdictState.OK),
+        ("--gpus all $([ ! -e /dev/infiniband ] || echo --device=/dev/infiniband)", VerdictState.OK),
+        ("--gpus all --privileged", VerdictState.OK),
+    ],
+)
+def test_infiniband_reaches_the_container(
+    make_host: Make, load_cluster: Load, options: str, state: VerdictState
+) -> None:
+    """As every cluster file that `init` writes does it, on hosts that have it."""
+    host = make_host(WORKER, hardware=Hardware((), ("mlx5_0 (InfiniBand)",)))
+    cluster = load_cluster(("--gpus all", json.dumps(options)))
+    assert pick(judge_network([host], cluster), "InfiniBand").state is state
+
+
+def test_the_models_disk_is_that_of_its_volume(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    """A volume of docker's own is on docker's disk."""
+    sound = make_host(WORKER)
+    tmp, shm = probe_facts.Disk("/tmp", 1, 1), probe_facts.Disk("/dev/shm", 1 << 40, 1 << 40)
+    small = replace(sound.docker, disk=probe_facts.Disk("/var/lib/docker", 500_000_000, 1 << 40))
+    big = probe_facts.Disk("/home/mia/models", 1 << 40, 1 << 40)
+    assert pick(judge_worker(docker=small, disks=(tmp, big, shm)), "model disk").state is VerdictState.OK
+    named = pick(judge_worker(docker=small, disks=(tmp, shm)), "model disk")
+    assert (named.state, "at /var/lib/docker" in named.what) == (VerdictState.FAILED, True)
+
+
+def test_cdi_devices_need_a_docker_that_takes_them(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    docker, change = make_host(WORKER).docker, ("--gpus all", "--device nvidia.com/gpu=all")
+    assert pick(judge_worker(change, docker=replace(docker, cdi=True)), "NVIDIA runtime").state is VerdictState.OK
+    off = pick(judge_worker(change, docker=replace(docker, cdi=False)), "NVIDIA runtime")
+    assert (off.state, "nvidia-ctk cdi generate" in off.fix) == (VerdictState.FAILED, True)
+
+
+def test_names_and_users_that_rays_launcher_trips_over(
+    judge_worker: Callable[..., list[Verdict]],
+    make_host: Make,
+    look_at: Callable[..., ClusterFacts],
+    load_cluster: Load,
+) -> None:
+    """A domain's backslash; a head whose own name is a loopback address there."""
+    user = ("ssh_user: mia", "ssh_user: 'CORP\\mia'")
+    found = pick(judge_worker(user), "ssh", HERE)
+    assert (found.state, "alice@corp.example" in found.fix) == (VerdictState.FAILED, True)
+    head = make_host(HEAD, name=probe_facts.Section("127.0.1.1 STREAM gpu-a\nms=1", 0))
+    named = replace(head, address="gpu-a.lab", system=replace(head.system, hostname="gpu-a"))
+    cluster = load_cluster((f"head_ip: {HEAD}", "head_ip: gpu-a.lab"))
+    verdict = pick(judge(look_at(named), cluster), "hostname", "gpu-a.lab")
+    assert (verdict.state, "127.0.1.1" in verdict.what) == (VerdictState.FAILED, True)
 
 
 def test_a_running_cluster_is_fit(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
