@@ -125,6 +125,7 @@ def explain_logs(sources: Sequence[LogSource], report: Callable[[str], None] = l
             if not isinstance(error, EOFError | gzip.BadGzipFile):
                 raise LogError(f"{source.origin.name} cannot be read: {error.strerror or error}") from error
         collector.ends[source.origin.name] = scanner.lines
+    collector.uncounted += scanner.skipped
     return collector.explain()
 
 
@@ -141,19 +142,17 @@ def _describe_bytes(done: int, total: int) -> str:
 
 
 def _judge(candidate: Candidate, origin: LogOrigin, scanner: Scanner, collector: Collector) -> None:
-    if candidate.before and any(text in line for line in candidate.before for text in _HARMLESS_ABOVE):
-        return
     known = _find_heaviest(candidate, clean(candidate.raw))
     if known is not None and collector.is_enough(known.signature.key, origin):
+        scanner.settle(candidate, known.signature.key)
         return
     head = read_head(candidate.raw, origin)
     _note_kind(head, collector)
     finding = _find_heaviest(candidate, head.text)
-    if finding is not None:
+    scanner.settle(candidate, finding.signature.key if finding else "")
+    if finding is not None and not any(text in line for line in candidate.before for text in _HARMLESS_ABOVE):
         collector.hits.append(Hit(finding, Evidence(origin, candidate.number, _complete(head, candidate, origin))))
-        return
-    scanner.note_fruitless(candidate)
-    if _looks_like_error(head):
+    elif finding is None and _looks_like_error(head):
         collector.note_error(Evidence(origin, candidate.number, _complete(head, candidate, origin)))
 
 
