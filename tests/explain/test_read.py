@@ -44,7 +44,7 @@ RECORDED = {
     "weights-missing": ("shard_missing", "host 10.0.0.2, worker"),
     "weights-shape": ("weights_mismatch", "host 10.0.0.2, rank 1"),
     "weights-truncated": ("shard_damaged", "host 10.0.0.2, rank 1"),
-    "worker-killed": ("worker_killed", "host 10.0.0.1, rank 0"),
+    "worker-killed": ("worker_killed", "host 10.0.0.1"),
 }
 """Log -> key and place."""
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB. GPU 1 has a total capacity of 23.57 GiB"
