@@ -20,7 +20,7 @@ from raylaunch.base.errors import BenchError
 from raylaunch.bench import result as result_file
 from raylaunch.config import cluster_ports
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import jobs, remote
+from raylaunch.provision import jobs, remote_launch
 from raylaunch.provision.host_shell import HostShell
 
 _FOLDER = ".raylaunch/bench"
@@ -59,7 +59,7 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
     arguments = [*words, *(["--questions", f"{folder}/questions"] if questions else [])]
     arguments += ["--no-report", "--output", f"{folder}/{_NAME}.json"]
     # What it would print is printed here, once its files are copied.
-    command = shlex.join([*remote.viewpoint_of(cluster).to_words(), "raylaunch", "bench", *arguments])
+    command = shlex.join([*remote_launch.viewpoint_of(cluster).to_words(), "raylaunch", "bench", *arguments])
     entrypoint = f"cd && echo $$ >{folder}/pid && exec {command} >/dev/null"
     try:
         with shell.tunnel(cluster_ports.DASHBOARD) as local:

@@ -71,13 +71,13 @@ def restart(
         if launch is None:
             raise click.UsageError("with --cluster, name the launch file: the changed one is sent to the head")
         from raylaunch.config import cluster_file
-        from raylaunch.provision import remote
+        from raylaunch.provision import remote_launch
 
         sets = sets if port is None else (*sets, f"server.port={port}")
         file, changed = cluster_file.load(cluster), load_launch(launch, sets)
         words = [f"--port={changed.port}", f"--timeout-s={timeout_s}"]
-        with report_interrupt(f"stopped; `{remote.viewpoint_of(file).command('status')}` shows what is served"):
-            return remote.run_with_launch(file, changed, ["restart"], words, outlives=True)
+        with report_interrupt(f"stopped; `{remote_launch.viewpoint_of(file).command('status')}` shows what is served"):
+            return remote_launch.run_with_launch(file, changed, ["restart"], words, outlives=True)
     service = find_service(port)
     path = launch or (Path(service.launch_file) if service.launch_file else None)
     if not any(setting.startswith("server.port=") for setting in sets):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from raylaunch.cli.options import JSON, LAUNCH, SETS, load_launch
+from raylaunch.cli.options import JSON, LAUNCH, SETS, also_on_cluster, load_launch
 
 
 @click.command()
@@ -13,6 +13,7 @@ from raylaunch.cli.options import JSON, LAUNCH, SETS, load_launch
 @SETS
 @click.option("--rehearse", is_flag=True, help="The GPUs are logical: check hosts and Gloo alone.")
 @JSON
+@also_on_cluster
 def netcheck(launch: Path | None, sets: tuple[str, ...], rehearse: bool, as_json: bool) -> int:
     """Measure the network between the ranks of a launch, before its model is loaded; exit 1 if they cannot serve."""
     from raylaunch.base import console

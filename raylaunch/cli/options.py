@@ -45,7 +45,7 @@ def also_on_cluster(verb: Callable[..., Any]) -> Callable[..., Any]:
             return verb(**given)
         from raylaunch.cli.values import write_options
         from raylaunch.config import cluster_file
-        from raylaunch.provision import remote
+        from raylaunch.provision import remote_launch
 
         loaded, file = load_launch(given["launch"], given["sets"]), cluster_file.load(cluster)
         context = click.get_current_context()
@@ -55,7 +55,7 @@ def also_on_cluster(verb: Callable[..., Any]) -> Callable[..., Any]:
             options.append("--yes")
         names = [link.info_name or "" for link in (context.parent, context) if link is not None]
         with report_interrupt("stopped; the same command continues"):
-            return remote.run_with_launch(file, loaded, names, options)
+            return remote_launch.run_with_launch(file, loaded, names, options)
 
     return run
 

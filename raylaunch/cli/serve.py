@@ -28,6 +28,7 @@ from raylaunch.cli.options import (
 @CLUSTER
 @click.option("--detach", is_flag=True, help="With --cluster: return once the service is handed over.")
 @click.option("--open-api", is_flag=True, help="With --cluster: create no API key where the launch has none.")
+@click.option("--locked", is_flag=True, help="Refuse to start where something differs from LAUNCH.lock.yaml.")
 @click.option("--systemd", is_flag=True, help="Print a systemd unit for this service, and exit.")
 def serve(
     launch: Path | None,
@@ -36,19 +37,22 @@ def serve(
     cluster: Path | None,
     detach: bool,
     open_api: bool,
+    locked: bool,
     systemd: bool,
 ) -> None:
     """Serve a launch until Ctrl-C; without a file, the small demo model."""
+    if locked:
+        sets = (*sets, "keep.locked=true")
     if systemd:
         incidents.print_unit(launch, sets, rehearse=rehearse)
         return
     loaded = load_launch(launch, sets)
     if cluster is not None:
         from raylaunch.config import cluster_file
-        from raylaunch.provision import remote
+        from raylaunch.provision import remote, remote_launch
 
         file = cluster_file.load(cluster)
-        with report_interrupt(f"stopped; `{remote.viewpoint_of(file).command('status')}` shows what serves"):
+        with report_interrupt(f"stopped; `{remote_launch.viewpoint_of(file).command('status')}` shows what serves"):
             remote.serve(file, loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
         return
     from raylaunch.serve import supervisor
@@ -113,11 +117,11 @@ def ask_question(
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             from raylaunch.config import cluster_file
-            from raylaunch.provision import remote
+            from raylaunch.provision import remote, remote_launch
 
             file = cluster_file.load(cluster)
             reached = stack.enter_context(remote.reach_service(file, port))
-            where, name, view = reached.url, reached.name, remote.viewpoint_of(file)
+            where, name, view = reached.url, reached.name, remote_launch.viewpoint_of(file)
             key = key or reached.key
         else:
             where = name = url or find_service(port).url

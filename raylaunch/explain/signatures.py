@@ -21,7 +21,6 @@ _ESCAPED = re.compile(r"[^ !#-%'-;=?-\[\]-~]+")
 """What JSON writes differently: a literal must be found in docker's json-file logs too."""
 VARYING = "0123456789abcdef"
 """Characters of counters, addresses and ids; messages that differ in nothing else are one message (see scan.py)."""
-_NUMBER = re.compile(r"(?<![\\{,\d\w])[1-9]\d{1,}(?![\d,]*\})")
 _SHORTEST_LITERAL = 3
 """Characters of a literal, digits not counted (see scan.py)."""
 _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
@@ -69,11 +68,6 @@ class Signature:
         """
         found = [_find_literals(pattern) for pattern in self.patterns]
         return frozenset().union(*found) if all(found) else frozenset()
-
-    @cached_property
-    def asks_for_number(self) -> bool:
-        """Whether a pattern names a number, as that of an Xid: lines that differ in numbers may differ in meaning."""
-        return any(_NUMBER.search(pattern) for pattern in self.patterns)
 
     def search(self, line: str) -> "re.Match[str] | None":
         """The match in one line, or None."""

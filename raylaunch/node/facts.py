@@ -21,6 +21,7 @@ from raylaunch.node.model_folder import FolderFacts, inspect_folder
 from raylaunch.node.nvml import DriverFacts, read_gpus
 
 _VARIABLES = ("VLLM_HOST_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "NCCL_P2P_DISABLE")
+_NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
 _PACKAGES = ("ray", "vllm", "torch", "raylaunch")
 
 
@@ -72,6 +73,8 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
     shm_total, shm_free = _measure_disk("/dev/shm")
     ram_total, ram_available = measure_ram()
     versions = {name: version for name in _PACKAGES if (version := _find_version(name))}
+    if nccl := next((version for name in _NCCL if (version := _find_version(name))), None):
+        versions["nccl"] = nccl
     return NodeFacts(
         node_ip=request.node_ip,
         hostname=socket.gethostname(),

@@ -6,8 +6,6 @@ container. Secrets go through ssh's stdin into files of mode 0600, and appear in
 
 import contextlib
 import json
-import os
-import re
 import secrets
 import shlex
 import sys
@@ -16,36 +14,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import yaml
-
 from raylaunch.base import console, paths
-from raylaunch.base.errors import ClusterError, ExitCode, ServiceError
+from raylaunch.base.errors import ExitCode, ServiceError
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.launch import LaunchConfig
-from raylaunch.config.layers import describe_path
 from raylaunch.provision import artifacts, jobs
 from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.remote_launch import (
+    LAUNCHES,
+    UNTIL_STDIN_ENDS,
+    name_job,
+    read_error,
+    read_key,
+    send_file,
+    send_launch,
+    viewpoint_of,
+)
 from raylaunch.provision.ssh import RemoteProcess
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-_LAUNCHES = ".raylaunch/launches"
-"""Folder in the container's home."""
-_WRITE_PRIVATE = 'umask 077; mkdir -p "$HOME/$0" && cat >"$HOME/$0/$1"'
-_UNTIL_STDIN_ENDS = """\
-exec 3<&0
-"$@" 3<&- & child=$!
-(while read -r _; do :; done; kill $child) <&3 >/dev/null 2>&1 & watch=$!
-exec 3<&-
-wait $child; status=$?
-kill $watch 2>/dev/null
-exit $status"""
-"""Runs a command until it exits or stdin ends; by descriptor 3, as a shell's background jobs have no stdin."""
 _STOP_TIMEOUT_S = 180.0
-_HUB_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT")
 _BACKLOG = 1000
 """Lines of a verb that are kept while this process is slow to print them."""
 
@@ -65,8 +57,10 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
     if with_key and not launch.api_keys:
         launch = give_key(cluster, launch)
         view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))
-    job = _name_job("serve", launch)
-    _send_launch(shell, launch, job)
+    job = name_job("serve", launch)
+    send_launch(shell, launch, job)
+    if launch.path is not None and (lock := launch.path.with_name(f"{launch.path.stem}.lock.yaml")).is_file():
+        send_file(shell, lock.read_text(encoding="utf-8"), f"{job}.lock.yaml")
     with shell.tunnel(cluster_ports.DASHBOARD) as port:
         client = jobs.connect(cluster, port)
         if view.key_file:
@@ -84,68 +78,14 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         _raise_for_end(client, job, view)
 
 
-def _name_job(verb: str, launch: LaunchConfig) -> str:
-    return f"{verb}-{launch.port}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def _send_launch(shell: HostShell, launch: LaunchConfig, name: str) -> None:
-    text = yaml.safe_dump(launch.dump(mask=False), allow_unicode=True, sort_keys=False)
-    _send_file(shell, text, f"{name}.yaml")
-
-
-def _send_file(shell: HostShell, text: str, name: str) -> None:
-    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, _LAUNCHES, name], stdin=text)
-    if result.status != 0:
-        head = shell.cluster.head_ip
-        raise ClusterError(f"{head}: the launch file could not be written there: {result.stderr.strip()}")
-
-
-def run_with_launch(
-    cluster: ClusterFile, launch: LaunchConfig, words: Sequence[str], options: Sequence[str], *, outlives: bool = False
-) -> int:
-    """Run a verb that takes a launch in the head's container, with its output to ours; its exit status.
-
-    The hub's variables of this machine (HF_TOKEN, HF_ENDPOINT) hold there, too.
-
-    Args:
-        words: the verb: ("weights", "pull").
-        outlives: whether the launch file stays there where the verb succeeds, for the service that reads it again.
-
-    Raises:
-        ClusterError: the cluster is not up.
-    """
-    shell, name = HostShell.of(cluster), _name_job("-".join(words), launch)
-    if not launch.api_keys and (key := read_key(cluster, launch.port)):
-        launch = launch_file.with_values(launch, {"server.api_key": key}, why="generated")
-    _send_launch(shell, launch, name)
-    variables = {name: os.environ[name] for name in _HUB_VARIABLES if os.environ.get(name)}
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-    _send_file(shell, exports or "\n", f"{name}.env")
-    view = replace(viewpoint_of(cluster), launch=describe_path(launch.path))
-    verb = [*view.to_words(), "raylaunch", *words]
-    folder = f"$HOME/{_LAUNCHES}"
-    keep = f'[ $status = 0 ] || rm -f "{folder}/{name}.yaml"' if outlives else f'rm -f "{folder}/{name}.yaml"'
-    script = (
-        f'. "{folder}/{name}.env"; rm -f "{folder}/{name}.env"; '
-        f'{shlex.join(verb)} "{folder}/{name}.yaml" {shlex.join(options)}; status=$?; {keep}; exit $status'
-    )
-    inside = ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "sh", "-c", script]
-    return shell.ssh.stream(cluster.head_ip, shell.runtime.execute(cluster.container_name, inside, keep_stdin=True))
-
-
 def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:
     """What the job runs: `raylaunch serve` with a launch file of its own, which goes with it.
 
     A file for each job, not for each port: a job that is refused leaves alone what the running service reads again.
     """
-    file = f"~/{_LAUNCHES}/{job}.yaml"
-    command = f"{shlex.join([*view.to_words(), 'raylaunch', 'serve'])} {file}{' --rehearse' if rehearse else ''}"
-    return f"{command}; status=$?; rm -f {file}; exit $status"
-
-
-def viewpoint_of(cluster: ClusterFile) -> Viewpoint:
-    """How the user of this machine sees the cluster's head."""
-    return Viewpoint(describe_path(cluster.path), cluster.head_ip, len(cluster.hosts))
+    file = f"~/{LAUNCHES}/{job}"
+    command = f"{shlex.join([*view.to_words(), 'raylaunch', 'serve'])} {file}.yaml{' --rehearse' if rehearse else ''}"
+    return f"{command}; status=$?; rm -f {file}.yaml {file}.lock.yaml; exit $status"
 
 
 def _describe_verbs(view: Viewpoint, port: int) -> str:
@@ -167,14 +107,6 @@ def keep_key(cluster: ClusterFile, launch: LaunchConfig) -> None:
     if not path.exists():
         paths.write_private(path, launch.api_keys[0])
     console.say(f"the API asks for the key in {path}; --open-api turns that off")
-
-
-def read_key(cluster: ClusterFile, port: int) -> str | None:
-    """The API key that this machine keeps for the service on `port`, or None."""
-    try:
-        return artifacts.find_key(cluster, port).read_text()
-    except FileNotFoundError:
-        return None
 
 
 def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> None:
@@ -236,15 +168,8 @@ def read_lines(cluster: ClusterFile, arguments: Sequence[str]) -> Iterator[str]:
 def _start_verb(cluster: ClusterFile, arguments: Sequence[str]) -> tuple[HostShell, RemoteProcess]:
     shell = HostShell.of(cluster)
     verb = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
-    command = ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", *verb]
+    command = ["sh", "-c", UNTIL_STDIN_ENDS, "sh", *verb]
     return shell, shell.start_in_head(command, backlog=_BACKLOG)
-
-
-def read_error(stderr: str) -> tuple[str, str]:
-    """What failed and what to do, of a verb's printed error (console.print_error)."""
-    what = re.search(r"^error: (.*)$", stderr, re.M)
-    fix = re.search(r"^what to do: (.*)$", stderr, re.M)
-    return what[1] if what else "", fix[1] if fix else ""
 
 
 def hold_dashboard(cluster: ClusterFile, port: int) -> None:

@@ -2,12 +2,12 @@
 
 import subprocess
 
-from raylaunch.provision.remote import _UNTIL_STDIN_ENDS
+from raylaunch.provision.remote_launch import UNTIL_STDIN_ENDS
 
 
 def start(script: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", "sh", "-c", script],
+        ["sh", "-c", UNTIL_STDIN_ENDS, "sh", "sh", "-c", script],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from raylaunch.cli import main
 from raylaunch.config import cluster_file, launch_file
 from raylaunch.config import launch as config
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision import artifacts, jobs, remote, template
+from raylaunch.provision import artifacts, jobs, remote, remote_launch, template
 from raylaunch.provision.ray_up import make_config
 from raylaunch.serve import logs
 from tests.provision.conftest import FakeSsh
@@ -48,8 +48,8 @@ def test_a_key_is_made_once_and_kept_private(cluster: ClusterFile, tmp_path: Pat
     path = artifacts.folder_of("test") / "keys" / "8123"
     assert (path.read_text(),) == first
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert remote.read_key(cluster, 8123) == first[0]
-    assert remote.read_key(cluster, 9000) is None
+    assert remote_launch.read_key(cluster, 8123) == first[0]
+    assert remote_launch.read_key(cluster, 9000) is None
 
 
 def test_hosts_get_what_this_machine_keeps(cluster: ClusterFile) -> None:
@@ -78,10 +78,11 @@ def test_log_is_shown_or_reported_missing(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_job_has_a_launch_file_of_its_own(cluster: ClusterFile) -> None:
     """A refused job must not change what the service on that port reads again; its file goes with it."""
-    view = remote.viewpoint_of(cluster)
+    view = remote_launch.viewpoint_of(cluster)
     first, second = (remote.make_entrypoint(job, view, rehearse=True) for job in ("serve-8080-a", "serve-8080-b"))
     assert "raylaunch serve ~/.raylaunch/launches/serve-8080-a.yaml --rehearse; status=$?; " in first
-    assert "rm -f ~/.raylaunch/launches/serve-8080-a.yaml; exit $status" in first
+    name = "~/.raylaunch/launches/serve-8080-a"
+    assert f"rm -f {name}.yaml {name}.lock.yaml; exit $status" in first
     assert "serve-8080-a" not in second
 
 
@@ -112,8 +113,8 @@ def test_verbs_run_with_the_viewpoint_of_this_machine(
 
 def test_a_verbs_error_is_read_back() -> None:
     printed = "warning: x\nerror: nothing serves on the head\nwhat to do: start it with `raylaunch serve`\n"
-    assert remote.read_error(printed) == ("nothing serves on the head", "start it with `raylaunch serve`")
-    assert remote.read_error("Killed") == ("", "")
+    assert remote_launch.read_error(printed) == ("nothing serves on the head", "start it with `raylaunch serve`")
+    assert remote_launch.read_error("Killed") == ("", "")
 
 
 DOCKER_HERE = 'shift; [ "$1" = -i ] && shift; shift; exec "$@"'
@@ -133,7 +134,7 @@ def test_a_verb_runs_there_with_a_launch_of_here(
     add_program("docker", DOCKER_HERE)
     add_program("raylaunch", f'cat "$3"; echo "$1 $2 $4 $HF_TOKEN"; stat -c %a "$3" >&2; exit {status}')
     launch = load(tmp_path)
-    assert remote.run_with_launch(cluster, launch, ["weights", "pull"], ["--json"], outlives=outlives) == status
+    assert remote_launch.run_with_launch(cluster, launch, ["weights", "pull"], ["--json"], outlives=outlives) == status
     shown = capfd.readouterr()
     assert "path: /data/model" in shown.out
     assert shown.out.endswith("weights pull --json hf_'secret'\n")

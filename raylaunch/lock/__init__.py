@@ -1,0 +1,1 @@
+"""LAUNCH.lock.yaml: what a service was made of, and what differs from it now."""
