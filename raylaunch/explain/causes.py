@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raylaunch.base import text as words
 from raylaunch.explain.line_heads import LineHead, LogOrigin
@@ -15,6 +15,9 @@ _CHARS = 400
 """Of one line of evidence."""
 _ENOUGH = 300
 """Lines of one signature in one log that are looked at in full."""
+_REMOTE_LINES = 200
+"""Longest traceback of a worker, in lines."""
+_NO_REMOTE = (-_REMOTE_LINES, 0, "")
 _END_LINES = 3
 """A line that near to the log's end counts as repeated: the process wrote nothing after it."""
 
@@ -120,6 +123,12 @@ class Collector:
     """Log -> its number of lines."""
     kernel_hosts: set[str] = field(default_factory=set)
     has_nccl: bool = False
+    ranks: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """Pid -> ranks of workers with it; two nodes may use one pid."""
+    over: dict[tuple[str, tuple[str, str, str, int | None]], int] = field(default_factory=dict)
+    """Key and process -> last line in which the process says that it is over."""
+    remotes: dict[tuple[str, str, int | None], tuple[int, int, str]] = field(default_factory=dict)
+    """Log, process and pid -> line, pid and address of the worker whose exception it last began to print."""
     uncounted: Counter[str] = field(default_factory=Counter)
     """Key -> further lines of it, which are only counted."""
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -137,9 +146,25 @@ class Collector:
         self.error_lines += 1
         self.errors.setdefault(evidence.process, evidence)
 
+    def add(self, hit: Hit) -> None:
+        """Take a hit; one in an exception that Ray brought from a worker is that worker's."""
+        evidence = hit.evidence
+        line, pid, ip = self.remotes.get((evidence.origin.name, evidence.head.name, evidence.head.pid), _NO_REMOTE)
+        if evidence.line - line < _REMOTE_LINES:
+            head = replace(evidence.head, host=evidence.origin.host or ip, pid=pid, name="worker")
+            hit = replace(hit, evidence=replace(evidence, head=head))
+        self.hits.append(hit)
+
+    def _name_rank(self, hit: Hit) -> Hit:
+        head = hit.evidence.head
+        ranks = self.ranks.get(int(hit.finding.groups.get("pid", head.pid or 0)), set())
+        if head.rank is not None or len(ranks) != 1:
+            return hit
+        return replace(hit, evidence=replace(hit.evidence, head=replace(head, rank=min(ranks))))
+
     def explain(self) -> Explanation:
         """The causes of everything that was found."""
-        hits = self._drop_rare(self.hits)
+        hits = [self._name_rank(hit) for hit in self._drop_rare(self.hits)]
         by_key: dict[str, list[Hit]] = defaultdict(list)
         for hit in hits:
             by_key[hit.signature.key].append(hit)
@@ -158,7 +183,8 @@ class Collector:
         )
 
     def _drop_rare(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Without lines that mean something only where a process repeats them, or writes nothing after them."""
+        """Without lines that are over, or mean something only where a process repeats them or writes nothing more."""
+        hits = [hit for hit in hits if hit.evidence.line > self.over.get((hit.signature.key, hit.evidence.process), 0)]
         counts: dict[tuple[str, tuple[str, str, str, int | None]], int] = defaultdict(int)
         for hit in hits:
             at_end = hit.evidence.line > self.ends.get(hit.evidence.origin.name, 0) - _END_LINES

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -26,6 +26,9 @@ _ERROR_LINE = Signature(
     lines=(),
 )
 """What looks like an error, for the answer where no cause is known."""
+_RANK_LINE = replace(_ERROR_LINE, patterns=(r"\bworld_size=\d+ rank=(?P<rank>\d+) local_rank=",))
+_REMOTE_LINE = replace(_ERROR_LINE, patterns=(r"\bray::\S+ \(pid=(?P<pid>\d+), ip=(?P<ip>[0-9a-fA-F.:]+)",))
+"""What tells where a failure is: the rank of a process (vLLM), and a worker's exception in another process (Ray)."""
 _ERROR_LEVELS = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _NOT_LOGS = re.compile(r"\.(sock|pid|db|sqlite3?|pyc|so|safetensors|bin|pt|gguf|zst|xz|bz2|zip|tar|tgz|lock|port)$")
 _GZIP = b"\x1f\x8b"
@@ -100,6 +103,12 @@ def _open(path: Path, *, is_gzip: bool) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file
 
 
+def _make_endings() -> list[Signature]:
+    """Signatures of the lines that end others (`until`), which are in `under`."""
+    ending = [entry for entry in load() if entry.until]
+    return [replace(_ERROR_LINE, patterns=(entry.until,), under=frozenset({entry.key})) for entry in ending]
+
+
 def explain_logs(sources: Sequence[LogSource], report: Callable[[str], None] = lambda _: None) -> Explanation:
     """What logs show.
 
@@ -109,7 +118,7 @@ def explain_logs(sources: Sequence[LogSource], report: Callable[[str], None] = l
     Raises:
         LogError: a log cannot be read to its end.
     """
-    scanner, collector = Scanner([*load(), _ERROR_LINE]), Collector()
+    scanner, collector = Scanner([*load(), _ERROR_LINE, _RANK_LINE, _REMOTE_LINE, *_make_endings()]), Collector()
     total = sum(source.size or 0 for source in sources)
     done = 0
     for source in sources:
@@ -125,6 +134,7 @@ def explain_logs(sources: Sequence[LogSource], report: Callable[[str], None] = l
             if not isinstance(error, EOFError | gzip.BadGzipFile):
                 raise LogError(f"{source.origin.name} cannot be read: {error.strerror or error}") from error
         collector.ends[source.origin.name] = scanner.lines
+    collector.uncounted += scanner.skipped
     return collector.explain()
 
 
@@ -141,19 +151,17 @@ def _describe_bytes(done: int, total: int) -> str:
 
 
 def _judge(candidate: Candidate, origin: LogOrigin, scanner: Scanner, collector: Collector) -> None:
-    if candidate.before and any(text in line for line in candidate.before for text in _HARMLESS_ABOVE):
-        return
     known = _find_heaviest(candidate, clean(candidate.raw))
     if known is not None and collector.is_enough(known.signature.key, origin):
+        scanner.settle(candidate, known.signature.key)
         return
     head = read_head(candidate.raw, origin)
-    _note_kind(head, collector)
+    _note_kind(head, candidate, origin, collector)
     finding = _find_heaviest(candidate, head.text)
-    if finding is not None:
-        collector.hits.append(Hit(finding, Evidence(origin, candidate.number, _complete(head, candidate, origin))))
-        return
-    scanner.note_fruitless(candidate)
-    if _looks_like_error(head):
+    scanner.settle(candidate, finding.signature.key if finding else "")
+    if finding is not None and not any(text in line for line in candidate.before for text in _HARMLESS_ABOVE):
+        collector.add(Hit(finding, Evidence(origin, candidate.number, _complete(head, candidate, origin))))
+    elif finding is None and _looks_like_error(head):
         collector.note_error(Evidence(origin, candidate.number, _complete(head, candidate, origin)))
 
 
@@ -171,7 +179,15 @@ def _looks_like_error(head: LineHead) -> bool:
     return head.level in _ERROR_LEVELS or (not head.level and _ERROR_LINE.search(head.text) is not None)
 
 
-def _note_kind(head: LineHead, collector: Collector) -> None:
+def _note_kind(head: LineHead, candidate: Candidate, origin: LogOrigin, collector: Collector) -> None:
+    process = Evidence(origin, candidate.number, head).process
+    for ending in (entry for entry in candidate.signatures if entry.under and not entry.weight):
+        if ending.search(head.text):
+            collector.over.update({(key, process): candidate.number for key in ending.under})
+    if head.pid and _RANK_LINE in candidate.signatures and (found := _RANK_LINE.search(head.text)):
+        collector.ranks[head.pid].add(int(found["rank"]))
+    if _REMOTE_LINE in candidate.signatures and (found := _REMOTE_LINE.search(head.text)):
+        collector.remotes[origin.name, head.name, head.pid] = (candidate.number, int(found["pid"]), found["ip"])
     if head.is_kernel:
         collector.kernel_hosts.add(head.host)
     collector.has_nccl = collector.has_nccl or " NCCL " in head.text
@@ -181,8 +197,6 @@ def _complete(head: LineHead, candidate: Candidate, origin: LogOrigin) -> LineHe
     """The head with the time of the nearest line above that has one, where the line itself has none."""
     if head.at is not None:
         return head
-    from dataclasses import replace
-
     for raw in reversed(candidate.before):
         above = read_head(raw, origin)
         if above.at is not None and (above.pid == head.pid or not head.pid):

@@ -20,8 +20,9 @@ _LONGEST_LINE = 1 << 20
 """Bytes of a line that are searched; the rest of it is skipped."""
 _KNOWN = 200_000
 """Distinct lines that are remembered."""
-_FRUITLESS = 20_000
-"""A line that looked promising so often without a result is not looked at again."""
+_ENOUGH, _ENOUGH_NUMBERED = 300, 20_000
+"""Lines of one shape in one log that are looked at, the second where a signature asks for a number; further ones are
+only counted."""
 _VARYING = VARYING.encode()
 _DIGITS = b"0123456789"
 _KEY = 4
@@ -48,7 +49,7 @@ def _choose_starts(texts: Sequence[bytes]) -> bytes:
     left, starts = set(texts), b""
     while left:
         counts = Counter(bytes((char,)) for text in left for char in {*text})
-        starts += max(counts, key=lambda char: counts[char] / (1 + _FREQUENT.find(char)) ** 1.5)
+        starts += max(counts, key=lambda char: counts[char] / (1 + _FREQUENT.find(char)) ** 2)
         left = {text for text in left if not {*text} & {*starts}}
     return starts
 
@@ -112,7 +113,11 @@ class Scanner:
     """Lines of the log read so far."""
     _known: dict[bytes, tuple[Signature, ...]] = field(default_factory=dict)
     """Line without varying characters -> the signatures that it may match."""
-    _fruitless: dict[bytes, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Key -> lines that were only counted."""
+    _judged: Counter[bytes] = field(default_factory=Counter)
+    _settled: dict[bytes, str] = field(default_factory=dict)
+    """Line without varying characters -> the key that all its lines had so far, in this log."""
 
     def __post_init__(self) -> None:
         self._index = _make_index(tuple(self.signatures))
@@ -120,6 +125,8 @@ class Scanner:
     def scan(self, log: IO[bytes]) -> Iterator[Candidate | int]:
         """The candidates of a log in their order; after each block the number of its bytes."""
         self.lines, rest = 0, b""
+        self._judged.clear()
+        self._settled.clear()
         while block := log.read(_BLOCK):
             size = len(block)
             complete, newline, rest = (rest + block).rpartition(b"\n")
@@ -142,13 +149,19 @@ class Scanner:
                 if shape in fresh:
                     fresh.discard(shape)
                     self._known[shape] = self._compare(line)
-        wanted = {shape for shape in distinct if self._known[shape]}
+        for shape in distinct.intersection(self._settled):
+            self.skipped[self._settled[shape]] += shapes.count(shape)
+        wanted = {shape for shape in distinct if self._known[shape] and shape not in self._settled}
         if wanted:
             lines = lines or block.split(b"\n")
             for at, shape in enumerate(shapes):
-                if shape in wanted and (signatures := self._known[shape]):
-                    raw = lines[at][:_LONGEST_LINE]
-                    yield Candidate(self.lines + at + 1, raw, lines[max(0, at - 40) : at], signatures)
+                if shape not in wanted:
+                    continue
+                if shape in self._settled:
+                    self.skipped[self._settled[shape]] += 1
+                    continue
+                raw = lines[at][:_LONGEST_LINE]
+                yield Candidate(self.lines + at + 1, raw, lines[max(0, at - 40) : at], self._known[shape])
         self.lines += len(shapes)
         if len(self._known) > _KNOWN:
             self._known = {shape: found for shape, found in self._known.items() if found}
@@ -161,9 +174,10 @@ class Scanner:
         found = {id(entry): entry for literal in self._index.literals.find(line) for entry in by_literal[literal]}
         return (*found.values(), *self._index.always)
 
-    def note_fruitless(self, candidate: Candidate) -> None:
-        """A candidate matched nothing; after many such lines of one shape, that shape is left out."""
+    def settle(self, candidate: Candidate, key: str) -> None:
+        """A candidate was judged: it has the signature `key`, or none (""). Enough of one shape are only counted."""
         shape = candidate.raw.translate(None, _VARYING)
-        self._fruitless[shape] = self._fruitless.get(shape, 0) + 1
-        if self._fruitless[shape] > _FRUITLESS:
-            self._known[shape] = ()
+        self._judged[shape] += 1
+        is_numbered = any(signature.asks_for_number for signature in candidate.signatures)
+        if self._judged[shape] >= (_ENOUGH_NUMBERED if is_numbered else _ENOUGH):
+            self._settled[shape] = key

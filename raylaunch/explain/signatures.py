@@ -14,13 +14,14 @@ _HEADER = re.compile(
     r"(?P<key>[a-z][a-z0-9_]*) {2,}(?P<weight>\d{1,2}) {2,}(?P<source>[a-z]+) {2,}(?P<link>https?://\S+)"
 )
 _FIELD = re.compile(r"  (?P<name>[a-z]+) {1,}(?P<text>\S.*)")
-_FIELDS = frozenset({"match", "unless", "least", "under", "cause", "says", "fix", "line"})
+_FIELDS = frozenset({"match", "unless", "until", "least", "under", "cause", "says", "fix", "line"})
 _XID = re.compile(r"@xid\(([\d|]+)\)")
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\|([^}]*))?\}")
 _ESCAPED = re.compile(r"[^ !#-%'-;=?-\[\]-~]+")
 """What JSON writes differently: a literal must be found in docker's json-file logs too."""
 VARYING = "0123456789abcdef"
 """Characters of counters, addresses and ids; messages that differ in nothing else are one message (see scan.py)."""
+_NUMBER = re.compile(r"(?<![\\{,\d\w])[1-9]\d{1,}(?![\d,]*\})")
 _SHORTEST_LITERAL = 3
 """Characters of a literal, digits not counted (see scan.py)."""
 _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
@@ -45,6 +46,8 @@ class Signature:
     """Replaces a misleading message of an exception; "" for a message that is fine."""
     unless: str = ""
     """A line that matches this too is something else."""
+    until: str = ""
+    """What the same process writes once it is over."""
     least: int = 1
     """How often one process has to write it."""
     under: frozenset[str] = frozenset()
@@ -68,6 +71,11 @@ class Signature:
         """
         found = [_find_literals(pattern) for pattern in self.patterns]
         return frozenset().union(*found) if all(found) else frozenset()
+
+    @cached_property
+    def asks_for_number(self) -> bool:
+        """Whether a pattern names a number, as that of an Xid: lines that differ in numbers may differ in meaning."""
+        return any(_NUMBER.search(pattern) for pattern in self.patterns)
 
     def search(self, line: str) -> "re.Match[str] | None":
         """The match in one line, or None."""
@@ -207,6 +215,7 @@ def _read_block(block: Sequence[tuple[int, str]]) -> Signature:
         lines=tuple(line.replace("\\n", "\n") for line in fields["line"]),
         says=" ".join(fields["says"]),
         unless="|".join(fields["unless"]),
+        until="|".join(fields["until"]),
         least=int(next(iter(fields["least"]), "1")),
         under=frozenset(" ".join(fields["under"]).split()),
     )

@@ -87,9 +87,9 @@ def check_anthropic(url: str) -> None:
         "messages": [{"role": "user", "content": "What is the capital of France?"}]
     }
     assert client.messages.count_tokens(**question).input_tokens > 5
-    said = client.messages.create(max_tokens=32, temperature=0, **question)
+    said = client.messages.create(max_tokens=32, extra_body={"temperature": 0}, **question)
     assert (said.content[0].type, "Paris" in said.content[0].text) == ("text", True)
-    with client.messages.stream(max_tokens=32, temperature=0, **question) as stream:
+    with client.messages.stream(max_tokens=32, extra_body={"temperature": 0}, **question) as stream:
         assert "Paris" in "".join(stream.text_stream)
         assert stream.get_final_message().usage.output_tokens > 1
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -133,7 +134,7 @@ fail("dtype_unknown", dtype="float17")
 fail("quantization_unfit", quantization="awq")
 fail("unknown_option", swap_spaces=4)
 fail("model_path_missing", model="/there/is/no/such/model")
-fail("architecture_unsupported", make(architectures=["GigantForCausalLM"], model_type="gigant"))
+fail("architecture_unsupported", make(architectures=["GigantForCausalLM"]))
 """
 
 CLUSTER = """
@@ -250,9 +251,14 @@ def test_broken_models_are_explained(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("kind", "key"), [("dead", "peer_lost"), ("wedged", "collective_timeout"), ("interface", "gloo_wrong_interface")]
+    ("kind", "keys"),
+    [
+        ("dead", {"peer_lost", "worker_killed"}),  # the second where the shell reports the kill
+        ("wedged", {"collective_timeout"}),
+        pytest.param("interface", {"gloo_wrong_interface"}, marks=pytest.mark.whole),
+    ],
 )
-def test_ranks_that_fail_are_explained(kind: str, key: str, tmp_path: Path) -> None:
+def test_ranks_that_fail_are_explained(kind: str, keys: set[str], tmp_path: Path) -> None:
     """Two real ranks over Gloo: one is killed, one stands still, both have a wrong interface."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -261,7 +267,8 @@ def test_ranks_that_fail_are_explained(kind: str, key: str, tmp_path: Path) -> N
     ranks = f"{PYTHON} ranks.py 1 {port} {kind} 2>other.log & {PYTHON} ranks.py 0 {port} {kind}; wait"
     environ = {"GLOO_SOCKET_IFNAME": "eth9"} if kind == "interface" else {"GLOO_SOCKET_IFNAME": "lo"}
     log = run_shell(ranks, tmp_path, OMP_NUM_THREADS="1", **environ)
-    assert explain(log) == [key], log.read_text()
+    (key,) = explain(log)
+    assert key in keys, log.read_text()
 
 
 @pytest.mark.engine
@@ -279,11 +286,12 @@ def test_clusters_that_fail_are_explained(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    temporary = tmp_path / "ray"
+    temporary = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # a longer path is too long for Ray's sockets
     ray = Path(PYTHON).with_name("ray")
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", f"--port={port}", f"--temp-dir={temporary}", "--num-cpus=2",
-         "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"],
+         "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+         "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -294,7 +302,9 @@ def test_clusters_that_fail_are_explained(tmp_path: Path) -> None:
     finally:
         head.terminate()
         head.wait(60)
+        logs = explain(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
     keys = re.findall(r'^fail\("(\w+)"', CLUSTER, re.MULTILINE)
     found = {key: explain(tmp_path / f"{key}.log") if (tmp_path / f"{key}.log").exists() else output for key in keys}
     assert found == {key: [key] for key in keys}
-    assert "ray_version_mismatch" not in explain(temporary)
+    assert set(logs) <= {"worker_killed"}

@@ -15,6 +15,38 @@ from raylaunch.explain.line_heads import LineHead, LogOrigin, read_head
 from raylaunch.explain.read import LogSource, explain_logs, find_logs
 
 HEALTHY = Path(__file__).parents[1] / "data" / "explain" / "healthy"
+LOGS = Path(__file__).parents[1] / "data" / "logs"
+RECORDED = {
+    "architecture-unknown": ("transformers_too_old", ""),
+    "composed-cuda-out-of-memory": ("gpu_oom", "host 10.0.0.2, rank 1"),
+    "composed-driver-803": ("driver_image_mismatch", "host 10.0.0.2, rank 1"),
+    "composed-driver-804": ("driver_image_mismatch", "host 10.0.0.2, rank 1"),
+    "composed-driver-too-old": ("driver_too_old", "host 10.0.0.2, rank 1"),
+    "composed-gpu-memory-taken": ("gpu_memory_taken", "host 10.0.0.2, rank 1"),
+    "composed-nccl": ("nccl_no_interface", "host 10.0.0.2, rank 1"),
+    "composed-no-cache-blocks": ("kv_cache_too_small", "EngineCore"),
+    "config-broken": ("config_damaged", ""),
+    "config-contradicts-itself": ("config_contradicts", ""),
+    "config-missing": ("config_missing", ""),
+    "cpu-memory-utilization": ("gpu_memory_taken", "host 10.0.0.1, worker"),
+    "dtype-unknown": ("dtype_unknown", ""),
+    "engine-killed": ("worker_killed", "EngineCore"),
+    "folder-missing": ("model_path_missing", ""),
+    "gloo-interface": ("gloo_wrong_interface", "host 10.0.0.2, worker"),
+    "kernels-missing": ("kernels_missing", ""),
+    "kv-cache-too-small": ("kv_cache_too_small", "EngineCore"),
+    "kv-memory-taken": ("gpu_memory_taken", "EngineCore"),
+    "max-model-len": ("max_model_len_too_long", ""),
+    "quantization-unfit": ("quantization_unfit", ""),
+    "raylet-killed": ("ray_node_lost", "raylet"),
+    "tokenizer-missing": ("tokenizer_missing", ""),
+    "weights-layer-missing": ("weights_mismatch", "host 10.0.0.2, rank 1"),
+    "weights-missing": ("shard_missing", "host 10.0.0.2, worker"),
+    "weights-shape": ("weights_mismatch", "host 10.0.0.2, rank 1"),
+    "weights-truncated": ("shard_damaged", "host 10.0.0.2, rank 1"),
+    "worker-killed": ("worker_killed", "host 10.0.0.1"),
+}
+"""Log -> key and place."""
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB. GPU 1 has a total capacity of 23.57 GiB"
 ORIGIN = LogOrigin("x.log", utc_offset_s=0, changed_at=datetime(2026, 11, 27, tzinfo=UTC).timestamp())
 MOMENT = datetime(2026, 11, 24, 2, 47, 2, tzinfo=UTC).timestamp()
@@ -145,6 +177,15 @@ def test_a_stall_counts_when_it_is_repeated_or_the_last_word() -> None:
     assert [cause.key for cause in explain(f"{stall} (repeated 2x)\n{fine}").causes] == ["engine_stalled"]
 
 
+def test_a_stall_that_ended_is_no_cause() -> None:
+    """vLLM's line while it compiles, twice; then the same process goes on. Another process says nothing about it."""
+    stall = "(E pid={}) INFO 11-24 02:47:02 [s.py:1] No available shared memory broadcast block found in 60 seconds.\n"
+    done = "(E pid=9) INFO 11-24 02:49:02 [core.py:218] init engine (profile, create kv cache) took 130 s\n"
+    rest = "(E pid=9) INFO 11-24 02:50:02 [a.py:1] fine\n" * 9
+    assert explain(stall.format(9) * 2 + done + rest).causes == ()
+    assert [cause.key for cause in explain(stall.format(8) * 2 + done + rest).causes] == ["engine_stalled"]
+
+
 def test_what_users_wrote_is_no_cause() -> None:
     assert explain(f"INFO 11-24 02:47:02 [logger.py:39] Received request a-1: prompt: 'why {OOM}'\n").causes == ()
 
@@ -221,3 +262,15 @@ def test_json_has_what_programs_need() -> None:
 def test_a_healthy_log_has_no_cause(name: str) -> None:
     """Start, answers, load and stop of a service on CPU, Ray's own logs, and warnings that mean nothing."""
     assert [cause.key for cause in explain_logs(find_logs([HEALTHY / name])).causes] == []
+
+
+@pytest.mark.parametrize(("name", "expected"), RECORDED.items())
+def test_a_recorded_failure_has_its_key_and_place(name: str, expected: tuple[str, str]) -> None:
+    """Logs of real failed starts over two nodes; nothing beside the cause."""
+    (cause,) = explain_logs(find_logs([LOGS / f"{name}.log"])).causes
+    assert cause.key == expected[0]
+    assert cause.where[0].describe().partition(" (")[0].startswith(expected[1])
+
+
+def test_every_recorded_failure_is_listed() -> None:
+    assert {log.stem for log in LOGS.glob("*.log")} == set(RECORDED)
