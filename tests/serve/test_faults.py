@@ -2,22 +2,25 @@
 
 import contextlib
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
-from raylaunch.base.processes import ProcessId
+from raylaunch.base.processes import ProcessId, wait_until
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
-from raylaunch.engine.messages import EnginePulse
+from raylaunch.engine.messages import EnginePulse, SocketShare
 from raylaunch.explain.signatures import by_key, fix_of
 from raylaunch.serve import faults
 from raylaunch.serve import incident as incidents
-from raylaunch.serve.attempt import describe_missing
+from raylaunch.serve.attempt import Attempt, describe_missing
+from raylaunch.serve.engine_process import EngineProcess
 from raylaunch.serve.faults import EngineProgress, Fault
 from raylaunch.serve.incident import find_secrets, hide
 from raylaunch.serve.messages import DeadRank, DriverPulse
@@ -113,6 +116,22 @@ def test_a_cause_is_the_first_death_not_those_it_took_along() -> None:
     assert found is not None
     assert found.cause == "engine"
     assert faults.judge_ray(DriverPulse()) is None
+
+
+def test_clients_are_told_how_the_core_ended(tmp_path: Path) -> None:
+    """Its signal is in the fault that is settled on, though Ray only reports that its workers went with it."""
+    with (tmp_path / "log").open("wb") as log:
+        engine = EngineProcess.launch(
+            "tests.serve.pulsing_child", arguments=[str(tmp_path / "failed"), "-9"], environment=os.environ, output=log
+        )
+    try:
+        assert wait_until(lambda: engine.receive() != [] and engine.pulse.is_dead, 30.0)
+        attempt = Attempt("mark", engine, SocketShare(-1, 1))
+        fault = faults.settle(attempt, Fault("engine", "its workers ended with it"), time.monotonic())
+        assert fault.what.endswith("(EngineCore, on the serving node) died by signal 9")
+        assert faults.settle(attempt, Fault("node", "a node is gone"), 0.0).what == "a node is gone"
+    finally:
+        engine.stop(is_forced=lambda: True)
 
 
 def test_a_node_that_is_gone_is_named() -> None:
