@@ -64,8 +64,9 @@ class RequestHead:
 
     def has_key(self, api_keys: tuple[str, ...]) -> bool:
         """Whether it carries one of these API keys."""
-        given = self.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-        return any(hmac.compare_digest(given, key.encode()) for key in api_keys)
+        scheme, _, given = self.headers.get("authorization", "").partition(" ")
+        found = [hmac.compare_digest(given.encode("latin-1"), key.encode()) for key in api_keys]
+        return scheme.lower() == "bearer" and any(found)
 
 
 def make_answer(request: RequestHead, notice: Notice, rules: AnswerRules) -> bytes:

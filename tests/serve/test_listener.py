@@ -110,6 +110,8 @@ def test_nodes_are_reported_to_clients_with_a_key_only() -> None:
     assert b"waiting for GPUs" not in stranger
     assert b"503" in stranger
     assert b"waiting for GPUs" in holder
+    other = make_answer(RequestHead.parse(head.format("authorization: bearer sk-1\r\n")), NOTICE, rules)
+    assert other == holder
     asked = RequestHead.parse("HEAD /health HTTP/1.1\r\n\r\n")
     assert make_answer(asked, NOTICE, AnswerRules()).endswith(b"\r\n\r\n")
 
