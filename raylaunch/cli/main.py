@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from raylaunch.base.errors import ExitCode, RaylaunchError
-from raylaunch.cli import bench, cluster, doctor, explain, incidents, lock, netcheck, serve, top, weights
+from raylaunch.cli import bench, cluster, doctor, explain, incidents, lock, netcheck, plan, serve, top, weights
 
-_FAMILIES = (serve, incidents, explain, cluster, doctor, netcheck, lock, bench, top, weights)
+_FAMILIES = (serve, plan, incidents, explain, cluster, doctor, netcheck, lock, bench, top, weights)
 """Each module lists its verbs in COMMANDS."""
 
 

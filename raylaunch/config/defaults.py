@@ -7,3 +7,5 @@ MODELS_FOLDER = "/data"
 SSH_KEY = "~/.ssh/id_ed25519"
 UP_WAIT_S = 1800.0
 """Longest wait of `raylaunch up`: a first build of the image on slow links."""
+GPU_MEMORY_UTILIZATION = 0.92
+"""vLLM's own default (0.32: CacheConfig.gpu_memory_utilization)."""

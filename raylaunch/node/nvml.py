@@ -1,7 +1,10 @@
 """Facts of a node's NVIDIA GPUs, through NVML (nvidia-ml-py, where it is installed)."""
 
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +37,13 @@ class NodeGpu:
     processes: tuple[GpuProcess, ...] = ()
     error: str = ""
     """NVML's error message; "" where it answered."""
+    cuda_bytes: int | None = None
+    """What CUDA reports as its total, which is below NVML's; None where CUDA does not answer."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """The memory that vLLM counts with."""
+        return self.cuda_bytes or self.total_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +78,12 @@ def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
     except nvml.NVMLError as error:
         return DriverFacts(error=str(error))
     try:
+        measured = measure_cuda()
         cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
         return DriverFacts(
             driver_version=read_text(nvml.nvmlSystemGetDriverVersion()),
             cuda_version=(cuda // 1000, cuda % 1000 // 10),
-            gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
+            gpus=tuple(_read_gpu(nvml, index, measured) for index in range(nvml.nvmlDeviceGetCount())),
         )
     except nvml.NVMLError as error:
         return DriverFacts(error=str(error))
@@ -80,7 +91,7 @@ def read_gpus(import_nvml: Callable[[], Any] = import_nvml) -> DriverFacts:
         nvml.nvmlShutdown()
 
 
-def _read_gpu(nvml: Any, index: int) -> NodeGpu:
+def _read_gpu(nvml: Any, index: int, measured: Mapping[str, int]) -> NodeGpu:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -92,9 +103,41 @@ def _read_gpu(nvml: Any, index: int) -> NodeGpu:
             used_bytes=int(memory.used),
             free_bytes=int(memory.free),
             processes=read_processes(nvml, handle),
+            cuda_bytes=measured.get(read_text(nvml.nvmlDeviceGetUUID(handle)).removeprefix("GPU-")),
         )
     except nvml.NVMLError as error:
         return NodeGpu(index, "", "", 0, 0, 0, error=str(error))
+
+
+_MEASURE = """
+import ctypes, json, uuid
+cuda, found = ctypes.CDLL("libcuda.so.1"), {}
+count, size, device = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_int()
+if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
+    for index in range(count.value):
+        key = (ctypes.c_ubyte * 16)()
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        cuda.cuDeviceGetUuid(key, device)
+        if cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device) == 0:
+            found[str(uuid.UUID(bytes=bytes(key)))] = size.value
+print(json.dumps(found))
+"""
+_MEASURE_S = 20.0
+
+
+def measure_cuda() -> dict[str, int]:
+    """UUID of each GPU -> the total memory that CUDA reports, without a context on it; empty where there is no CUDA.
+
+    In a child, for CUDA cannot be left again; without CUDA_VISIBLE_DEVICES, which Ray empties for tasks without GPUs.
+    """
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURE], env=environ, capture_output=True, timeout=_MEASURE_S, check=True
+        )
+        return {str(key): int(size) for key, size in json.loads(done.stdout).items()}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
 
 
 def read_processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raylaunch.base import paths
+from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
-
-_GPU_MEMORY_UTILIZATION = 0.92
-"""vLLM's own default (0.32: CacheConfig.gpu_memory_utilization)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +17,7 @@ class CheckRequest:
     gpus_per_node: int
     tensor_parallel_size: int
     pipeline_parallel_size: int
-    gpu_memory_utilization: float = _GPU_MEMORY_UTILIZATION
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
     logical_gpus: bool = False
     """GPUs exist in Ray's accounts only (rehearsal, demo): NVML is not queried."""
     needs_weights: bool = True
@@ -61,7 +59,7 @@ def make_request(
         gpus_per_node=config.cluster.gpus_per_node,
         tensor_parallel_size=config.tensor_parallel_size,
         pipeline_parallel_size=config.pipeline_parallel_size,
-        gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or _GPU_MEMORY_UTILIZATION),
+        gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or GPU_MEMORY_UTILIZATION),
         logical_gpus=logical_gpus,
         reserved_gpus=reserved_gpus or {},
         needs_weights=engine.get("load_format") != "dummy",

@@ -6,9 +6,11 @@ A check is a probe (node/facts.py, on the node) and rules (here); every finding 
 from collections.abc import Sequence
 from typing import Any
 
+from raylaunch.base.errors import ClusterError
 from raylaunch.cluster import ship
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.node.facts import FactsRequest, NodeFacts, collect_facts
+from raylaunch.node.nvml import DriverFacts, NodeGpu, read_gpus
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.gpu_rules import judge_gpus
 from raylaunch.preflight.machine_rules import judge_addresses, judge_machine, judge_versions
@@ -85,3 +87,30 @@ def _shorten(error: Exception) -> str:
     """The last line of Ray's message about a failed task: the cause comes last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def list_gpus() -> list[tuple[NodeGpu, ...]]:
+    """The GPUs of each node of the Ray cluster that this machine is in, the head's first.
+
+    Raises:
+        ClusterError: no Ray runs here.
+    """
+    import ray
+
+    from raylaunch.cluster import ray_session
+
+    address = ray_session.find_address()
+    if address is None:
+        raise ClusterError("no Ray runs on this machine", fix="`raylaunch up CLUSTER.yaml` brings the cluster up")
+    ray_session.join(address, env_vars={})
+    try:
+        with ship.node_code():
+            probe = ray.remote(num_cpus=0, max_retries=0)(read_gpus)
+            nodes = [node for node in ray_session.list_nodes() if node.gpus]
+            asked = [probe.options(scheduling_strategy=ship.on_node(node.node_id)).remote() for node in nodes]
+        answers: list[DriverFacts] = ray.get(asked, timeout=_DEADLINE_S)
+        return [tuple(gpu for gpu in facts.gpus if not gpu.error) for facts in answers]
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"the nodes' GPUs cannot be read: {_shorten(error)}", fix="check `ray status`") from error
+    finally:
+        ray_session.leave()

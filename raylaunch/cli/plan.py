@@ -1,0 +1,150 @@
+"""plan: which layouts of a model fit on which GPUs, before anything is loaded."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raylaunch.cli.options import JSON, SETS, load_launch
+
+if TYPE_CHECKING:
+    from raylaunch.config.launch import LaunchConfig
+    from raylaunch.plan.gpus import Fleet
+    from raylaunch.plan.report import Plan
+
+
+@click.command()
+@click.argument("what", required=False, metavar="[LAUNCH.yaml | MODEL]")
+@SETS
+@click.option("--gpus", metavar="2x8x4090", help="Machines x GPUs x kind; unequal machines joined by +.")
+@click.option("--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Plan on that cluster's GPUs.")
+@click.option("--network-gbit-s", type=float, default=10.0, show_default=True, help="Link between the machines.")
+@click.option("--context", type=click.IntRange(min=1), help="Count requests of this many tokens.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Write the best launch.")
+@click.option("--force", is_flag=True, help="Exit with 0 even if the launch's own layout cannot fit.")
+@JSON
+def plan(
+    what: str | None,
+    sets: tuple[str, ...],
+    gpus: str | None,
+    cluster: Path | None,
+    network_gbit_s: float,
+    context: int | None,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> int | None:
+    """Show which layouts fit, from config.json and named GPUs (or a cluster's), without loading anything.
+
+    MODEL is a folder, or a repo of the hub, whose weights are not fetched.
+    """
+    from raylaunch.base import console
+    from raylaunch.base.errors import ExitCode
+    from raylaunch.plan import report
+
+    launch, is_launch = _read_launch(what, sets)
+    made = make_plan(launch, _find_fleet(gpus, cluster, launch, network_gbit_s), is_named=is_launch, context=context)
+    if as_json:
+        console.print_json(report.to_json(made))
+    else:
+        console.print_result("\n".join(report.to_lines(made)))
+    judged = made.named or made.layouts[0]
+    if output is not None:
+        _write_launch(output, made, launch)
+    return None if judged.fits or force else ExitCode.FAILED
+
+
+def _read_launch(what: str | None, sets: tuple[str, ...]) -> "tuple[LaunchConfig, bool]":
+    """The launch that `what` means, and whether it is a launch file (or the demo)."""
+    if what is None or what.endswith((".yaml", ".yml")):
+        return load_launch(Path(what) if what else None, sets), True
+    from dataclasses import replace
+    from types import MappingProxyType
+
+    folder = Path(what)
+    kind = f"model.path={folder.absolute()}" if folder.is_dir() else f"model.repo={what}"
+    loaded = load_launch(None, (kind, *sets))
+    # Without a file the demo's settings apply, which are another model's.
+    own = {name: value for name, value in loaded.engine.items() if _is_set(loaded, f"engine.{name}")}
+    return replace(loaded, engine=MappingProxyType(own)), False
+
+
+def _is_set(launch: "LaunchConfig", key: str) -> bool:
+    source = launch.sources.get(key)
+    return source is not None and source.kind in ("flag", "variable")
+
+
+def _find_fleet(gpus: str | None, cluster: Path | None, launch: "LaunchConfig", network_gbit_s: float) -> "Fleet":
+    from raylaunch.base.errors import LaunchFileError
+    from raylaunch.plan import gpus as kinds
+
+    if cluster is not None:
+        from raylaunch.config import cluster_file
+        from raylaunch.provision import remote
+
+        lines = remote.read_lines(cluster_file.load(cluster), ["cluster-gpus"])
+        return kinds.read_cluster("".join(lines), network_gbit_s)
+    if gpus is None:
+        raise LaunchFileError(
+            "the GPUs are not named",
+            fix=f"add --gpus {launch.cluster.nodes}x{launch.cluster.gpus_per_node}x4090 (machines x GPUs x kind), "
+            "or --cluster CLUSTER.yaml",
+        )
+    return kinds.parse_gpus(gpus, network_gbit_s)
+
+
+@click.command("cluster-gpus", hidden=True)
+def cluster_gpus() -> None:
+    """Print name and memory of every GPU of the Ray cluster that this machine is in: `plan --cluster` runs it."""
+    from raylaunch.base import console
+    from raylaunch.preflight.run import list_gpus
+
+    console.print_json_line([[[gpu.name, gpu.usable_bytes] for gpu in node] for node in list_gpus()])
+
+
+def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context: int | None) -> "Plan":
+    """The plan of a launch on a fleet; of its model only config.json and headers are read."""
+    from dataclasses import replace
+
+    from raylaunch.plan.forecast import make_model
+    from raylaunch.plan.layout import Planner
+    from raylaunch.plan.layouts import list_layouts
+    from raylaunch.plan.report import Plan
+    from raylaunch.plan.settings import read_settings
+    from raylaunch.weights import model_files
+    from raylaunch.weights.hub_types import HubAccess
+
+    folder = launch.model_folder
+    if (folder / "config.json").is_file() or (launch.model.path and not is_named):
+        files = model_files.read_folder(folder)
+    else:
+        files = model_files.read_repo(launch.model.repo, launch.model.revision, HubAccess.of_this_process())
+    settings = read_settings(launch)
+    if not is_named:  # no launch asks for a length: the longest that fits will do
+        settings = replace(settings, named=None, fits_length=settings.max_model_len is None)
+    tensors = [(tensor.name, tensor.kind, tensor.size) for tensor in files.tensors]
+    model = make_model(files.config, tensors, settings, files.where)
+    layouts = list_layouts(Planner(model, fleet, settings, context))
+    name = folder.name if launch.model.path and not is_named else launch.model.repo
+    return Plan(name, model.shape, model.measure_all(), fleet, tuple(layouts))
+
+
+def _write_launch(output: Path, made: "Plan", launch: "LaunchConfig") -> None:
+    from raylaunch.base import console
+    from raylaunch.base.errors import LaunchFileError
+    from raylaunch.plan import report
+    from raylaunch.plan.settings import read_settings
+
+    if not made.layouts[0].fits:
+        raise LaunchFileError(f"nothing fits, so {output} is not written", fix="name more or larger GPUs")
+    share = read_settings(launch).gpu_memory_utilization
+    path = launch.model.path or (f"/data/{made.name.rpartition('/')[2]}" if len(made.fleet.machines) > 1 else None)
+    written = report.to_launch_text(made, made.layouts[0], made.name, path, share)
+    try:
+        output.write_text(written)
+    except OSError as error:
+        raise LaunchFileError(f"cannot write {output}: {error.strerror}", fix="name another file with -o") from None
+    console.say(f"wrote {output}")
+
+
+COMMANDS = (plan, cluster_gpus)

@@ -1,0 +1,162 @@
+"""GPU kinds by name, with the memory that CUDA reports, and the machines that carry them."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from raylaunch.base import text
+from raylaunch.base.errors import LaunchFileError
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class GpuKind:
+    """A GPU model. Memory is cudaMemGetInfo's total, which is below the label; rates are in bytes per second."""
+
+    name: str
+    memory_gib: float
+    memory_rate: float
+    """Of its own memory."""
+    peer_rate: float
+    """Of a GPU to its neighbours in the machine during an all-reduce: NVLink, or PCIe through host memory."""
+    capability: int
+    """Compute capability, 89 for 8.9."""
+
+    @property
+    def has_nvlink(self) -> bool:
+        """Whether its neighbours are reached faster than over PCIe."""
+        return self.peer_rate > 60e9
+
+
+_KINDS = (
+    GpuKind("T4", 14.56, 320e9, 6e9, 75),
+    GpuKind("V100-32GB", 31.73, 900e9, 100e9, 70),
+    GpuKind("L4", 22.03, 300e9, 10e9, 89),
+    GpuKind("A10", 22.06, 600e9, 10e9, 86),
+    GpuKind("A10G", 22.06, 600e9, 10e9, 86),
+    GpuKind("3090", 23.56, 936e9, 10e9, 86),
+    GpuKind("4090", 23.52, 1008e9, 10e9, 89),
+    GpuKind("5090", 31.36, 1792e9, 20e9, 120),
+    GpuKind("A5000", 23.55, 768e9, 10e9, 86),
+    GpuKind("A6000", 47.40, 768e9, 10e9, 86),
+    GpuKind("6000Ada", 47.37, 960e9, 10e9, 89),
+    GpuKind("A40", 44.35, 696e9, 10e9, 86),
+    GpuKind("L40S", 44.40, 864e9, 10e9, 89),
+    GpuKind("PRO6000", 94.97, 1792e9, 20e9, 120),
+    GpuKind("A100-40GB", 39.39, 1555e9, 200e9, 80),
+    GpuKind("A100", 79.15, 2039e9, 200e9, 80),
+    GpuKind("H20", 95.00, 4000e9, 350e9, 90),
+    GpuKind("H100", 79.10, 3350e9, 350e9, 90),
+    GpuKind("H200", 139.80, 4800e9, 350e9, 90),
+    GpuKind("B200", 178.35, 8000e9, 700e9, 100),
+)
+KINDS = {kind.name.lower(): kind for kind in _KINDS}
+_UNKNOWN = GpuKind("GPU", 0.0, 1000e9, 10e9, 80)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """GPUs of one kind in one machine."""
+
+    kind: GpuKind
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The machines of a plan, in the order of their ranks."""
+
+    machines: tuple[Machine, ...]
+    network_rate: float = 1.25e9
+    """Between machines, in bytes per second; 10 Gbit/s unless it is known."""
+
+    @property
+    def gpus(self) -> int:
+        """All of them."""
+        return sum(machine.gpus for machine in self.machines)
+
+    def list_cards(self) -> list[tuple[int, GpuKind]]:
+        """Machine and kind of each GPU."""
+        return [(at, machine.kind) for at, machine in enumerate(self.machines) for _ in range(machine.gpus)]
+
+    def describe(self) -> str:
+        """ "2 x 8 x 4090 (23.52 GiB)", kinds that differ joined by +."""
+        parts: list[tuple[Machine, int]] = []
+        for machine in self.machines:
+            if parts and parts[-1][0] == machine:
+                parts[-1] = (machine, parts[-1][1] + 1)
+            else:
+                parts.append((machine, 1))
+        return " + ".join(f"{n} x {m.gpus} x {m.kind.name} ({m.kind.memory_gib:.2f} GiB)" for m, n in parts)
+
+
+def find_kind(name: str, memory_bytes: int | None = None) -> GpuKind:
+    """The kind that a driver's or a user's name of a GPU means, with its measured memory where that is known.
+
+    A name that no kind matches has the rates of a PCIe card, and needs `memory_bytes`.
+    """
+    plain = re.sub(r"nvidia|geforce|rtx|tesla|generation|[\s_-]", "", name.lower())
+    matching = [kind for key, kind in KINDS.items() if key.replace("-", "") in plain.replace("gb", "gb")]
+    if plain.startswith("a100") and memory_bytes and memory_bytes < 50 * GIB:
+        matching = [KINDS["a100-40gb"]]
+    kind = max(matching, key=lambda found: len(found.name), default=replace(_UNKNOWN, name=name))
+    return replace(kind, memory_gib=memory_bytes / GIB) if memory_bytes else kind
+
+
+def parse_gpus(value: str, network_gbit_s: float = 10.0) -> Fleet:
+    """ "2x8x4090" (machines x GPUs x kind), "8xH100", "4090"; unequal machines joined by "+".
+
+    A kind may be a number of GiB instead of a name: "2x8x23.5GiB".
+
+    Raises:
+        LaunchFileError: it cannot be read, or the kind is not known.
+    """
+    machines: list[Machine] = []
+    for part in value.split("+"):
+        found = re.fullmatch(r"(?:(\d{1,4})x)?(?:(\d{1,3})x)?([A-Za-z0-9 .-]+)", part.strip(), re.IGNORECASE)
+        if found is None:
+            raise LaunchFileError(f"--gpus {text.printable(value)}: not machines x GPUs x kind", fix="as 2x8x4090")
+        first, second, name = found.groups()
+        count, per_machine = (int(first), int(second)) if second else (1, int(first or 1))
+        if not count or not per_machine:
+            raise LaunchFileError(f"--gpus {text.printable(value)}: no GPUs", fix="as 2x8x4090")
+        machines += [Machine(_read_kind(name.strip()), per_machine)] * count
+    return Fleet(tuple(machines), network_gbit_s * 1e9 / 8)
+
+
+def _read_kind(name: str) -> GpuKind:
+    if size := re.fullmatch(r"([\d.]+)\s*gi?b", name.lower()):
+        return replace(_UNKNOWN, name=name, memory_gib=float(size[1]))
+    kind = find_kind(name)
+    if not kind.memory_gib:
+        names = [known.name for known in _KINDS]
+        raise LaunchFileError(
+            f"GPU kind {text.printable(name)} is not known: {text.list_choices(name, names)}",
+            fix=f"name one of {', '.join(names)}, or its memory, as 8x23.5GiB",
+        )
+    return kind
+
+
+def read_cluster(answer: str, network_gbit_s: float) -> Fleet:
+    """The machines of a cluster, from a JSON list of each one's GPUs: [name, bytes of memory].
+
+    Raises:
+        LaunchFileError: it has no GPUs.
+    """
+    listed = [node for node in json.loads(answer) if node]
+    if not listed:
+        raise LaunchFileError("the cluster's nodes have no GPUs", fix="name them with --gpus, as 2x8x4090")
+    return make_fleet([[(str(name), int(size)) for name, size in node] for node in listed], network_gbit_s)
+
+
+def make_fleet(nodes: Sequence[Sequence[tuple[str, int]]], network_gbit_s: float = 10.0) -> Fleet:
+    """Machines from the names and bytes of their GPUs; one that has unequal cards counts as its smallest."""
+    machines = [Machine(find_kind(*min(node, key=lambda gpu: gpu[1])), len(node)) for node in nodes if node]
+    return Fleet(tuple(machines), network_gbit_s * 1e9 / 8)
+
+
+def describe_gpus(machines: Sequence[Machine]) -> list[dict[str, object]]:
+    """The machines for --json."""
+    return [{"kind": m.kind.name, "gpus": m.gpus, "memory_gib": m.kind.memory_gib} for m in machines]

@@ -1,0 +1,95 @@
+"""The settings of a launch that decide what fits."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raylaunch.base import versions
+from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
+from raylaunch.config.launch import LaunchConfig
+
+PARTITION = "VLLM_PP_LAYER_PARTITION"
+"""vLLM's variable for the layers of each stage, as 22,20,20,18."""
+_DTYPES = {"half": "float16", "float": "float32", "auto": ""}
+_ELEMENT_BYTES = {"float32": 4.0}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """Settings of a plan; None is vLLM's default, which may depend on the GPU or the model."""
+
+    max_model_len: int | None = None
+    fits_length: bool = False
+    """max_model_len -1: vLLM takes the longest that fits."""
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
+    dtype: str = ""
+    """"" is the checkpoint's own."""
+    kv_cache_dtype: str = "auto"
+    quantization: str | None = None
+    enforce_eager: bool = False
+    kv_cache_memory_bytes: int | None = None
+    block_size: int = 16
+    tp_across_nodes: bool = False
+    named: tuple[int, int] | None = None
+    """TP and PP of the launch file."""
+    partition: tuple[int, ...] | None = None
+    """VLLM_PP_LAYER_PARTITION of this process."""
+    has_expert_parallel: bool = False
+    vllm: tuple[int, ...] = ()
+
+    def choose_dtype(self, stored: str) -> str:
+        """The dtype that the engine computes in; vLLM runs a float32 checkpoint in 16 bit."""
+        plain = stored.removeprefix("torch.")
+        return self.dtype or ("bfloat16" if plain == "float32" else plain)
+
+    def choose_kv_dtype(self, dtype: str) -> str:
+        """The KV cache's dtype."""
+        return dtype if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
+
+
+def measure_element(dtype: str) -> float:
+    """Bytes of an element of a weight's or KV cache's dtype."""
+    if dtype.startswith(("fp8", "int8", "float8")):
+        return 1.0
+    if dtype.startswith(("nvfp4", "int4")):
+        return 0.5625
+    return _ELEMENT_BYTES.get(dtype, 2.0)
+
+
+def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ) -> PlanSettings:
+    """The settings of a launch."""
+    engine = config.engine
+    asked = config.max_model_len
+    dtype = str(engine.get("dtype") or "auto")
+    partition = environ.get(PARTITION, "")
+    return PlanSettings(
+        max_model_len=asked if isinstance(asked, int) and asked > 0 else None,
+        fits_length=asked is not None and not _read_int(asked),
+        max_num_batched_tokens=_read_int(engine.get("max_num_batched_tokens")),
+        max_num_seqs=_read_int(engine.get("max_num_seqs")),
+        gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or GPU_MEMORY_UTILIZATION),
+        dtype=_DTYPES.get(dtype, dtype),
+        kv_cache_dtype=str(engine.get("kv_cache_dtype") or "auto"),
+        quantization=engine.get("quantization"),
+        enforce_eager=bool(engine.get("enforce_eager")),
+        kv_cache_memory_bytes=_read_int(engine.get("kv_cache_memory_bytes")),
+        block_size=_read_int(engine.get("block_size")) or 16,
+        tp_across_nodes=config.cluster.tp_across_nodes,
+        named=(config.tensor_parallel_size, config.pipeline_parallel_size),
+        partition=tuple(map(int, partition.split(","))) if re.fullmatch(r"\d+(,\d+)*", partition) else None,
+        has_expert_parallel=bool(engine.get("enable_expert_parallel")),
+        vllm=read_version(),
+    )
+
+
+def read_version(version: str | None = None) -> tuple[int, ...]:
+    """A vLLM release as numbers; of the installed one, or of the one in the image."""
+    known = version or versions.find_version("vllm") or versions.VLLM
+    return tuple(int(part) for part in re.findall(r"\d+", known)[:3])
+
+
+def _read_int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,117 @@
+"""The plan against public start-up logs of vLLM (points.tsv: what was served where, and what vLLM reported)."""
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from raylaunch.plan import overhead
+from raylaunch.plan.forecast import make_model
+from raylaunch.plan.gpus import GIB, Fleet, Machine, find_kind
+from raylaunch.plan.kv_cache import CacheSettings, measure_tokens, plan_cache
+from raylaunch.plan.layout import Layout, Planner
+from raylaunch.plan.settings import PlanSettings, read_version
+from raylaunch.plan.shape import read_shape
+from tests.plan.shapes import CONFIGS
+
+_ROWS = list(csv.DictReader((Path(__file__).parent / "points.tsv").open(), delimiter="\t"))
+
+
+@dataclass(frozen=True)
+class Point:
+    row: dict[str, str]
+
+    def number(self, name: str) -> float | None:
+        return float(self.row[name]) if self.row[name] else None
+
+    def whole(self, name: str) -> int | None:
+        return int(self.row[name]) if self.row[name] else None
+
+    def plan(self) -> Layout:
+        tp, pp = int(self.row["tp"]), int(self.row["pp"])
+        kind = replace(find_kind(self.row["gpu"]), memory_gib=float(self.row["total_gib"]))
+        settings = PlanSettings(
+            max_model_len=self.whole("max_model_len"), max_num_batched_tokens=self.whole("batched"),
+            max_num_seqs=self.whole("seqs"), gpu_memory_utilization=self.number("util") or 0.9, named=(tp, pp),
+            vllm=read_version(self.row["vllm"]),
+        )  # fmt: skip
+        model = make_model(CONFIGS[self.row["config"]], [], settings, "")
+        return Planner(model, Fleet((Machine(kind, tp * pp),)), settings).plan(tp, pp, is_named=True)
+
+    def has_range(self) -> bool:
+        """Whether the log has all that the range depends on, of the engine that vLLM has now (V1, since 0.8.5)."""
+        needed = (self.number("avail_kv_gib"), self.number("util"))
+        return None not in needed and read_version(self.row["vllm"]) >= (0, 8, 5)
+
+    def is_inside(self) -> bool:
+        found = self.plan().kv_cache
+        return found.low <= (self.number("avail_kv_gib") or 0.0) * GIB <= found.high
+
+
+POINTS = [Point(row) for row in _ROWS]
+RANGED = [point for point in POINTS if point.has_range()]
+
+
+@pytest.mark.parametrize("point", [p for p in POINTS if p.number("load_gib")], ids=lambda point: point.row["id"])
+def test_weights_are_those_of_the_log(point: Point) -> None:
+    """Within 1 %, quantized ones within 2 %."""
+    loaded = point.number("load_gib")
+    assert loaded is not None
+    limit = 0.02 if "quantization_config" in CONFIGS[point.row["config"]] else 0.01
+    assert max(point.plan().weights) / GIB == pytest.approx(loaded, rel=limit)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [p for p in POINTS if p.number("avail_kv_gib") and p.number("kv_tokens")],
+    ids=lambda point: point.row["id"],
+)
+def test_tokens_follow_from_available_bytes(point: Point) -> None:
+    """Within 0.5 %, by the rule of that version of vLLM."""
+    layout, shape = point.plan(), read_shape(CONFIGS[point.row["config"]])
+    cache = CacheSettings(layout.tp, layout.max_model_len, layout.run.max_num_batched_tokens)
+    plan = plan_cache(shape, cache)
+    begins = [sum(layout.sizes[:at]) for at in range(layout.pp)]
+    stages = [range(begin, begin + size) for begin, size in zip(begins, layout.sizes, strict=True)]
+    available = (point.number("avail_kv_gib") or 0.0) * GIB
+    blocks = plan.count_blocks(stages, [available] * layout.pp)
+    by_concurrency = read_version(point.row["vllm"]) >= (0, 30)
+    assert measure_tokens(plan, blocks, cache, by_concurrency=by_concurrency) == pytest.approx(
+        point.number("kv_tokens"), rel=0.005
+    )
+
+
+def test_range_holds_what_vllm_took() -> None:
+    """In at least 90 % of the logs, and at most 20 % wide on cards under 50 GB."""
+    inside = [point.is_inside() for point in RANGED]
+    assert sum(inside) >= 0.9 * len(inside)
+    for point in RANGED:
+        layout = point.plan()
+        if float(point.row["total_gib"]) < 50:
+            middle = (layout.tokens.low + layout.tokens.high) / 2
+            assert layout.tokens.high - layout.tokens.low <= 0.2 * middle, point.row["id"]
+
+
+def test_constants_do_not_hang_on_one_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave one out: with the upper constants as small as the other logs allow, most logs are still inside."""
+    names = ("_BASE_HIGH", "_COLD_HIGH")
+    kept = {name: getattr(overhead, name) for name in names}
+
+    def shrink(by: float) -> None:
+        for name, value in kept.items():
+            monkeypatch.setattr(overhead, name, value - by)
+
+    def find_least(points: list[Point]) -> float:
+        steps = [step / 20 * GIB for step in range(24, -1, -1)]
+        for step in steps:
+            shrink(step)
+            if all(point.is_inside() for point in points):
+                return step
+        return 0.0
+
+    held = []
+    for left_out in RANGED:
+        shrink(find_least([point for point in RANGED if point is not left_out]))
+        held.append(left_out.is_inside())
+    assert sum(held) >= len(held) - 1
