@@ -130,8 +130,8 @@ def write_kit(cluster: ClusterFile) -> Path:
 def make_build_script(runtime: Docker) -> str:
     """The script that hosts run: it builds the image "$1" from its own folder, if the host lacks it in this version.
 
-    The label of the image holds the content's id and that of the base image. What it does is written into its folder,
-    for `up` (image_progress).
+    The label of the image holds the content's id and that of the base image. What it does is written beside its
+    folder, which is the build's context, for `up` (image_progress).
     """
     label = f'{{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
     return f"""\
@@ -143,13 +143,15 @@ case $({runtime.inspect_image('"$1"', label)} 2>/dev/null || true) in
 "$id"-*) exit 0 ;;
 esac
 base=$(sed -n 's/^FROM //p' Dockerfile)
-trap 'rm -f progress pull.log manifest.json' EXIT
+notes=$PWD.progress
+mkdir -p "$notes"
+trap 'rm -rf "$notes"' EXIT
 if ! {runtime.inspect_image('"$base"')} >/dev/null 2>&1; then
-    echo pulling >progress
-    {runtime.list_layers.format(image='"$base"')} >manifest.json 2>/dev/null || true
-    {runtime.pull.format(image='"$base"')} >pull.log
+    echo pulling >"$notes/stage"
+    {runtime.list_layers.format(image='"$base"')} >"$notes/manifest.json" 2>/dev/null || true
+    {runtime.pull.format(image='"$base"')} >"$notes/pull.log"
 fi
-echo building >progress
+echo building >"$notes/stage"
 id=$id-$({runtime.inspect_image('"$base"')} | cut -c 8-19)
 {runtime.build.format(image='"$1"', label=f'"{LAYER_LABEL}=$id"')}
 """

@@ -37,7 +37,7 @@ class Docker:
     run_on_gpus: str = "docker run --rm --gpus all --entrypoint {program} {image}"
 
     pull: str = "docker pull {image}"
-    list_layers: str = "docker manifest inspect --verbose {image}"
+    list_layers: str = "timeout 30 docker manifest inspect --verbose {image}"
     """Prints the sizes of an image's layers in its registry."""
     build: str = "docker build --quiet --network=host --label {label} --tag {image} ."
     save: str = "docker save {image}"

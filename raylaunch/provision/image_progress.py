@@ -1,6 +1,6 @@
 """What a host does for the cluster's image: vLLM's image is pulled (10 GB), then raylaunch's layer is built.
 
-`build-image` (artifacts.make_build_script) writes `progress`, `pull.log` and `manifest.json` beside itself on the host.
+`build-image` (artifacts.make_build_script) writes `stage`, `pull.log` and `manifest.json` into a folder beside its own.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ class ImageStage:
 
 def make_query(cluster_name: str) -> str:
     """The shell command that prints what `build-image` has written on a host."""
-    folder = f"/tmp/ray_tmp_mount/{cluster_name}{KIT_MOUNT}"
-    files = "progress pull.log manifest.json"
+    folder = f"/tmp/ray_tmp_mount/{cluster_name}{KIT_MOUNT}.progress"
+    files = "stage pull.log manifest.json"
     return f"cd {folder} 2>/dev/null && for f in {files}; do echo '{_MARK}'$f; cat $f 2>/dev/null; echo; done; true"
 
 
 def read_stage(output: str) -> ImageStage:
     """The stage by the output of `make_query`."""
     files = {name: text for name, _, text in (part.partition("\n") for part in output.split(_MARK)[1:])}
-    match files.get("progress", "").strip():
+    match files.get("stage", "").strip():
         case "pulling":
             amount = _count_pulled(files.get("pull.log", ""), files.get("manifest.json", ""))
             return ImageStage("pulling vLLM's image", amount)

@@ -5,12 +5,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from raylaunch.provision import image_progress
 from raylaunch.provision.artifacts import make_build_script
 from raylaunch.provision.container import DOCKER
 from raylaunch.provision.image_progress import ImageStage, read_stage
+from raylaunch.provision.template import KIT_MOUNT
 
 LAYERS = {"a" * 64: 4_000_000_000, "b" * 64: 5_000_000_000, "c" * 64: 800_000_000}
 
@@ -46,16 +45,14 @@ esac"""
 
 def test_a_pull_counts_the_bytes_of_its_layers() -> None:
     """By the sizes that the registry lists; without them, the layers."""
-    output = f"=== progress\npulling\n\n=== pull.log\n{PULL}\n=== manifest.json\n"
+    output = f"=== stage\npulling\n\n=== pull.log\n{PULL}\n=== manifest.json\n"
     assert read_stage(output + make_manifest(LAYERS)) == ImageStage("pulling vLLM's image", "4.8 of 9.8 GB")
     assert read_stage(output) == ImageStage("pulling vLLM's image", "2 of 3 layers")
-    assert read_stage("=== progress\n\n=== pull.log\n") == ImageStage("")
+    assert read_stage("=== stage\n\n=== pull.log\n") == ImageStage("")
     assert read_stage("") == ImageStage("")
 
 
-def test_the_script_writes_what_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add_program: Callable[[str, str], None]
-) -> None:
+def test_the_script_writes_what_is_read(tmp_path: Path, add_program: Callable[[str, str], None]) -> None:
     """Run by a shell with a docker that pulls: the stages come in their order, and nothing is left of them."""
     kit = tmp_path / "kit"
     kit.mkdir()
@@ -64,11 +61,11 @@ def test_the_script_writes_what_is_read(
     (kit / "Dockerfile").write_text("FROM vllm/vllm-openai:v0.32.0\n")
     (tmp_path / "pull").write_text(PULL)
     (tmp_path / "manifest").write_text(make_manifest(LAYERS))
-    monkeypatch.setattr(image_progress, "KIT_MOUNT", "")
-    query = image_progress.make_query("x").replace("/tmp/ray_tmp_mount/x", str(kit))
+    query = image_progress.make_query("x").replace(f"/tmp/ray_tmp_mount/x{KIT_MOUNT}", str(kit))
     add_program("docker", DOCKER_PROGRAM.format(folder=tmp_path, query=f"({query})"))
     done = subprocess.run(["sh", str(kit / "build-image"), "image:1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read_stage((tmp_path / "during-pull").read_text()) == ImageStage("pulling vLLM's image", "4.8 of 9.8 GB")
     assert read_stage((tmp_path / "during-build").read_text()) == ImageStage("building raylaunch's layer")
     assert sorted(path.name for path in kit.iterdir()) == ["Dockerfile", "build-image", "layer-id"]
+    assert not (tmp_path / "kit.progress").exists()
