@@ -74,7 +74,8 @@ def _find_model_gb(launch: "LaunchConfig") -> float | None:
             return sum(file.size for file in files.values()) / 1e9
         except WeightsError as error:
             why = error.what
-    console.say(f"warning: the size of {launch.model.repo} is unknown: {why}; give it with --model-gb", style="yellow")
+    console.say(f"warning: the size of {launch.model.repo} is unknown; give it with --model-gb", style="yellow")
+    console.say(f"    {why}")
     return None
 
 

@@ -204,7 +204,7 @@ def test_a_model_over_two_hosts(laptop: Owner, stranger: Host, tmp_path: Path) -
         if " stop " not in line and " -f" not in line:
             typed = laptop.type(line)
             assert typed.status == 0, typed.text
-    assert "loading the weights" in output.read_text()
+    assert "starting the workers | " in output.read_text()
 
     status = json.loads(laptop.must("status", "--json", *on).stdout)
     assert status["ready"]

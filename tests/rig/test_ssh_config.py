@@ -28,9 +28,9 @@ print(runner.run("echo $SSH_CONNECTION", with_output=True).decode())
 @pytest.fixture
 def laptop(two_hosts: Rig, small_image: Path, tmp_path: Path) -> Laptop:
     """Both hosts have the image and a second sshd on port 2222, of whose keys the laptop knows."""
-    for host in two_hosts.hosts:
-        if IMAGE not in host.run("docker images --format '{{.Repository}}:{{.Tag}}'").stdout:
-            host.import_image(small_image, IMAGE, "ENV CUDA_VERSION=13.0.1", 'CMD ["/bin/bash"]')
+    if IMAGE not in two_hosts.head.run("docker images --format '{{.Repository}}:{{.Tag}}'").stdout:
+        two_hosts.head.import_image(small_image, IMAGE, "ENV CUDA_VERSION=13.0.1", 'CMD ["/bin/bash"]')
+        two_hosts.head.copy_image(IMAGE, two_hosts.workers[0])
     known = two_hosts.write_known_hosts(Path.home() / ".ssh" / "known_hosts")
     lines = known.read_text().splitlines()
     known.write_text("\n".join([*lines, *(f"[{line.replace(' ', ']:2222 ', 1)}" for line in lines)]) + "\n")
