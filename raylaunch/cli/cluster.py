@@ -90,7 +90,8 @@ def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehe
     loaded = load_launch(launch_file, ()) if launch_file else None
     path = file.shown_path
     with report_interrupt(
-        f"stopped: hosts that have joined stay; `raylaunch up {path}` continues, `raylaunch down {path}` removes all"
+        "stopped; hosts that have joined stay. next:\n"
+        f"  raylaunch up {path}  # continues\n  raylaunch down {path}  # removes everything"
     ):
         cluster_up.up(file, archive=image_archive, wait_s=wait_s)
     if loaded is not None:

@@ -79,10 +79,10 @@ class ImageWatch:
     shell: HostShell
     stages: dict[str, ImageStage] = field(default_factory=dict)
 
-    def describe(self, host: str) -> tuple[str, str]:
-        """What is added to a host's line of progress: before the bar, and behind it; empty where it does nothing."""
+    def describe(self, host: str, otherwise: str) -> str:
+        """What a host does for its image, and behind a bar how much of it is done; `otherwise` where it does nothing."""
         stage = self.stages.get(host, ImageStage(""))
-        return (f": {stage.what}" if stage.what else "", f"{stage.amount} | " if stage.amount else "")
+        return " | ".join(part for part in (stage.what or otherwise, stage.amount) if part)
 
     @contextlib.contextmanager
     def follow(self) -> Iterator[None]:

@@ -163,8 +163,7 @@ class ClusterUp:
         with console.live_lines() as report:
             while launcher.is_alive():
                 stage = ray_up_log.read_stage(launcher.read_log())
-                image, amount = self.images.describe(head)
-                report([f"{head}: head: {stage}{image} | {amount}{self._describe_wait()}"])
+                report([f"{head}: head: {self.images.describe(head, stage)} | {self._describe_wait()}"])
                 if time.monotonic() - self.began > self.wait_s:
                     what = f"{head}: the head was not up within {self.wait_s:.0f} s, at: {stage}"
                     raise ClusterError(what, log=launcher.log)
@@ -209,8 +208,7 @@ class ClusterUp:
         else:
             stage = ray_up_log.STAGES.get(report.launcher.get(host, ""), "waiting for the head to start it")
         role = "head" if host == self.cluster.head_ip else "worker"
-        image, amount = self.images.describe(host)
-        return f"{host}: {role}: {stage}{image} | {amount}{self._describe_wait()}"
+        return f"{host}: {role}: {self.images.describe(host, stage)} | {self._describe_wait()}"
 
     def examine(self, host: str, report: HeadReport, session: HeadSession) -> None:
         """Check whether a missing host can still join; retry it after its first failure.

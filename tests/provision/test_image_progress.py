@@ -8,8 +8,10 @@ from pathlib import Path
 from raylaunch.provision import image_progress
 from raylaunch.provision.artifacts import make_build_script
 from raylaunch.provision.container import DOCKER
-from raylaunch.provision.image_progress import ImageStage, read_stage
+from raylaunch.provision.host_shell import HostShell
+from raylaunch.provision.image_progress import ImageStage, ImageWatch, read_stage
 from raylaunch.provision.template import KIT_MOUNT
+from tests.provision.conftest import HEAD, WORKER
 
 LAYERS = {"a" * 64: 4_000_000_000, "b" * 64: 5_000_000_000, "c" * 64: 800_000_000}
 
@@ -69,3 +71,10 @@ def test_the_script_writes_what_is_read(tmp_path: Path, add_program: Callable[[s
     assert read_stage((tmp_path / "during-build").read_text()) == ImageStage("building raylaunch's layer")
     assert sorted(path.name for path in kit.iterdir()) == ["Dockerfile", "build-image", "layer-id"]
     assert not (tmp_path / "kit.progress").exists()
+
+
+def test_a_host_shows_its_image_instead_of_the_launchers_step(shell: HostShell) -> None:
+    """What is done of it stands behind the bar; other hosts show their step."""
+    watch = ImageWatch(shell, {HEAD: ImageStage("pulling vLLM's image", "3.1 of 9.8 GB")})
+    assert watch.describe(HEAD, "starting") == "pulling vLLM's image | 3.1 of 9.8 GB"
+    assert watch.describe(WORKER, "starting") == "starting"
