@@ -18,6 +18,8 @@ _ENOUGH = 300
 _REMOTE_LINES = 200
 """Longest traceback of a worker, in lines."""
 _NO_REMOTE = (-_REMOTE_LINES, 0, "")
+_STALE_S, _STALE_WEIGHT = 86400.0, 60
+"""A cause that is so much older than the newest has so much less weight."""
 _END_LINES = 3
 """A line that near to the log's end counts as repeated: the process wrote nothing after it."""
 
@@ -168,9 +170,10 @@ class Collector:
         by_key: dict[str, list[Hit]] = defaultdict(list)
         for hit in hits:
             by_key[hit.signature.key].append(hit)
-        folded = _fold(by_key)
+        stale = _find_stale(by_key)
+        folded = _fold({key: found for key, found in by_key.items() if key not in stale}) | {key: [] for key in stale}
         causes = [
-            self._make_cause(by_key[key], [hit for other in followers for hit in by_key[other]])
+            self._make_cause(by_key[key], [hit for other in followers for hit in by_key[other]], is_stale=key in stale)
             for key, followers in folded.items()
         ]
         causes.sort(key=lambda cause: (-cause.weight, cause.evidence[0].head.at or float("inf")))
@@ -192,7 +195,7 @@ class Collector:
             counts[hit.signature.key, hit.evidence.process] += weight
         return [hit for hit in hits if counts[hit.signature.key, hit.evidence.process] >= hit.signature.least]
 
-    def _make_cause(self, hits: Sequence[Hit], followers: Sequence[Hit]) -> Cause:
+    def _make_cause(self, hits: Sequence[Hit], followers: Sequence[Hit], *, is_stale: bool) -> Cause:
         ordered = sorted(hits, key=lambda hit: _order(hit.evidence))
         first = ordered[0]
         places: dict[tuple[str, int | None, str, str], Place] = {}
@@ -217,7 +220,7 @@ class Collector:
             where=tuple(places.values()),
             evidence=tuple(_sort(shown)),
             fix=best.finding.fix,
-            weight=first.signature.weight,
+            weight=max(1, first.signature.weight - (_STALE_WEIGHT if is_stale else 0)),
             link=first.signature.link,
             echoes=max(0, repeats - len(shown)),
         )
@@ -247,6 +250,13 @@ _KERNEL_QUESTIONS = {
     "network link down": ("network_link", "rdma_link"),
 }
 """What the kernel's log would show -> beginnings of the keys that it would be found by."""
+
+
+def _find_stale(by_key: dict[str, list[Hit]]) -> set[str]:
+    """Keys whose last line is a day older than the newest of all: a kernel's log goes back to the host's start."""
+    last = {key: max((hit.evidence.head.at or 0.0 for hit in hits), default=0.0) for key, hits in by_key.items()}
+    newest = max(last.values(), default=0.0)
+    return {key for key, at in last.items() if 0.0 < at < newest - _STALE_S}
 
 
 def _fold(by_key: dict[str, list[Hit]]) -> dict[str, list[str]]:

@@ -161,6 +161,15 @@ def test_several_causes_come_by_weight() -> None:
     assert found.causes[0].weight > found.causes[1].weight
 
 
+def test_what_happened_days_before_comes_last() -> None:
+    """A fault in a kernel's log that goes back for weeks neither outweighs nor explains a failure of today."""
+    kernel = "[Mon Nov  2 02:47:01 2026] NVRM: Xid (PCI:0000:09:00): 79, pid=7, GPU has fallen off the bus.\n"
+    found = explain(kernel, f"ERROR 11-24 02:47:02 [w.py:9] {OOM}\n")
+    assert [(cause.key, cause.weight) for cause in found.causes] == [("gpu_oom", 72), ("gpu_off_the_bus", 35)]
+    killed = "ERROR 11-24 02:47:05 [x.py:1] RayWorkerProc rank=[2] died unexpectedly, shutting down executor.\n"
+    assert [cause.key for cause in explain(kernel, killed).causes] == ["worker_killed", "gpu_off_the_bus"]
+
+
 def test_unknown_failures_show_the_first_error_of_each_process() -> None:
     found = explain("(A pid=1) ERROR 11-24 02:47:02 [a.py:1] moon\n(B pid=2) ERROR 11-24 02:47:03 [b.py:1] sun\n" * 3)
     assert found.causes == ()
