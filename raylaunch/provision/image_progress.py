@@ -80,7 +80,7 @@ class ImageWatch:
     stages: dict[str, ImageStage] = field(default_factory=dict)
 
     def describe(self, host: str, otherwise: str) -> str:
-        """What a host does for its image, and behind a bar how much of it is done; `otherwise` where it does nothing."""
+        """What a host does for its image, and how much of it is done; `otherwise` where it does nothing."""
         stage = self.stages.get(host, ImageStage(""))
         return " | ".join(part for part in (stage.what or otherwise, stage.amount) if part)
 
