@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from raylaunch.config.launch import LaunchConfig
@@ -54,9 +55,12 @@ def build_engine_args(
     Args:
         reservation, worker_env_vars: see PlacedEngineArgs.
     """
+    options = dict(config.engine)
+    if isinstance(given := options.get("structured_outputs_config"), dict):
+        options["structured_outputs_config"] = StructuredOutputsConfig(**given)  # vLLM (0.32) takes no mapping for it
     return PlacedEngineArgs(
         **{
-            **config.engine,
+            **options,
             "model": str(config.model_folder),
             "served_model_name": list(config.served_model_names),
         },

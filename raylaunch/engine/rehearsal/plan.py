@@ -11,11 +11,10 @@ from raylaunch.base.errors import LaunchFileError, RaylaunchError
 from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import STANDIN_VARIABLE, standin_model
+from raylaunch.engine.rehearsal.left_out import list_left_out
 
 _KV_CACHE_BYTES = 32 << 20
 _MAX_MODEL_LEN = 2048
-_ENGINE_LEFT_OUT = ("quantization", "gpu_memory_utilization", "tokenizer", "load_format", "speculative_config")
-"""Options for the real weights or the real GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class ResolvedLaunch:
     is_rehearsal: bool = False
     has_real_shape: bool = True
     """Whether the rehearsed model's own heads and layers were known."""
+    left_out: tuple[str, ...] = ()
+    """Options that need the real model or real GPUs, as dotted keys."""
 
 
 def resolve(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
@@ -40,7 +41,8 @@ def resolve(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
     if not rehearse or standin is None:
         return ResolvedLaunch(launch, standin)
     rehearsed, has_real_shape = make_rehearsal(launch, standin)
-    return ResolvedLaunch(rehearsed, standin, is_rehearsal=True, has_real_shape=has_real_shape)
+    left_out = list_left_out(launch)
+    return ResolvedLaunch(rehearsed, standin, is_rehearsal=True, has_real_shape=has_real_shape, left_out=left_out)
 
 
 def choose_standin(config: LaunchConfig, *, rehearse: bool) -> str | None:
@@ -136,16 +138,19 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
     shape = standin_model.shrink(real, tp=tp, pp=pp) if real else standin_model.smallest_shape(tp=tp, pp=pp)
     name = f"standin-{shape.heads}-{shape.kv_heads}-{shape.layers}"
     folder = standin_model.write_standin(paths.home() / "models" / name, shape)
+    most_tokens = min(config.max_model_len or _MAX_MODEL_LEN, _MAX_MODEL_LEN)
     changes: dict[str, JsonValue] = {
         "model.path": str(folder),
         "engine.served_model_name": [*config.served_model_names],
         "engine.enforce_eager": True,
         "engine.kv_cache_memory_bytes": _KV_CACHE_BYTES,
-        "engine.max_model_len": min(config.max_model_len or _MAX_MODEL_LEN, _MAX_MODEL_LEN),
+        "engine.max_model_len": most_tokens,
     }
+    if isinstance(threshold := config.engine.get("long_prefill_token_threshold"), int) and threshold > most_tokens:
+        changes["engine.long_prefill_token_threshold"] = most_tokens
     if kind == "gpu":
         changes |= {"engine.disable_custom_all_reduce": True, "engine.gpu_memory_utilization": 0.05}
-    left_out = [f"engine.{key}" for key in _ENGINE_LEFT_OUT if key in config.engine and f"engine.{key}" not in changes]
+    left_out = [key for key in list_left_out(config) if key not in changes]
     try:
         return launch_file.with_values(config, changes, without=left_out, why="rehearsal"), real is not None
     except LaunchFileError as error:
@@ -165,6 +170,8 @@ def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
         "the weights: a stand-in of a few MB answered, so its text has no meaning",
         "memory, speed, and the network between machines",
     ]
+    if resolved.left_out:
+        not_proved.append(f"what needs the real model or GPUs, and was left out: {', '.join(resolved.left_out)}")
     if resolved.has_real_shape:
         proved.append(f"the model's heads and layers split over TP={tp} x PP={pp} (from its config.json)")
     else:

@@ -33,6 +33,26 @@ _TEMPLATE = (
 )
 
 
+_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""Padding, beginning and end of a text."""
+_PARSER_TOKENS = (
+    *("<think>", "</think>", "<response>", "</response>", "<mm:think>", "</mm:think>"),
+    *("<ifm|think>", "</ifm|think>", "<ifm|think_fast>", "</ifm|think_fast>", "<ifm|think_faster>"),
+    *("</ifm|think_faster>", "<ifm|tool_calls>", "</ifm|tool_calls>"),
+    *("<tool_calls>", "</tool_calls>", "<tool_call>", "</tool_call>", "<tool_sep>"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<|tool_call_start|>", "<|tool_call_end|>"),
+    *(
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+    ),
+    "<|python_tag|>",
+)
+"""What vLLM's parsers of reasoning and tool calls (0.32) look for in a model's tokenizer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The counts that decide whether TP x PP can split a model."""
@@ -130,7 +150,7 @@ def write_standin(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
         seed: of the random weights.
     """
     marker = folder / _MARKER
-    wanted = json.dumps(asdict(shape) | {"seed": seed, "format": 1})
+    wanted = json.dumps(asdict(shape) | {"seed": seed, "format": 2})
     if marker.is_file() and marker.read_text() == wanted:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,12 +214,11 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer.train_from_iterator(
         ["the quick brown fox jumps over the lazy dog. Hello world, this is a tiny test model."] * 4,
         trainers.BpeTrainer(
             vocab_size=_VOCAB_SIZE,
-            special_tokens=special,
+            special_tokens=[*_SPECIAL_TOKENS, *_PARSER_TOKENS],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -209,5 +228,5 @@ def _write_tokenizer(folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": _MAX_POSITIONS,
         "chat_template": _TEMPLATE,
-    } | dict(zip(("pad_token", "bos_token", "eos_token"), special, strict=True))
+    } | dict(zip(("pad_token", "bos_token", "eos_token"), _SPECIAL_TOKENS, strict=True))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
