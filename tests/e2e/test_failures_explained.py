@@ -177,7 +177,7 @@ def run_shell(command: str, folder: Path, **environ: str) -> Path:
     with log.open("wb") as output:
         subprocess.run(
             ["bash", "-c", command], cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environ, timeout=120, check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environ, timeout=240, check=False,
         )  # fmt: skip
     return log
 
@@ -297,7 +297,7 @@ def test_clusters_that_fail_are_explained(tmp_path: Path) -> None:
     try:
         assert wait_for_port(port, 60.0, lambda: head.poll() is None)
         (tmp_path / "driver.py").write_text(CLUSTER)
-        environ = {"RAY_gcs_rpc_server_connect_timeout_s": "3", "RAY_gcs_server_request_timeout_seconds": "3"}
+        environ = {"RAY_gcs_server_request_timeout_seconds": "3", "RAY_NUM_REDIS_GET_RETRIES": "2"}
         output = run_shell(f"{PYTHON} driver.py {port}", tmp_path, **environ).read_text()
     finally:
         head.terminate()

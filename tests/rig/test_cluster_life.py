@@ -54,7 +54,7 @@ print("hosts", len({ray.get(task) for task in [
     ray.remote(lambda: ray.util.get_node_ip_address()).options(scheduling_strategy="SPREAD", num_gpus=1).remote()
     for _ in range(4)]}))
 """
-KERNELS = {"container_oom_killed", "host_memory_full", "process_crashed"}
+KERNELS = {"container_oom_killed", "host_memory_kernel_killed", "process_crashed"}
 """What the kernel's log of the machine that runs the tests may hold."""
 FAILED_DEADLINE_S = 300.0
 LOST_DEADLINE_S = 60.0
