@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raylaunch"
 FLOORS = (("data",), ("base", "node"), ("cluster", "explain", "config"), ("engine", "plan", "preflight", "provision"),
-          ("weights", "lock"), ("serve",), ("top", "bench"), ("cli",))  # fmt: skip
+          ("weights", "lock"), ("serve",), ("top", "bench"), ("upgrade",), ("cli",))  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PRIVATE_RAY = {"cluster/ranks.py", "provision/head_watch.py"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)

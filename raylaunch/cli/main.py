@@ -9,9 +9,22 @@ from typing import Any
 import click
 
 from raylaunch.base.errors import ExitCode, RaylaunchError
-from raylaunch.cli import bench, cluster, doctor, explain, incidents, lock, netcheck, plan, serve, top, weights
+from raylaunch.cli import (
+    bench,
+    cluster,
+    doctor,
+    explain,
+    incidents,
+    lock,
+    netcheck,
+    plan,
+    serve,
+    top,
+    upgrade,
+    weights,
+)  # fmt: skip
 
-_FAMILIES = (serve, plan, incidents, explain, cluster, doctor, netcheck, lock, bench, top, weights)
+_FAMILIES = (serve, plan, incidents, explain, cluster, doctor, netcheck, lock, upgrade, bench, top, weights)
 """Each module lists its verbs in COMMANDS."""
 
 

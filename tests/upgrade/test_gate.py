@@ -1,0 +1,71 @@
+"""The gate's judgements, on made results."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raylaunch.bench.compare import ComparedMeasure
+from raylaunch.upgrade.answers import Answer, find_threshold
+from raylaunch.upgrade.gate import Measured, describe_changes, is_worse, judge, judge_answers
+from raylaunch.upgrade.run import find_level
+from tests.bench import made_results
+
+THROUGHPUT = ComparedMeasure("throughput", "output tokens/s", 100.0, 95.0, True, 0.95, 0.93, 0.97, True)
+TTFT = ComparedMeasure("first token, median", "ms", 100.0, 105.0, False, 1.05, 1.02, 1.08, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (THROUGHPUT, False),
+        (replace(THROUGHPUT, ratio=0.85, low=0.8, high=0.89), True),
+        (replace(THROUGHPUT, ratio=0.85, low=0.7, high=1.0), False),
+        (replace(THROUGHPUT, ratio=1.5, low=1.4, high=1.6), False),
+        (TTFT, False),
+        (replace(TTFT, ratio=1.3, low=1.2, high=1.4), True),
+        (replace(TTFT, ratio=1.3, low=1.0, high=1.6), False),
+        (replace(TTFT, ratio=None, low=None, high=None), False),
+    ],
+)
+def test_ten_percent_beyond_the_scatter(line: ComparedMeasure, expected: bool) -> None:
+    """The better end of the 95 % interval has to be worse by 10 %."""
+    assert is_worse(line) is expected
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    """One engine under eight requests at once."""
+    result = made_results.write(tmp_path / "a.json", made_results.make_rows(8, 200))
+    return Measured(result, (Answer("q", "a", 4),) * 2, (-1.0, -1.2), (-1.01, -1.19))
+
+
+def test_the_same_engine_stays(measured: Measured) -> None:
+    assert list(judge(measured, measured)) == []
+
+
+def test_a_broken_chat_does_not(measured: Measured) -> None:
+    assert list(judge(measured, replace(measured, problems=("chat: HTTP 500",)))) == ["chat: HTTP 500"]
+
+
+def test_garbage_is_unlikely(measured: Measured) -> None:
+    """A little less likely is scatter; nine nats a token are other weights."""
+    assert list(judge_answers(measured, replace(measured, scores=(-1.1, -1.25)))) == []
+    (reason,) = judge_answers(measured, replace(measured, scores=(-10.0, -11.0)))
+    assert "less likely by 9.40 nats a token" in reason
+
+
+def test_threshold_follows_the_old_engine() -> None:
+    assert find_threshold((-1.0, -1.0), (-1.0, -1.01)) == 0.2
+    assert find_threshold((-1.0, -1.0), (-1.0, -1.5)) == pytest.approx(2.0)
+
+
+def test_changes_are_named() -> None:
+    assert describe_changes({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b: 2 -> 3", "c: default -> 4"]
+
+
+@pytest.mark.parametrize(
+    ("given", "running", "expected"), [(None, None, 4), (None, 30, 30), (None, 500, 64), (7, 1, 7)]
+)
+def test_usual_level(given: int | None, running: int | None, expected: int) -> None:
+    assert find_level(given, running) == expected
