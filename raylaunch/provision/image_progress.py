@@ -22,7 +22,7 @@ _HERE = ("Download complete", "Pull complete", "Already exists", "Extracting", "
 
 @dataclass(frozen=True, slots=True)
 class ImageStage:
-    """What a host does for its image."""
+    """What a host does for its image, and how much of it is done; `otherwise` where it does nothing."""
 
     what: str
     """ "pulling vLLM's image", "building raylaunch's layer"; empty: nothing."""

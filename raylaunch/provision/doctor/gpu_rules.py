@@ -38,7 +38,6 @@ _FIRST_CUDA_13 = 20
 """Minor release of vLLM whose image was the first with CUDA 13."""
 _FIRST_SM_120 = 10
 """Minor release of vLLM whose image was the first with kernels for sm_120 (RTX 50, RTX PRO Blackwell)."""
-_NO_PEER = re.compile(r"RTX 40[5-9]0")
 _PEER_BY_PCI = re.compile(r"RTX 50[5-9]0|RTX PRO \d000")
 """Blackwell cards without NVLink, whose peers talk over PCIe."""
 
@@ -228,25 +227,17 @@ def _judge_memory(one: GivenGpus) -> Verdict:
 
 
 def _judge_peers(one: GivenGpus, cluster: ClusterFile) -> Verdict:
-    """Cards between which peer access is reported or granted, and hangs in NCCL and in vLLM's kernel."""
+    """Cards whose peers talk over PCIe behind an IOMMU; whether peer access works is tried by `serve` and netcheck."""
     check, names = Check("peer access", one.facts.address), sorted({gpu.name for gpu in one.gpus})
-    without = [name for name in names if _NO_PEER.search(name)]
     over_pci = [name for name in names if _PEER_BY_PCI.search(name)]
     translated = sorted({gpu.iommu for gpu in one.facts.hardware.gpus if gpu.iommu.startswith("DMA")})
-    if not without and not (over_pci and translated and len(one.gpus) > 1):
-        return check.ok("no GPU with known-broken peer access")
+    if not (over_pci and translated and len(one.gpus) > 1):
+        return check.ok("`raylaunch serve` tries it before the load")
     if cluster.find_variable("NCCL_P2P_DISABLE") == "1":
-        return check.ok(f"{(without or over_pci)[0]}: NCCL_P2P_DISABLE=1 is set")
-    off = (
-        "add `- -e NCCL_P2P_DISABLE=1` to docker.run_options, and disable_custom_all_reduce: true to engine: in the "
-        "launch file"
-    )
-    if without:
-        return check.warning(
-            f"{without[0]}: the driver reports peer access that these cards do not have, and NCCL hangs", off
-        )
+        return check.ok(f"{over_pci[0]}: NCCL_P2P_DISABLE=1 is set")
     return check.warning(
         f"{over_pci[0]}: the IOMMU translates ({translated[0]}) between these cards, and NCCL may hang in peer access "
         "over PCIe",
-        f"turn the IOMMU off in the firmware, or add iommu=pt to the kernel's command line; else {off}",
+        "turn the IOMMU off in the firmware, or add iommu=pt to the kernel's command line; else `raylaunch serve` "
+        "turns peer access off for the launch where it fails",
     )
