@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
+from raylaunch.base.http_client import fetch_text
 from raylaunch.bench.figures import (
     EngineSummary,
     LoadSample,
@@ -17,7 +18,7 @@ from raylaunch.bench.figures import (
 )
 from raylaunch.bench.target import Target
 from raylaunch.cluster.monitor import ClusterSample
-from raylaunch.engine.metrics import EngineFigures, fetch_text, parse_metrics
+from raylaunch.engine.metrics import EngineFigures, parse_metrics
 from raylaunch.node.sampler import NodeSample
 
 _METRICS_TIMEOUT_S = 2.0

@@ -63,6 +63,10 @@ class KeepBlock(_Block):
     """Refuse to start where something differs from LAUNCH.lock.yaml (`serve --locked`)."""
     same_cause_limit: int = Field(default=5, ge=1, le=1000)
     """The service stops after this many starts in a row that fail for one cause."""
+    client_certfile: str | None = None
+    """PEM file of the certificate that raylaunch shows its own service, where server.ssl_cert_reqs is 2 (mTLS)."""
+    client_keyfile: str | None = None
+    """PEM file of its key; null: it is in client_certfile."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,12 @@ class LaunchConfig:
     def uses_tls(self) -> bool:
         """Whether the server speaks HTTPS."""
         return bool(self.server.get("ssl_certfile"))
+
+    @property
+    def client_cert(self) -> tuple[Path, Path | None] | None:
+        """PEM files of the certificate and key that raylaunch shows its own service (mTLS)."""
+        certificate, key = self.keep.client_certfile, self.keep.client_keyfile
+        return None if certificate is None else (Path(certificate), Path(key) if key else None)
 
     @property
     def api_keys(self) -> tuple[str, ...]:

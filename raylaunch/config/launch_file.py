@@ -3,6 +3,7 @@
 import copy
 import importlib.resources
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def load(path: Path | None, *, sets: Sequence[str] = (), environ: Mapping[str, s
         yaml_reader.read_file(path, content, layered)
     overrides.read_variables(environ, known, layered)
     overrides.read_flags(sets, known, layered)
+    overrides.read_vllm_key(environ, layered)
     return _finish(layered, path, known)
 
 
@@ -94,12 +96,27 @@ def _finish(layered: LayeredValues, path: Path | None, known: schema.FileSchema)
     problems = list(layered.problems)
     if not layered.unread:
         problems += parallelism.check_layout(config, bad)
+        problems += _check_client_cert(config)
         needed = {parallelism.TP, parallelism.PP, "engine", "model", "model.path"}
         if config.model.path is not None and not bad & needed:
             problems += parallelism.check_local_shape(config)
     if problems:
         raise _make_error(path, problems)
     return config
+
+
+def _check_client_cert(config: LaunchConfig) -> list[str]:
+    """A service that requires a certificate of every client requires one of raylaunch, too."""
+    requires = config.uses_tls and config.server.get("ssl_cert_reqs") == ssl.CERT_REQUIRED
+    if not requires or config.client_cert is not None:
+        return []
+    return [
+        config.complain(
+            "server.ssl_cert_reqs",
+            "2 requires a certificate of every client, and raylaunch is one (readiness, liveness probe, status): set "
+            "keep.client_certfile (and keep.client_keyfile) to one that server.ssl_ca_certs signed",
+        )
+    ]
 
 
 def _remove_bad(layered: LayeredValues, bad: set[Key]) -> set[str]:

@@ -42,6 +42,13 @@ def read_variables(environ: Mapping[str, str], schema: FileSchema, layered: Laye
             )
 
 
+def read_vllm_key(environ: Mapping[str, str], layered: LayeredValues) -> None:
+    """Take the API key of vLLM's own variable, which counts where no other layer sets one."""
+    is_block = isinstance(layered.values.get("server") or {}, dict)
+    if (key := environ.get("VLLM_API_KEY")) and is_block and layered.find_block(("server",)).get("api_key") is None:
+        layered.put(("server", "api_key"), key, ValueSource("variable", "VLLM_API_KEY"))
+
+
 def read_flags(sets: Sequence[str], schema: FileSchema, layered: LayeredValues) -> None:
     """Read --set KEY=VALUE flags (dotted keys, values are YAML)."""
     for text in sets:

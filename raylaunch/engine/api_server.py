@@ -115,10 +115,20 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
     return args
 
 
-def _describe_engine(client: Any) -> EngineReady:
+async def _describe_engine(client: Any) -> EngineReady:
     config = client.vllm_config
     blocks, block_size = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
-    return EngineReady(kv_cache_tokens=blocks * block_size, max_model_len=config.model_config.max_model_len)
+    tasks = tuple(await client.get_supported_tasks())
+    return EngineReady(blocks * block_size, config.model_config.max_model_len, _find_task(tasks, config.model_config))
+
+
+def _find_task(tasks: tuple[str, ...], model_config: Any) -> str:
+    """The task that the model is served for; "" where it takes audio or a plugin's data alone."""
+    if "generate" in tasks:
+        return "generate"
+    find = getattr(model_config, "get_pooling_task", lambda _: None)  # not in every supported vLLM
+    known = ("embed", "classify", "score", "token_embed", "token_classify")
+    return str(find(tasks) or next((task for task in known if task in tasks), ""))
 
 
 async def serve(
@@ -155,7 +165,7 @@ async def serve(
             await engine_link.release_requests(client, link)
         for payload in introduction:
             parent.send(EngineIntroduction(payload))
-        parent.send(_describe_engine(client))
+        parent.send(await _describe_engine(client))
         following = asyncio.create_task(EngineControl(client, parent).follow())
         address = f"http://{args.host or '0.0.0.0'}:{args.port}"
         shutdown = await vllm_server.build_and_serve(client, address, listening, args, **shared)

@@ -64,6 +64,8 @@ class EngineReady:
 
     kv_cache_tokens: int
     max_model_len: int
+    task: str = "generate"
+    """What it is served for: "generate", else vLLM's pooling task ("embed", "classify"), or "" where none is known."""
 
 
 @dataclass(frozen=True)

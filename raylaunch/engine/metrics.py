@@ -1,15 +1,10 @@
 """A running server's metrics, from the Prometheus text of its /metrics (vLLM's names, 0.25 to 0.33)."""
 
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raylaunch.base import tls
-
-_TIMEOUT_S = 5.0
 _TOKENS_WINDOW_S = 5.0
 _REQUESTS_WINDOW_S = 60.0
 
@@ -50,16 +45,6 @@ class EngineRates:
     """Share of the last minute's prompt tokens found in the prefix cache, 0 to 1."""
     window_s: float
     """Length of "the last minute": less while the history is shorter."""
-
-
-def fetch_text(url: str, timeout_s: float = _TIMEOUT_S) -> str | None:
-    """The text of the answer; None where there is none, or an HTTP error."""
-    try:
-        context = tls.make_client_context(verify=False) if url.startswith("https:") else None  # our own server
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as response:
-            return str(response.read().decode())
-    except (urllib.error.URLError, OSError):
-        return None
 
 
 def parse_metrics(text: str) -> EngineFigures | None:

@@ -30,16 +30,16 @@ def announce(service: Service, resolved: ResolvedLaunch, times: readiness.Startu
         proved, not_proved = plan.describe_proof(resolved)
         console.say("this rehearsal proved: " + "; ".join(proved))
         console.say("it did not prove: " + "; ".join(not_proved))
-    for line in list_next_steps(launch, url, Viewpoint.of_this_process()):
+    for line in list_next_steps(launch, url, Viewpoint.of_this_process(), task=service.engine.task):
         console.say(line)
 
 
-def list_next_steps(launch: LaunchConfig, url: str, view: Viewpoint) -> list[str]:
+def list_next_steps(launch: LaunchConfig, url: str, view: Viewpoint, *, task: str = "generate") -> list[str]:
     """How to try the service and how to end it; each command works where the reader is."""
     key = "$RAYLAUNCH_SERVER__API_KEY" if launch.api_keys else ""
     if view.key_file:
         key = f"$(cat {shlex.quote(view.key_file)})"
-    curl = readiness.make_curl(url, launch.served_model_names[0], key=key)
+    curl = readiness.make_curl(url, launch.served_model_names[0], key=key, task=task)
     if not view.is_remote:
         return ["try it:", f"  {curl}", f"Ctrl-C or `{view.command('stop')}` ends it"]
     ask = view.command("ask", "Who are you?", f"--port={launch.port}")

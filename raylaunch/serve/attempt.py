@@ -97,6 +97,11 @@ class Attempt:
             raise self.engine.explain_death()
 
     @property
+    def task(self) -> str:
+        """What the model is served for, as vLLM names it."""
+        return self.engine.ready.task if self.engine.ready else "generate"
+
+    @property
     def children(self) -> tuple[ChildLink, ...]:
         """Those that send messages."""
         return tuple(child for child in (self.engine, self.driver, self.ray) if child is not None)

@@ -66,6 +66,7 @@ class PublishedState:
             launch_file=str(launch.path) if launch.path else None,
             needs_api_key=bool(launch.api_keys),
             tls=launch.uses_tls,
+            client_cert=launch.client_cert,
         )
 
     def set_state(self, state: str, note: str = "") -> None:

@@ -4,16 +4,18 @@ import http.client
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
 
-from raylaunch.base import tls
+from raylaunch.base import http_client
 from raylaunch.base.errors import EngineError
+from raylaunch.base.http_client import Access, FailureKind, RequestError
+from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.messages import EngineReady
 
 _REQUEST_TIMEOUT_S = 300.0
 """A first completion compiles and warms up what start-up did not."""
+_CHECK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,61 +55,139 @@ class StartupTimes:
         return f"ready after {self.total_s:.1f} s: {known}"
 
 
-def _connect(where: SplitResult) -> http.client.HTTPConnection:
-    """A connection to the service on this machine; its certificate need not name the host of `where`."""
-    host, port = where.hostname or "", where.port
-    if where.scheme == "https":
-        context = tls.make_client_context(verify=False)
-        return http.client.HTTPSConnection(host, port, timeout=_REQUEST_TIMEOUT_S, context=context)
-    return http.client.HTTPConnection(host, port, timeout=_REQUEST_TIMEOUT_S)
+class UnaskedError(EngineError):
+    """The service could not be asked, for a reason that is not the engine's: TLS, key, route."""
 
 
-def complete_once(url: str, model: str, api_key: str | None, is_alive: Callable[[], bool]) -> float:
-    """Request one token; try again while no connection is accepted. Returns the seconds of the request that succeeded.
+@dataclass(frozen=True)
+class Question:
+    """The smallest request that a kind of model answers."""
+
+    path: str
+    fields: Mapping[str, object]
+
+    def make_body(self, model: str) -> bytes:
+        """Its JSON."""
+        return json.dumps({"model": model, **self.fields}).encode()
+
+
+_POOLING = Question("/pooling", {"input": "Hello"})
+_QUESTIONS: Mapping[str, Question] = {
+    "generate": Question("/v1/completions", {"prompt": "Hello", "max_tokens": 1, "temperature": 0}),
+    "embed": Question("/v1/embeddings", {"input": "Hello"}),
+    "classify": Question("/classify", {"input": "Hello"}),
+    "score": Question("/score", {"text_1": "Hello", "text_2": "Hello"}),  # cross-encoders before vLLM 0.30
+    **dict.fromkeys(("token_embed", "token_classify", "embed&token_classify", "encode"), _POOLING),
+}
+"""By vLLM's task. What needs audio or a plugin's own data is asked for /health alone."""
+_NOT_OF_ENGINE = (
+    FailureKind.CERTIFICATE,
+    FailureKind.CLIENT_CERTIFICATE,
+    FailureKind.UNREACHABLE,
+    FailureKind.NAME,
+    FailureKind.URL,
+    FailureKind.KEY,
+)
+
+
+def make_access(launch: LaunchConfig, timeout_s: float = _REQUEST_TIMEOUT_S) -> Access:
+    """How the service of `launch` is asked on this machine; its certificate need not name the host of the URL."""
+    key = launch.api_keys[0] if launch.api_keys else None
+    return Access(timeout_s, key, verify_tls=False, client_cert=launch.client_cert, may_use_proxy=False)
+
+
+def check_own_request(url: str, launch: LaunchConfig) -> None:
+    """Ask the service for its state before a model is loaded: what stops this request would stop the first completion.
+
+    Raises:
+        UnaskedError: TLS or the client's certificate does not work.
+    """
+    if not launch.uses_tls:
+        return
+    try:
+        http_client.request_json(f"{url}/health", make_access(launch, _CHECK_TIMEOUT_S))
+    except RequestError as error:
+        if error.kind not in (FailureKind.STATUS, FailureKind.SILENT):  # 503, or a machine that is very busy
+            raise UnaskedError(
+                f"raylaunch cannot ask its own service: {error.what}",
+                fix="keep.client_certfile (and client_keyfile) must name a certificate that server.ssl_ca_certs signed",
+            ) from error
+
+
+def complete_once(url: str, launch: LaunchConfig, is_alive: Callable[[], bool], task: str = "generate") -> float:
+    """Send the smallest request that the model answers; try again while no connection is accepted.
 
     Args:
         is_alive: whether the engine still runs.
+        task: what the model is served for, as vLLM names it.
+
+    Returns:
+        The seconds of the request that succeeded.
 
     Raises:
-        EngineError: the engine died, or the answer is not a completion, or there is none within 300 s.
+        UnaskedError: TLS, the key or the way to the service is wrong.
+        EngineError: the engine died, or the answer is an error or none within 300 s.
     """
-    where = urlsplit(url)
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0})
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    question, access = _QUESTIONS.get(task), make_access(launch)
+    where, body = f"{url}/health", None
+    if question is not None:
+        where, body = url + question.path, question.make_body(launch.served_model_names[0])
     while True:
         began = time.monotonic()
-        connection = _connect(where)
         try:
-            connection.request("POST", "/v1/completions", body, headers)
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except (ConnectionError, http.client.HTTPException) as error:
-            if not is_alive():
-                raise EngineError("the engine died during its first completion") from error
-            time.sleep(0.05)
-            continue
-        except TimeoutError as error:
-            raise EngineError(
-                f"the first completion did not come within {_REQUEST_TIMEOUT_S:.0f} s",
-                fix="the engine is wedged: see the last lines of its log",
-            ) from error
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise EngineError(f"the first completion failed with HTTP {response.status}: {text[:500]}")
-        return time.monotonic() - began
+            with http_client.open_url(where, access, body) as answer:
+                _check_answer(answer.read(), has_body=body is not None)
+            return time.monotonic() - began
+        except (OSError, http.client.HTTPException) as error:  # while the answer was read
+            failure = http_client.explain(error, where, access.timeout_s)
+        except RequestError as error:
+            failure = error
+        if failure.kind not in (FailureKind.REFUSED, FailureKind.BROKEN):
+            raise _explain_failure(failure) from failure
+        if not is_alive():
+            raise EngineError(f"the engine died during its first completion: {failure.what}") from failure
+        time.sleep(0.05)
 
 
-def make_curl(url: str, model: str, *, key: str) -> str:
-    """A curl command that works as printed.
+def _check_answer(content: bytes, *, has_body: bool) -> None:
+    """Raise EngineError where the answer to a request is no JSON object."""
+    try:
+        is_object = not has_body or isinstance(json.loads(content), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise EngineError(f"the first completion was answered with no JSON object: {content[:100]!r}")
+
+
+def _explain_failure(failure: RequestError) -> EngineError:
+    if failure.kind is FailureKind.SILENT:
+        return EngineError(
+            f"the first completion did not come within {_REQUEST_TIMEOUT_S:.0f} s",
+            fix="the engine is wedged: see the last lines of its log",
+        )
+    if failure.kind in _NOT_OF_ENGINE or failure.status in (401, 403, 407, 429):
+        status = f"HTTP {failure.status}: " if failure.status else ""
+        return UnaskedError(f"raylaunch cannot ask its own service: {status}{failure.words or failure.what}")
+    if failure.status:
+        return EngineError(f"the first completion failed with HTTP {failure.status}: {failure.words}")
+    return EngineError(f"the first completion failed: {failure.what}")
+
+
+def make_curl(url: str, model: str, *, key: str, task: str = "generate") -> str:
+    """A curl command that works as printed; of a service that only tells its health, that.
 
     Args:
-        key: the API key as a shell expands it inside double quotes; empty: none is needed.
+        key: the API key as a shell's words ("$RAYLAUNCH_SERVER__API_KEY"), or "".
     """
-    body = json.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
+    question = _QUESTIONS.get(task)
     header = f'-H "Authorization: Bearer {key}" ' if key else ""
     insecure = "-k " if url.startswith("https:") else ""
-    return f"curl -s {insecure}{url}/v1/completions -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
+    if question is None:
+        return f"curl -s -i {insecure}{shlex.quote(f'{url}/health')}"
+    sentence = {"prompt": "The capital of France is", "max_tokens": 16} if task == "generate" else {}
+    body = json.dumps({"model": model, **question.fields, **sentence}, ensure_ascii=False)
+    where = shlex.quote(url + question.path)
+    return f"curl -s {insecure}{where} -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
 
 
 def describe_kv_cache(engine: EngineReady) -> str:

@@ -85,6 +85,8 @@ class Service:
     needs_api_key: bool = False
     tls: bool = False
     """Whether it speaks HTTPS."""
+    client_cert: tuple[Path, Path | None] | None = None
+    """Certificate and key that raylaunch shows it, where it requires one."""
     engine: EngineReady | None = None
     startup: StartupTimes | None = None
 
@@ -111,7 +113,7 @@ class Service:
 
     def save(self) -> Self:
         """Write the record atomically, readable by its owner only; a full disk does not end the service."""
-        write_quietly(self.folder / _RECORD, json.dumps(asdict(self), ensure_ascii=False, indent=1))
+        write_quietly(self.folder / _RECORD, json.dumps(asdict(self), ensure_ascii=False, indent=1, default=str))
         return self
 
     def update(self, **changes: Any) -> Self:

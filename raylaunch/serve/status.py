@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base.errors import ClusterError
+from raylaunch.base.http_client import fetch_text
 from raylaunch.base.text import describe_age
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.cluster import ray_session
-from raylaunch.engine.metrics import fetch_text, parse_metrics
+from raylaunch.engine.metrics import parse_metrics
 from raylaunch.serve.messages import PlacedRank
 from raylaunch.serve.readiness import StartupTimes
 from raylaunch.serve.service_record import ReplicaRecord, Service
+
+_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Status:
 
 def query(service: Service) -> Status:
     """The status of `service`, from the server and Ray; either may not answer."""
-    answers = fetch_text(f"{service.url}/health") is not None
-    metrics = fetch_text(f"{service.url}/metrics") if answers else None
+    answers = fetch_text(f"{service.url}/health", _TIMEOUT_S, service.client_cert) is not None
+    metrics = fetch_text(f"{service.url}/metrics", _TIMEOUT_S, service.client_cert) if answers else None
     engine = parse_metrics(metrics) if metrics else None
     return Status(
         model=service.models[0],

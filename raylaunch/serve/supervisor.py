@@ -26,6 +26,7 @@ from raylaunch.serve.faults import EngineFault, EngineProgress, Fault
 from raylaunch.serve.listener import Listener, listen, make_tls
 from raylaunch.serve.liveness_probe import LivenessProbe, request_completion
 from raylaunch.serve.published_state import PublishedState
+from raylaunch.serve.readiness import check_own_request
 from raylaunch.serve.reload import Reload
 from raylaunch.serve.restart_policy import RestartPolicy
 from raylaunch.serve.standby import Standby
@@ -120,6 +121,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start engines and watch them, until a signal or repeated failures for one cause."""
+        check_own_request(self.published.service.url, self.launch)
         while True:
             try:
                 self._start()
@@ -165,7 +167,7 @@ class Supervisor:
         self.published.note_processes(self.attempts, self.factory.rays, attempt.mark)
         self._wait(StartProgress(attempt.engine, self.launch.world_size, self.published.set_note).follow, limit_s)
         self.listener.pause()
-        first = request_completion(self.published.service.url, self.launch, attempt.engine.is_alive)
+        first = request_completion(self.published.service.url, self.launch, attempt.engine.is_alive, attempt.task)
         self._wait(first.done, limit_s)
         times = attempt.read_times(first.result())
         self.published.set_ready(attempt, times)
@@ -173,7 +175,7 @@ class Supervisor:
         self.was_ready = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = EngineProgress(time.monotonic())
-        self.probe = LivenessProbe(self.published.service.url, self.launch)
+        self.probe = LivenessProbe(self.published.service.url, self.launch, attempt.task)
         self.restart_policy.note_ready()
         if self.reload is not None:
             self.reload.succeed(self.published.service.url)

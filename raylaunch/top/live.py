@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from raylaunch.base.errors import ServiceError
+from raylaunch.base.http_client import fetch_text
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.monitor import ClusterSample
 from raylaunch.cluster.monitor_process import ChildMonitor
-from raylaunch.engine.metrics import EngineFigures, EngineHistory, EngineRates, fetch_text, parse_metrics
+from raylaunch.engine.metrics import EngineFigures, EngineHistory, EngineRates, parse_metrics
 from raylaunch.serve.service_record import Service, find_service, list_services
 from raylaunch.top.view import View, arrange_nodes, describe_service
 
@@ -102,7 +103,7 @@ class ViewReader:
     def _look_at_engine(self) -> tuple[EngineFigures | None, EngineRates | None]:
         if self._service is None:
             return None, None
-        text = fetch_text(f"{self._service.url}/metrics", _METRICS_TIMEOUT_S)
+        text = fetch_text(f"{self._service.url}/metrics", _METRICS_TIMEOUT_S, self._service.client_cert)
         figures = parse_metrics(text) if text else None
         return figures, self._history.add(figures) if figures else None
 

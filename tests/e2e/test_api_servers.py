@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import wait_until
-from raylaunch.engine.metrics import fetch_text, parse_metrics
+from raylaunch.base.http_client import fetch_text
+from raylaunch.engine.metrics import parse_metrics
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from . import harness
@@ -55,7 +56,7 @@ def find_owners(served: harness.Serving, servers: list[int]) -> dict[int, int]:
 
 
 def read_metrics(served: harness.Serving) -> str:
-    text = fetch_text(f"{served.url}/metrics")
+    text = fetch_text(f"{served.url}/metrics", 5.0)
     assert text is not None
     return text
 

@@ -1,16 +1,22 @@
 """What readiness reads and prints."""
 
+import json
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from raylaunch.base.http_client import fetch_text
 from raylaunch.base.viewpoint import HERE, Viewpoint
 from raylaunch.config.launch_file import load
 from raylaunch.engine.metrics import EngineFigures, parse_metrics
 from raylaunch.explain import log_lines
 from raylaunch.serve import readiness
 from raylaunch.serve.announcement import list_next_steps
+from raylaunch.serve.listener import Listener, Notice, make_tls
 from raylaunch.serve.service_record import make_url
+from tests.config import launches
 
 
 def test_engine_times_are_read_from_logs_of_both_kinds(tmp_path: Path) -> None:
@@ -75,3 +81,57 @@ def test_figures_are_summed_over_engines() -> None:
         'vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.25\n'
     )
     assert parse_metrics(text) == EngineFigures(running=5, waiting=7, kv_cache_use=0.375)
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that nobody else signed, and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
+         "-subj", f"/CN={name}"], check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def test_mtls_is_tried_before_a_model_is_loaded(tmp_path: Path) -> None:
+    """Without a client's certificate refused by the launch file, with another one by the service's own TLS."""
+    (certificate, key), (wrong, wrong_key) = make_certificate(tmp_path, "right"), make_certificate(tmp_path, "wrong")
+    files = f"ssl_certfile: {certificate}, ssl_keyfile: {key}, ssl_ca_certs: {certificate}"
+    server = f"server: {{{files}, ssl_cert_reqs: 2}}\n"
+    path = launches.write(tmp_path, launches.BASE + server)
+    (problem,) = launches.problems_of(path)
+    assert "server.ssl_cert_reqs: 2 requires a certificate of every client" in problem
+    assert "keep.client_certfile" in problem
+    right = launches.load(path, f"keep.client_certfile={certificate}", f"keep.client_keyfile={key}")
+    bad = launches.load(path, f"keep.client_certfile={wrong}", f"keep.client_keyfile={wrong_key}")
+    notice = Notice("starting", "starting", 1, "vllm_up 1\n")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        listener = Listener(listening, lambda: notice, tls=make_tls(right.server))
+        listener.resume()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            readiness.check_own_request(url, right)
+            with pytest.raises(readiness.UnaskedError, match="raylaunch cannot ask its own service"):
+                readiness.check_own_request(url, bad)
+            assert fetch_text(f"{url}/metrics", 10.0, right.client_cert) == "vllm_up 1\n"
+            assert fetch_text(f"{url}/metrics", 10.0) is None
+        finally:
+            listener.close()
+
+
+@pytest.mark.parametrize("key", ["密钥-123", "a\nb", "tab\there", "café", " "])
+def test_a_key_that_no_header_carries_is_refused(tmp_path: Path, key: str) -> None:
+    """In the file, by a flag and by vLLM's own variable; the key is not repeated."""
+    for problems in (
+        launches.problems_of(launches.write(tmp_path, launches.BASE + f"server: {{api_key: {json.dumps(key)}}}\n")),
+        launches.problems_of(None, f"server.api_key={json.dumps(key)}"),
+        launches.problems_of(None, VLLM_API_KEY=key),
+    ):
+        assert "an HTTP header carries printable ASCII alone" in problems[0]
+        assert key.strip() == "" or key not in problems[0]
+
+
+def test_the_key_of_vllms_own_variable_counts_last(tmp_path: Path) -> None:
+    assert launches.load(None, VLLM_API_KEY="sk-env").api_keys == ("sk-env",)
+    assert launches.load(None, "server.api_key=sk-flag", VLLM_API_KEY="sk-env").api_keys == ("sk-flag",)
