@@ -158,7 +158,7 @@ def request_json(url: str, access: Access, body: bytes | None = None) -> tuple[A
     """
     try:
         with open_url(url, access, body) as answer:
-            return _read_json(answer, url), answer.geturl()
+            return read_json(answer, url), answer.geturl()
     except (OSError, http.client.HTTPException) as error:
         raise explain(error, url, access.timeout_s) from error
 
@@ -271,8 +271,15 @@ def _find_words(content: bytes) -> str:
         return " ".join(text.split())[:200]
 
 
-def _read_json(answer: http.client.HTTPResponse, url: str) -> Any:
+def read_json(answer: http.client.HTTPResponse, url: str) -> Any:
+    """The JSON of an answer.
+
+    Raises:
+        RequestError: it is no JSON.
+    """
     content = answer.read(_MAX_JSON_BYTES)
+    if answer.length and len(content) < _MAX_JSON_BYTES:  # with a limit, http.client accepts fewer bytes than promised
+        raise explain(http.client.IncompleteRead(content), url, 0.0)
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

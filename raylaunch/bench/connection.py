@@ -266,7 +266,8 @@ class Stream:
         self._fresh = False
         row.status, row.arrivals = answer.status, answer.arrivals
         if answer.usage:
-            row.tokens_in, row.tokens_out = answer.usage.get("prompt_tokens"), answer.usage.get("completion_tokens")
+            counts = (answer.usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+            row.tokens_in, row.tokens_out = (count if isinstance(count, int) else None for count in counts)
         row.end_s = row.arrivals[-1] if row.arrivals else answer.last_s
         if answer.keep_alive:
             self.state = StreamState.IDLE

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.http_client import describe_error
 
 _MAX_HEAD_BYTES = 64 << 10
 _UNTIL_CLOSE = -1
@@ -82,7 +83,7 @@ class HttpAnswer:
                 and data.startswith(b"data: {", cut + 2)
                 and data.endswith(b"}\n\n\r\n")
                 and data.count(b"\n\n") == 1
-                and int(data[:cut].partition(b";")[0], 16) == len(data) - cut - 4
+                and _is_length(data[:cut], len(data) - cut - 4)
             ):
                 self._take(data[cut + 8 : -4], now)
                 return False
@@ -169,7 +170,7 @@ class HttpAnswer:
                     break
                 continue
             try:
-                length = int(line.partition(b";")[0], 16)
+                length = int(line.partition(b";")[0].replace(b"-", b"no"), 16)
             except ValueError:
                 raise WireError(f"not a chunk's length: {line[:40]!r}") from None
             self._trailer = length == 0
@@ -195,9 +196,10 @@ class HttpAnswer:
         """One event: its data lines joined, as the standard has it; comments (": ping") have no data."""
         if b"\n" in event or not event.startswith(b"data:"):
             lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-            if not lines:
-                return
-            self._take(b"\n".join(lines), now)
+            if lines and b"event: error" in event.split(b"\n"):
+                self._take_error(b"\n".join(lines))
+            elif lines:
+                self._take(b"\n".join(lines), now)
             return
         self._take(event[5:].strip(), now)
 
@@ -209,6 +211,9 @@ class HttpAnswer:
             and b'"error"' not in data
             and b'"choices":[{' in data
             and b'"finish_reason":"' not in data
+            and b'":""' not in data
+            and b'"delta":{}' not in data
+            and b'"delta":null' not in data
         ):
             self.arrivals.append(now)
             return
@@ -217,11 +222,18 @@ class HttpAnswer:
             return
         try:
             fields = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.error = f"an event that is not JSON: {data[:80]!r}"
             return
         if isinstance(fields, dict):
             self._look_at(fields, now)
+
+    def _take_error(self, data: bytes) -> None:
+        """An event of the type "error", whatever its data is."""
+        try:
+            self.error = describe_error(json.loads(data))
+        except (ValueError, RecursionError):
+            self.error = describe_error(data.decode(errors="replace"))
 
     def _look_at(self, fields: dict[str, Any], now: float) -> None:
         if error := fields.get("error"):
@@ -229,11 +241,12 @@ class HttpAnswer:
         if isinstance(fields.get("usage"), dict):
             self.usage = fields["usage"]
         choices = fields.get("choices")
-        if not choices:
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
             return
-        if choices[0].get("finish_reason"):
+        if choice.get("finish_reason"):
             self.finished = True
-        if not _only_names_a_role(choices[0]):
+        if _has_output(choice):
             self.arrivals.append(now)
 
     def _end_body(self) -> None:
@@ -244,7 +257,7 @@ class HttpAnswer:
         body = b"".join(self._body)
         try:
             fields = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             if self.status == 200:
                 self.error = f"a body that is not JSON: {body[:80]!r}"
             else:
@@ -253,22 +266,23 @@ class HttpAnswer:
         if not isinstance(fields, dict):
             return
         if self.status != 200 or "error" in fields:
-            self.error = describe_error(fields.get("error") or fields.get("message") or fields.get("detail") or fields)
+            self.error = describe_error(fields)
         if isinstance(fields.get("usage"), dict):
             self.usage = fields["usage"]
         self.finished = bool(fields.get("choices"))
 
 
-def describe_error(error: Any) -> str:
-    """A server's error in one line: its message where it has one."""
-    if isinstance(error, dict):
-        error = error.get("message") or json.dumps(error, ensure_ascii=False)
-    return " ".join(str(error).split())[:200]
-
-
-def _only_names_a_role(choice: Mapping[str, Any]) -> bool:
-    """Whether this is a chat stream's opening event, {"role": "assistant", "content": ""}: it carries no token."""
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or "role" not in delta or choice.get("finish_reason"):
+def _is_length(line: bytes, length: int) -> bool:
+    """Whether a chunk's first line gives this length."""
+    try:
+        return int(line.partition(b";")[0], 16) == length
+    except ValueError:
         return False
-    return not any(value for key, value in delta.items() if key != "role")
+
+
+def _has_output(choice: Mapping[str, Any]) -> bool:
+    """Whether an event carries output: a chat's opening ({"role": ...}) and the end of a stream often carry none."""
+    if choice.get("text"):
+        return True
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")

@@ -2,13 +2,13 @@
 
 import platform
 import time
-import urllib.error
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
 from raylaunch.base.errors import BenchError
+from raylaunch.base.http_client import RequestError
 from raylaunch.bench import result as result_file
 from raylaunch.bench import stats
 from raylaunch.bench.figures import (
@@ -253,5 +253,5 @@ def find_server_version(target: Target) -> str | None:
     """The server's version (vLLM's /version), or None."""
     try:
         return str(target.ask("/version")["version"])
-    except (BenchError, urllib.error.HTTPError, KeyError, TypeError):
+    except (RequestError, KeyError, TypeError):
         return None

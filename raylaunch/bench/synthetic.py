@@ -1,10 +1,10 @@
 """Synthetic prompts: random words that are as many tokens as asked for, by the server's own count."""
 
 import random
-import urllib.error
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from raylaunch.base.http_client import RequestError
 from raylaunch.bench.prompts import Prompt, RequestOptions
 from raylaunch.bench.target import Target, try_request
 
@@ -67,7 +67,7 @@ def _tokenize(target: Target, text: str, *, special: bool) -> list[int]:
     try:
         answer = target.ask("/tokenize", {"model": target.model, "prompt": text, "add_special_tokens": special})
         return list(answer["tokens"])
-    except (urllib.error.HTTPError, KeyError, TypeError):
+    except (RequestError, KeyError, TypeError):
         return []
 
 

@@ -3,25 +3,22 @@
 import json
 import os
 import socket
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from raylaunch.base import tls
+from raylaunch.base import http_client
 from raylaunch.base.errors import BenchError, LaunchFileError
+from raylaunch.base.http_client import Access, FailureKind, RequestError
 from raylaunch.base.ports import ALL_INTERFACES
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.bench.connection import ServerAddress
-from raylaunch.bench.http_response import describe_error, make_head
+from raylaunch.bench.http_response import make_head
 
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
     from raylaunch.serve.service_record import Service
-
-_TIMEOUT_S = 10.0
 
 
 def _advise_start() -> str:
@@ -39,6 +36,8 @@ class Target:
     verify_tls: bool = True
     on_all_interfaces: bool = False
     """Whether it listens on all of this machine's addresses, though the URL names loopback."""
+    timeout_s: float = 10.0
+    """Longest wait for an answer before the load."""
 
     def __repr__(self) -> str:
         return f"Target({self.url}, {self.model})"  # never the key
@@ -85,34 +84,47 @@ class Target:
         return make_head("POST", parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + path, headers)
 
     def ask(self, path: str, body: Any = None) -> Any:
-        """One request to the server, its JSON decoded (None where it answered something else).
+        """One request to the server, its JSON decoded.
 
         Raises:
-            BenchError: no answer, or the key is refused.
-            urllib.error.HTTPError: the server answered with another error.
+            RequestError: no answer, an error, or no JSON.
         """
-        request = urllib.request.Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode())
-        request.add_header("Content-Type", "application/json")
-        if self.api_key:
-            request.add_header("Authorization", f"Bearer {self.api_key}")
-        context = tls.make_client_context(verify=self.verify_tls)
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                raise BenchError(
-                    f"{self.url} refuses " + ("this API key" if self.api_key else "requests without an API key"),
-                    fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
-                ) from error
-            raise
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise BenchError(f"no answer from {self.url}: {reason}", fix=_advise_start()) from error
+        content = None if body is None else json.dumps(body).encode()
+        return http_client.request_json(self.url + path, self._access, content)[0]
+
+    def resolve_redirect(self, path: str) -> tuple[Any, "Target"]:
+        """What `ask` returns, and the server at the URL that it redirected to."""
+        answer, url = http_client.request_json(self.url + path, self._access)
+        return answer, replace(self, url=url.removesuffix(path)) if url.endswith(path) else self
+
+    @property
+    def _access(self) -> Access:
+        return Access(self.timeout_s, self.api_key, self.verify_tls, may_use_proxy=False)  # as the load itself
+
+    def explain(self, error: RequestError) -> BenchError:
+        """A failed request in one sentence, and what to do."""
+        if error.status in (401, 403):
+            return BenchError(
+                f"{self.url} refuses " + ("this API key" if self.api_key else "requests without an API key"),
+                fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
+            )
+        fixes = {
+            FailureKind.CERTIFICATE: "add --insecure to trust it",
+            FailureKind.SILENT: "--timeout waits longer",
+            FailureKind.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
+            FailureKind.STATUS: "correct --url: the address of an OpenAI-compatible server, without /v1",
+        }
+        return BenchError(error.what, fix=fixes.get(error.kind) or _advise_start())
 
 
 def find_target(
-    *, launch: "LaunchConfig | None", url: str | None, port: int | None, model: str | None, insecure: bool
+    *,
+    launch: "LaunchConfig | None",
+    url: str | None,
+    port: int | None,
+    model: str | None,
+    insecure: bool,
+    timeout_s: float = 10.0,
 ) -> Target:
     """The server by --url, else by the launch file, else the one that runs here.
 
@@ -121,8 +133,11 @@ def find_target(
     """
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
     if url:
-        where = url.rstrip("/").removesuffix("/v1")
-        found = Target(where if "://" in where else f"http://{where}", model or "", key, verify_tls=not insecure)
+        try:
+            where = http_client.find_base_url(url)
+        except RequestError as error:
+            raise BenchError(error.what, fix="as in --url http://10.0.0.1:8080") from error
+        found = Target(where, model or "", key, verify_tls=not insecure)
     elif launch is not None:
         from raylaunch.serve.service_record import make_url
 
@@ -136,7 +151,7 @@ def find_target(
         service = find_service(port)
         key = key or _find_key(service)
         found = Target(service.url, model or service.models[0], key, False, service.host in ALL_INTERFACES)
-    return check_target(found)
+    return check_target(replace(found, timeout_s=timeout_s))
 
 
 def _find_key(service: "Service") -> str | None:
@@ -170,12 +185,17 @@ def check_target(target: Target) -> Target:
         BenchError: no answer, the key is refused, or the model is not served.
     """
     try:
-        listed = target.ask("/v1/models")
+        listed, target = target.resolve_redirect("/v1/models")
         names = [str(entry["id"]) for entry in listed["data"]]
-    except (urllib.error.HTTPError, KeyError, TypeError) as error:
-        if target.model:
+    except RequestError as error:
+        if target.model and error.kind is FailureKind.STATUS and error.status not in (401, 403):
             return target  # a server that lists no models may still serve the one that was named
-        raise BenchError(f"{target.url} does not list its models: {error}", fix="name one with --model") from error
+        raise target.explain(error) from error
+    except (KeyError, TypeError) as error:
+        if target.model:
+            return target
+        what = f"{target.url} is no OpenAI-compatible server: /v1/models has no list of models"
+        raise BenchError(what, fix="correct --url, or name the model with --model") from error
     if not target.model:
         if not names:
             raise BenchError(f"{target.url} serves no model", fix=_advise_start())
@@ -196,12 +216,9 @@ def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
         fields.pop(name, None)
     try:
         answer = target.ask(path, fields)
-    except urllib.error.HTTPError as error:
-        try:
-            answer = json.loads(error.read())
-            words = describe_error(answer.get("error") or answer.get("message") or answer.get("detail") or answer)
-        except (ValueError, AttributeError):
-            words = error.reason
-        fix = "try --api completions" if "chat template" in words.lower() else "change the request's options"
-        raise BenchError(f"{target.url}{path} refuses the first request: {words}", fix=fix) from error
+    except RequestError as error:
+        if error.kind is not FailureKind.STATUS or error.status in (401, 403):
+            raise target.explain(error) from error
+        fix = "try --api completions" if "chat template" in error.words.lower() else "change the request's options"
+        raise BenchError(f"{target.url}{path} refuses the first request: {error.words}", fix=fix) from error
     return answer if isinstance(answer, dict) else {}

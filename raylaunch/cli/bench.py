@@ -191,8 +191,13 @@ def _make_test(options: BenchOptions) -> "tuple[LoadTest, Any]":
     )
     launch = load_launch(options.launch, ()) if options.launch else None
     target = find_target(
-        launch=launch, url=options.url, port=options.port, model=options.model, insecure=options.insecure
-    )
+        launch=launch,
+        url=options.url,
+        port=options.port,
+        model=options.model,
+        insecure=options.insecure,
+        timeout_s=options.timeout,
+    )  # fmt: skip
     tokens = options.input_tokens
     request = prompts.RequestOptions(
         api=options.api or ("completions" if tokens else "chat"),

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +21,9 @@ from raylaunch.cli.options import (
     report_interrupt,
     run_on_cluster,
 )
+
+if TYPE_CHECKING:
+    from raylaunch.serve.ask import Piece
 
 
 @click.command()
@@ -94,6 +99,7 @@ def schema() -> None:
 @click.option("--url", help="URL of the server; default: the service of this machine.")
 @click.option("--model", help="Model name; default: the server's first.")
 @click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
+@click.option("--insecure", is_flag=True, help="Do not check the certificate of --url.")
 @PORT
 @CLUSTER
 def ask_question(
@@ -102,17 +108,17 @@ def ask_question(
     url: str | None,
     model: str | None,
     timeout_s: float,
+    insecure: bool,
     port: int | None,
     cluster: Path | None,
 ) -> None:
     """Send a question (or the text on stdin) to the model and stream the answer."""
-    if question is None:
-        question = sys.stdin.read() if not sys.stdin.isatty() else ""
+    from raylaunch.base.http_client import Access
+    from raylaunch.serve import ask as asking
+
+    question = question if question is not None else _read_stdin()
     if not question.strip():
         raise click.UsageError('the question is missing: raylaunch ask "Who are you?", or write it to stdin')
-    from raylaunch.base.viewpoint import HERE
-    from raylaunch.serve.ask import ask as ask_server
-
     key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
     with contextlib.ExitStack() as stack:
         if cluster is not None:
@@ -121,17 +127,50 @@ def ask_question(
 
             file = cluster_file.load(cluster)
             reached = stack.enter_context(remote.reach_service(file, port))
-            where, name, view = reached.url, reached.name, remote_launch.viewpoint_of(file)
-            key = key or reached.key
+            access = Access(timeout_s, key or reached.key, verify_tls=False)
+            server = asking.Server(reached.url, access, reached.name, remote_launch.viewpoint_of(file))
+        elif url is not None:
+            server = asking.Server(url, Access(timeout_s, key, verify_tls=not insecure))
         else:
-            where = name = url or find_service(port).url
-            view = HERE
-        for piece in ask_server(
-            question, url=where, model=model, api_key=key, max_tokens=max_tokens, timeout_s=timeout_s,
-            name=name, view=view,
-        ):  # fmt: skip
-            click.echo(piece, nl=False)
-    click.echo()
+            service = find_service(port)
+            access = Access(timeout_s, key, verify_tls=False, client_cert=service.client_cert, may_use_proxy=False)
+            server = asking.Server(service.url, access)
+        _print_pieces(asking.ask(question, server, model=model, max_tokens=max_tokens))
+
+
+def _read_stdin() -> str:
+    """The text on stdin; nothing of a terminal.
+
+    Raises:
+        ServiceError: it is not UTF-8.
+    """
+    from raylaunch.base.errors import ServiceError
+
+    if sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ServiceError(
+            f"the question on stdin is not UTF-8 text (byte {error.start + 1})",
+            fix="convert it: iconv -f LATIN1 -t UTF-8",
+        ) from error
+
+
+def _print_pieces(pieces: "Iterator[Piece]") -> None:
+    """The answer to stdout; thinking (dim) and notes to stderr."""
+    last = ""
+    for piece in pieces:
+        if last and piece.kind != last:
+            click.echo(err=last != "answer")
+        last = piece.kind
+        if piece.kind == "note":
+            click.echo(f"({piece.text})", err=True)
+        else:
+            is_thinking = piece.kind == "thinking"
+            click.echo(click.style(piece.text, dim=True) if is_thinking else piece.text, nl=False, err=is_thinking)
+    if last in ("answer", "thinking"):
+        click.echo(err=last == "thinking")
 
 
 @click.command()

@@ -1,93 +1,207 @@
-"""`raylaunch ask`: one question, its answer streamed, through the openai client that users' programs use."""
+"""`raylaunch ask`: one question, its answer streamed; whatever a server sends instead ends in one sentence."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from raylaunch.base import http_client
 from raylaunch.base.errors import ServiceError
+from raylaunch.base.http_client import Access, FailureKind, RequestError, describe_error
 from raylaunch.base.viewpoint import HERE, Viewpoint
 
-if TYPE_CHECKING:
-    from openai import Omit, OpenAI
-    from openai.types.chat import ChatCompletionMessageParam
-
-_CONNECT_TIMEOUT_S = 10.0
+_LONGEST_LINE = 16 << 20
+_THINKING = ("reasoning", "reasoning_content")
+"""vLLM's field, and that of others (and of vLLM before 0.12)."""
 
 
-def ask(
-    question: str,
-    *,
-    url: str,
-    model: str | None,
-    api_key: str | None,
-    max_tokens: int | None,
-    timeout_s: float,
-    name: str = "",
-    view: Viewpoint = HERE,
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class Piece:
+    """Part of an answer."""
+
+    text: str
+    kind: str = "answer"
+    """"answer", "thinking", or "note": raylaunch's own words."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Whom to ask."""
+
+    url: str
+    access: Access
+    name: str = ""
+    """What errors call it; default: its URL."""
+    view: Viewpoint = HERE
+    """Where the commands of errors are typed."""
+
+    @property
+    def shown(self) -> str:
+        """Its name in errors."""
+        return self.name or http_client.hide_password(self.url)
+
+
+def ask(question: str, server: Server, *, model: str | None, max_tokens: int | None) -> Iterator[Piece]:
     """Ask and yield the answer piece by piece.
 
     A chat completion; where the model has no chat template, a plain completion of the question.
 
     Args:
-        url: of the server, without /v1.
         model: name; None: the first model of the server.
         max_tokens: longest answer in tokens; None: the server's default.
-        timeout_s: longest wait for the next piece, in seconds.
-        name: what errors call the server; default: `url`.
-        view: where the commands of errors are typed.
 
     Raises:
-        ServiceError: no answer from `url`, a wrong key or model, or an answer that broke off.
+        ServiceError: no answer, a wrong URL, key or model, or an answer that broke off.
     """
-    import openai
-
-    name, status = name or url, view.command("status")
-    client = openai.OpenAI(
-        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1",
-        api_key=api_key or "none",
-        timeout=openai.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
-        max_retries=0,
-    )
     try:
-        limit = openai.omit if max_tokens is None else max_tokens
-        chosen = model or client.models.list().data[0].id
+        server = replace(server, url=http_client.find_base_url(server.url))
+        names: list[str] = []
+        if model is None:
+            names, server = _list_models(server)
+            if not names:
+                raise ServiceError(f"{server.shown} serves no model", fix="name one with --model")
+        fields: dict[str, Any] = {"model": model or names[0], "stream": True}
+        if max_tokens is not None:
+            fields["max_tokens"] = max_tokens
+        messages = [{"role": "user", "content": question}]
         try:
-            yield from _chat(client, chosen, question, limit)
-        except openai.BadRequestError as error:
-            if "chat template" not in str(error).lower():
+            yield from _stream(server, "/v1/chat/completions", {**fields, "messages": messages})
+        except RequestError as error:
+            if error.status != 400 or "chat template" not in error.words.lower():
                 raise
-            yield from _complete(client, chosen, question, limit)
-    except openai.AuthenticationError as error:
-        raise ServiceError(
-            f"{name} rejects the API key" if api_key else f"{name} requires an API key",
+            yield from _stream(server, "/v1/completions", {**fields, "prompt": question})
+    except RequestError as error:
+        raise _explain(error, server, model) from error
+
+
+def _list_models(server: Server) -> tuple[list[str], Server]:
+    """The server's models, and the server at the URL that it redirected to."""
+    path = "/v1/models"
+    listed, url = http_client.request_json(server.url + path, server.access)
+    entries = listed.get("data") if isinstance(listed, dict) else None
+    if not isinstance(entries, list):
+        raise RequestError(
+            FailureKind.CONTENT, f"{server.shown} is no OpenAI-compatible server: {path} has no list of models"
+        )
+    names = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return names, replace(server, url=url.removesuffix(path)) if url.endswith(path) else server
+
+
+def _stream(server: Server, path: str, fields: Mapping[str, Any]) -> Iterator[Piece]:
+    url = server.url + path
+    try:
+        with http_client.open_url(url, server.access, json.dumps(fields).encode()) as answer:
+            is_stream = answer.headers.get_content_type() == "text/event-stream"
+            yield from _read_pieces(_read_events(answer) if is_stream else [_read_whole(answer, url)])
+    except (OSError, http.client.HTTPException) as error:
+        raise http_client.explain(error, url, server.access.timeout_s) from error
+
+
+def _read_whole(answer: http.client.HTTPResponse, url: str) -> Any:
+    """The answer of a server that does not stream."""
+    return http_client.read_json(answer, url)
+
+
+def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:
+    """The JSON of a stream's events, until [DONE] or the end.
+
+    Raises:
+        RequestError: an event that is not JSON, or an error's event.
+    """
+    is_error = False
+    while line := answer.readline(_LONGEST_LINE):
+        name, _, value = line.decode(errors="replace").strip().partition(":")
+        value = value.strip()
+        if name == "event":
+            is_error = value == "error"
+        if name != "data" or not value:
+            continue
+        if value == "[DONE]":
+            yield {"choices": [{"finish_reason": "stop"}]}
+            return
+        try:
+            event = json.loads(value)
+        except (ValueError, RecursionError):
+            event = None
+        if is_error:
+            raise RequestError(FailureKind.STATUS, f"the answer ended in an error: {describe_error(event or value)}")
+        if event is None and value != "null":
+            raise RequestError(FailureKind.CONTENT, f"the stream has an event that is not JSON: {value[:80]!r}")
+        yield event
+
+
+def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
+    """Thinking and answer of a stream's events, or of one whole answer.
+
+    Raises:
+        RequestError: the server sent an error, or the answer broke off.
+    """
+    kinds: set[str] = set()
+    reason = ""
+    for event in events:
+        if isinstance(event, dict) and event.get("error"):
+            raise RequestError(FailureKind.STATUS, f"the answer ended in an error: {describe_error(event['error'])}")
+        choice = _find_choice(event)
+        for piece in _split(choice):
+            kinds.add(piece.kind)
+            yield piece
+        reason = reason or str(choice.get("finish_reason") or "")
+        if reason == "stop" and not choice.get("delta", True):
+            break
+    if not reason:
+        raise RequestError(FailureKind.BROKEN, "the answer broke off: it has no end ([DONE] or a finish reason)")
+    if reason == "length" and "answer" not in kinds:
+        yield Piece("max_tokens ended the answer while the model was thinking; raise --max-tokens", "note")
+    elif reason == "length":
+        yield Piece("max_tokens ended the answer", "note")
+    elif not kinds:
+        yield Piece("the answer is empty", "note")
+
+
+def _find_choice(event: Any) -> dict[str, Any]:
+    """The first choice of an event; empty where there is none."""
+    choices = event.get("choices") if isinstance(event, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else {}
+
+
+def _split(choice: Mapping[str, Any]) -> Iterator[Piece]:
+    part = choice.get("delta") or choice.get("message") or {}
+    part = part if isinstance(part, dict) else {}
+    thinking = next((part[name] for name in _THINKING if isinstance(part.get(name), str)), "")
+    text = part.get("content") or choice.get("text") or ""
+    for kind, value in (("thinking", thinking), ("answer", text)):
+        if isinstance(value, str) and value:
+            yield Piece(value.encode(errors="replace").decode(), kind)  # lone surrogates can be sent, but not written
+
+
+def _explain(error: RequestError, server: Server, model: str | None) -> ServiceError:
+    """The failure in one sentence, and what to do."""
+    shown, status = server.shown, server.view.command("status")
+    if error.status in (401, 403):
+        return ServiceError(
+            f"{shown} rejects the API key" if server.access.api_key else f"{shown} requires an API key",
             fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
-        ) from error
-    except openai.NotFoundError as error:
-        names = ", ".join(entry.id for entry in client.models.list().data)
-        raise ServiceError(f"{name} serves no model {model}", fix=f"it serves: {names}") from error
-    except openai.APITimeoutError as error:
-        raise ServiceError(
-            f"no answer from {name} within {timeout_s:.0f} s", fix=f"`{status}` shows its queue"
-        ) from error
-    except openai.APIConnectionError as error:
-        raise ServiceError(
-            f"cannot connect to {name}: {error.__cause__ or error}",
-            fix=f"`{status}` shows what serves there; start with `{view.command('serve', 'LAUNCH.yaml')}`",
-        ) from error
-    except openai.APIError as error:
-        raise ServiceError(f"{name} answered with an error: {error}", fix=f"`{status}` shows its state") from error
-
-
-def _chat(client: "OpenAI", model: str, question: str, max_tokens: "int | Omit") -> Iterator[str]:
-    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
-    stream = client.chat.completions.create(model=model, messages=messages, max_tokens=max_tokens, stream=True)
-    for chunk in stream:
-        if chunk.choices and (text := chunk.choices[0].delta.content):
-            yield text
-
-
-def _complete(client: "OpenAI", model: str, question: str, max_tokens: "int | Omit") -> Iterator[str]:
-    stream = client.completions.create(model=model, prompt=question, max_tokens=max_tokens, stream=True)
-    for chunk in stream:
-        if chunk.choices and (text := chunk.choices[0].text):
-            yield text
+        )
+    if error.status == 404 and model is not None:
+        try:
+            names = _list_models(server)[0]
+        except RequestError:
+            names = []
+        if names and model not in names:
+            return ServiceError(f"{shown} serves no model {model}", fix=f"it serves: {', '.join(names)}")
+    fixes = {
+        FailureKind.CERTIFICATE: "add --insecure to trust it",
+        FailureKind.URL: "as in --url http://10.0.0.1:8080",
+        FailureKind.NAME: "correct --url",
+        FailureKind.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
+        FailureKind.REFUSED: f"`{status}` shows what serves here; start with `{server.view.command('serve')}`",
+        FailureKind.SILENT: f"`{status}` shows its queue; --timeout-s waits longer",
+        FailureKind.KEY: "set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
+    }
+    what = error.what if not server.name else error.what.replace(server.url, server.name)
+    fix = fixes.get(error.kind, f"`{status}` shows its state")
+    if error.status == 404:
+        fix = "correct --url: the address of an OpenAI-compatible server, without /v1; or name its model with --model"
+    return ServiceError(what, fix=fix)

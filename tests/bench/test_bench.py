@@ -331,6 +331,7 @@ def test_tls(tmp_path: Path) -> None:
         _, err = refused.communicate(timeout=DEADLINE_S)
         assert refused.returncode == 1
         assert "certificate" in err
+        assert "--insecure" in err
         result = run(tmp_path, server.url, "--insecure", "-n", "24", "-c", "6")
     assert (result["requests_ok"], result["requests_failed"]) == (24, 0)
 
@@ -338,7 +339,7 @@ def test_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--url", "http://127.0.0.1:1"], 1, "no answer from"),
+        (["--url", "http://127.0.0.1:1/v1/chat/completions"], 1, "connection refused by"),
         (["--concurrency", "4", "--rate", "2"], 2, "exclude"),
         (["--concurrency", "0"], 2, "above 0"),
         (["--slo", "ttft=fast"], 2, "ttft=TIME"),

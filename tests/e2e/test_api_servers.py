@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.base.processes import wait_until
 from raylaunch.base.http_client import fetch_text
+from raylaunch.base.processes import wait_until
 from raylaunch.engine.metrics import parse_metrics
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 

@@ -1,0 +1,67 @@
+"""A server on loopback that answers each request with prepared bytes, whatever it was asked."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+MODELS = b'{"object":"list","data":[{"id":"m"}]}'
+
+
+def answer(body: bytes, status: str = "200 OK", kind: str = "application/json", *headers: str) -> bytes:
+    """A complete answer."""
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def stream(*events: object, done: bool = True) -> bytes:
+    """A stream of these events (bytes as they are), with [DONE]."""
+    lines = [event if isinstance(event, bytes) else b"data: " + json.dumps(event).encode() for event in events]
+    return STREAM + b"\n\n".join([*lines, *([b"data: [DONE]"] if done else []), b""])
+
+
+def delta(finish: str | None = None, **fields: object) -> dict[str, object]:
+    """A chat's event."""
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+@contextlib.contextmanager
+def serve(answers: Mapping[str, bytes]) -> Iterator[str]:
+    """The URL of a server; `answers` by path, "" for all others (without it they get nothing)."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_accept, args=(listening, answers), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def _accept(listening: socket.socket, answers: Mapping[str, bytes]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listening.accept()
+            threading.Thread(target=_answer, args=(connection, answers), daemon=True).start()
+
+
+def _answer(connection: socket.socket, answers: Mapping[str, bytes]) -> None:
+    with contextlib.suppress(OSError), connection:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(65536)
+        path = head.split(b" ")[1].decode()
+        length = int(
+            dict(line.split(b": ", 1) for line in head.split(b"\r\n") if b": " in line).get(b"Content-Length", 0)
+        )
+        body = head.partition(b"\r\n\r\n")[2]
+        while len(body) < length:
+            body += connection.recv(65536)
+        if (prepared := answers.get(path, answers.get(""))) is None:
+            connection.recv(1)  # silent, until the client leaves
+            return
+        connection.sendall(prepared)
+        connection.shutdown(socket.SHUT_WR)
