@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raylaunch.base import paths
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
 
@@ -34,8 +35,9 @@ class CheckRequest:
 
     @property
     def pull_command(self) -> str:
-        """The command that fetches the model to every node."""
-        return f"raylaunch weights pull {self.launch_file}"
+        """The command that fetches the model to every node, as the reader types it."""
+        view = Viewpoint.of_this_process()
+        return view.command("weights", "pull", *filter(None, [view.launch or self.launch_file]))
 
     @property
     def world_size(self) -> int:

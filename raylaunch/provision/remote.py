@@ -53,7 +53,7 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         ClusterError: the cluster is not up.
         ServiceError: the service failed.
     """
-    shell, view = HostShell.of(cluster), viewpoint_of(cluster)
+    shell, view = HostShell.of(cluster), viewpoint_of(cluster, launch)
     if with_key and not launch.api_keys:
         launch = give_key(cluster, launch)
         view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))

@@ -9,7 +9,6 @@ import secrets
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import yaml
 
@@ -102,8 +101,7 @@ def _send_verb(
     variables = {name: os.environ[name] for name in _HUB_VARIABLES if os.environ.get(name)}
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     send_file(shell, exports or "\n", f"{name}.env")
-    view = replace(viewpoint_of(cluster), launch=describe_path(launch.path))
-    verb = [*view.to_words(), "raylaunch", *words]
+    verb = [*viewpoint_of(cluster, launch).to_words(), "raylaunch", *words]
     folder = f"$HOME/{LAUNCHES}"
     keep = f'[ $status = 0 ] || rm -f "{folder}/{name}.yaml"' if outlives else f'rm -f "{folder}/{name}.yaml"'
     script = (
@@ -114,9 +112,10 @@ def _send_verb(
     return shell.runtime.execute(cluster.container_name, inside, keep_stdin=True)
 
 
-def viewpoint_of(cluster: ClusterFile) -> Viewpoint:
-    """How the user of this machine sees the cluster's head."""
-    return Viewpoint(describe_path(cluster.path), cluster.head_ip, len(cluster.hosts))
+def viewpoint_of(cluster: ClusterFile, launch: LaunchConfig | None = None) -> Viewpoint:
+    """How the user of this machine sees the cluster's head, and the launch that is sent there."""
+    file = describe_path(launch.path) if launch and launch.path else ""
+    return Viewpoint(describe_path(cluster.path), cluster.head_ip, len(cluster.hosts), launch=file)
 
 
 def read_key(cluster: ClusterFile, port: int) -> str | None:
