@@ -63,6 +63,40 @@ def _check_gpus(config: LaunchConfig) -> Iterator[str]:
         )
 
 
+def describe_unused(config: LaunchConfig, *, nodes: int = 0, gpus_per_node: int = 0) -> str:
+    """That a launch uses fewer GPUs than there are, with the layout that would use all; "" where it uses all.
+
+    Args:
+        nodes, gpus_per_node: of the cluster; 0: as the launch names them.
+    """
+    cluster = config.cluster
+    nodes, gpus_per_node = nodes or cluster.nodes, gpus_per_node or cluster.gpus_per_node
+    there = nodes * gpus_per_node
+    if config.world_size >= there:
+        return ""
+    layout = _find_full_layout(config, nodes, gpus_per_node)
+    advice = f"; to use all: {layout}" if layout else ""
+    return (
+        f"this launch uses {config.world_size} of {there} GPUs (TP={config.tensor_parallel_size} x "
+        f"PP={config.pipeline_parallel_size} on {nodes} node(s) x {gpus_per_node}){advice}"
+    )
+
+
+def _find_full_layout(config: LaunchConfig, nodes: int, gpus_per_node: int) -> str:
+    """Options for TP x PP over all GPUs: with the launch's own TP where it divides a node, else the largest."""
+    own = config.tensor_parallel_size
+    fitting = [size for size in range(gpus_per_node, 0, -1) if gpus_per_node % size == 0]
+    for tp in [size for size in fitting if size == own > 1] + fitting:
+        pp = nodes * gpus_per_node // tp
+        sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+        if not check_local_shape(config.with_engine(sizes)):
+            block = {"cluster.nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
+            named = (config.cluster.nodes, config.cluster.gpus_per_node)
+            options = ({} if named == (nodes, gpus_per_node) else block) | {TP: tp, PP: pp}
+            return " ".join(f"--set {key}={value}" for key, value in options.items())
+    return ""
+
+
 def _rank_blame(config: LaunchConfig, key: str) -> tuple[int, int]:
     """How likely a size is the one to change: set by the highest layer, then largest."""
     source = config.sources.get(key)

@@ -13,6 +13,7 @@ from raylaunch.base.errors import ChecksFailedError, ClusterError
 from raylaunch.base.text import describe_span
 from raylaunch.cluster import placement, ray_session
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.parallelism import describe_unused
 from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.lock import lock_file
 from raylaunch.lock.collect import make_lock
@@ -92,7 +93,20 @@ class Driver:
                 report=report,
             )
         self.seconds["wait"] = time.monotonic() - began
+        self.say_unused(ray_session.list_nodes())
         return found
+
+    def say_unused(self, nodes: Sequence[ray_session.ClusterNode]) -> None:
+        """Say which GPUs that the launch names or Ray has stay unused, with the layout that would use all."""
+        block, with_gpus = self.config.cluster, [node.gpus for node in nodes if node.gpus]
+        if self.wait_s is not None:  # a restart: it has been said
+            return
+        if self.private is None and sum(with_gpus) > block.nodes * block.gpus_per_node:
+            unused = describe_unused(self.config, nodes=len(with_gpus), gpus_per_node=min(with_gpus))
+        else:
+            unused = describe_unused(self.config)
+        if unused:
+            console.say(f"warning: {unused}", style="yellow")
 
     def check(self, found: tuple[ray_session.ClusterNode, ...], *, grace_s: float) -> None:
         """Check every node at once and report all findings; a stand-in model is written first where it is missing.

@@ -31,6 +31,43 @@ def test_tensor_parallelism_across_nodes_can_be_asked_for(tmp_path: Path) -> Non
     assert load(write(tmp_path, BASE), *sets).world_size == 16
 
 
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ([], ""),
+        (
+            ["engine.pipeline_parallel_size=1"],
+            "uses 4 of 16 GPUs .*PP=1 .*_size=4 .*_size=4$",
+        ),
+        (
+            ["engine.tensor_parallel_size=1", "engine.pipeline_parallel_size=1"],
+            "uses 1 of 16 .*tensor_parallel_size=8 .*=2$",
+        ),
+        (
+            ["engine.tensor_parallel_size=3", "engine.pipeline_parallel_size=4"],
+            "uses 12 of 16 .*tensor_parallel_size=8 .*=2$",
+        ),
+        (["cluster.nodes=1", "engine.pipeline_parallel_size=1"], r"uses 4 of 8 GPUs .*1 node\(s\) x 8.*_size=4 .*=2$"),
+    ],
+)
+def test_gpus_that_stay_unused(tmp_path: Path, sets: list[str], expected: str) -> None:
+    """With the layout that would use all."""
+    unused = parallelism.describe_unused(load(write(tmp_path, BASE), *sets))
+    assert re.search(expected, unused) if expected else not unused
+
+
+def test_a_cluster_that_has_more_than_the_launch_names(tmp_path: Path) -> None:
+    """The model's heads decide which TP is advised."""
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 12, "num_hidden_layers": 40}))
+    launch = load(None, f"model.path={tmp_path}")
+    unused = parallelism.describe_unused(launch, nodes=2, gpus_per_node=8)
+    assert "uses 1 of 16 GPUs" in unused
+    assert unused.endswith(
+        "--set cluster.nodes=2 --set cluster.gpus_per_node=8 --set engine.tensor_parallel_size=4 "
+        "--set engine.pipeline_parallel_size=4"
+    )
+
+
 def test_a_bad_value_brings_no_second_problem(tmp_path: Path) -> None:
     (problem,) = problems_of(write(tmp_path, BASE), "cluster.gpus_per_node=eight")
     assert "expected an integer" in problem
