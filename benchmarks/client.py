@@ -52,8 +52,8 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 
 def ask_truth(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{url}/truth") as response:
-        told: dict[str, Any] = json.loads(response.read())
-    return told
+        reported: dict[str, Any] = json.loads(response.read())
+    return reported
 
 
 def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -> dict[str, Any]:
@@ -64,17 +64,17 @@ def run_ours(url: str, streams: int, requests: int, shards: int, folder: Path) -
     cpu_s, status, text = peers.run_measured([*command, "--no-sample", "--no-report", "-o", str(result)], folder)
     if not result.exists():
         return peers.tell_failure(status, text)
-    told = json.loads(result.read_text())
+    reported = json.loads(result.read_text())
     return {
-        "ttft_p50_ms": told["ttft_ms"]["p50"],
-        "ttft_p99_ms": told["ttft_ms"]["p99"],
-        "itl_p50_ms": told["itl_ms"]["p50"],
-        "output_tokens_per_s": told["output_tokens_per_s"],
+        "ttft_p50_ms": reported["ttft_ms"]["p50"],
+        "ttft_p99_ms": reported["ttft_ms"]["p99"],
+        "itl_p50_ms": reported["itl_ms"]["p50"],
+        "output_tokens_per_s": reported["output_tokens_per_s"],
         "cpu_s": cpu_s,
-        "cpu_s_of_shards": [shard["cpu_s"] for shard in told["client"]["shards"]],
-        "max_loop_lag_ms": told["client"]["max_loop_lag_ms"],
-        "valid": told["valid"],
-        "invalid_because": told["invalid_because"],
+        "cpu_s_of_shards": [shard["cpu_s"] for shard in reported["client"]["shards"]],
+        "max_loop_lag_ms": reported["client"]["max_loop_lag_ms"],
+        "valid": reported["valid"],
+        "invalid_because": reported["invalid_because"],
         "exit_status": status,
     }
 

@@ -10,7 +10,7 @@ of the four, each with an sshd of its own. Two series:
     shared    each host's sshd, and what runs below it, is held to 3 % of a core, however many hosts there are, as real
               hosts have processors of their own: what then grows with their number is doctor itself
 
-Of each run, the processor seconds are told apart: here (raylaunch and its ssh, the laptop's), and on the hosts (sshd,
+Of each run, the processor seconds are kept apart: here (raylaunch and its ssh, the laptop's), and on the hosts (sshd,
 the probe, docker's command), which real hosts spend each on its own.
 """
 
@@ -101,12 +101,12 @@ def run_doctor(rig: Rig, cluster: Path, home: Path) -> dict[str, Any]:
         capture_output=True, text=True, check=False, env=os.environ | {"HOME": str(home)},
     )  # fmt: skip
     whole = time.monotonic() - began
-    told = json.loads(done.stdout)
-    states = [verdict["state"] for verdict in told["verdicts"]]  # of sound hosts: what is not ok came too late
+    reported = json.loads(done.stdout)
+    states = [verdict["state"] for verdict in reported["verdicts"]]  # of sound hosts: what is not ok came too late
     late = {state: states.count(state) for state in ("failed", "not checked")}
     cpu = [round(now - before, 2) for now, before in zip(count_cpu_s(rig), (here_s, hosts_s), strict=True)]
     return {
-        "look_s": told["seconds"],
+        "look_s": reported["seconds"],
         "command_s": round(whole, 2),
         "cpu_here_s": cpu[0],
         "cpu_hosts_s": cpu[1],

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_faults [--layout 2x1] [--out FOLDER]    a Llama of 8B, dummy weights
 
 Each strike meets `raylaunch bench` with 16 streams under way; its result tells how requests ended. Written, strike by
-strike: gpu-faults.json, and beside it the screen of `raylaunch top` and the last incident as the product told them.
+strike: gpu-faults.json, and beside it the screen of `raylaunch top` and the last incident as the product wrote them.
 `make faults` strikes with more, on CPU.
 """
 
@@ -81,16 +81,16 @@ class Struck:
                 raise SystemExit(self.log.read_text(errors="replace")[-3000:])
             time.sleep(0.1)
         ready_s = time.monotonic() - struck
-        told = json.loads(result.read_text())
+        reported = json.loads(result.read_text())
         result.unlink()
         row = {
             "fault": fault,
             "load_ended_s": last_client_s,
             "ready_s": ready_s,
             "ready_ratio": ready_s / self.server.ready_s,
-            "requests_ok": told["requests_ok"],
-            "requests_failed": told["requests_failed"],
-            "errors": told["errors"],
+            "requests_ok": reported["requests_ok"],
+            "requests_failed": reported["requests_failed"],
+            "errors": reported["errors"],
             "gpu_memory_before_mib": memory,
             "gpu_memory_after_mib": read_memory(),
         }

@@ -45,18 +45,18 @@ def watch(seconds: int) -> list[list[NodeSample]]:
 
 
 def sum_up_gpu(samples: Sequence[GpuSample]) -> dict[str, Any]:
-    told: dict[str, Any] = {"index": samples[-1].index, "name": samples[-1].name}
+    reported: dict[str, Any] = {"index": samples[-1].index, "name": samples[-1].name}
     for figure in _FIGURES:
         values = [value for sample in samples if (value := getattr(sample, figure)) is not None]
-        told[figure] = (
+        reported[figure] = (
             {"min": min(values), "mean": round(statistics.fmean(values), 1), "max": max(values)} if values else None
         )
-    told["not_told"] = [figure for figure in (*_FIGURES, "reasons") if getattr(samples[-1], figure) is None]
-    told["reasons_seen"] = sorted({reason for sample in samples for reason in sample.reasons or ()})
-    told["processes"] = [dataclasses.asdict(process) for process in samples[-1].processes]
-    told["faults"] = sorted({f"{sample.fault}: {sample.error}" for sample in samples if sample.fault})
-    told["xids"] = [dataclasses.asdict(event) for event in samples[-1].xids]
-    return told
+    reported["not_told"] = [figure for figure in (*_FIGURES, "reasons") if getattr(samples[-1], figure) is None]
+    reported["reasons_seen"] = sorted({reason for sample in samples for reason in sample.reasons or ()})
+    reported["processes"] = [dataclasses.asdict(process) for process in samples[-1].processes]
+    reported["faults"] = sorted({f"{sample.fault}: {sample.error}" for sample in samples if sample.fault})
+    reported["xids"] = [dataclasses.asdict(event) for event in samples[-1].xids]
+    return reported
 
 
 def sum_up_node(samples: Sequence[NodeSample]) -> dict[str, Any]:

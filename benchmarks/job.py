@@ -3,7 +3,7 @@
     ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500
 
 Arguments are those of `raylaunch bench`, in their long form (-n is `ray submit`'s own). What it measured is printed;
-its files stay on the head, in the folder that is told last (`raylaunch bench --cluster` brings them home).
+its files stay on the head, in the folder that its last line names (`raylaunch bench --cluster` brings them home).
 """
 
 import sys

@@ -101,10 +101,11 @@ def measure(server: Server, folder: Path, level: int, requests: int) -> dict[str
     result.unlink(missing_ok=True)
     more = ["-c", str(level), "-n", str(requests), *TOKENS, "--no-report", "--no-sample", "--force", "--warmup", "0"]
     subprocess.run(servers.bench_command(server, result, *more), stdout=subprocess.DEVNULL, check=True)
-    told = json.loads(result.read_text())
+    reported = json.loads(result.read_text())
     return {
-        "output_tokens_per_s": told["output_tokens_per_s"], "ttft_ms": told["ttft_ms"]["p50"],
-        "failed": told["requests_failed"], "errors": told["errors"], "invalid_because": told["invalid_because"],
+        "output_tokens_per_s": reported["output_tokens_per_s"], "ttft_ms": reported["ttft_ms"]["p50"],
+        "failed": reported["requests_failed"], "errors": reported["errors"],
+        "invalid_because": reported["invalid_because"],
     }  # fmt: skip
 
 
@@ -245,8 +246,8 @@ def run_replicas(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def read_replicas(home: Path) -> list[dict[str, Any]]:
     """Those of `raylaunch status --json`."""
     command = [sys.executable, "-m", "raylaunch", "status", "--json"]
-    told = subprocess.run(command, env=os.environ | {"RAYLAUNCH_HOME": str(home)}, capture_output=True, check=True)
-    replicas: list[dict[str, Any]] = json.loads(told.stdout)["replicas"]
+    reported = subprocess.run(command, env=os.environ | {"RAYLAUNCH_HOME": str(home)}, capture_output=True, check=True)
+    replicas: list[dict[str, Any]] = json.loads(reported.stdout)["replicas"]
     return replicas
 
 

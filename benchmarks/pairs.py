@@ -3,12 +3,12 @@
     python -m benchmarks.pairs RESULT.json    what a kept result of benchmarks.reference_run says, level by level
 
 On a shared machine the CPU is now faster and now slower, and with it the server: what its API process needed for the
-same requests tells how fast it was. So the ratios are told twice: as measured, and as they are where the server was
+same requests tells how fast it was. So the ratios are given twice: as measured, and as they are where the server was
 equally fast in both runs of a pair (a line through the logarithms of both ratios, read where the server's CPU seconds
 are equal). What a client itself may cost the server is taken out with it: `server_cpu` tells how much that could be.
 
 A time to first token is the server's (`server_ttft`, which it counts by itself) and what the client adds in reading it.
-The latter scatters less with the server's speed (up to 64 at once hardly): it is told as a difference in milliseconds.
+The latter scatters less with the server's speed (up to 64 at once hardly): it is given as a difference in milliseconds.
 """
 
 import argparse
@@ -119,14 +119,14 @@ def main() -> None:
         print(f"  server_cpu   {statistics.geometric_mean(cpu):.3f}, in single pairs {min(cpu):.2f} to {max(cpu):.2f}")
         for name, figure in RATIOS.items():
             ratios = list_ratios(rows, figure)
-            told = f"  {name:<11}  {statistics.geometric_mean(ratios):.3f}"
+            reported = f"  {name:<11}  {statistics.geometric_mean(ratios):.3f}"
             for how, found in (("", find_interval(ratios)), (" at equal CPU", find_interval_at_equal(ratios, cpu))):
-                told += f"{how} [{found[0]:.3f}, {found[1]:.3f}]" if found else ""
-            print(told)
+                reported += f"{how} [{found[0]:.3f}, {found[1]:.3f}]" if found else ""
+            print(reported)
         added = list_differences(rows, "ttft_error_ms")
         lies = find_mean_interval(added)
-        told = f" [{lies[0]:+.2f}, {lies[1]:+.2f}]" if lies else ""
-        print(f"  ttft_error   {statistics.fmean(added):+.2f} ms{told}, ours less vLLM's")
+        reported = f" [{lies[0]:+.2f}, {lies[1]:+.2f}]" if lies else ""
+        print(f"  ttft_error   {statistics.fmean(added):+.2f} ms{reported}, ours less vLLM's")
 
 
 if __name__ == "__main__":

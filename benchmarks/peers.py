@@ -96,15 +96,15 @@ def run_aiperf(program: str, url: str, model: str, tokenizer: Path, folder: Path
     result = artifacts / "profile_export_aiperf.json"
     if not result.exists():
         return tell_failure(status, text)
-    told = json.loads(result.read_text())
+    reported = json.loads(result.read_text())
     return {
-        "version": told["aiperf_version"],
-        "requests_ok": int(told["request_count"]["avg"]),
-        "duration_s": told["benchmark_duration"]["avg"],
-        "ttft_p50_ms": told["time_to_first_token"]["p50"],
-        "ttft_p99_ms": told["time_to_first_token"]["p99"],
-        "itl_p50_ms": told["inter_token_latency"]["p50"],
-        "output_tokens_per_s": told["output_token_throughput"]["avg"],
+        "version": reported["aiperf_version"],
+        "requests_ok": int(reported["request_count"]["avg"]),
+        "duration_s": reported["benchmark_duration"]["avg"],
+        "ttft_p50_ms": reported["time_to_first_token"]["p50"],
+        "ttft_p99_ms": reported["time_to_first_token"]["p99"],
+        "itl_p50_ms": reported["inter_token_latency"]["p50"],
+        "output_tokens_per_s": reported["output_token_throughput"]["avg"],
         "cpu_s": cpu_s,
     }
 
@@ -127,11 +127,11 @@ def run_guidellm(program: str, url: str, model: str, tokenizer: Path, folder: Pa
     cpu_s, status, text = run_measured(command, folder, {"HF_HUB_OFFLINE": "1"})
     if not result.exists():
         return tell_failure(status, text)
-    told = json.loads(result.read_text())
-    told_load = told["benchmarks"][0]
+    reported = json.loads(result.read_text())
+    told_load = reported["benchmarks"][0]
     metrics = told_load["metrics"]
     return {
-        "version": told["metadata"]["guidellm_version"],
+        "version": reported["metadata"]["guidellm_version"],
         "requests_ok": metrics["request_totals"]["successful"],
         "duration_s": told_load["duration"],
         "ttft_p50_ms": metrics["time_to_first_token_ms"]["successful"]["percentiles"]["p50"],

@@ -123,7 +123,7 @@ def start(case: Case, folder: Path, config: dict[str, Any], limit_s: float) -> R
     }  # fmt: skip
     script = folder / "start.py"
     script.write_text(_START)
-    told, began = forecast(case, config), time.monotonic()
+    read, began = forecast(case, config), time.monotonic()
     try:
         done = subprocess.run(
             [sys.executable, str(script), json.dumps(arguments)], env=os.environ | {"HF_HUB_OFFLINE": "1"},
@@ -136,10 +136,10 @@ def start(case: Case, folder: Path, config: dict[str, Any], limit_s: float) -> R
         name: [float(value.replace(",", "")) for value in re.findall(pattern, log)] for name, pattern in _LINES.items()
     }
     tokens = found["kv_cache_tokens"]
-    low, high = told["kv_cache_tokens"]
+    low, high = read["kv_cache_tokens"]
     inside = low <= tokens[0] <= high if tokens else None
     tail = log.splitlines()[-30:] if status or not tokens else []
-    return Result(case, told, found, round(time.monotonic() - began, 1), inside, tail)
+    return Result(case, read, found, round(time.monotonic() - began, 1), inside, tail)
 
 
 def main() -> None:

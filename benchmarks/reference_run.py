@@ -79,32 +79,32 @@ class Bench:
         )
         if not output.exists():
             raise SystemExit(f"raylaunch bench ended with {done.returncode} and left no result:\n{done.stdout}")
-        told: dict[str, Any] = json.loads(output.read_text())
-        return told
+        reported: dict[str, Any] = json.loads(output.read_text())
+        return reported
 
     def measure_ours(self, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
         """One load by `raylaunch bench`."""
         offered = ("--rate", str(load.rate)) if load.rate else ("-c", str(load.at_once))
         questions = write_questions(self.folder / "ours.asked.json", asked)
-        told = self.run_ours(
+        reported = self.run_ours(
             *(self.folder / "ours.json", *offered, "-n", str(load.requests), "--seed", str(seed)),
             *("--api", "completions", "--questions", str(questions)),
             *("--warmup", "0", "--no-report", "--no-sample", "--force"),
         )
         return {
-            "requests_ok": told["requests_ok"],
-            "input_tokens": told["input_tokens"],
-            "output_tokens": told["output_tokens"],
-            "duration_s": told["duration_s"],
-            "ttft_mean_ms": told["ttft_ms"]["mean"],
-            "ttft_p50_ms": told["ttft_ms"]["p50"],
-            "ttft_p99_ms": told["ttft_ms"]["p99"],
-            "tpot_p50_ms": told["tpot_ms"]["p50"],
-            "tpot_mean_ms": told["tpot_ms"]["mean"],
-            "output_tokens_per_s": told["output_tokens_per_s"],
-            "cpu_s": told["client"]["cpu_s"],
-            "valid": told["valid"],
-            "invalid_because": told["invalid_because"],
+            "requests_ok": reported["requests_ok"],
+            "input_tokens": reported["input_tokens"],
+            "output_tokens": reported["output_tokens"],
+            "duration_s": reported["duration_s"],
+            "ttft_mean_ms": reported["ttft_ms"]["mean"],
+            "ttft_p50_ms": reported["ttft_ms"]["p50"],
+            "ttft_p99_ms": reported["ttft_ms"]["p99"],
+            "tpot_p50_ms": reported["tpot_ms"]["p50"],
+            "tpot_mean_ms": reported["tpot_ms"]["mean"],
+            "output_tokens_per_s": reported["output_tokens_per_s"],
+            "cpu_s": reported["client"]["cpu_s"],
+            "valid": reported["valid"],
+            "invalid_because": reported["invalid_because"],
         }
 
     def measure_vllm(self, load: Load, asked: list[Question], seed: int) -> dict[str, Any]:
@@ -147,13 +147,13 @@ def measure(bench: Bench, client: Client, load: Load, asked: list[Question], see
     """What a client says of one load, by how much its means differ from the server's own, and the server's CPU."""
     api_server = servers.find_process(bench.folder / "home", "raylaunch.engine.api_server")
     before, before_s = read_server(bench.server.url), servers.read_cpu_s(api_server)
-    told = client(load, asked, seed)
-    told["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s
+    reported = client(load, asked, seed)
+    reported["server_cpu_s"] = servers.read_cpu_s(api_server) - before_s
     for figure, (total_s, count) in read_server(bench.server.url).items():
         mean_ms = (total_s - before[figure][0]) / max(1, count - before[figure][1]) * 1e3
-        told[f"server_{figure}_mean_ms"] = mean_ms
-        told[f"{figure}_error_ms"] = told[f"{figure}_mean_ms"] - mean_ms
-    return told
+        reported[f"server_{figure}_mean_ms"] = mean_ms
+        reported[f"{figure}_error_ms"] = reported[f"{figure}_mean_ms"] - mean_ms
+    return reported
 
 
 def refuse_other_work(pair: Mapping[str, Mapping[str, Any]]) -> None:
@@ -250,7 +250,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     swept = json.loads(options.swept.read_text()) if options.swept else None
     if swept is not None:
-        list(plan_loads(swept, options.levels, options.requests, "closed"))  # what cannot be had is told before a start
+        list(plan_loads(swept, options.levels, options.requests, "closed"))  # fails before a start
     port = servers.find_free_port()
     with servers.scratch() as folder:
         model = servers.find_demo_model() if options.case == "demo" else str(write_8b_model(folder / "model"))

@@ -70,18 +70,18 @@ def make_vllm_arguments(
 
 def read_vllm_result(result: Path) -> dict[str, Any]:
     """What `vllm bench serve` says, in our names."""
-    told = json.loads(result.read_text())
+    reported = json.loads(result.read_text())
     return {
-        "requests_ok": told["completed"],
-        "duration_s": told["duration"],
-        "input_tokens": told["total_input_tokens"],
-        "output_tokens": told["total_output_tokens"],
-        "ttft_mean_ms": told["mean_ttft_ms"],
-        "ttft_p50_ms": told["median_ttft_ms"],
-        "ttft_p99_ms": told["p99_ttft_ms"],
-        "tpot_p50_ms": told["median_tpot_ms"],
-        "tpot_mean_ms": told["mean_tpot_ms"],
-        "output_tokens_per_s": told["output_throughput"],
+        "requests_ok": reported["completed"],
+        "duration_s": reported["duration"],
+        "input_tokens": reported["total_input_tokens"],
+        "output_tokens": reported["total_output_tokens"],
+        "ttft_mean_ms": reported["mean_ttft_ms"],
+        "ttft_p50_ms": reported["median_ttft_ms"],
+        "ttft_p99_ms": reported["p99_ttft_ms"],
+        "tpot_p50_ms": reported["median_tpot_ms"],
+        "tpot_mean_ms": reported["mean_tpot_ms"],
+        "output_tokens_per_s": reported["output_throughput"],
     }
 
 
@@ -90,18 +90,18 @@ def merge_vllm_results(results: Sequence[Path]) -> dict[str, Any]:
 
     Duration: from the first request's start to the last one's end; all of them read one clock.
     """
-    told = [json.loads(result.read_text()) for result in results]
-    first_s = [first for one in told for first in one["ttfts"]]
-    starts_s = [start for one in told for start in one["start_times"]]
-    decode_s = [sum(gaps) for one in told for gaps in one["itls"]]
-    tokens = [count for one in told for count in one["output_lens"]]
+    reported = [json.loads(result.read_text()) for result in results]
+    first_s = [first for one in reported for first in one["ttfts"]]
+    starts_s = [start for one in reported for start in one["start_times"]]
+    decode_s = [sum(gaps) for one in reported for gaps in one["itls"]]
+    tokens = [count for one in reported for count in one["output_lens"]]
     tpot_s = [decoding / (count - 1) for decoding, count in zip(decode_s, tokens, strict=True) if count > 1]
     ends_s = [start + first + decoding for start, first, decoding in zip(starts_s, first_s, decode_s, strict=True)]
     duration_s = max(ends_s) - min(starts_s)
     return {
-        "requests_ok": sum(one["completed"] for one in told),
+        "requests_ok": sum(one["completed"] for one in reported),
         "duration_s": duration_s,
-        "input_tokens": sum(one["total_input_tokens"] for one in told),
+        "input_tokens": sum(one["total_input_tokens"] for one in reported),
         "output_tokens": sum(tokens),
         "ttft_mean_ms": statistics.fmean(first_s) * 1e3,
         "ttft_p50_ms": statistics.median(first_s) * 1e3,
@@ -116,8 +116,10 @@ def run_vllm(url: str, model: str, tokenizer: Path, folder: Path, load: Load) ->
     result = folder / "vllm.json"
     result.unlink(missing_ok=True)
     asked = ask_random(load.tokens_in, load.tokens_out)
-    told = make_vllm_arguments(url, model, tokenizer, result, asked=asked, requests=load.requests, at_once=load.at_once)
-    command = [*find_vllm_bench(), *told]
+    reported = make_vllm_arguments(
+        url, model, tokenizer, result, asked=asked, requests=load.requests, at_once=load.at_once
+    )
+    command = [*find_vllm_bench(), *reported]
     cpu_s, status, text = run_measured(command, folder)
     if not result.exists():
         return tell_failure(status, text)
@@ -205,8 +207,8 @@ class WarmVllmBenches:
         for bench in benches:
             bench.wait("done")
         results = [bench.result for bench in benches]
-        told = read_vllm_result(results[0]) if parts == 1 else merge_vllm_results(results)
-        return told | {"cpu_s": sum(servers.read_cpu_s(bench.pid) for bench in benches) - before_s}
+        reported = read_vllm_result(results[0]) if parts == 1 else merge_vllm_results(results)
+        return reported | {"cpu_s": sum(servers.read_cpu_s(bench.pid) for bench in benches) - before_s}
 
     def close(self) -> None:
         """End the processes."""

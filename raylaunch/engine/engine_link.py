@@ -1,7 +1,7 @@
 """How an API server process that is one of several talks to the one EngineCore (vLLM 0.32).
 
 vLLM's own multi-process client does it, but it cannot connect to an engine that has started: EngineCore introduces
-itself once. A process that replaces a dead one is told what EngineCore said then, and waits until its socket has
+itself once. A process that replaces a dead one gets what EngineCore sent then, and waits until its socket has
 connected again.
 """
 

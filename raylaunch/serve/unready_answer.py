@@ -30,7 +30,7 @@ class AnswerRules:
     """What the launch's `server:` block says about answers."""
 
     api_keys: tuple[str, ...] = ()
-    """Without keys all clients are told what happens; with keys their holders, and others the state."""
+    """Without keys every client reads what happens; with keys only their holders do, others read the state."""
     cors: CorsRules = field(default_factory=CorsRules)
 
     @classmethod

@@ -68,9 +68,9 @@ def test_invalid_and_different_are_not_judged(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     """As text and as JSON; a file that is no result is told."""
     a, b = write(tmp_path, "a", seed=1), write(tmp_path, "b", seed=2, slower=1.3)
-    told = harness.run("bench", "compare", str(a), str(b), home=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "worse" in told.stdout
+    reported = harness.run("bench", "compare", str(a), str(b), home=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "worse" in reported.stdout
     read = json.loads(harness.run("bench", "compare", str(a), str(b), "--json", home=tmp_path).stdout)
     assert read["levels"][0]["lines"][0]["verdict"].endswith("worse")
     other = tmp_path / "other.json"

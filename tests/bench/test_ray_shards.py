@@ -32,9 +32,9 @@ def test_offset_of_a_clock_is_found() -> None:
     def ask() -> float:
         delay = next(delays)
         now[0] += delay * 0.7
-        told = now[0] + 1000.0
+        reported = now[0] + 1000.0
         now[0] += delay * 0.3
-        return told
+        return reported
 
     offset, error = measure_offset(ask, lambda: now[0])
     assert abs(offset - 1000.0) <= error <= 0.001 + 1e-9
@@ -120,12 +120,12 @@ def test_every_node_is_sampled_meanwhile(
             home=tmp_path, RAY_ADDRESS=address,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(result.read_text())
-    assert told["sampling_problem"] == ""
-    assert sorted(told["nodes"]) == sorted(node.ip for node in nodes)
-    sampled = [sample for sample in told["levels"][0]["samples"] if len(sample["nodes"]) == 2]
+    reported = json.loads(result.read_text())
+    assert reported["sampling_problem"] == ""
+    assert sorted(reported["nodes"]) == sorted(node.ip for node in nodes)
+    sampled = [sample for sample in reported["levels"][0]["samples"] if len(sample["nodes"]) == 2]
     assert len(sampled) >= 2
-    assert len(told["client"]["shards"]) == 1
+    assert len(reported["client"]["shards"]) == 1
 
 
 @pytest.mark.ray

@@ -25,8 +25,9 @@ def test_in_the_order_asked_for(levels: str, requests: str | None, loop: str, ex
 
 
 @pytest.mark.parametrize(
-    ("levels", "requests", "told"), [("1,2", None, "--levels 2: not in the sweep"), ("1,8,64", "7,8", "--requests 7,8")]
+    ("levels", "requests", "reported"),
+    [("1,2", None, "--levels 2: not in the sweep"), ("1,8,64", "7,8", "--requests 7,8")],
 )
-def test_what_is_not_to_be_had(levels: str, requests: str | None, told: str) -> None:
-    with pytest.raises(SystemExit, match=told):
+def test_what_is_not_to_be_had(levels: str, requests: str | None, reported: str) -> None:
+    with pytest.raises(SystemExit, match=reported):
         list(plan_loads(SWEPT, levels, requests, "closed"))

@@ -71,9 +71,9 @@ def assert_ids(prompts: list[Prompt], tokens: int) -> None:
 @pytest.mark.parametrize("tokens", [8, 9, 64, 257, 3000])
 def test_text_of_exact_length(plain: Tokenizer, tokens: int) -> None:
     """Every prompt, not only those that were checked; all differ; a seed repeats them, and another does not."""
-    prompts, told = make(plain, tokens)
+    prompts, reported = make(plain, tokens)
     assert count_text(plain, prompts) == [tokens] * 20
-    assert told == f"synthetic text, {tokens} tokens"
+    assert reported == f"synthetic text, {tokens} tokens"
     assert len({*map(str, prompts)}) == 20
     assert make(plain, tokens)[0] == prompts
     assert make(plain, tokens, seed=1)[0] != prompts
@@ -100,18 +100,18 @@ def test_tokens_that_span_words_are_found_out(plain: Tokenizer) -> None:
     """The words' counts do not add up, which only a whole prompt shows: token ids then, exact all the same."""
     words = {word for prompt in make(plain, 500)[0] for word in str(prompt).split()} - {"river"}
     plain.add_tokens([f"{one} {other}" for one in sorted(words) for other in sorted(words)])
-    prompts, told = make(plain, 100)
-    assert told == "synthetic token ids, 100 tokens"
+    prompts, reported = make(plain, 100)
+    assert reported == "synthetic token ids, 100 tokens"
     assert_ids(prompts, 100)
 
 
 def test_lengths_that_no_words_fill(plain: Tokenizer) -> None:
     """No word of one token; or nothing left beside the special ones. Token ids get no special ones."""
     assert_ids(make(make_spelling(), 64)[0], 64)
-    prompts, told = make(add_bos(plain), 1)
+    prompts, reported = make(add_bos(plain), 1)
     assert {len(prompt) for prompt in prompts} == {1}
     assert not any(isinstance(prompt, str) for prompt in prompts)
-    assert told == "synthetic token ids, 1 tokens"
+    assert reported == "synthetic token ids, 1 tokens"
 
 
 def test_short_prompts_are_fewer_rather_than_alike(plain: Tokenizer) -> None:
@@ -129,8 +129,8 @@ def test_long_prompts_are_fewer_rather_than_too_big_for_memory(plain: Tokenizer)
 
 def test_words_where_the_server_tells_no_tokens(plain: Tokenizer) -> None:
     """Completions without /tokenize, and chat with it: as many words as come near to it by the server's usage."""
-    prompts, told = make(None, 30)
-    assert (len({*map(str, prompts)}), told) == (20, "synthetic text, about 30 tokens")
-    prompts, told = make(plain, 64, api="chat")
-    assert told == "synthetic text, about 64 tokens"
+    prompts, reported = make(None, 30)
+    assert (len({*map(str, prompts)}), reported) == (20, "synthetic text, about 30 tokens")
+    prompts, reported = make(plain, 64, api="chat")
+    assert reported == "synthetic text, about 64 tokens"
     assert all(abs(counted - 64) <= 12 for counted in count_text(plain, prompts))

@@ -18,8 +18,8 @@ def test_parts_make_the_whole() -> None:
 
 def write_result(path: Path, start_s: float, first_s: float, gap_s: float) -> Path:
     """What `vllm bench serve --save-detailed` keeps of one request of five tokens."""
-    told = {"completed": 1, "total_input_tokens": 8, "output_lens": [5], "start_times": [start_s]}
-    path.write_text(json.dumps(told | {"ttfts": [first_s], "itls": [[gap_s] * 4]}))
+    reported = {"completed": 1, "total_input_tokens": 8, "output_lens": [5], "start_times": [start_s]}
+    path.write_text(json.dumps(reported | {"ttfts": [first_s], "itls": [[gap_s] * 4]}))
     return path
 
 

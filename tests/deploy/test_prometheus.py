@@ -147,6 +147,6 @@ def test_alerts_fire(watching: Prometheus, recorded: Recorded) -> None:
 
 @pytest.mark.slow
 def test_a_dark_port_is_seen(tmp_path: Path) -> None:
-    """Nobody listens: the alert waits for its minute."""
+    """No receiver listens: the alert waits for its minute."""
     with prometheus.running(tmp_path, "127.0.0.1:9") as watching:
         watching.wait_for(lambda: watching.list_alerts("pending") == {"RaylaunchDown"}, "down")

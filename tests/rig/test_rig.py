@@ -95,7 +95,7 @@ def test_two_rigs_at_once_and_nothing_is_left(two_hosts: Rig, tmp_path: Path) ->
 
 
 def test_killed_rig_takes_its_hosts_with_it(tmp_path: Path) -> None:
-    """Whoever kills the process of a rig leaves no host running; the next rig sweeps the rest."""
+    """A killed rig process leaves no host running; the next rig sweeps the rest."""
     script = (
         "import pathlib, sys\nfrom tests.rig.rig import start_rig\n"
         f"with start_rig(pathlib.Path({str(tmp_path / 'doomed')!r}), 1, with_docker=False) as rig:\n"

@@ -38,10 +38,10 @@ def make_incident() -> dict[str, object]:
 
 def draw(seen: ClusterSample, service: Service | None, width: int, height: int | None, **changes: object) -> list[str]:
     """The lines as a terminal of that size shows them."""
-    told: ServiceView | None = describe_service(service) if service else None
-    if told is not None:
-        told = replace(told, **changes)
-    view = View(time.time(), arrange_nodes(seen, service), told, FIGURES, RATES)
+    reported: ServiceView | None = describe_service(service) if service else None
+    if reported is not None:
+        reported = replace(reported, **changes)
+    view = View(time.time(), arrange_nodes(seen, service), reported, FIGURES, RATES)
     console = Console(file=io.StringIO(), width=width, height=height or 25, force_terminal=False)
     console.print(Group(*render(view, width, height)))
     assert isinstance(console.file, io.StringIO)
@@ -60,10 +60,10 @@ def test_sixteen_gpus_fit_80_by_24() -> None:
         for figure in ("100%", "139.8/140.4", "699/700", "88C", "1980/10501", "power-cap", "hot(sw)"):
             assert figure in row
     text = "\n".join(lines)
-    for told in ("ready for 3 h 20 min", "12 restarts", "last incident 50 min ago", "rank 7", "192.168.100.102"):
-        assert told in text
-    for told in ("run 1498 wait 502", "KV 100%", "in 123,456 out 98,765", "TTFT 12.3 s", "prefix 43%"):
-        assert told in text
+    for reported in ("ready for 3 h 20 min", "12 restarts", "last incident 50 min ago", "rank 7", "192.168.100.102"):
+        assert reported in text
+    for reported in ("run 1498 wait 502", "KV 100%", "in 123,456 out 98,765", "TTFT 12.3 s", "prefix 43%"):
+        assert reported in text
     assert "CPU  12% of 128" in text
     assert "RAM 101/503 GiB" in text
     assert "in 987.2M out 959.2M bit/s" in text
@@ -103,11 +103,11 @@ def test_a_wide_terminal_says_it_in_full() -> None:
     event = XidEvent(63, "row remapping recorded", 1.0, False)
     seen = change_gpu(make_cluster(), 0, 3, processes=(worker, stranger), xids=(event,))
     text = "\n".join(draw(seen, make_service(), 200, 50))
-    for told in (
+    for reported in (
         *("sw_power_cap sw_thermal_slowdown", "others: python3 4711 5.0 GiB", "Xid 63 row remapping recorded"),
         *("(gpu-box-1)", "lo in 8.0k", "of 10G bit/s"),
     ):
-        assert told in text
+        assert reported in text
 
 
 def test_strangers_and_xids_at_80_columns() -> None:
@@ -151,14 +151,14 @@ def test_the_supervisors_words_are_shown(tmp_path: Path, monkeypatch: pytest.Mon
     )
     lines = draw(make_cluster(), service, 80, 24)
     assert len(lines) <= 24
-    for told in ("restarting for", "waiting for GPUs, 8 of 16", "memory of 10.0.0.2: 93 %"):
-        assert told in "\n".join(lines)
+    for reported in ("restarting for", "waiting for GPUs, 8 of 16", "memory of 10.0.0.2: 93 %"):
+        assert reported in "\n".join(lines)
     assert "last incident 5 min ago (serving again): rank 3 died" in lines
     assert "last incident: i0" in draw(make_cluster(), replace(service, last_incident="i0"), 80, 24)
 
 
 def test_silent_and_missing_nodes_are_told() -> None:
-    """One fell silent; one that carries ranks is in nobody's list."""
+    """One fell silent; one that carries ranks is in no list."""
     seen = make_cluster()
     seen = replace(seen, nodes=seen.nodes[:1])
     text = "\n".join(draw(seen, make_service(), 80, 24))
@@ -217,15 +217,15 @@ def test_ranks_follow_their_processes() -> None:
 
 
 def test_json_has_every_figure_by_name() -> None:
-    """Units are in the names; reasons that slow a GPU down are told apart from all reasons."""
+    """Units are in the names; reasons that slow a GPU down differ from all reasons."""
     seen = change_gpu(make_cluster(), 0, 0, reasons=("gpu_idle", "sw_power_cap"))
     service = make_service()
-    told = View(1.0, arrange_nodes(seen, service), describe_service(service), FIGURES, RATES).to_json()
-    gpu = told["nodes"][0]["gpus"][0]
+    reported = View(1.0, arrange_nodes(seen, service), describe_service(service), FIGURES, RATES).to_json()
+    gpu = reported["nodes"][0]["gpus"][0]
     assert gpu["ranks"] == (0,)
     assert (gpu["sample"]["power_w"], gpu["sample"]["throttles"]) == (698.7, ["sw_power_cap"])
-    assert told["engine"]["running"] == FIGURES.running
-    assert told["service"]["state"] == "ready"
+    assert reported["engine"]["running"] == FIGURES.running
+    assert reported["service"]["state"] == "ready"
 
 
 def test_json_can_be_read_back() -> None:

@@ -43,7 +43,7 @@ def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
 
 
 def _find_loopback_node(measured: NetworkMeasured) -> str:
-    """The node that is told to use no interface; the first one where all are."""
+    """The node whose environment names no interface; the first one where all are."""
     silent = [one.node_ip for one in measured.facts if "GLOO_SOCKET_IFNAME" not in one.environment]
     return silent[0] if silent else measured.facts[0].node_ip
 

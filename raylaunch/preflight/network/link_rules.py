@@ -1,4 +1,4 @@
-"""Rules for hosts' links and interfaces: connections, large packets, rates, and what NCCL and Gloo are told to use."""
+"""Rules for hosts' links and interfaces: connections, large packets, rates, and the interfaces that variables name."""
 
 import statistics
 from collections.abc import Iterator

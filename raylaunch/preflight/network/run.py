@@ -157,7 +157,7 @@ def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NetworkFacts], *, q
 
 
 def list_rounds(names: Sequence[str]) -> list[list[tuple[str, str]]]:
-    """All pairs in rounds in which nobody stands twice (the circle method)."""
+    """All pairs in rounds in which no name stands twice (the circle method)."""
     circle: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
     rounds = []
     for _ in range(len(circle) - 1):

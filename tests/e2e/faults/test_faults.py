@@ -52,14 +52,16 @@ class Strike:
     hit: Callable[[Stage], None]
     causes: tuple[str, ...]
     """Of its incident, any of these."""
-    told: str = ""
+    reported: str = ""
     """In every client's error."""
     replaces_ray: bool = False
 
 
-KILLED_RANK = Strike("kill -9 of the output rank", "death", kill_rank(2), ("worker",), told="worker rank 2 on node ")
+KILLED_RANK = Strike(
+    "kill -9 of the output rank", "death", kill_rank(2), ("worker",), reported="worker rank 2 on node "
+)
 STOPPED_RANK = Strike("SIGSTOP of a rank", "wedge", stop_rank(1), ("wedge",))
-KILLED_CORE = Strike("kill -9 of EngineCore", "death", hit_core(signal.SIGKILL), ("engine",), told="by signal 9")
+KILLED_CORE = Strike("kill -9 of EngineCore", "death", hit_core(signal.SIGKILL), ("engine",), reported="by signal 9")
 KILLED_SERVER = Strike("kill -9 of the API server", "death", hit_server(signal.SIGKILL), ("engine",))
 KILLED_KEEPER = Strike(
     "kill -9 of the private Ray's keeper",
@@ -133,7 +135,7 @@ def strike_all(one: Stage, strikes: tuple[Strike, ...]) -> list[Incident]:
         ray = one.record()["ray_address"]
         row = one.strike(strike.fault, strike.kind, strike.hit)
         hold_bars(row)
-        assert all(strike.told in outcome for outcome in re.split(r"; (?=\d+ x )", row.outcomes)), row
+        assert all(strike.reported in outcome for outcome in re.split(r"; (?=\d+ x )", row.outcomes)), row
         assert (one.record()["ray_address"] != ray) == strike.replaces_ray, strike.fault
         assert one.record()["restarts"] == number
     found = incidents.list_incidents()[before:]

@@ -1,4 +1,4 @@
-"""Links between two network namespaces: whole ones, and what is wrong with others. Needs root and iproute2."""
+"""Links between two network namespaces: healthy ones, and each with one fault. Needs root and iproute2."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ print(json.dumps([asdict(measure_link(LinkRequest(**asked))), asdict(read_networ
 """
 
 
-def test_loopback_is_whole() -> None:
+def test_loopback_is_healthy() -> None:
     """Both ways at some rate, a round trip, and large packets arrive."""
     server = LinkServer("127.0.0.1")
     found = measure_link(LinkRequest("127.0.0.1", "127.0.0.1", server.ports, mtu=9000, transfer_s=0.2))

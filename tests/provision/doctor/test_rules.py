@@ -119,7 +119,7 @@ def make_gpus(*used_mib: int, name: str = "NVIDIA L4") -> probe_facts.HostGpus:
     ],
 )
 def test_gpus_of_others_are_not_judged(make_host: Make, load_cluster: Load, options: str) -> None:
-    """Their processes hold GPU 0 and 1, which the container is not given; nobody is told to end them."""
+    """Their processes hold GPU 0 and 1, which the container is not given; no message asks to end them."""
     cluster = load_cluster(("--gpus all", json.dumps(options)))
     hosts = [make_host(host, gpus=make_gpus(22000, 22000, 10, 10)) for host in (HEAD, WORKER)]
     verdicts = list(judge_gpus(hosts, cluster))
