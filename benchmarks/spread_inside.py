@@ -17,7 +17,7 @@ from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.weights.agents import RayAgents
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import PullRequest
+from raylaunch.weights.expected_files import PullRequest
 from raylaunch.weights.pull import pull
 
 REPO = "bench/model"

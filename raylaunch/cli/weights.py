@@ -1,7 +1,9 @@
 """weights pull, check, rm: a launch's model on all nodes of the Ray cluster, else on this machine."""
 
 import asyncio
-from dataclasses import asdict
+import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from raylaunch.cli.options import JSON, LAUNCH, SETS, also_on_cluster, load_laun
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
     from raylaunch.weights.agents import Agents
+    from raylaunch.weights.expected_files import PullRequest
+    from raylaunch.weights.progress import PullResult
 
 
 @click.group()
@@ -24,25 +28,62 @@ def weights() -> None:
 @SETS
 @JSON
 @click.option("--verify", is_flag=True, help="Hash every existing file, even if it passes the fast check.")
+@click.option("--adopt", is_flag=True, help="Where files differ that no pull brought: take the folder as it is.")
+@click.option("--replace", is_flag=True, help="Where they differ: move them aside, then fetch the model's.")
 @click.option("--lanes", type=click.IntRange(1, 8), help="Parallel chains between nodes; more for faster links.")
 @also_on_cluster
-def pull(launch: Path | None, sets: tuple[str, ...], as_json: bool, verify: bool, lanes: int | None) -> None:
-    """Download the model once, and copy it from node to node."""
+def pull(
+    launch: Path | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+    verify: bool,
+    adopt: bool,
+    replace: bool,
+    lanes: int | None,
+) -> None:
+    """Download the model once, and copy it from node to node. Files that no pull brought are never overwritten."""
+    if adopt and replace:
+        raise click.UsageError("--adopt keeps the files that --replace moves aside: choose one")
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
-    from raylaunch.weights import pull as pulling
+    from raylaunch.weights.expected_files import PullRequest
     from raylaunch.weights.hub_types import HubAccess
-    from raylaunch.weights.inventory import PullRequest
-    from raylaunch.weights.progress import ConsoleReporter, describe
+    from raylaunch.weights.own_files import OwnFilesChoice, OwnFilesError
+    from raylaunch.weights.progress import describe
 
+    model, folder = loaded.model, loaded.model_folder
+    if model.repo is None:
+        console.say(
+            f"nothing to fetch: the launch has no model.repo, so {folder} is served as it is. Every node needs it; "
+            f"from here to another: {shlex.join(['rsync', '-a', f'{folder}/', f'NODE:{folder}/'])}"
+        )
+        return
+    choice = OwnFilesChoice.ADOPT if adopt else OwnFilesChoice.REPLACE if replace else OwnFilesChoice.ASK
+    access = HubAccess.of_this_process()
+    request = PullRequest(model.repo, model.revision, folder, access, verify, choice, loaded.pull_command)
     agents = _gather_agents(loaded, lanes=lanes)
-    model = loaded.model
-    request = PullRequest(model.repo, model.revision, loaded.model_folder, HubAccess.of_this_process(), verify)
-    with console.live_lines() as show:
-        result = asyncio.run(pulling.pull(request, agents, ConsoleReporter(show)))
+    try:
+        result = _pull(request, agents)
+    except OwnFilesError as question:
+        if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        console.say(f"{question.what}\n{question.fix}")
+        answer = click.prompt("adopt, replace or stop", type=click.Choice(["adopt", "replace", "stop"]), err=True)
+        if answer == "stop":
+            raise
+        result = _pull(dataclasses.replace(request, own_files=OwnFilesChoice(answer)), agents)
     console.say(describe(result), style="bold green")
     if as_json:
-        console.print_json(asdict(result))
+        console.print_json(dataclasses.asdict(result))
+
+
+def _pull(request: "PullRequest", agents: "Agents") -> "PullResult":
+    from raylaunch.base import console
+    from raylaunch.weights import pull as pulling
+    from raylaunch.weights.progress import ConsoleReporter
+
+    with console.live_lines() as show:
+        return asyncio.run(pulling.pull(request, agents, ConsoleReporter(show)))
 
 
 @weights.command()
@@ -62,14 +103,15 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
     agents = _gather_agents(loaded)
     found = asyncio.run(checking.check(model.repo, model.revision, folder, agents, fast=fast))
     if as_json:
-        console.print_json(asdict(found))
+        console.print_json(dataclasses.asdict(found))
     nodes = found.problems
     if not found.is_complete:
         rows = [(node, problem) for node, problems in found.problems.items() for problem in problems]
         console.show(console.make_table(("node", "file"), rows))
         raise WeightsError(
             f"{folder}: {len(rows)} problem(s) on {sum(map(bool, found.problems.values()))} of {len(nodes)} node(s)",
-            fix=f"raylaunch weights pull --verify {launch or ''}: it fetches them again from other nodes or the hub",
+            fix=f"`{loaded.pull_command} --verify` fetches what is missing from other nodes or the hub; with --replace "
+            "also what has changed: it moves the old file aside first",
         )
     console.say(
         f"{folder} is complete on {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {found.files} files, "
@@ -84,7 +126,7 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @also_on_cluster
 def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
-    """Remove the files of a pull from every node; other files are kept."""
+    """Remove the files that a pull fetched and nobody changed since, from every node; other files are kept."""
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError
@@ -99,12 +141,14 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
             )
     agents = _gather_agents(loaded, waits=False)
     if not yes:
-        click.confirm(f"Remove {folder} from {len(agents.refresh())} node(s)?", abort=True, err=True)
+        click.confirm(
+            f"Remove what a pull fetched into {folder} from {len(agents.refresh())} node(s)?", abort=True, err=True
+        )
     kept = asyncio.run(checking.remove(agents))
     for node, sentences in kept.items():
         for sentence in sentences:
             console.say(f"{node}: {sentence}")
-    console.say(f"removed {loaded.model.repo} from {', '.join(kept)}")
+    console.say(f"removed {loaded.model_name} from {', '.join(kept)}")
 
 
 def _gather_agents(loaded: "LaunchConfig", *, lanes: int | None = None, waits: bool = True) -> "Agents":

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from raylaunch.base import paths, text
+from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.config.layers import ValueSource, place_problem
 
@@ -23,12 +24,20 @@ class _Block(BaseModel):
 class ModelBlock(_Block):
     """Which weights."""
 
-    repo: str = DEMO_REPO
-    """Hugging Face id, "owner/name"; clients may ask for the model by it."""
+    repo: str | None = None
+    """Hugging Face id, "owner/name"; clients may ask for the model by it. null: what is in the path, or without one the
+    demo's model."""
     revision: str | None = None
     """Branch, tag or commit of the repo; null is its main branch."""
     path: str | None = None
     """Folder of the weights, the same on every node; null: a folder of raylaunch's own (one node only)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_repo(cls, values: Any) -> Any:
+        """Only a launch without repo and path means the demo's model."""
+        given = isinstance(values, dict) and (values.get("repo") is not None or values.get("path") is not None)
+        return values if given or not isinstance(values, dict) else {**values, "repo": DEMO_REPO}
 
 
 class ClusterBlock(_Block):
@@ -152,13 +161,29 @@ class LaunchConfig:
         """Folder of the weights, which need not exist yet."""
         if self.model.path is not None:
             return Path(self.model.path)
+        assert self.model.repo is not None  # ModelBlock fills it
         return paths.home() / "models" / self.model.repo.replace("/", "--")
 
     @property
+    def model_name(self) -> str:
+        """The model's repo, else its folder, for messages."""
+        return self.model.repo or str(self.model_folder)
+
+    @property
+    def pull_command(self) -> str:
+        """The command that fetches the model to every node, as the reader types it."""
+        view = Viewpoint.of_this_process()
+        return view.command("weights", "pull", *filter(None, [view.launch or str(self.path or "")]))
+
+    @property
     def served_model_names(self) -> tuple[str, ...]:
-        """Names that the model answers to: served_model_name, else its repo and its path."""
-        names = self.engine.get("served_model_name") or (self.model.repo, str(self.model_folder))
-        return (names,) if isinstance(names, str) else tuple(names)
+        """Names that the model answers to: served_model_name, else its repo and its path; its path and its folder's
+        name where it has no repo. A path may end in a slash."""
+        if names := self.engine.get("served_model_name"):
+            return (names,) if isinstance(names, str) else tuple(names)
+        path = str(self.model_folder)
+        names = (self.model.repo, path, f"{path}/") if self.model.repo else (path, self.model_folder.name, f"{path}/")
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def with_engine(self, options: Mapping[str, Any]) -> "LaunchConfig":
         """This launch with other engine options."""

@@ -4,8 +4,11 @@ Runs on nodes, shipped by value: standard library only.
 """
 
 import hashlib
+import itertools
 import json
 import os
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +30,8 @@ class FileFacts:
     sha256: str | None = None
     sampled: str | None = None
     """SHA-256 of sampled blocks (see hash_samples), for the fast check."""
+    fetched: bool = field(default=False, compare=False, repr=False)
+    """Whether a pull of raylaunch wrote the file on this node. Manifests of older versions do not record it: False."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -65,15 +70,36 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; an older file at `path` is unchanged.
     """
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    temporary.chmod(FILE_MODE)
-    temporary.replace(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            os.fchmod(descriptor, FILE_MODE)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def find_free(path: Path) -> Path:
+    """`path`, or with the first number that makes it a name that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(found for found in itertools.chain((path,), numbered) if not os.path.lexists(found))
+
+
+def was_fetched(path: Path, facts: FileFacts | None) -> bool:
+    """Whether `path` is still the plain file that a pull wrote, by every byte."""
+    if facts is None or not facts.fetched or not facts.sha256:
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode) and find_difference(path, facts, complete=True) is None
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Source and facts of a folder's files at the end of a pull; the same bytes on every node."""
+    """Source and facts of a folder's files at the end of a pull; equal on every node, but for what was fetched there."""
 
     repo: str
     revision: str | None
@@ -87,8 +113,11 @@ class Manifest:
     """Files of the repo that vLLM does not load: path -> bytes."""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest in `folder`, atomically."""
-        write_atomically(folder / MANIFEST, json.dumps({"format": _FORMAT} | asdict(self), indent=1))
+        """Write the manifest in `folder`, atomically; what stands there and is no manifest of ours is renamed."""
+        place = folder / MANIFEST
+        if os.path.lexists(place) and (place.is_symlink() or Manifest.read(folder) is None):
+            place.rename(find_free(place.with_name(f"{MANIFEST}.old")))
+        write_atomically(place, json.dumps({"format": _FORMAT} | asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -96,7 +125,7 @@ class Manifest:
         try:
             known = json.loads((folder / MANIFEST).read_bytes())
             files = {
-                name: FileFacts(facts["size"], facts["sha256"], facts.get("sampled"))
+                name: FileFacts(facts["size"], facts["sha256"], facts.get("sampled"), facts.get("fetched") is True)
                 for name, facts in known["files"].items()
                 if is_plain_name(name)
             }
@@ -111,9 +140,10 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def is_of(self, repo: str, revision: str | None) -> bool:
-        """Whether it is of this repo, at that branch, tag or commit."""
-        return self.repo == repo and (revision == self.revision or (revision is not None and revision == self.commit))
+    def is_of(self, repo: str | None, revision: str | None) -> bool:
+        """Whether it is of this repo (None: any), at that branch, tag or commit."""
+        is_revision = revision == self.revision or (revision is not None and revision == self.commit)
+        return repo is None or (self.repo == repo and is_revision)
 
     def find_differences(self, folder: Path, *, samples: bool = False) -> Iterator[str]:
         """A sentence for each file of the manifest that is missing in `folder` or differs.

@@ -55,11 +55,17 @@ class FolderFacts:
         return self.exists and not self.error and not self.broken and self.has_weights
 
 
-def inspect_folder(path: str, *, samples: bool = True) -> FolderFacts:
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights."""
+    return name.endswith(_WEIGHTS)
+
+
+def inspect_folder(path: str, *, samples: bool = True, by_manifest: bool = True) -> FolderFacts:
     """Inspect the model's folder `path` on this machine.
 
     Args:
         samples: compare sampled blocks of each file with the manifest, if it exists; else only sizes.
+        by_manifest: a file that differs from the manifest is broken.
     """
     folder = Path(path)
     try:
@@ -85,7 +91,7 @@ def inspect_folder(path: str, *, samples: bool = True) -> FolderFacts:
         if problem := check_safetensors(folder / name):
             broken.append(problem)
     reported = {sentence.partition(" ")[0] for sentence in broken}
-    if (manifest := Manifest.read(folder)) is not None:
+    if (manifest := Manifest.read(folder)) is not None and by_manifest:
         broken += [d for d in manifest.find_differences(folder, samples=samples) if d.partition(" ")[0] not in reported]
     return FolderFacts(
         path,
@@ -165,13 +171,14 @@ def check_safetensors(file: Path) -> str | None:
     return None if size == wanted else f"{file.name} is {size - wanted:,} bytes longer than its header states"
 
 
-def find_problems(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
+def find_problems(folder: Path, *, deep: bool = False, by_manifest: bool = True) -> tuple[str, ...]:
     """Reasons why `folder` is not a complete model, one sentence each; empty if it is.
 
     Args:
         deep: also compare the SHA-256 of every file with the manifest.
+        by_manifest: a file that differs from the manifest is a reason.
     """
-    facts = inspect_folder(str(folder), samples=False)
+    facts = inspect_folder(str(folder), samples=False, by_manifest=by_manifest)
     if not facts.exists:
         return (f"{folder} does not exist",)
     if facts.error:

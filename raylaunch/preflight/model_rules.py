@@ -1,5 +1,6 @@
 """Rules for the model's folder: at the same path on every node, complete, and equal everywhere."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from raylaunch.node.facts import NodeFacts
@@ -49,6 +50,10 @@ def _judge_folder(node: NodeFacts, request: CheckRequest, source: NodeFacts | No
 
 def _make_fetch_command(node: NodeFacts, request: CheckRequest, source: NodeFacts | None) -> str:
     """How to get the model onto `node`: from a node that has it completely, else from the hub."""
+    if not request.repo:
+        path = shlex.quote(f"{node.model.path.rstrip('/')}/")
+        there = source.node_ip if source and source.node_ip != node.node_ip else "<another node>"
+        return f"on {node.node_ip}: rsync -a {there}:{path} {path} (the launch has no model.repo to fetch)"
     if source is not None and source.node_ip != node.node_ip:
         return f"{request.pull_command} (it comes from {source.node_ip})"
     return f"{request.pull_command} (once from the hub, then from node to node)"

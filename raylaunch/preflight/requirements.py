@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raylaunch.base import paths
-from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
 
@@ -13,7 +12,8 @@ from raylaunch.config.launch import LaunchConfig
 class CheckRequest:
     """What every node must provide."""
 
-    repo: str
+    repo: str | None
+    """None where the launch has a folder only."""
     model_folder: str
     gpus_per_node: int
     tensor_parallel_size: int
@@ -27,17 +27,11 @@ class CheckRequest:
     """False where the tokenizer is in another folder, or none is used."""
     log_folder: str = "/tmp"
     """Where Ray and raylaunch write on a node."""
-    launch_file: str = "LAUNCH.yaml"
-    """Its name on the command line."""
+    pull_command: str = "raylaunch weights pull LAUNCH.yaml"
+    """The command that fetches the model to every node."""
     reserved_gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Node -> the GPUs that Ray reserved there, by the names that Ray has for them (an index or a UUID); a node that is
     missing is reserved completely."""
-
-    @property
-    def pull_command(self) -> str:
-        """The command that fetches the model to every node, as the reader types it."""
-        view = Viewpoint.of_this_process()
-        return view.command("weights", "pull", *filter(None, [view.launch or self.launch_file]))
 
     @property
     def world_size(self) -> int:
@@ -67,5 +61,5 @@ def make_request(
         needs_weights=engine.get("load_format") != "dummy",
         needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
         log_folder=str(paths.home()),
-        launch_file=str(config.path) if config.path else "",
+        pull_command=config.pull_command,
     )

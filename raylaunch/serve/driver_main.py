@@ -53,8 +53,14 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
     """
     began = time.monotonic()
     launch = order.launch
-    if launch.model.path is None:
-        fetch_model(launch.model.repo, launch.model.revision, launch.model_folder, report=console.say)
+    if launch.model.path is None and launch.model.repo is not None:
+        fetch_model(
+            launch.model.repo,
+            launch.model.revision,
+            launch.model_folder,
+            command=launch.pull_command,
+            report=console.say,
+        )
         launch_file.check_local_model(launch)
     fetch_s = time.monotonic() - began
     threads = plan.bind_threads(order.standin, launch.world_size)

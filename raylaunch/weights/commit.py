@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from raylaunch.base.errors import WeightsError
 from raylaunch.node.manifest import FileFacts, Manifest
 from raylaunch.weights.agents import Agents, run_all
-from raylaunch.weights.inventory import ExpectedFiles
+from raylaunch.weights.expected_files import ExpectedFiles
 
 _SEEN_LATE_S = 60.0
 """Longest time until a node sees a write of another node in shared storage: NFS caches attributes for 30 s or more."""

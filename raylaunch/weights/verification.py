@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.weights.agents import Agents
+from raylaunch.weights.store import StoreState
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,25 @@ class CheckResult:
         return not any(self.problems.values())
 
 
-async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *, fast: bool) -> CheckResult:
+async def check(repo: str | None, revision: str | None, folder: Path, agents: Agents, *, fast: bool) -> CheckResult:
     """Compare the model's folder on all nodes with the manifest that most of them have.
 
     Args:
+        repo: None accepts that of the manifest.
         fast: sizes and sampled blocks; else every byte.
 
+    Returns:
+        The result. Without a manifest, folders that are read-only and complete by their own index pass.
+
     Raises:
-        WeightsError: no node has a manifest.
+        WeightsError: no node has a manifest, though one can be written.
     """
     began = time.monotonic()
     nodes = agents.refresh()
     states = dict(zip(nodes, await asyncio.gather(*(agents.call(node, "inspect") for node in nodes)), strict=True))
     known = [seen.manifest for seen in states.values() if seen.manifest]
+    if not known and (found := await _check_read_only(repo, folder, agents, states, began)):
+        return found
     if not known:
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
@@ -71,6 +78,27 @@ async def check(repo: str, revision: str | None, folder: Path, agents: Agents, *
         fast=fast,
         files=len(manifest.files),
         total_bytes=sum(facts.size for facts in manifest.files.values()),
+        problems=problems,
+        seconds=time.monotonic() - began,
+    )
+
+
+async def _check_read_only(
+    repo: str | None, folder: Path, agents: Agents, states: Mapping[str, StoreState], began: float
+) -> CheckResult | None:
+    """The result without a manifest, if no node can be written one; else None."""
+    if any(seen.is_writable or not seen.files for seen in states.values()):
+        return None
+    problems: dict[str, tuple[str, ...]] = {node: await agents.call(node, "find_problems") for node in states}
+    files = next(iter(states.values())).files
+    return CheckResult(
+        repo=repo or str(folder),
+        folder=str(folder),
+        source="its own index: read-only, so without a manifest",
+        commit=None,
+        fast=True,
+        files=len(files),
+        total_bytes=sum(files.values()),
         problems=problems,
         seconds=time.monotonic() - began,
     )

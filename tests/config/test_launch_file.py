@@ -16,6 +16,14 @@ from raylaunch.config.launch import LaunchConfig
 from tests.config.launches import BASE, REFERENCE, load, problems_of, write
 
 
+def test_path_alone_has_no_repo(tmp_path):
+    """It is served under its path, with and without a slash, and its folder's name; the demo's repo is for no path."""
+    launch = load(write(tmp_path, b"model: {path: /data/my tune/}\n"))
+    assert launch.model.repo is None
+    assert launch.served_model_names == ("/data/my tune", "my tune", "/data/my tune/")
+    assert load(write(tmp_path, b"cluster: {nodes: 1}\n")).model.repo == DEMO_REPO
+
+
 def test_reference_case_is_what_it_says() -> None:
     launch = load(REFERENCE)
     assert (launch.model.repo, launch.model_folder) == (
@@ -25,7 +33,7 @@ def test_reference_case_is_what_it_says() -> None:
     assert (launch.tensor_parallel_size, launch.pipeline_parallel_size, launch.world_size) == (4, 4, 16)
     assert (launch.cluster.nodes, launch.cluster.gpus_per_node, launch.cluster.wait_s) == (2, 8, 600)
     assert (launch.host, launch.port, launch.engine["dtype"]) == ("0.0.0.0", 8080, "float16")
-    assert launch.served_model_names == (launch.model.repo, str(launch.model_folder))
+    assert launch.served_model_names == (launch.model.repo, folder := str(launch.model_folder), f"{folder}/")
     assert launch.engine["distributed_executor_backend"] == "ray"
 
 

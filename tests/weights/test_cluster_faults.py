@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -48,7 +49,14 @@ def test_damage_is_found_named_and_mended_from_a_peer(hosts: Islands, hub: Hub, 
     assert by_host[hosts.islands[0].ip] >= {SHARDS[0]}
     assert by_host[hosts.islands[1].ip] >= {SHARDS[1]}
     assert by_host[hosts.islands[2].ip] >= {SHARDS[0], "config.json"}
-    pull(hosts, model, "--verify")
+    status, text = run(hosts, model, "pull", "--verify")
+    assert status == 1
+    assert f"{SHARDS[0]} (1,048,576 bytes, not " in text.replace("\n", " ")
+    text = pull(hosts, model, "--verify", "--replace")
+    assert f"{model}.replaced-" in text
+    for island in hosts.islands:
+        for kept in island.find(hosts.data).glob("*.replaced-*"):
+            shutil.rmtree(kept)
     assert_whole(hosts, model, hub)
     assert hub.count_sent() == sent
 
@@ -59,7 +67,9 @@ def test_damaged_source_is_found_out_and_mended(hosts: Islands, hub: Hub, model:
     first, _, third = (island.find(model) for island in hosts.islands)
     flip_byte(first / SHARDS[1], 5_000_003)
     (third / SHARDS[1]).unlink()
-    assert f"{hosts.islands[0].ip}: {SHARDS[1]} is damaged there" in pull(hosts, model)
+    assert f"{hosts.islands[0].ip}: {SHARDS[1]} is damaged there" in pull(hosts, model, "--replace")
+    for kept in hosts.islands[0].find(hosts.data).glob("*.replaced-*"):
+        shutil.rmtree(kept)
     assert_whole(hosts, model, hub)
 
 

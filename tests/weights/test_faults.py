@@ -15,10 +15,10 @@ from raylaunch.node.manifest import MANIFEST, Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub
 from raylaunch.weights.agents import LocalAgents
+from raylaunch.weights.expected_files import PullRequest
 from raylaunch.weights.fetch_local import fetch_model
 from raylaunch.weights.hub import list_repo, read_file
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import PullRequest
 from raylaunch.weights.progress import ConsoleReporter
 from raylaunch.weights.pull import pull
 from tests.hub_server import Hub
@@ -137,6 +137,7 @@ def test_planted_symlink_is_not_followed(model_hub: Hub, folder: Path, tmp_path:
     target.write_text("mine")
     aside = folder.with_name(f"{folder.name}.download")
     aside.mkdir(parents=True)
+    (aside / ".of").write_text("an earlier pull")
     (aside / "config.json.part").symlink_to(target)
     with pytest.raises(WeightsError, match=r"config\.json"):
         fetch(folder)
@@ -240,16 +241,14 @@ def test_pull_that_another_overtook_asks_for_nothing(model_hub: Hub, folder: Pat
 # ---- folders that were filled by hand
 
 
-def test_folder_filled_by_hand_is_taken_as_it_is(model_hub: Hub, folder: Path) -> None:
-    """The hub lists the hashes; no file is fetched again."""
+def test_folder_filled_by_hand_is_completed(model_hub: Hub, folder: Path) -> None:
+    """The hub lists the hashes; only what is missing is fetched."""
     folder.mkdir(parents=True)
     for name, body in wanted_of(model_hub).items():
         (folder / name).write_bytes(body)
     (folder / "notes.md").write_text("mine")
-    model_hub.requests.clear()
-    (folder / SHARDS[0]).write_bytes(b"x" * len(model_hub.files[SHARDS[0]]))
-    lines = fetch(folder)
-    assert any(f"{SHARDS[0]} is damaged or of another version" in line for line in lines)
+    (folder / SHARDS[0]).unlink()
+    fetch(folder)
     assert model_hub.count_sent() == len(model_hub.files[SHARDS[0]])
     assert read_all(folder) == wanted_of(model_hub) | {"notes.md": b"mine"}
 

@@ -287,7 +287,9 @@ def test_killed_conversion_goes_on_without_a_second_download(folder: Path, monke
 
 def lay_converted(smollm2_folder: Path, folder: Path) -> None:
     """As if a conversion had just ended: tests of what surrounds it need not wait for one."""
-    shutil.copytree(smollm2_folder, folder.with_name(f"{folder.name}.convert") / "model", copy_function=os.link)
+    aside = folder.with_name(f"{folder.name}.convert")
+    shutil.copytree(smollm2_folder, aside / "model", copy_function=os.link)
+    (aside / ".of").write_text(smollm2.REPO)
 
 
 @pytest.mark.engine

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights.agents import LocalAgents
+from raylaunch.weights.expected_files import PullRequest
 from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.inventory import PullRequest
 from raylaunch.weights.pull import pull
 from raylaunch.weights.transfer import CHUNK_BYTES
 from tests.hub_server import Hub

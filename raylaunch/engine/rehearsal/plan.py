@@ -113,7 +113,8 @@ def read_real_shape(config: LaunchConfig) -> standin_model.Shape | None:
     """Heads and layers of the launch's model from its config.json, where it is on this machine."""
     places = [config.model_folder / "config.json"]
     hub_cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
-    places += hub_cache.glob(f"models--{config.model.repo.replace('/', '--')}/snapshots/*/config.json")
+    if config.model.repo:
+        places += hub_cache.glob(f"models--{config.model.repo.replace('/', '--')}/snapshots/*/config.json")
     for place in places:
         try:
             return standin_model.Shape.parse(place.read_text())
@@ -176,7 +177,7 @@ def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
         proved.append(f"the model's heads and layers split over TP={tp} x PP={pp} (from its config.json)")
     else:
         not_proved.append(
-            f"that {config.model.repo} splits over TP={tp} x PP={pp}: its config.json is not on this machine"
+            f"that {config.model_name} splits over TP={tp} x PP={pp}: its config.json is not on this machine"
         )
     by_cpu, by_gpu = "GPUs, driver, NCCL: the ranks ran on CPU", "more than one GPU: all ranks shared one"
     not_proved.append(by_cpu if resolved.standin == "cpu" else by_gpu)

@@ -1,0 +1,174 @@
+"""What raylaunch keeps next to a model's folder during a pull: the download folder, its note, markers, the lock."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raylaunch.base.errors import WeightsError
+from raylaunch.node.manifest import FOLDER_MODE, find_free
+from raylaunch.weights.partial_file import SUFFIX
+
+PROBE = ".probe-"
+NOTE = ".of"
+LOCK_TEXT = b"raylaunch\n"
+
+
+@dataclass(frozen=True)
+class StorePaths:
+    """The model's folder and the paths next to it."""
+
+    folder: Path
+
+    @property
+    def aside(self) -> Path:
+        """The download folder, used until all files are complete."""
+        return self._beside("download")
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self._beside("lock")
+
+    @property
+    def replaced(self) -> Path:
+        """A new name for the folder that takes the user's files (see move_aside)."""
+        return find_free(self._beside(f"replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
+
+    @property
+    def claimed(self) -> Path | None:
+        """The download folder if a pull made it; None if it is missing, or the user's."""
+        return self.aside if is_ours(self.aside) else None
+
+    def _beside(self, suffix: str) -> Path:
+        if self.folder.is_dir() and (self.folder.is_mount() or not os.access(self.folder.parent, os.W_OK)):
+            return self.folder / f".raylaunch.{suffix}"
+        return self.folder.with_name(f"{self.folder.name}.{suffix}")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What `.of` in a download folder records: the pull's key, and the names of all files that pulls brought there."""
+
+    key: str
+    names: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, aside: Path) -> "Note":
+        """The note in a download folder; older versions wrote the key alone."""
+        try:
+            key, *names = (aside / NOTE).read_text().splitlines() or [""]
+        except (OSError, UnicodeDecodeError):
+            return cls("")
+        return cls(key, frozenset(names))
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a pull wrote this file of the download folder."""
+        return name == NOTE or name.startswith(PROBE) or name.endswith(SUFFIX) or name in self.names
+
+
+def is_ours(aside: Path) -> bool:
+    """Whether raylaunch made this working folder."""
+    note = aside / NOTE
+    return note.is_file() and not note.is_symlink()
+
+
+def claim(aside: Path, of: str, names: Collection[str] = ()) -> None:
+    """Create a working folder of raylaunch's own, or take up an earlier one.
+
+    Raises:
+        WeightsError: it exists, and raylaunch did not make it.
+        OSError: it cannot be created.
+    """
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    note = aside / NOTE
+    if os.path.lexists(aside) and not is_ours(aside) and not (aside.is_dir() and not any(aside.iterdir())):
+        raise WeightsError(
+            f"{aside} is where a download would be kept, and raylaunch did not make it",
+            fix=f"move it: mv {shlex.quote(str(aside))} {shlex.quote(f'{aside}.mine')}",
+        )
+    aside.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    if not os.access(aside, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    note.write_text("\n".join([of, *sorted(Note.read(aside).names | set(names))]))
+
+
+def discard(aside: Path, *, keeps_others: bool = False) -> None:
+    """Remove a working folder that raylaunch made; one that it did not make stays.
+
+    Args:
+        keeps_others: remove only the files that a pull wrote, and the folder if it is empty then.
+    """
+    if not is_ours(aside):
+        return
+    if not keeps_others:
+        shutil.rmtree(aside)
+        return
+    note = Note.read(aside)
+    for path in aside.iterdir():
+        if note.is_ours(path.name) and path.name != NOTE:
+            path.unlink()
+    if {path.name for path in aside.iterdir()} == {NOTE}:
+        (aside / NOTE).unlink()
+        aside.rmdir()
+
+
+def write_probe(folder: Path, mark: str) -> None:
+    """Create a marker that other nodes see if they share the storage."""
+    (StorePaths(folder).aside / f"{PROBE}{mark}").touch()
+
+
+def read_probes(folder: Path) -> frozenset[str]:
+    """Markers of all nodes that share this storage."""
+    return frozenset(path.name.removeprefix(PROBE) for path in StorePaths(folder).aside.glob(f"{PROBE}*"))
+
+
+def drop_probe(folder: Path, mark: str) -> None:
+    """Remove this node's marker."""
+    (StorePaths(folder).aside / f"{PROBE}{mark}").unlink(missing_ok=True)
+
+
+def _open_lock(folder: Path) -> int:
+    """A descriptor of the lock file; one that raylaunch makes says so in its content, so that `remove` knows it."""
+    path = StorePaths(folder).lock
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    os.write(lock, LOCK_TEXT)
+    return lock
+
+
+def try_lock(folder: Path) -> int | None:
+    """Take the folder's lock; its file descriptor, or None if another process has it.
+
+    The kernel releases the lock when the process ends.
+    """
+    held = _open_lock(folder)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+@contextlib.contextmanager
+def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder's lock while the block runs; wait until it is free."""
+    lock = _open_lock(folder)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"another process fetches into {folder}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
