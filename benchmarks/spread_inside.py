@@ -16,8 +16,8 @@ import ray
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.weights.agents import RayAgents
-from raylaunch.weights.hub_types import HubAccess
 from raylaunch.weights.expected_files import PullRequest
+from raylaunch.weights.hub_types import HubAccess
 from raylaunch.weights.pull import pull
 
 REPO = "bench/model"

@@ -66,15 +66,15 @@ def _find_model_gb(launch: "LaunchConfig") -> float | None:
     from raylaunch.weights import hub
     from raylaunch.weights.hub_types import HubAccess
 
-    access = HubAccess.of_this_process()
-    why = hub.explain_unreachable(access.endpoint)
-    if not why:
+    access, repo = HubAccess.of_this_process(), launch.model.repo
+    why = hub.explain_unreachable(access.endpoint) if repo else "the launch has no model.repo"
+    if repo and not why:
         try:
-            files = hub.list_repo(launch.model.repo, launch.model.revision, access).files
+            files = hub.list_repo(repo, launch.model.revision, access, launch.load_format).files
             return sum(file.size for file in files.values()) / 1e9
         except WeightsError as error:
             why = error.what
-    console.say(f"warning: the size of {launch.model.repo} is unknown; give it with --model-gb", style="yellow")
+    console.say(f"warning: the size of {launch.model_name} is unknown; give it with --model-gb", style="yellow")
     console.say(f"    {why}")
     return None
 

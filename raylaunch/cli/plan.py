@@ -115,17 +115,18 @@ def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context
     from raylaunch.weights.hub_types import HubAccess
 
     folder = launch.model_folder
-    if (folder / "config.json").is_file() or (launch.model.path and not is_named):
+    repo = launch.model.repo
+    if (folder / "config.json").is_file() or (launch.model.path and not is_named) or repo is None:
         files = model_files.read_folder(folder)
     else:
-        files = model_files.read_repo(launch.model.repo, launch.model.revision, HubAccess.of_this_process())
+        files = model_files.read_repo(repo, launch.model.revision, HubAccess.of_this_process())
     settings = read_settings(launch)
     if not is_named:  # no launch asks for a length: the longest that fits will do
         settings = replace(settings, named=None, fits_length=settings.max_model_len is None)
     tensors = [(tensor.name, tensor.kind, tensor.size) for tensor in files.tensors]
     model = make_model(files.config, tensors, settings, files.where)
     layouts = list_layouts(Planner(model, fleet, settings, context))
-    name = folder.name if launch.model.path and not is_named else launch.model.repo
+    name = repo if repo and (is_named or not launch.model.path) else folder.name
     return Plan(name, model.shape, model.measure_all(), fleet, tuple(layouts))
 
 

@@ -60,7 +60,9 @@ def pull(
         return
     choice = OwnFilesChoice.ADOPT if adopt else OwnFilesChoice.REPLACE if replace else OwnFilesChoice.ASK
     access = HubAccess.of_this_process()
-    request = PullRequest(model.repo, model.revision, folder, access, verify, choice, loaded.pull_command)
+    request = PullRequest(
+        model.repo, model.revision, folder, access, verify, choice, loaded.load_format, loaded.pull_command
+    )
     agents = _gather_agents(loaded, lanes=lanes)
     try:
         result = _pull(request, agents)
@@ -101,7 +103,9 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
 
     model, folder = loaded.model, loaded.model_folder
     agents = _gather_agents(loaded)
-    found = asyncio.run(checking.check(model.repo, model.revision, folder, agents, fast=fast))
+    found = asyncio.run(
+        checking.check(model.repo, model.revision, folder, agents, fast=fast, load_format=loaded.load_format)
+    )
     if as_json:
         console.print_json(dataclasses.asdict(found))
     nodes = found.problems

@@ -15,6 +15,7 @@ from raylaunch.base import paths, text
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.defaults import DEMO_REPO
 from raylaunch.config.layers import ValueSource, place_problem
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 
 
 class _Block(BaseModel):
@@ -128,6 +129,11 @@ class LaunchConfig:
     def max_model_len(self) -> int | None:
         """Longest prompt and answer together, in tokens; None: the model's own limit."""
         return self.engine.get("max_model_len")
+
+    @property
+    def load_format(self) -> str:
+        """How vLLM loads the weights."""
+        return str(self.engine.get("load_format") or DEFAULT_FORMAT)
 
     @property
     def host(self) -> str:

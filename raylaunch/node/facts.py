@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.node.host import measure_ram
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 from raylaunch.node.model_folder import FolderFacts, inspect_folder
 from raylaunch.node.nvml import DriverFacts, read_gpus
 
@@ -32,6 +33,7 @@ class FactsRequest:
     node_ip: str
     """The address by which Ray knows the node."""
     model_folder: str
+    load_format: str = DEFAULT_FORMAT
     log_folder: str = "/tmp"
     ask_gpus: bool = True
 
@@ -84,7 +86,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
         torch_cuda=_find_torch_cuda(),
         environment={name: value for name in _VARIABLES if (value := os.environ.get(name)) or value == ""},
         vllm_ip=_guess_vllm_ip(),
-        model=inspect_folder(request.model_folder),
+        model=inspect_folder(request.model_folder, load_format=request.load_format),
         shm_total=shm_total,
         shm_free=shm_free,
         open_files_soft=soft,

@@ -99,7 +99,7 @@ def was_fetched(path: Path, facts: FileFacts | None) -> bool:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Source and facts of a folder's files at the end of a pull; equal on every node, but for what was fetched there."""
+    """Source and facts of a folder's files at the end of a pull; on all nodes equal but for the marks."""
 
     repo: str
     revision: str | None

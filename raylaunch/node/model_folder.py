@@ -7,20 +7,53 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
+from raylaunch.node.loader_files import DEFAULT_FORMAT, find_index, find_weights, is_tokenizer, is_weights
 from raylaunch.node.manifest import Manifest, find_difference
 
-_MATTERS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_TOKENIZERS = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"),
-    *("tiktoken.model", "tokenizer.tok.json"),
-)
+_MATTERS = (".json", ".txt", ".jinja", ".py")
+"""Besides weights and tokenizers."""
+_CONFIG, _MISTRAL_CONFIG = "config.json", "params.json"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _HASHED_AT_MOST_BYTES = 1 << 20
 _HEADER_AT_MOST_BYTES = 100_000_000
 """safetensors' own limit on a header's length."""
+
+
+class ProblemKind(StrEnum):
+    """What is wrong with a file, or with the folder itself."""
+
+    MISSING = "missing"
+    DENIED = "denied"
+    """This user may not read it."""
+    UNREADABLE = "unreadable"
+    DAMAGED = "damaged"
+    """Truncated, too long, or not of its format."""
+    LFS_POINTER = "LFS pointer"
+    """git clone without git-lfs leaves it in place of the file."""
+    DIFFERS = "differs"
+    """From the manifest."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "ProblemKind":
+        """The kind for an error of the system."""
+        return cls.DENIED if isinstance(error, PermissionError) else cls.UNREADABLE
+
+
+@dataclass(frozen=True, slots=True)
+class FolderProblem:
+    """One problem of a model's folder."""
+
+    kind: ProblemKind
+    name: str
+    """The file's; "" for the folder itself."""
+    what: str
+    """A sentence that starts with the file's name, or follows the folder's."""
+
+    def __str__(self) -> str:
+        return self.what
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +71,12 @@ class FolderFacts:
 
     path: str
     exists: bool = False
-    error: str = ""
-    """Why it cannot be read; "" if it can."""
+    error: FolderProblem | None = None
+    """Why it cannot be read; None if it can."""
     files: tuple[FolderFile, ...] = ()
     """Files that matter to vLLM, by name; hidden files, READMEs and folders inside are left out."""
-    broken: tuple[str, ...] = ()
-    """A sentence for each file that is missing (by the folder's index), truncated, or of another format."""
+    broken: tuple[FolderProblem, ...] = ()
+    """Files that vLLM needs, and that are missing, truncated, or of another format."""
     has_weights: bool = False
     has_tokenizer: bool = False
     commit: str | None = None
@@ -55,15 +88,13 @@ class FolderFacts:
         return self.exists and not self.error and not self.broken and self.has_weights
 
 
-def is_weights(name: str) -> bool:
-    """Whether a file of this name holds weights."""
-    return name.endswith(_WEIGHTS)
-
-
-def inspect_folder(path: str, *, samples: bool = True, by_manifest: bool = True) -> FolderFacts:
+def inspect_folder(
+    path: str, *, load_format: str = DEFAULT_FORMAT, samples: bool = True, by_manifest: bool = True
+) -> FolderFacts:
     """Inspect the model's folder `path` on this machine.
 
     Args:
+        load_format: the launch's engine.load_format; only weights that it loads are examined.
         samples: compare sampled blocks of each file with the manifest, if it exists; else only sizes.
         by_manifest: a file that differs from the manifest is broken.
     """
@@ -72,74 +103,96 @@ def inspect_folder(path: str, *, samples: bool = True, by_manifest: bool = True)
         if not folder.exists():
             return FolderFacts(path)
         if not folder.is_dir():
-            return FolderFacts(path, exists=True, error="is a file, not a folder")
+            problem = FolderProblem(ProblemKind.DAMAGED, "", "is a file, not a folder")
+            return FolderFacts(path, exists=True, error=problem)
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        return FolderFacts(path, exists=True, error=f"cannot be read: {error.strerror}")
-    broken: list[str] = []
+        problem = FolderProblem(ProblemKind.of(error), "", f"cannot be read: {error.strerror}")
+        return FolderFacts(path, exists=True, error=problem)
+    broken: dict[str, FolderProblem] = {}
     files = [
         facts
         for name in names
-        if name.endswith(_MATTERS) and not name.startswith(".") and (facts := _inspect_file(folder / name, broken))
+        if _matters(name) and not name.startswith(".") and (facts := _inspect_file(folder / name, broken))
     ]
     here = {file.name for file in files}
-    broken += _check_config(folder) if "config.json" in here else ["config.json is missing"]
-    wanted = _read_indexes(folder, here, broken)
-    reported = {sentence.partition(" ")[0] for sentence in broken}
-    broken += [f"{name} is missing (the index names it)" for name in sorted(wanted - here - reported)]
-    for name in sorted(name for name in (wanted & here or here) if name.endswith(".safetensors")):
-        if problem := check_safetensors(folder / name):
-            broken.append(problem)
-    reported = {sentence.partition(" ")[0] for sentence in broken}
+    _check_config(folder, here, broken)
+    weights = find_weights(here | broken.keys(), load_format)
+    wanted = _read_index(folder, find_index(weights), here, broken)
+    for name in sorted(wanted - here):
+        _add(broken, ProblemKind.MISSING, name, "is missing (the index names it)")
+    for name in sorted(wanted & here or here & set(weights)):
+        if name.endswith(".safetensors") and name not in broken and (damage := check_safetensors(folder / name)):
+            broken[name] = FolderProblem(ProblemKind.DAMAGED, name, damage)
     if (manifest := Manifest.read(folder)) is not None and by_manifest:
-        broken += [d for d in manifest.find_differences(folder, samples=samples) if d.partition(" ")[0] not in reported]
+        for name, file in manifest.files.items():
+            if name not in broken and (difference := find_difference(folder / name, file, samples=samples)):
+                broken[name] = FolderProblem(ProblemKind.DIFFERS, name, difference)
     return FolderFacts(
         path,
         exists=True,
         files=tuple(files),
-        broken=tuple(broken),
-        has_weights=bool(wanted) or any(name.endswith(_WEIGHTS) for name in here),
+        broken=tuple(broken.values()),
+        has_weights=bool(wanted or weights),
         commit=manifest.commit if manifest else None,
-        has_tokenizer=any(name in here for name in _TOKENIZERS) or any(name.endswith(".tiktoken") for name in here),
+        has_tokenizer=any(map(is_tokenizer, here)) or any(name.endswith(".gguf") for name in weights),
     )
 
 
-def _inspect_file(file: Path, broken: list[str]) -> FolderFile | None:
-    """Size, and hash of a small file; a file that cannot be read is added to `broken`."""
+def _matters(name: str) -> bool:
+    return name.endswith(_MATTERS) or is_weights(name) or is_tokenizer(name)
+
+
+def _add(broken: dict[str, FolderProblem], kind: ProblemKind, name: str, what: str) -> None:
+    """Add a problem of a file, unless it has one."""
+    broken.setdefault(name, FolderProblem(kind, name, f"{name} {what}"))
+
+
+def _inspect_file(file: Path, broken: dict[str, FolderProblem]) -> FolderFile | None:
+    """Size, and hash of a small file; a file that cannot be read, or stands for another, is added to `broken`."""
+    name = file.name
     try:
         size = file.stat().st_size
         if not file.is_file():
             return None
         with file.open("rb") as opened:  # also if nothing is hashed: only opening shows the permission
-            if size > _HASHED_AT_MOST_BYTES or file.name.endswith(_WEIGHTS):
-                return FolderFile(file.name, size)
-            return FolderFile(file.name, size, hashlib.sha256(opened.read()).hexdigest())
+            first = opened.read(len(_LFS_POINTER))
+            if first == _LFS_POINTER:
+                _add(broken, ProblemKind.LFS_POINTER, name, "is a git-lfs pointer, not the file: run `git lfs pull`")
+            if size > _HASHED_AT_MOST_BYTES or is_weights(name):
+                return FolderFile(name, size)
+            return FolderFile(name, size, hashlib.sha256(first + opened.read()).hexdigest())
     except FileNotFoundError:
-        broken.append(f"{file.name} is a broken link")
+        _add(broken, ProblemKind.MISSING, name, "is a broken link")
     except OSError as error:
-        broken.append(f"{file.name} cannot be read: {error.strerror}")
+        _add(broken, ProblemKind.of(error), name, f"cannot be read: {error.strerror}")
     return None
 
 
-def _check_config(folder: Path) -> list[str]:
+def _check_config(folder: Path, here: set[str], broken: dict[str, FolderProblem]) -> None:
+    """Mistral's own format has params.json instead of config.json."""
+    if _CONFIG not in here:
+        if _MISTRAL_CONFIG not in here:
+            _add(broken, ProblemKind.MISSING, _CONFIG, "is missing")
+        return
     try:
-        parsed = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        return [f"config.json is not valid JSON: {error}"]
-    return [] if isinstance(parsed, dict) else ["config.json is not a JSON object"]
+        parsed = json.loads((folder / _CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        _add(broken, ProblemKind.DAMAGED, _CONFIG, f"is not valid JSON: {error}")
+        return
+    if not isinstance(parsed, dict):
+        _add(broken, ProblemKind.DAMAGED, _CONFIG, "is not a JSON object")
 
 
-def _read_indexes(folder: Path, here: set[str], broken: list[str]) -> set[str]:
-    """Weight files in the folder's index; the safetensors index has precedence, as in vLLM."""
-    for index in _INDEXES:
-        if index not in here:
-            continue
-        try:
-            return {str(name) for name in json.loads((folder / index).read_bytes())["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            broken.append(f"{index} has no readable weight_map")
-            return set()
-    return set()
+def _read_index(folder: Path, index: str | None, here: set[str], broken: dict[str, FolderProblem]) -> set[str]:
+    """Weight files that the index names; none without an index."""
+    if index is None or index not in here:
+        return set()
+    try:
+        return {str(name) for name in json.loads((folder / index).read_bytes())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _add(broken, ProblemKind.DAMAGED, index, "has no readable weight_map")
+        return set()
 
 
 def check_safetensors(file: Path) -> str | None:
@@ -171,24 +224,26 @@ def check_safetensors(file: Path) -> str | None:
     return None if size == wanted else f"{file.name} is {size - wanted:,} bytes longer than its header states"
 
 
-def find_problems(folder: Path, *, deep: bool = False, by_manifest: bool = True) -> tuple[str, ...]:
+def find_problems(
+    folder: Path, *, load_format: str = DEFAULT_FORMAT, deep: bool = False, by_manifest: bool = True
+) -> tuple[str, ...]:
     """Reasons why `folder` is not a complete model, one sentence each; empty if it is.
 
     Args:
+        load_format: the launch's engine.load_format.
         deep: also compare the SHA-256 of every file with the manifest.
         by_manifest: a file that differs from the manifest is a reason.
     """
-    facts = inspect_folder(str(folder), samples=False, by_manifest=by_manifest)
+    facts = inspect_folder(str(folder), load_format=load_format, samples=False, by_manifest=by_manifest)
     if not facts.exists:
         return (f"{folder} does not exist",)
     if facts.error:
         return (f"{folder} {facts.error}",)
-    problems = list(facts.broken)
-    if not facts.has_weights:
-        problems.append("weights are missing: no .safetensors file")
+    problems = {problem.name: problem.what for problem in facts.broken}
+    if not facts.has_weights and load_format != "dummy":
+        problems[""] = f"weights are missing: no file that load_format {load_format} loads"
     manifest = Manifest.read(folder) if deep else None
     for name, file in (manifest.files if manifest else {}).items():
-        problem = find_difference(folder / name, file, complete=True)
-        if problem and not any(found.startswith(f"{name} ") for found in problems):
-            problems.append(problem)
-    return tuple(problems)
+        if name not in problems and (difference := find_difference(folder / name, file, complete=True)):
+            problems[name] = difference
+    return tuple(problems.values())

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from raylaunch.node.facts import NodeFacts
-from raylaunch.node.model_folder import FolderFacts
+from raylaunch.node.model_folder import FolderFacts, ProblemKind
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.machine_rules import choose_reference
 from raylaunch.preflight.requirements import CheckRequest
@@ -23,26 +23,31 @@ def judge_model(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[F
         yield from _compare_commits(complete, request)
 
 
-def _list_problems(model: FolderFacts, request: CheckRequest) -> Iterator[str]:
+def _list_problems(model: FolderFacts, request: CheckRequest) -> Iterator[tuple[str, frozenset[str]]]:
+    """Sentences, each with the kinds of problems in it (ProblemKind)."""
     if not model.exists:
-        yield f"{model.path} does not exist"
+        yield f"{model.path} does not exist", frozenset({ProblemKind.MISSING})
         return
     if model.error:
-        yield f"{model.path} {model.error}"
+        yield f"{model.path} {model.error}", frozenset({model.error.kind})
         return
-    broken = [b for b in model.broken if request.needs_weights or b.startswith("config.json")]
+    broken = [problem for problem in model.broken if request.needs_weights or problem.name == "config.json"]
     if broken:
-        yield f"{model.path}: {_join(broken)}"
+        yield f"{model.path}: {_join([str(problem) for problem in broken])}", frozenset(b.kind for b in broken)
     if request.needs_weights and not model.has_weights and not broken:
-        yield f"{model.path} has no weights (.safetensors)"
+        what = f"has no weights that load_format {request.load_format} loads"
+        yield f"{model.path} {what}", frozenset({ProblemKind.MISSING})
     if request.needs_tokenizer and not model.has_tokenizer:
-        yield f"{model.path} has no tokenizer (tokenizer.json or tokenizer.model)"
+        yield f"{model.path} has no tokenizer (no vocabulary file)", frozenset({ProblemKind.MISSING})
 
 
 def _judge_folder(node: NodeFacts, request: CheckRequest, source: NodeFacts | None) -> Iterator[Finding]:
-    for problem in _list_problems(node.model, request):
-        if "cannot be read" in problem and "Permission denied" in problem:
-            fix = f"on {node.node_ip}: chmod -R a+rX {node.model.path}"
+    for problem, kinds in _list_problems(node.model, request):
+        path = shlex.quote(node.model.path)
+        if ProblemKind.DENIED in kinds:
+            fix = f"on {node.node_ip}: chmod -R a+rX {path}"
+        elif ProblemKind.LFS_POINTER in kinds:
+            fix = f"on {node.node_ip}: git -C {path} lfs pull"
         else:
             fix = _make_fetch_command(node, request, source)
         yield Finding(node.node_ip, f"model folder {problem}", fix)
@@ -66,7 +71,7 @@ def _compare_folders(complete: Sequence[NodeFacts], request: CheckRequest) -> It
     reference = complete[signatures.index(reference_signature)]
     for node, signature in zip(complete, signatures, strict=True):
         if signature != reference_signature and (differences := _list_differences(node.model, reference.model)):
-            path = request.model_folder.rstrip("/")
+            path = shlex.quote(request.model_folder.rstrip("/"))
             yield Finding(
                 node.node_ip,
                 f"model folder {path} differs from that of {reference.node_ip}: {_join(differences)}",

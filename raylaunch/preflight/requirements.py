@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from raylaunch.base import paths
 from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class CheckRequest:
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
     logical_gpus: bool = False
     """GPUs exist in Ray's accounts only (rehearsal, demo): NVML is not queried."""
+    load_format: str = DEFAULT_FORMAT
+    """vLLM's loader: which weights count."""
     needs_weights: bool = True
     """False where weights are random (engine.load_format=dummy)."""
     needs_tokenizer: bool = True
@@ -58,7 +61,8 @@ def make_request(
         gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or GPU_MEMORY_UTILIZATION),
         logical_gpus=logical_gpus,
         reserved_gpus=reserved_gpus or {},
-        needs_weights=engine.get("load_format") != "dummy",
+        load_format=config.load_format,
+        needs_weights=config.load_format != "dummy",
         needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
         log_folder=str(paths.home()),
         pull_command=config.pull_command,

@@ -77,6 +77,7 @@ def _start_probe(node: ClusterNode, request: CheckRequest) -> Any:
             FactsRequest(
                 node_ip=node.ip,
                 model_folder=request.model_folder,
+                load_format=request.load_format,
                 log_folder=request.log_folder,
                 ask_gpus=not request.logical_gpus,
             )

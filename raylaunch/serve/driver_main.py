@@ -58,6 +58,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
             launch.model.repo,
             launch.model.revision,
             launch.model_folder,
+            load_format=launch.load_format,
             command=launch.pull_command,
             report=console.say,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.node.loader_files import DEFAULT_FORMAT, find_weights
 from raylaunch.node.manifest import FileFacts, Manifest
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.hub import choose_files
@@ -30,6 +31,8 @@ class PullRequest:
     verify: bool = False
     """Hash every existing file, even if its manifest and samples match."""
     own_files: OwnFilesChoice = OwnFilesChoice.ASK
+    load_format: str = DEFAULT_FORMAT
+    """The launch's engine.load_format: which weights are fetched."""
     command: str = "raylaunch weights pull"
     """The command of this pull, for messages."""
 
@@ -78,6 +81,11 @@ class ExpectedFiles:
         )
 
 
+def manifest_suits(manifest: Manifest, load_format: str) -> bool:
+    """Whether a pull for this load format left the manifest, so that it lists the weights that vLLM loads."""
+    return load_format == "dummy" or bool(find_weights(manifest.files, load_format))
+
+
 async def find_expected(
     agents: Agents, request: PullRequest, states: Mapping[str, StoreState], proven: Proven, report: Report
 ) -> ExpectedFiles:
@@ -89,7 +97,12 @@ async def find_expected(
     if request.own_files is OwnFilesChoice.ADOPT:
         return await _adopt_any(agents, request, states, proven, report)
     known = [seen.manifest for seen in states.values() if seen.manifest]
-    asked = [manifest for manifest in known if manifest.is_of(request.repo, request.revision)]
+    asked = [
+        manifest
+        for manifest in known
+        if manifest.is_of(request.repo, request.revision)
+        and (not manifest.commit or manifest_suits(manifest, request.load_format))
+    ]
     if asked:
         texts = [repr(manifest.files) for manifest in asked]
         common = Counter(texts).most_common(1)[0][0]
@@ -97,7 +110,8 @@ async def find_expected(
     reasons = await reach_everywhere(agents, request, states)
     for node, reason in zip(states, reasons, strict=True):
         if reason is None:
-            listing: Listing = await agents.call(node, "list_repo", request.repo, request.revision, request.access)
+            asked_for = (request.repo, request.revision, request.access, request.load_format)
+            listing: Listing = await agents.call(node, "list_repo", *asked_for)
             return ExpectedFiles(listing, listing.source)
     if request.revision is None:
         for node, seen in states.items():
@@ -122,7 +136,7 @@ async def _adopt_any(
         if seen.files
     }
     for node in sorted(differ, key=lambda node: not differ[node]):
-        problems[node] = await agents.call(node, "find_problems", by_manifest=False)
+        problems[node] = await agents.call(node, "find_problems", request.load_format, by_manifest=False)
         if (expected := await _adopt(agents, request, node, states[node], proven)) is not None:
             report(f"{node}: taking {request.folder} as it is as {request.repo}")
             return expected
@@ -138,9 +152,9 @@ async def _adopt(
 ) -> ExpectedFiles | None:
     """The files of a folder that was filled by hand; None if it is not a complete model."""
     by_manifest = request.own_files is not OwnFilesChoice.ADOPT
-    if not seen.files or await agents.call(node, "find_problems", by_manifest=by_manifest):
+    if not seen.files or await agents.call(node, "find_problems", request.load_format, by_manifest=by_manifest):
         return None
-    wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files)}
+    wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files, request.load_format)}
     hashes = await hash_unread(agents, node, wanted, proven)
     files = {name: RepoFile(file.size, hashes[name]) for name, file in wanted.items() if name in hashes}
     listing = Listing(request.repo, request.revision, "", request.access.endpoint, files, {})

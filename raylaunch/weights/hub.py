@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.node.loader_files import DEFAULT_FORMAT, find_weights, is_tokenizer, is_weights
 from raylaunch.node.manifest import is_plain_name
 from raylaunch.weights.hub_errors import RESUMES, explain_refusal
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile, get_endpoint
@@ -26,8 +27,8 @@ _TIMEOUT_S = 120.0
 """Longest time without a byte before a download fails; received data is kept."""
 _WAIT_FIRST_S, _WAIT_MOST_S = 0.5, 30.0
 _RETRIED = (408, 429, 500, 502, 503, 504)
-_KEPT_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
-"""Weights, configs, chat template, tokenizers. vLLM runs Python files only with trust_remote_code."""
+_KEPT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
+"""Configs, chat template, besides weights and tokenizers. vLLM runs Python files only with trust_remote_code."""
 
 
 def explain_unreachable(endpoint: str | None = None) -> str | None:
@@ -58,26 +59,31 @@ def _probe(endpoint: str) -> str | None:
         return str(error)
 
 
-def choose_files(sizes: Mapping[str, int]) -> list[str]:
-    """The files of a repo that a server needs: safetensors weights, configs, tokenizer and chat template.
+def choose_files(sizes: Mapping[str, int], load_format: str = DEFAULT_FORMAT) -> list[str]:
+    """The files of a repo that a server needs: the weights that vLLM loads, configs, tokenizer and chat template.
 
-    Copies of the weights in other formats (.bin, .gguf, onnx/, original/) are left out, as is Mistral's
-    `consolidated` copy if the usual files exist.
+    Copies of the weights in other formats (.gguf, onnx/, original/) are left out.
 
     Args:
         sizes: path in the repo -> bytes.
+        load_format: the launch's engine.load_format.
     """
-    names = [name for name in sizes if is_plain_name(name) and name.endswith(_KEPT_SUFFIXES)]
-    weights = [name for name in names if name.endswith(".safetensors")]
-    usual = [name for name in weights if not name.startswith("consolidated")]
-    return sorted(name for name in names if name not in weights or name in (usual or weights))
+    names = [name for name in sizes if is_plain_name(name)]
+    weights = set(find_weights(names, load_format))
+    if "model.safetensors.index.json" in names:  # it never names Mistral's copy
+        weights = {name for name in weights if not name.startswith("consolidated")} or weights
+    return sorted(
+        name
+        for name in names
+        if name in weights or (not is_weights(name) and (name.endswith(_KEPT_SUFFIXES) or is_tokenizer(name)))
+    )
 
 
-def list_repo(repo: str, revision: str | None, access: HubAccess) -> Listing:
+def list_repo(repo: str, revision: str | None, access: HubAccess, load_format: str = DEFAULT_FORMAT) -> Listing:
     """List a repo at the commit that `revision` names now.
 
     Raises:
-        WeightsError: the hub refuses, or the repo has no safetensors weights, or has unsafe file names.
+        WeightsError: the hub refuses, or the repo has no weights that vLLM loads, or has unsafe file names.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -99,10 +105,11 @@ def list_repo(repo: str, revision: str | None, access: HubAccess) -> Listing:
         ) from None
     listed = {entry.path: entry for entry in entries if isinstance(entry, HubFile)}
     _refuse_hostile_names(repo, listed)
-    chosen = choose_files({path: entry.size for path, entry in listed.items()})
-    if not any(name.endswith(".safetensors") for name in chosen):
+    chosen = choose_files({path: entry.size for path, entry in listed.items()}, load_format)
+    if load_format != "dummy" and not any(map(is_weights, chosen)):
         raise WeightsError(
-            f"{repo} has no safetensors weights", fix="choose a repo that has them (see its Files page on the hub)"
+            f"{repo} has no weights that load_format {load_format} loads",
+            fix="choose a repo that has them (see its Files page on the hub), or another engine.load_format",
         )
     return Listing(
         repo,

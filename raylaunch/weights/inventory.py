@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.node.model_folder import is_weights
+from raylaunch.node.loader_files import is_weights
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.expected_files import (
     ExpectedFiles,

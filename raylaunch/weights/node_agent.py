@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 from raylaunch.node.manifest import FileFacts, Manifest, find_difference
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub, store, working_folder
@@ -53,13 +54,14 @@ class NodeAgent:
         """The state of the folder."""
         return store.inspect(self.folder)
 
-    async def find_problems(self, *, by_manifest: bool = True) -> tuple[str, ...]:
+    async def find_problems(self, load_format: str = DEFAULT_FORMAT, *, by_manifest: bool = True) -> tuple[str, ...]:
         """Reasons why the folder is not a complete model.
 
         Args:
+            load_format: the launch's engine.load_format.
             by_manifest: a file that differs from the manifest is one.
         """
-        return await run_in_thread(lambda: find_problems(self.folder, by_manifest=by_manifest))
+        return await run_in_thread(lambda: find_problems(self.folder, load_format=load_format, by_manifest=by_manifest))
 
     async def list_own(self, names: Collection[str]) -> tuple[OwnFile, ...]:
         """Which of these names the user has in the folder; see store.list_own."""
@@ -78,9 +80,9 @@ class NodeAgent:
         """Why this node cannot reach the hub; None if it can."""
         return await run_in_thread(lambda: hub.explain_unreachable(access.endpoint))
 
-    async def list_repo(self, repo: str, revision: str | None, access: HubAccess) -> Listing:
+    async def list_repo(self, repo: str, revision: str | None, access: HubAccess, load_format: str) -> Listing:
         """List the repo on the hub."""
-        return await run_in_thread(lambda: hub.list_repo(repo, revision, access))
+        return await run_in_thread(lambda: hub.list_repo(repo, revision, access, load_format))
 
     async def prepare(self, of: str, names: Collection[str], mark: str) -> None:
         """Create the download folder for these files, and this node's marker in it."""

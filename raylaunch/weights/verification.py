@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.node.loader_files import DEFAULT_FORMAT
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.store import StoreState
 
@@ -34,12 +35,21 @@ class CheckResult:
         return not any(self.problems.values())
 
 
-async def check(repo: str | None, revision: str | None, folder: Path, agents: Agents, *, fast: bool) -> CheckResult:
+async def check(
+    repo: str | None,
+    revision: str | None,
+    folder: Path,
+    agents: Agents,
+    *,
+    fast: bool,
+    load_format: str = DEFAULT_FORMAT,
+) -> CheckResult:
     """Compare the model's folder on all nodes with the manifest that most of them have.
 
     Args:
         repo: None accepts that of the manifest.
         fast: sizes and sampled blocks; else every byte.
+        load_format: the launch's engine.load_format.
 
     Returns:
         The result. Without a manifest, folders that are read-only and complete by their own index pass.
@@ -51,7 +61,7 @@ async def check(repo: str | None, revision: str | None, folder: Path, agents: Ag
     nodes = agents.refresh()
     states = dict(zip(nodes, await asyncio.gather(*(agents.call(node, "inspect") for node in nodes)), strict=True))
     known = [seen.manifest for seen in states.values() if seen.manifest]
-    if not known and (found := await _check_read_only(repo, folder, agents, states, began)):
+    if not known and (found := await _check_read_only(repo, folder, agents, states, load_format, began)):
         return found
     if not known:
         raise WeightsError(
@@ -84,12 +94,14 @@ async def check(repo: str | None, revision: str | None, folder: Path, agents: Ag
 
 
 async def _check_read_only(
-    repo: str | None, folder: Path, agents: Agents, states: Mapping[str, StoreState], began: float
+    repo: str | None, folder: Path, agents: Agents, states: Mapping[str, StoreState], load_format: str, began: float
 ) -> CheckResult | None:
     """The result without a manifest, if no node can be written one; else None."""
     if any(seen.is_writable or not seen.files for seen in states.values()):
         return None
-    problems: dict[str, tuple[str, ...]] = {node: await agents.call(node, "find_problems") for node in states}
+    problems: dict[str, tuple[str, ...]] = {
+        node: await agents.call(node, "find_problems", load_format) for node in states
+    }
     files = next(iter(states.values())).files
     return CheckResult(
         repo=repo or str(folder),

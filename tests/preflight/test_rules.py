@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from raylaunch.base.errors import ChecksFailedError
-from raylaunch.node.model_folder import FolderFacts, FolderFile
+from raylaunch.node.model_folder import FolderFacts, FolderFile, FolderProblem, ProblemKind
 from raylaunch.node.nvml import DriverFacts, GpuProcess
 from raylaunch.preflight.findings import Finding, findings_table, raise_on_errors
 from raylaunch.preflight.gpu_rules import list_gpus
@@ -112,14 +112,34 @@ def test_the_model_is_missing_everywhere(request_16):
 
 
 def test_the_model_may_not_be_read(cluster, request_16):
-    found = only(judge(cluster(model=FolderFacts(PATH, True, "cannot be read: Permission denied")), request_16))
+    found = only(
+        judge(
+            cluster(
+                model=FolderFacts(
+                    PATH, True, FolderProblem(ProblemKind.DENIED, "", "cannot be read: Permission denied")
+                )
+            ),
+            request_16,
+        )
+    )
     assert found.fix == f"on 10.0.0.3: chmod -R a+rX {PATH}"
 
 
 def test_the_model_is_broken(cluster, request_16):
-    broken = ("a is missing", "b is cut short", "c is cut short", "d is cut short")
+    broken = tuple(FolderProblem(ProblemKind.DAMAGED, name, f"{name} is cut short") for name in "abcd")
     found = only(judge(cluster(model=replace(make_facts().model, broken=broken)), request_16))
-    assert "a is missing; b is cut short; c is cut short; and 1 more" in found.what
+    assert "a is cut short; b is cut short; c is cut short; and 1 more" in found.what
+
+
+def test_an_lfs_pointer_is_pulled_by_git(cluster, request_16):
+    broken = (FolderProblem(ProblemKind.LFS_POINTER, "tokenizer.json", "tokenizer.json is a git-lfs pointer"),)
+    found = only(judge(cluster(model=replace(make_facts().model, broken=broken)), request_16))
+    assert found.fix == f"on 10.0.0.3: git -C {PATH} lfs pull"
+
+
+def test_a_launch_without_a_repo_has_nothing_to_pull(cluster, request_16):
+    found = only(judge(cluster(model=FolderFacts(PATH)), replace(request_16, repo=None)))
+    assert found.fix.startswith(f"on 10.0.0.3: rsync -a 10.0.0.1:{PATH}/ {PATH}/")
 
 
 def test_a_model_without_weights_or_tokenizer(cluster, request_16):
@@ -134,9 +154,11 @@ def test_a_model_without_weights_or_tokenizer(cluster, request_16):
 
 def test_random_weights_need_a_config_only(cluster, request_16):
     dummy = replace(request_16, needs_weights=False)
-    cut = replace(make_facts().model, broken=("model.safetensors is cut short",))
+    cut = replace(make_facts().model, broken=(FolderProblem(ProblemKind.DAMAGED, "model.safetensors", "is cut short"),))
     assert judge(cluster(model=cut), dummy) == []
-    bad = replace(make_facts().model, broken=("config.json is missing",))
+    bad = replace(
+        make_facts().model, broken=(FolderProblem(ProblemKind.MISSING, "config.json", "config.json is missing"),)
+    )
     assert "config.json is missing" in only(judge(cluster(model=bad), dummy)).what
 
 

@@ -14,7 +14,7 @@ from tests.hub_server import Hub, serve
 
 REPO = "somebody/some-llama"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-UNWANTED = {"README.md", "pytorch_model.bin", "some-llama.Q4_K.gguf", "consolidated.safetensors"}
+UNWANTED = {"README.md", "pytorch_model.bin", "some-llama.Q4_K.gguf"}
 
 
 def make_safetensors(tensor_bytes: int) -> bytes:
@@ -36,7 +36,6 @@ def make_files(tensor_bytes: int = 4096) -> dict[str, bytes]:
         "some-llama.Q4_K.gguf": b"x" * 100,
         "onnx/model.onnx": b"x" * 100,
         "original/consolidated.safetensors": make_safetensors(1024),
-        "consolidated.safetensors": make_safetensors(1024),
     }
 
 

@@ -187,10 +187,14 @@ def test_other_refusals(model_hub: Hub, folder: Path, status: int, word: str) ->
         fetch(folder)
 
 
-def test_repo_without_safetensors(model_hub: Hub, folder: Path) -> None:
-    model_hub.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    with pytest.raises(WeightsError, match="has no safetensors"):
+def test_repo_without_weights_for_the_load_format(model_hub: Hub, folder: Path) -> None:
+    """Older formats are fetched where vLLM loads them; a repo of GGUF files alone only with load_format gguf."""
+    model_hub.files = {"config.json": b"{}", "some-llama.Q4_K.gguf": b"x"}
+    with pytest.raises(WeightsError, match="has no weights that load_format auto loads"):
         fetch(folder)
+    model_hub.files = {"config.json": b"{}", "pytorch_model.bin": b"x", "tokenizer.model.v3": b"x"}
+    fetch(folder)
+    assert {path.name for path in folder.glob("[!.]*")} == set(model_hub.files)
 
 
 def test_no_hugging_face_id(model_hub: Hub, folder: Path) -> None:
@@ -390,11 +394,12 @@ def test_damaged_folder_is_found(tmp_path: Path, how: str, word: str) -> None:
     assert word in problems[0]
 
 
-def test_only_weights_are_mistral_s_own() -> None:
-    assert hub.choose_files({"consolidated.safetensors": 1, "params.json": 1}) == [
-        "consolidated.safetensors",
-        "params.json",
-    ]
+def test_mistral_s_own_weights_are_what_vllm_takes() -> None:
+    both = {"consolidated.safetensors": 1, "params.json": 1, "tekken.json": 1, "model.safetensors": 1}
+    own = ["consolidated.safetensors", "params.json", "tekken.json"]
+    assert hub.choose_files(both) == own
+    assert hub.choose_files(both, "safetensors") == sorted(both)
+    assert hub.choose_files(dict.fromkeys(own, 1)) == own
 
 
 def test_supervisor_stays_light() -> None:

@@ -1,0 +1,75 @@
+"""Which files of a model vLLM loads, by their names: weights by load format, and tokenizers.
+
+Copied from vLLM 0.32: DefaultModelLoader._prepare_weights in model_executor/model_loader/default_loader.py, and
+filter_files_not_needed_for_inference in weight_utils.py. Runs on nodes, shipped by value: standard library only.
+"""
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
+DEFAULT_FORMAT = "auto"
+_MISTRAL = ("consolidated*.safetensors",)
+_HF = ("*.safetensors", "*.bin", "*.pt")
+"""The first pattern with files has them all."""
+_PATTERNS = {
+    "hf": _HF,
+    "mistral": _MISTRAL,
+    "safetensors": ("*.safetensors",),
+    "fastsafetensors": ("*.safetensors",),
+    "instanttensor": ("*.safetensors",),
+    "runai_streamer": ("*.safetensors",),
+    "runai_streamer_sharded": ("*.safetensors",),
+    "sharded_state": ("*.safetensors",),
+    "pt": ("*.pt",),
+    "npcache": ("*.bin", "*.pt"),
+    "tensorizer": ("*.tensors",),
+    "gguf": ("*.gguf",),
+    "dummy": (),
+}
+_NOT_FOR_INFERENCE = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".tensors")
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.tok.json", "tekken.json", "*.tiktoken"),  # fast, Mistral, tiktoken
+    *("*.model", "tokenizer.model.v*", "*.spm"),  # SentencePiece under its many names
+    *("*vocab*.json", "*vocab*.txt", "*vocab*.bpe", "*.codes", "*.tokenizer"),  # word pieces, BPE
+    "tokenization_*.py",  # the repo's own
+)
+"""Vocabularies as transformers and vLLM's tokenizers name them."""
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights, in any format."""
+    return name.endswith(_WEIGHTS)
+
+
+def is_tokenizer(name: str) -> bool:
+    """Whether a file of this name holds a tokenizer's vocabulary, or code that makes it."""
+    return any(fnmatchcase(name, pattern) for pattern in _TOKENIZERS)
+
+
+def find_weights(names: Collection[str], load_format: str = DEFAULT_FORMAT) -> tuple[str, ...]:
+    """The weights in a folder that vLLM loads; its index, if there is one, names those of them that count.
+
+    Args:
+        names: files of the folder itself.
+        load_format: the launch's engine.load_format. One that is unknown here (a plugin's) is taken as "hf".
+    """
+    patterns = _PATTERNS.get(load_format, _HF)
+    if load_format == DEFAULT_FORMAT:
+        patterns = _MISTRAL if any(fnmatchcase(name, _MISTRAL[0]) for name in names) else _HF
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        if found:
+            return tuple(sorted(name for name in found if not name.endswith(_NOT_FOR_INFERENCE)))
+    return ()
+
+
+def find_index(weights: Collection[str]) -> str | None:
+    """Name of the index over these weights, which need not exist; None for formats without one."""
+    if not weights:
+        return None
+    if all(fnmatchcase(name, _MISTRAL[0]) for name in weights):
+        return "consolidated.safetensors.index.json"
+    if all(name.endswith(".safetensors") for name in weights):
+        return "model.safetensors.index.json"
+    return "pytorch_model.bin.index.json" if all(name.endswith(".bin") for name in weights) else None
