@@ -45,6 +45,9 @@ class RaylaunchError(Exception):
         excerpt: the relevant lines of that log.
     """
 
+    fault_key = ""
+    """Which failure of its class it is, equal where the same one occurs again; "" where the class tells."""
+
     def __init__(self, what: str, *, fix: str = "", log: Path | None = None, excerpt: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
@@ -80,6 +83,10 @@ class NotEnoughGpusError(ClusterError):
 class ChecksFailedError(RaylaunchError):
     """Nodes are not fit to serve; every finding has been printed."""
 
+    def __init__(self, what: str, *, fix: str = "", fault_key: str = "") -> None:
+        super().__init__(what, fix=fix)
+        self.fault_key = fault_key
+
 
 class WeightsError(RaylaunchError):
     """The model cannot be fetched, or its folder is incomplete."""
@@ -87,6 +94,12 @@ class WeightsError(RaylaunchError):
 
 class EngineError(RaylaunchError):
     """vLLM did not start, or died."""
+
+    def __init__(
+        self, what: str, *, fix: str = "", log: Path | None = None, excerpt: Sequence[str] = (), fault_key: str = ""
+    ) -> None:
+        super().__init__(what, fix=fix, log=log, excerpt=excerpt)
+        self.fault_key = fault_key
 
 
 class NoProcessError(RaylaunchError):

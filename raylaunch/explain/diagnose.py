@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from raylaunch.explain.log_lines import LogLine, LogSource, RaisedError, Ranks, find_raised, parse_line
-from raylaunch.explain.signatures import find_remedy, fix_of, reword
+from raylaunch.explain.signatures import find_heaviest, find_remedy, fix_of, reword
 
 _MESSAGE_CHARS = 400
 _EXCERPT_LINES = 8
@@ -286,6 +286,12 @@ def _find_logged(lines: Sequence[LogLine], ranks: Ranks) -> Failure | None:
         if line.level in {"ERROR", "CRITICAL"} and line.body.strip() and not is_traceback:
             return Failure(_cut(line.body, _MESSAGE_CHARS), describe_source(line.source, ranks), "", (line.body,))
     return None
+
+
+def identify(failure: Failure) -> str:
+    """What kind of failure it is: the key of its signature, else the type of its exception, else "killed"."""
+    finding = find_heaviest([failure.message])
+    return finding.signature.key if finding else failure.exception or "killed"
 
 
 def suggest_fix(failure: Failure) -> str:

@@ -17,6 +17,8 @@ class Finding:
     fix: str
     level: Literal["error", "warning"] = "error"
     """With an "error" the engine would not start, or would answer wrongly."""
+    rule: str = ""
+    """Name of the rule that found it."""
     is_transient: bool = False
     """Whether it may pass within seconds: a process that was killed still releases GPU memory."""
 
@@ -44,4 +46,5 @@ def raise_on_errors(findings: Sequence[Finding]) -> None:
         f"{len(errors)} {'check' if len(errors) == 1 else 'checks'} failed on {', '.join(nodes)}; "
         f"the first, on {first.node}: {first.what}",
         fix=first.fix,
+        fault_key=first.rule,
     )

@@ -4,6 +4,7 @@ A check is a probe (node/facts.py, on the node) and rules (here); every finding 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from raylaunch.base.errors import ClusterError
@@ -60,7 +61,7 @@ def judge(facts: Sequence[NodeFacts], request: CheckRequest) -> list[Finding]:
     if not facts:
         return []
     order = {node.node_ip: place for place, node in enumerate(facts)}
-    findings = [finding for rule in _RULES for finding in rule(facts, request)]
+    findings = [replace(finding, rule=rule.__name__) for rule in _RULES for finding in rule(facts, request)]
     return sorted(findings, key=lambda finding: order[finding.node])
 
 

@@ -78,6 +78,7 @@ class EngineProcess(ChildLink):
             fix=diagnose.suggest_fix(failure),
             log=self.log,
             excerpt=failure.excerpt,
+            fault_key=diagnose.identify(failure),
         )
 
     def read_log(self) -> list[str]:

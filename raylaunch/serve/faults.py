@@ -53,6 +53,13 @@ class Fault:
     what: str
     """What happened and where, in one sentence."""
     fix: str = ""
+    kind: tuple[str, str] = ("", "")
+    """Of a start that failed: the class of the error, and its own key."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Equal for faults of one cause, whatever the pids, addresses and times in their sentences."""
+        return (self.cause, *self.kind)
 
     @property
     def key(self) -> str:
@@ -62,7 +69,7 @@ class Fault:
     @classmethod
     def of_error(cls, error: RaylaunchError) -> "Fault":
         """The fault of a start that failed."""
-        return cls("start", error.what, error.fix)
+        return cls("start", error.what, error.fix, (type(error).__name__, error.fault_key))
 
 
 class EngineProgress:

@@ -1,7 +1,5 @@
 """When to start again after a failure, and when to give up."""
 
-import re
-
 from raylaunch.base.errors import EngineError
 from raylaunch.serve.faults import Fault
 from raylaunch.serve.incident import Incident
@@ -18,7 +16,7 @@ class RestartPolicy:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._causes: list[str] = []
+        self._causes: list[tuple[str, ...]] = []
         self._open: list[Incident] = []
         self._last: Fault | None = None
 
@@ -34,7 +32,7 @@ class RestartPolicy:
         if was_serving:
             self._causes.clear()
             return True
-        self._causes.append(re.sub(r"\d+", "#", fault.what))  # pids and seconds differ each time
+        self._causes.append(fault.identity)
         return len(self._causes) < self._limit or len({*self._causes[-self._limit :]}) > 1
 
     def wait_s(self) -> float:

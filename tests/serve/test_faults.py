@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raylaunch.base.errors import LaunchFileError, NotEnoughGpusError
+from raylaunch.base.errors import ChecksFailedError, ClusterError, EngineError, LaunchFileError, NotEnoughGpusError
 from raylaunch.base.processes import ProcessId, wait_until
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.cluster import ray_session
@@ -82,10 +82,24 @@ def test_one_cause_five_times_ends_it_and_waits_grow() -> None:
     assert {entry.outcome for entry in incidents.list_incidents()} == {"gave up"}
 
 
+def test_one_cause_is_one_whatever_its_sentence_says() -> None:
+    """By the class of the error and its kind: the rule that found it, the signature in the log, the exception."""
+    oom = [EngineError(f"worker rank {rank} (pid {rank}): no memory", fault_key="cuda_oom") for rank in (3, 5)]
+    assert Fault.of_error(oom[0]).identity == Fault.of_error(oom[1]).identity
+    others = (
+        EngineError("x", fault_key="ValueError"),
+        ChecksFailedError("x", fault_key="judge_gpus"),
+        ChecksFailedError("x", fault_key="judge_model"),
+        ClusterError("x"),
+    )
+    assert len({Fault.of_error(error).identity for error in (oom[0], *others)}) == 5
+
+
 def test_another_cause_or_a_ready_engine_begins_anew() -> None:
     recovery = RestartPolicy(2)
-    for what in ("a", "b", "a", "b"):
-        assert recovery.note_failure(begin_incident(what), Fault("start", what), was_serving=False)
+    for kind in ("CUDA out of memory", "ValueError", "CUDA out of memory", "ValueError"):
+        fault = Fault.of_error(EngineError("the engine failed", fault_key=kind))
+        assert recovery.note_failure(begin_incident(kind), fault, was_serving=False)
     recovery.note_ready()
     assert recovery.wait_s() == 0
     assert recovery.note_failure(begin_incident("b"), Fault("start", "b"), was_serving=False)
