@@ -9,9 +9,13 @@ from typing import Any
 MASK = "********"
 _LONGEST = 60
 _SECRET_WORDS = re.compile(
-    r"(^|_)(key|keys|token|tokens|secret|secrets|password|passwd|credential|credentials|authorization|auth)(_|$)"
-    r"|(apikey|accesskey|secretkey|authtoken|accesstoken|hftoken|password|secret)"
+    r"(^|_)(key|keys|token|secrets?|password|passwd|credentials?|authorization|auth)$|^tokens$"
+    r"|(^|_)(api|access|auth|bearer|hf|secret)_(keys?|tokens?)(_|$)"
+    r"|(apikey|accesskey|secretkey|authtoken|accesstoken|hftoken|password|passwd|secret|credential)"
 )
+_VOCABULARY = re.compile(r"(^|_)(bos|eos|pad|mask|unk|sep|cls|image|video|audio|stop|think|special|start|end)_token$")
+"""Tokens of a tokenizer."""
+_SECRET_VALUE = re.compile(r"(hf_[A-Za-z0-9]{16,}|sk-[\w-]{8,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\Z")
 
 
 def describe_age(since: float) -> str:
@@ -75,9 +79,14 @@ def list_choices(name: str, valid: Sequence[str]) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether text of this name must not be shown (api_key, hf_token; not tokenizer)."""
+    """Whether text of this name must not be shown (api_key, hf_token; not tokenizer, max_num_batched_tokens)."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
-    return _SECRET_WORDS.search(snake) is not None
+    return _SECRET_WORDS.search(snake) is not None and _VOCABULARY.search(snake) is None
+
+
+def is_secret_value(value: str) -> bool:
+    """Whether text has the form of a secret: a hub's or an API's key, a URL with a password."""
+    return _SECRET_VALUE.match(value) is not None or re.search(r"\w://[^/\s:@]+:[^/\s@]+@", value) is not None
 
 
 def mask(value: Any, *, secret: bool = False) -> Any:
@@ -90,4 +99,4 @@ def mask(value: Any, *, secret: bool = False) -> Any:
         return {key: mask(entry, secret=secret or is_secret(key)) for key, entry in value.items()}
     if isinstance(value, list):
         return [mask(entry, secret=secret) for entry in value]
-    return MASK if secret and isinstance(value, str) else value
+    return MASK if isinstance(value, str) and (secret or is_secret_value(value)) else value

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raylaunch.base import console
 from raylaunch.base.errors import BenchError
+from raylaunch.base.text import is_encodable
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _TEXT_FIELDS = ("question", "prompt", "text", "input", "instruction")
@@ -90,7 +92,7 @@ def join_messages(prompt: Sequence[Any]) -> str:
 def list_own_questions() -> list[Prompt]:
     """The 500 questions that come with raylaunch, Chinese and English in turn."""
     text = (importlib.resources.files("raylaunch.data") / "questions.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line)["question"] for line in text.splitlines()]
+    return [json.loads(line)["question"] for line in text.split("\n") if line]
 
 
 def read_questions(path: Path) -> list[LoadPrompt]:
@@ -102,29 +104,47 @@ def read_questions(path: Path) -> list[LoadPrompt]:
         BenchError: it cannot be read, has no question, or output_tokens is not a positive integer.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read {path}: {error}", fix="name a JSONL or ShareGPT file in UTF-8") from error
-    entries: list[tuple[int, Any]]
+    is_list = text.lstrip().startswith("[")
     try:
-        if text.lstrip().startswith("["):
-            entries = list(enumerate(json.loads(text), start=1))
-        else:
-            lines = enumerate(text.splitlines(), start=1)
-            entries = [(number, json.loads(line)) for number, line in lines if line.strip()]
-    except ValueError as error:
+        # Other line ends than \n (U+2028) may stand in a text.
+        lines: list[Any] = json.loads(text) if is_list else text.split("\n")
+    except (ValueError, RecursionError) as error:
         raise BenchError(f"{path} is neither JSON nor JSONL: {error}", fix="one JSON value a line") from error
-    prompts = [
-        _read_length(entry, prompt, f"{path}, entry {number}")
-        for number, entry in entries
-        if (prompt := _read_entry(entry)) is not None
-    ]
+    prompts: list[LoadPrompt] = []
+    skipped: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{'entry' if is_list else 'line'} {number}"
+        try:
+            if is_list or line.strip():
+                prompts.append(_read_prompt(line if is_list else json.loads(line), f"{path}, {where}"))
+        except (ValueError, RecursionError) as error:
+            skipped.append(f"{where}: {str(error)[:80]}")
+    reasons = "; ".join(skipped[:5]) + ("; ..." if len(skipped) > 5 else "")
     if not prompts:
         raise BenchError(
-            f"no question in {path} ({len(entries)} entries)",
+            f"no question in {path}" + (f": {reasons}" if reasons else ": it is empty"),
             fix='each line as {"question": "..."}, {"messages": [...]} or ShareGPT\'s {"conversations": [...]}',
         )
+    if skipped:
+        console.say(f"warning: {path}: {len(skipped)} entries are no questions, skipped: {reasons}", style="yellow")
     return prompts
+
+
+def _read_prompt(entry: Any, where: str) -> LoadPrompt:
+    """The prompt of an entry.
+
+    Raises:
+        ValueError: it has none that can be sent.
+    """
+    prompt = _read_entry(entry)
+    if prompt is None:
+        raise ValueError("no question, prompt, text, messages or conversations with a value")
+    if not is_encodable(json.dumps(prompt, ensure_ascii=False)):
+        raise ValueError("half a pair (\\ud800), which is no text")
+    return _read_length(entry, prompt, where)
 
 
 def _read_entry(entry: Any) -> Prompt | None:
@@ -132,11 +152,12 @@ def _read_entry(entry: Any) -> Prompt | None:
         return entry or None
     if not isinstance(entry, dict):
         return None
-    if isinstance(entry.get("messages"), list) and entry["messages"]:
-        return list(entry["messages"])
+    if isinstance(messages := entry.get("messages"), list) and messages and all(isinstance(m, dict) for m in messages):
+        return list(messages)
     turns = entry.get("conversations")
     if isinstance(turns, list):
-        return next((str(turn["value"]) for turn in turns if turn.get("from") in ("human", "user")), None)
+        asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("from") in ("human", "user")]
+        return next((turn["value"] for turn in asked if isinstance(turn.get("value"), str) and turn["value"]), None)
     return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
 
 

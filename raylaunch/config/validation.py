@@ -3,6 +3,8 @@
 The messages are made here. tests/config/test_schema.py holds the verdicts to those of the `jsonschema` package.
 """
 
+import functools
+import importlib.resources
 import json
 import math
 import operator
@@ -187,7 +189,11 @@ class _Checker:
     def _describe_unknown(self, name: str, value: JsonValue, fields: Mapping[str, Part], path: Key) -> str:
         short = _ABBREVIATIONS.get(name, "")
         nearest = short if short in fields else find_nearest(name, fields)
-        plain = name.replace("-", "_")
+        plain = name.lstrip("-").replace("-", "_")
+        if path[0] in ("engine", "server") and len(path) == 2 and (now := _read_renamed().get(plain)):
+            return f"vLLM {self.schema.vllm} no longer has it; {now}"
+        if nearest is not None and _turns_sense(plain, nearest):
+            nearest = None
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
         noun = "block" if is_block else "key"
         homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
@@ -210,6 +216,20 @@ def _fit_integers(part: Part, value: JsonValue) -> JsonValue:
     if not isinstance(value, float) or accepts_type(part, value) or not accepts_type(part, 0):
         return value
     return int(value) if value.is_integer() and abs(value) < 1 << 53 else value  # so far a float is exact
+
+
+@functools.cache
+def _read_renamed() -> Mapping[str, str]:
+    """Renamed and removed options of vLLM since 0.19 -> what to write now."""
+    text = (importlib.resources.files("raylaunch.data") / "renamed_options.json").read_text(encoding="utf-8")
+    renamed: dict[str, str] = json.loads(text)
+    return renamed
+
+
+def _turns_sense(name: str, nearest: str) -> bool:
+    """Whether one of two names disables what the other enables."""
+    negative = re.compile(r"(^|_)(disable|no|skip|without)_")
+    return bool(negative.search(name)) != bool(negative.search(nearest))
 
 
 def _adapt_example(name: str, part: Part, value: JsonValue, secret: bool) -> str:

@@ -1,6 +1,7 @@
 """A systemd unit for `raylaunch serve`: it serves again after a crash of the supervisor or a reboot of the head."""
 
 import importlib.resources
+import re
 import shlex
 import shutil
 import sys
@@ -14,7 +15,11 @@ from raylaunch.config.launch import LaunchConfig
 
 _END_S = 60
 """Beyond drain_s, to end engine, workers and Ray."""
-_PASSED_ON = ("RAYLAUNCH_HOME", "RAY_ADDRESS", "RAY_AUTH_MODE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+_PASSED_ON = re.compile(
+    r"(RAYLAUNCH|NCCL|VLLM|HF|RAY|GLOO|UCX|TORCH|CUDA|TRITON|OMP)_|((http|https|no|all)_proxy|HTTPS?_PROXY|NO_PROXY|ALL_PROXY)$"
+)
+"""Variables that change what `serve` does."""
+_NEVER = ("RAYLAUNCH_MARK", "RAYLAUNCH_STANDIN")
 _RAY_COMMENT = """
 # Ray's head on this machine: save the lines below beside it as raylaunch-ray.service, and enable it too.
 # On each other node the same with: start --address=<head ip>:6379 {gpus} --block
@@ -31,19 +36,26 @@ def make_unit(
     Raises:
         LaunchFileError: a --set holds a secret.
     """
-    for key in (setting.partition("=")[0] for setting in sets):
-        if text.is_secret(key.rpartition(".")[2]):
+    for key, _, value in (setting.partition("=") for setting in sets):
+        is_text = re.fullmatch(r"(?i)\s*([-+.\d_e]+|true|false|yes|no|on|off|null|~)\s*", value) is None
+        if (is_text and text.is_secret(key.rpartition(".")[2])) or text.is_secret_value(value):
             raise LaunchFileError(
                 f"--set {key}: every user of this machine can read a unit, and this is a secret",
                 fix=f"put RAYLAUNCH_... into {home / 'serve.env'} (mode 0600); the unit reads it",
             )
     command = [_find_program("raylaunch"), "serve", *([str(launch.path)] if launch.path else [])]
     command += [word for setting in sets for word in ("--set", setting)] + (["--rehearse"] if rehearse else [])
-    variables = {"RAYLAUNCH_HOME": str(home), **{name: environ[name] for name in _PASSED_ON if name in environ}}
+    passed = {name: environ[name] for name in sorted(environ) if _PASSED_ON.match(name) and name not in _NEVER}
+    secret = [name for name, value in passed.items() if text.is_secret(name) or text.is_secret_value(value)]
+    variables = {**{name: passed[name] for name in passed if name not in secret}, "RAYLAUNCH_HOME": str(home)}
+    lines = [f"Environment={_quote(f'{name}={value}')}" for name, value in variables.items()]
+    lines.append("WorkingDirectory=" + str(Path.cwd()).replace("%", "%%"))
+    if secret:
+        lines.append(f"# Secrets of this environment, to be written into the file below: {', '.join(secret)}")
     unit = _read_template("raylaunch.service").substitute(
         model=text.printable(launch.served_model_names[0]).replace("%", "%%"),
         command=" ".join(_quote_argument(word) for word in command),
-        environment="\n".join(f"Environment={_quote(f'{name}={value}')}" for name, value in variables.items()),
+        environment="\n".join(lines),
         secrets=str(home / "serve.env").replace("%", "%%"),
         stop_s=int(launch.keep.drain_s) + _END_S,
     )

@@ -48,7 +48,7 @@ def test_answers_of_no_length(tmp_path: Path, length: str) -> None:
     """Told with its entry, before anything is asked."""
     file = tmp_path / "questions.jsonl"
     file.write_text(f'"Who?"\n{{"prompt": "How?", "output_tokens": {length}}}')
-    with pytest.raises(BenchError, match=r"questions.jsonl, entry 2: output_tokens is"):
+    with pytest.raises(BenchError, match=r"questions.jsonl, line 2: output_tokens is"):
         prompts.read_questions(file)
 
 
@@ -79,3 +79,27 @@ def test_bodies() -> None:
         "model": "m", "prompt": [1, 2], "max_tokens": 256, "temperature": 0.0, "ignore_eos": True, "stream": False
     }  # fmt: skip
     assert json.loads(request.make_body("m", [{"role": "user", "content": "Hi"}]))["prompt"] == "Hi"
+
+
+def test_bad_entries_are_counted_with_their_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte order mark, U+2028 in a text, no JSON, no value, half a pair: the rest is asked."""
+    file = tmp_path / "questions.jsonl"
+    lines = [
+        '\ufeff{"question":"a\u2028b"}',
+        "{oops",
+        '{"question":"\\ud800"}',
+        '{"other":1}',
+        "",
+        '{"question":"c"}\r',
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8", newline="")
+    assert prompts.read_questions(file) == ["a\u2028b", "c"]
+    told = capsys.readouterr().err
+    assert all(f"line {number}: " in " ".join(told.split()) for number in (2, 3, 4))
+    good = '{"conversations":[null,{"from":"human","value":"x"}]}'
+    file.write_text('[{"conversations":[{"from":"human","text":"hi"}]},' + good + "]")
+    assert prompts.read_questions(file) == ["x"]
+    for empty in ("", "\n\n", "[]", '[{"conversations":[{"from":"human"}]}]'):
+        file.write_text(empty)
+        with pytest.raises(BenchError, match="no question in"):
+            prompts.read_questions(file)
