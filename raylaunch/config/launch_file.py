@@ -3,6 +3,7 @@
 import copy
 import importlib.resources
 import json
+import shlex
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,7 +136,7 @@ def _make_error(path: Path | None, problems: Sequence[str]) -> LaunchFileError:
     most = validation.MAX_PROBLEMS
     shown = [*problems[:most], *([f"and {len(problems) - most} more"] if len(problems) > most else [])]
     name = describe_path(path)
-    command = "raylaunch config" + ("" if path is None else f" {name}")
+    command = "raylaunch config" + ("" if path is None else f" {shlex.quote(name)}")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return LaunchFileError(
         f"{name} cannot be launched: {count}",

@@ -1,7 +1,9 @@
 """Write a cluster file, Ray's own cluster YAML, for any number of hosts from one template (data/cluster.yaml)."""
 
 import importlib.resources
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +63,7 @@ def render(plan: ClusterPlan, file: str) -> str:
         "KEY": plan.key,
         "NAME": plan.name,
         "IMAGE": plan.image,
-        "DATA": plan.data,
+        "MODELS": _mount(plan.data),
         "GCS": str(ports.GCS),
         "STORE": str(_OBJECT_STORE_BYTES),
         "RAY_SETTINGS": "\n".join(f"    - -e {name}={value}" for name, value in NODE.items()),
@@ -126,6 +128,13 @@ def parse_hosts(text: str) -> list[str]:
 def name_after(path: Path) -> str:
     """A cluster's name by its file: "cluster.yaml" is "cluster"."""
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.-]+", "-", path.stem).strip("-") or "cluster"
+
+
+def _mount(folder: str) -> str:
+    """The option that mounts a folder of the host at the same path: quoted for the host's shell, then for YAML."""
+    mount = shlex.quote(f"{folder}:{folder}")
+    option = f"-v {mount}"
+    return option if mount == f"{folder}:{folder}" else json.dumps(option, ensure_ascii=False)
 
 
 def _wrap(options: dict[str, int | str]) -> str:

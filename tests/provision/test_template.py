@@ -1,6 +1,7 @@
 """The cluster file that `init` writes: Ray's schema takes it, two-node.yaml is one, and only its top differs."""
 
 import difflib
+import shlex
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_it_says_what_a_cluster_needs() -> None:
         assert value is not None
         assert value.startswith(f"${{{name}:-$(")
     assert {TOKEN_MOUNT, KIT_MOUNT} == {*cluster.file_mounts}
+
+
+@pytest.mark.parametrize("folder", ["/mnt/big disk", "/mnt/模型", "/mnt/it's #1"])
+def test_any_folder_of_models_is_mounted(tmp_path: Path, folder: str) -> None:
+    """As the shell of a host reads the option, and as raylaunch does."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(render(make_plan(data=folder), str(path)))
+    cluster = cluster_file.load(path)
+    assert cluster.model_folder == folder
+    (mount,) = [option for option in cluster.run_options if option.startswith("-v ")]
+    assert shlex.split(mount) == ["-v", f"{folder}:{folder}"]
 
 
 def test_a_ready_image_is_not_built() -> None:
