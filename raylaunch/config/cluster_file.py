@@ -127,7 +127,7 @@ def _read(path: Path, content: bytes | None, layered: LayeredValues) -> ClusterF
         count = "1 problem" if len(layered.problems) == 1 else f"{len(layered.problems)} problems"
         raise ClusterFileError(
             f"{describe_path(path)} is not a valid cluster file: {count}",
-            fix=f"correct the file; `raylaunch doctor {shlex.quote(describe_path(path))}` checks it again, and the hosts",
+            fix=f"correct the file; `raylaunch doctor {shlex.quote(describe_path(path))}` checks it and the hosts",
             problems=layered.problems,
         )
     return _freeze(path, json.dumps(layered.values))
