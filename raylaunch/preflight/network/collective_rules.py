@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from raylaunch.explain.signatures import find_heaviest
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.network.measured import GroupTrial, HopMeasured, NetworkMeasured
 from raylaunch.preflight.network.nccl_log import NcclFacts
@@ -109,6 +110,9 @@ def _explain_nccl(measured: NetworkMeasured, trial: GroupTrial) -> Finding:
     interfaces = ", ".join(dict.fromkeys(name for log in logs.values() for name in log.interfaces))
     used = f" (over {interfaces})" if interfaces else ""
     where = measured.find_ip(ranks[0])
+    known = find_heaviest([*(f"NCCL WARN {line}" for line in warnings), *errors])
+    if known is not None and not known.signature.is_symptom:
+        return Finding(where, f"{named} {what}{used}{said}", known.fix)
     return Finding(
         where,
         f"{named} {what}{used}{said}",
