@@ -107,6 +107,7 @@ def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context
     from dataclasses import replace
 
     from raylaunch.plan.forecast import make_model
+    from raylaunch.plan.history import recall
     from raylaunch.plan.layout import Planner
     from raylaunch.plan.layouts import list_layouts
     from raylaunch.plan.report import Plan
@@ -125,7 +126,8 @@ def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context
         settings = replace(settings, named=None, fits_length=settings.max_model_len is None)
     tensors = [(tensor.name, tensor.kind, tensor.size) for tensor in files.tensors]
     model = make_model(files.config, tensors, settings, files.where)
-    layouts = list_layouts(Planner(model, fleet, settings, context))
+    planner = Planner(model, fleet, settings, context)
+    layouts = list_layouts(planner, lambda layout: recall(planner, layout, repo or str(folder)))
     name = repo if repo and (is_named or not launch.model.path) else folder.name
     return Plan(name, model.shape, model.measure_all(), fleet, tuple(layouts))
 

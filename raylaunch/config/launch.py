@@ -69,6 +69,8 @@ class KeepBlock(_Block):
     """Longest time that running requests have to finish when the service stops, in seconds."""
     stand_by: bool = True
     """Keep a serving process with its imports done beside the engine, for about 0.5 GB of host memory."""
+    force: bool = False
+    """Start although `raylaunch plan` refuses the layout (`serve --force`)."""
     locked: bool = False
     """Refuse to start where something differs from LAUNCH.lock.yaml (`serve --locked`)."""
     same_cause_limit: int = Field(default=5, ge=1, le=1000)

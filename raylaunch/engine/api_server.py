@@ -117,9 +117,11 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
 
 async def _describe_engine(client: Any) -> EngineReady:
     config = client.vllm_config
-    blocks, block_size = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
+    cache = config.cache_config
+    # vLLM's own count where it has one (0.30 and later): of several kinds of layers, blocks alone do not tell it.
+    tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * cache.block_size
     tasks = tuple(await client.get_supported_tasks())
-    return EngineReady(blocks * block_size, config.model_config.max_model_len, _find_task(tasks, config.model_config))
+    return EngineReady(tokens, config.model_config.max_model_len, _find_task(tasks, config.model_config))
 
 
 def _find_task(tasks: tuple[str, ...], model_config: Any) -> str:

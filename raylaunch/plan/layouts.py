@@ -1,15 +1,20 @@
 """All layouts of a model on a fleet, the best first."""
 
+from collections.abc import Callable
+
 from raylaunch.plan.layout import Layout, Planner
 
 _MOST_REPLICAS = 64
 
 
-def list_layouts(planner: Planner) -> list[Layout]:
+def list_layouts(planner: Planner, recall: Callable[[Layout], Layout] = lambda layout: layout) -> list[Layout]:
     """Every TP x PP x replicas that uses all GPUs with a TP group inside a machine, and the launch's own.
 
     The order: what surely fits, then what may, then what does not. Within each, by estimated requests per second
     (wire.estimate_rate).
+
+    Args:
+        recall: narrows a forecast by what earlier starts took (history.recall).
     """
     fleet, named = planner.fleet, planner.settings.named
     inside = min(machine.gpus for machine in fleet.machines)
@@ -22,7 +27,7 @@ def list_layouts(planner: Planner) -> list[Layout]:
         for replicas in range(1, min(groups, _MOST_REPLICAS) + 1):
             if groups % replicas == 0 and (named != (tp, groups // replicas) or replicas > 1):
                 found.append(planner.plan(tp, groups // replicas, replicas))
-    return sorted(found, key=lambda layout: (not layout.surely_fits, not layout.fits, -layout.rate))
+    return sorted(map(recall, found), key=lambda layout: (not layout.surely_fits, not layout.fits, -layout.rate))
 
 
 def explain_first(layouts: list[Layout]) -> str:

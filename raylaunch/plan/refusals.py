@@ -36,7 +36,7 @@ def list_refusals(
     if not budget.is_placed:
         problems.append(f"TP={tp} x PP={pp} does not fit on these machines, a TP group inside each")
     yield from problems
-    if not problems:
+    if not problems and not budget.settings.is_partial:
         yield from _list_memory(budget, longest, max_len, kv_cache)
 
 
@@ -91,6 +91,8 @@ def list_warnings(shape: ModelShape, tp: int, stages: Sequence[Stage], settings:
         yield "MLA under TP: every rank keeps the complete KV cache"
     elif tp > shape.kv_heads:
         yield f"TP={tp} is more than {shape.kv_heads} KV heads: each is kept {tp // shape.kv_heads} times"
+    if settings.is_partial:
+        yield "the launch has settings that the arithmetic does not know (offloading, speculation): a rough plan"
     kinds = {stage.kind.name for stage in stages}
     if len(kinds) > 1:
         yield f"cards differ ({', '.join(sorted(kinds))}): every step waits for the slowest"

@@ -11,6 +11,22 @@ from raylaunch.config.launch import LaunchConfig
 
 PARTITION = "VLLM_PP_LAYER_PARTITION"
 """vLLM's variable for the layers of each stage, as 22,20,20,18."""
+_UNKNOWN = (
+    *("cpu_offload_gb", "offload_backend", "offload_config", "hf_overrides", "speculative_config"),
+    *("decode_context_parallel_size", "kv_transfer_config", "kv_offloading_size", "num_gpu_blocks_override"),
+    *("additional_config", "model_impl", "runner", "convert"),
+)
+_KNOWN_METHODS = (
+    "fp8",
+    "int8",
+    "bitsandbytes",
+    "awq",
+    "awq_marlin",
+    "gptq",
+    "gptq_marlin",
+    "compressed-tensors",
+    "mxfp4",
+)
 _DTYPES = {"half": "float16", "float": "float32", "auto": ""}
 _ELEMENT_BYTES = {"float32": 4.0}
 
@@ -37,7 +53,8 @@ class PlanSettings:
     """TP and PP of the launch file."""
     partition: tuple[int, ...] | None = None
     """VLLM_PP_LAYER_PARTITION of this process."""
-    has_expert_parallel: bool = False
+    is_partial: bool = False
+    """The launch has settings that the arithmetic does not know: nothing is refused for its memory."""
     vllm: tuple[int, ...] = ()
 
     def choose_dtype(self, stored: str) -> str:
@@ -63,7 +80,7 @@ def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ)
     """The settings of a launch."""
     engine = config.engine
     asked = config.max_model_len
-    dtype = str(engine.get("dtype") or "auto")
+    dtype, quantization = str(engine.get("dtype") or "auto"), engine.get("quantization")
     partition = environ.get(PARTITION, "")
     return PlanSettings(
         max_model_len=asked if isinstance(asked, int) and asked > 0 else None,
@@ -73,14 +90,14 @@ def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ)
         gpu_memory_utilization=float(engine.get("gpu_memory_utilization") or GPU_MEMORY_UTILIZATION),
         dtype=_DTYPES.get(dtype, dtype),
         kv_cache_dtype=str(engine.get("kv_cache_dtype") or "auto"),
-        quantization=engine.get("quantization"),
+        quantization=quantization,
         enforce_eager=bool(engine.get("enforce_eager")),
         kv_cache_memory_bytes=_read_int(engine.get("kv_cache_memory_bytes")),
         block_size=_read_int(engine.get("block_size")) or 16,
         tp_across_nodes=config.cluster.tp_across_nodes,
         named=(config.tensor_parallel_size, config.pipeline_parallel_size),
         partition=tuple(map(int, partition.split(","))) if re.fullmatch(r"\d+(,\d+)*", partition) else None,
-        has_expert_parallel=bool(engine.get("enable_expert_parallel")),
+        is_partial=any(engine.get(name) for name in _UNKNOWN) or quantization not in (None, *_KNOWN_METHODS),
         vllm=read_version(),
     )
 

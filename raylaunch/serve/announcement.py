@@ -7,24 +7,36 @@ from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
+from raylaunch.plan import history
+from raylaunch.plan.history import Forecast
 from raylaunch.serve import readiness
 from raylaunch.serve.service_record import Service
 
 
-def announce(service: Service, resolved: ResolvedLaunch, times: readiness.StartupTimes, *, again: bool) -> None:
+def announce(
+    service: Service,
+    resolved: ResolvedLaunch,
+    times: readiness.StartupTimes,
+    forecast: Forecast | None = None,
+    *,
+    again: bool,
+) -> None:
     """Print that the service is ready.
 
     Args:
+        forecast: of the KV cache; what vLLM took is kept for the next one.
         again: an engine of this service has been ready before: two lines are enough.
     """
     launch = resolved.launch
     model, url = launch.served_model_names[0], service.shown_url
     console.say(times.to_line())
+    if forecast is not None and service.engine is not None:
+        history.remember(forecast, service.engine.kv_cache_tokens)
     if again:
         console.say(f"serving {model} again at {url}/v1", style="bold green")
         return
     assert service.engine is not None
-    console.say(readiness.describe_kv_cache(service.engine))
+    console.say(readiness.describe_kv_cache(service.engine, forecast))
     console.say(f"serving {model} at {url}/v1", style="bold green")
     if resolved.is_rehearsal:
         proved, not_proved = plan.describe_proof(resolved)

@@ -18,12 +18,14 @@ from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.lock import lock_file
 from raylaunch.lock.collect import make_lock
 from raylaunch.node.facts import NodeFacts
+from raylaunch.plan.history import Forecast
 from raylaunch.preflight.findings import findings_table, raise_on_errors
 from raylaunch.preflight.gpu_rules import list_gpus
 from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.network.shapes import read_shapes
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
+from raylaunch.serve.forecast import forecast_launch
 from raylaunch.serve.messages import JoinPrivateRay
 
 _RECHECK_S = 1.0
@@ -45,6 +47,8 @@ class Driver:
     """Stage -> seconds it took."""
     on_wait: Callable[[ray_session.GpuWait], None] = lambda _wait: None
     """Gets what exists and what is missing, each time the GPUs are counted."""
+    forecast: Forecast | None = None
+    """Of the KV cache, once the nodes are checked."""
     wait_s: float | None = None
     """Longest wait for the GPUs instead of the launch's own."""
 
@@ -140,6 +144,9 @@ class Driver:
             gpus = {node.node_ip: [gpu.index for gpu in list_gpus(node, request)] for node in facts}
             self.reservation = self.reservation.locate(gpus)
         self._compare_with_lock(facts)
+        if self.standin_kind is None:
+            names_of = [[(gpu.name, gpu.usable_bytes) for gpu in list_gpus(node, request)] for node in facts]
+            self.forecast = forecast_launch(self.config, names_of)
         self.seconds["check"] = time.monotonic() - began
 
     def _compare_with_lock(self, facts: Sequence[NodeFacts]) -> None:

@@ -96,6 +96,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
             join_s=join_s,
             wait_s=driver.seconds["wait"],
             check_s=driver.seconds["check"],
+            forecast=driver.forecast,
             engine=engine_options,
         )
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from raylaunch.base.processes import ProcessId
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.plan.history import Forecast
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Placed:
     join_s: float
     wait_s: float
     check_s: float
+    forecast: Forecast | None = None
+    """Of the KV cache; None for logical GPUs, and where the model cannot be planned."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Engine options that these nodes need: without peer access, no custom all-reduce."""
 

@@ -12,6 +12,7 @@ from raylaunch.base.errors import EngineError
 from raylaunch.base.http_client import Access, FailureKind, RequestError
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.messages import EngineReady
+from raylaunch.plan.history import Forecast
 
 _REQUEST_TIMEOUT_S = 300.0
 """A first completion compiles and warms up what start-up did not."""
@@ -190,7 +191,8 @@ def make_curl(url: str, model: str, *, key: str, task: str = "generate") -> str:
     return f"curl -s {insecure}{where} -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
 
 
-def describe_kv_cache(engine: EngineReady) -> str:
-    """KV cache tokens, and how many requests of the maximum length they hold."""
+def describe_kv_cache(engine: EngineReady, forecast: Forecast | None = None) -> str:
+    """KV cache tokens beside the forecast, and how many requests of the maximum length they hold."""
     tokens, length = engine.kv_cache_tokens, engine.max_model_len
-    return f"KV cache: {tokens:,} tokens, {tokens / length:.1f} requests of {length:,} tokens at once"
+    told = f" (plan: {forecast.tokens[0]:,} to {forecast.tokens[1]:,})" if forecast else ""
+    return f"KV cache {tokens:,} tokens{told}, {tokens / length:.1f} requests of {length:,} tokens at once"

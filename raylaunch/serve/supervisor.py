@@ -171,7 +171,7 @@ class Supervisor:
         self._wait(first.done, limit_s)
         times = attempt.read_times(first.result())
         self.published.set_ready(attempt, times)
-        announce(self.published.service, self.factory.resolved, times, again=self.was_ready)
+        announce(self.published.service, self.factory.resolved, times, attempt.placed.forecast, again=self.was_ready)
         self.was_ready = True
         self.slowest_s = max(self.slowest_s, time.monotonic() - placed_at)
         self.progress = EngineProgress(time.monotonic())
