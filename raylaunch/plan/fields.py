@@ -58,7 +58,9 @@ class Fields:
 
     @property
     def heads(self) -> int:
-        """Attention heads."""
+        """Attention heads; of a model of states alone what TP divides instead."""
+        if self.get("model_type") in ("mamba", "mamba2"):
+            return self.size("num_heads") or self.need("hidden_size", "d_model")
         return self.need("num_attention_heads", "n_head", "n_heads")
 
     @property
@@ -95,6 +97,16 @@ class Fields:
     def experts(self) -> int:
         """Routed experts of a layer."""
         return self.size("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+    @property
+    def expert_width(self) -> int:
+        """Inner width of an expert."""
+        return self.size("moe_intermediate_size", "moe_intermediate_dim", "intermediate_size") or self.intermediate
+
+    @property
+    def is_llama4(self) -> bool:
+        """Llama 4 has a shared expert in each layer of experts, which its config.json does not name."""
+        return str(self.get("model_type")).startswith("llama4")
 
     def has_feed(self, at: int) -> bool:
         """Whether layer `at` has a feed-forward part of its own (Nemotron-H has layers of one part each)."""

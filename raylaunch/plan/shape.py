@@ -11,7 +11,7 @@ from raylaunch.plan.fields import Fields
 from raylaunch.plan.layer_kinds import Mixer, find_mixers
 from raylaunch.plan.quantization import Quantization, read_quantization
 
-_TIED = ("gemma", "gpt2", "bloom", "opt", "falcon", "cohere", "mamba")
+_TIED = ("gemma", "gemma2", "gemma3", "gemma3n", "gpt2", "bloom", "opt", "cohere", "cohere2", "mamba", "mamba2")
 """Families whose configuration class ties the embeddings unless config.json says otherwise."""
 
 Split = Literal["rank", "kv", "all"]
@@ -92,20 +92,20 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         Layer(mixer, (*_mix(fields, mixer, hidden), *_feed(fields, at, hidden), Matrix(2 * hidden, "all", "plain")))
         for at, mixer in enumerate(mixers)
     )
-    expert = fields.size("moe_intermediate_size", "moe_intermediate_dim")
+    expert = fields.expert_width if fields.experts else 0
     return ModelShape(
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
         hidden=hidden,
         heads=heads,
         kv_heads=fields.kv_heads,
         vocab=-(-vocab // 64) * 64,
-        is_tied=fields.flag("tie_word_embeddings", default=str(fields.get("model_type")).startswith(_TIED)),
+        is_tied=fields.flag("tie_word_embeddings", default=str(fields.get("model_type")).split("_")[0] in _TIED),
         max_len=fields.size("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length") or 2048,
         dtype=str(fields.get("torch_dtype") or fields.get("dtype") or "bfloat16"),
         layers=layers,
         widest=max(fields.intermediate, expert, heads * fields.head_size),
         widest_dense=fields.intermediate if any(not fields.is_moe_layer(at) for at in range(count)) else 0,
-        widest_expert=(expert or fields.intermediate) if fields.experts else 0,
+        widest_expert=expert,
         experts_per_token=fields.size("num_experts_per_tok", "experts_per_token", "moe_topk") if fields.experts else 0,
         quantization=read_quantization(config, quantization),
         rotary=_count_rotary(fields),
@@ -158,9 +158,9 @@ def _feed(fields: Fields, at: int, hidden: int) -> list[Matrix]:
     matrices = 2 if fields.is_ungated else 3
     if not fields.is_moe_layer(at):
         return [Matrix(matrices * hidden * fields.intermediate)]
-    expert = fields.size("moe_intermediate_size") or fields.intermediate
+    expert = fields.expert_width
     shared = fields.size("shared_expert_intermediate_size", "shared_intermediate_size")
-    shared = shared or expert * fields.size("n_shared_experts", "num_shared_experts")
+    shared = shared or expert * (fields.size("n_shared_experts", "num_shared_experts") or fields.is_llama4)
     return [
         Matrix(hidden * fields.experts, "all", "plain"),
         Matrix(matrices * hidden * expert * fields.experts, "rank", "expert"),
