@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.islands import GATEWAY, Island, Islands
-from raylaunch.node.manifest import MANIFEST
+from raylaunch.node.manifest import Manifest
 from tests.hub_server import Hub
 
 from .conftest import REPO, wanted_of
@@ -58,13 +58,14 @@ def read_all(island: Island, folder: Path) -> dict[str, bytes]:
 
 def assert_whole(hosts: Islands, model: Path, hub: Hub, *, without: Island | None = None) -> None:
     """Every host has the same files, the same manifest, and nothing next to them but a lock."""
-    manifests = set()
+    manifests: list[Manifest | None] = []
     for island in hosts.islands:
         if island is not without:
             assert read_all(island, model) == wanted_of(hub)
-            manifests.add((island.find(model) / MANIFEST).read_bytes())
+            manifests.append(Manifest.read(island.find(model)))
             assert {path.name for path in island.find(hosts.data).iterdir()} <= {model.name, f"{model.name}.lock"}
-    assert len(manifests) == 1
+    assert None not in manifests
+    assert manifests == manifests[:1] * len(manifests)  # equal but for the marks of what was fetched on each
 
 
 def measure(island: Island, model: Path) -> int:
