@@ -25,6 +25,7 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
 
     from raylaunch.base import console
     from raylaunch.explain import read, report
+    from raylaunch.explain.signatures import SYMPTOM_BELOW
     from raylaunch.serve.last_failure import explain_incident, find_last_logs
 
     with contextlib.ExitStack() as stack:
@@ -40,8 +41,10 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
             sources = read.find_logs(find_last_logs(port))
         show = stack.enter_context(console.live_lines())
         found = read.explain_logs(sources, lambda line: show([line]))
-    if not found.causes and not logs and cluster is None and (cause := explain_incident(port)):
-        found = replace(found, causes=(cause,), first_errors=())
+    is_vague = not found.causes or found.causes[0].weight < SYMPTOM_BELOW  # what the supervisor ended looks killed
+    if is_vague and not logs and cluster is None and (cause := explain_incident(port)):
+        same = [seen for seen in found.causes if seen.key == cause.key]
+        found = replace(found, causes=tuple(same) or (cause,), first_errors=())
     if as_json:
         console.print_json(report.to_json(found))
     else:

@@ -55,7 +55,7 @@ def test_without_a_service_it_reads_the_last_incident() -> None:
 
 
 def test_an_incident_whose_log_is_silent_has_its_supervisors_cause(capsys: pytest.CaptureFixture[str]) -> None:
-    """A wedge leaves no line in any log."""
+    """A wedge leaves no line in any log but those of the workers that the supervisor then kills."""
     what = "no token has moved for 60 s while 2 request(s) run: the engine is wedged"
     incident = Incident(
         id="20261124-061502-8080",
@@ -66,7 +66,7 @@ def test_an_incident_whose_log_is_silent_has_its_supervisors_cause(capsys: pytes
         fix="restart it",
         key="engine_stalled",
     ).save()
-    (incident.folder / "engine.log").write_text("INFO: fine\n")
+    (incident.folder / "engine.log").write_text("RayWorkerProc rank=[0] died unexpectedly, shutting down executor.\n")
     assert _run(["explain", "--json"]) == 0
     (cause,) = json.loads(capsys.readouterr().out)["causes"]
     assert (cause["key"], cause["what"], cause["fix"]) == ("engine_stalled", what, "restart it")
