@@ -71,6 +71,12 @@ def find_nearest(name: str, valid: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def is_misspelling(name: str, of: str) -> bool:
+    """Whether `name` is `of` with a few letters wrong, missing or swapped, and not a name of something else."""
+    plain = name.lower().replace("-", "_")[:_LONGEST]
+    return sorted(plain) == sorted(of) or bool(difflib.get_close_matches(plain, [of], cutoff=0.8))
+
+
 def list_choices(name: str, valid: Sequence[str]) -> str:
     """ "nearest is X (of A, B, ...)"."""
     nearest = find_nearest(name, valid)

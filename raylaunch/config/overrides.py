@@ -8,7 +8,7 @@ from raylaunch.base import viewpoint
 from raylaunch.base.text import find_nearest, is_encodable, printable
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource
 from raylaunch.config.schema import FileSchema, Part
-from raylaunch.config.validation import accepts_type, list_types
+from raylaunch.config.validation import accepts_type, find_meant, list_types
 from raylaunch.config.yaml_reader import BadYamlError, parse_yaml
 
 PREFIX = "RAYLAUNCH_"
@@ -29,9 +29,8 @@ def read_variables(environ: Mapping[str, str], schema: FileSchema, layered: Laye
         shown = printable(name)
         key = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if len(key) < 2 or key[0] not in BLOCKS or not all(key) or not is_encodable(name):
-            known = [make_variable((block, field)) for block in BLOCKS for field in schema.list_fields(block)]
-            nearest = find_nearest(name.lower(), [variable.lower() for variable in (*known, *RESERVED)])
-            hint = f"; nearest is {nearest.upper()}" if nearest else ""
+            nearest = _find_variable(name, schema)
+            hint = f"; nearest is {nearest}" if nearest else ""
             layered.problems.append(f"{shown}: no variable of raylaunch{hint} (RAYLAUNCH_<BLOCK>__<FIELD>)")
         elif not environ[name]:
             # Reading "" as null would open a server whose key is missing.
@@ -40,6 +39,17 @@ def read_variables(environ: Mapping[str, str], schema: FileSchema, layered: Laye
             _put(
                 layered, key, environ[name], ValueSource("variable", shown), schema.list_fields(*key[:-1]).get(key[-1])
             )
+
+
+def _find_variable(name: str, schema: FileSchema) -> str | None:
+    """The variable that an unknown one likely stands for."""
+    key = name.removeprefix(PREFIX).lower()
+    if block := next((block for block in BLOCKS if key.startswith(f"{block}_")), None):
+        field = find_meant(key.removeprefix(block).strip("_"), schema.list_fields(block), block)
+        return make_variable((block, field)) if field else None
+    known = [make_variable((block, field)) for block in BLOCKS for field in schema.list_fields(block)]
+    nearest = find_nearest(name.lower(), [variable.lower() for variable in (*known, *RESERVED)])
+    return nearest.upper() if nearest else None
 
 
 def read_vllm_key(environ: Mapping[str, str], layered: LayeredValues) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from raylaunch.base.text import find_nearest, is_secret, list_choices, quote
+from raylaunch.base.text import find_nearest, is_misspelling, is_secret, list_choices, quote
 from raylaunch.config.layers import Key, LayeredValues, show_key
 from raylaunch.config.schema import FileSchema, Part
 
@@ -24,9 +24,15 @@ _ABBREVIATIONS = {
     "tp": "tensor_parallel_size",
     "pp": "pipeline_parallel_size",
     "dp": "data_parallel_size",
+    "tp_size": "tensor_parallel_size",
+    "pp_size": "pipeline_parallel_size",
     "context_length": "max_model_len",
+    "max_seq_len": "max_model_len",
+    "max_length": "max_model_len",
+    "gpu_mem_util": "gpu_memory_utilization",
     "gpus": "gpus_per_node",
 }
+_OF_VLLM = ("engine", "server")
 _TYPE_NAMES = {
     "boolean": "true or false",
     "integer": "an integer",
@@ -187,19 +193,16 @@ class _Checker:
         self.layered.complain(path, what)
 
     def _describe_unknown(self, name: str, value: JsonValue, fields: Mapping[str, Part], path: Key) -> str:
-        short = _ABBREVIATIONS.get(name, "")
-        nearest = short if short in fields else find_nearest(name, fields)
         plain = name.lstrip("-").replace("-", "_")
-        if path[0] in ("engine", "server") and len(path) == 2 and (now := _read_renamed().get(plain)):
+        if path[0] in _OF_VLLM and len(path) == 2 and (now := _read_renamed().get(plain)):
             return f"vLLM {self.schema.vllm} no longer has it; {now}"
-        if nearest is not None and _turns_sense(plain, nearest):
-            nearest = None
+        nearest = find_meant(plain, fields, path[0])
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
         noun = "block" if is_block else "key"
         homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
         if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
             return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
-        if nearest is None and path[0] in ("engine", "server"):
+        if nearest is None and path[0] in _OF_VLLM:
             return f"unknown key: vLLM {self.schema.vllm} has none like it"
         if nearest is None:
             return f"unknown {noun}; valid are {', '.join(fields)}"
@@ -224,6 +227,16 @@ def _read_renamed() -> Mapping[str, str]:
     text = (importlib.resources.files("raylaunch.data") / "renamed_options.json").read_text(encoding="utf-8")
     renamed: dict[str, str] = json.loads(text)
     return renamed
+
+
+def find_meant(name: str, fields: Mapping[str, Part], block: str) -> str | None:
+    """The field that an unknown name stands for. Options of vLLM come and go: there only a misspelling is likely."""
+    if (meant := _ABBREVIATIONS.get(name, "")) in fields:
+        return meant
+    nearest = find_nearest(name, fields)
+    if nearest is None or _turns_sense(name, nearest) or (block in _OF_VLLM and not is_misspelling(name, nearest)):
+        return None
+    return nearest
 
 
 def _turns_sense(name: str, nearest: str) -> bool:

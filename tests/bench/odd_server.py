@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 TOKENS = 6
 Behave = Callable[[int], str]
-"""Number of the request (from 0) -> "" (well), "503", "error event", "break", "die", "stall", "close", "no usage"."""
+"""Number of the request (from 0) -> "" (well), "503", "error event", "typed error", "break", "die", "stall",
+"close", "no usage"."""
 
 
 @dataclass
@@ -128,9 +129,17 @@ def serve(
                 if how == "error event" and token == 3:
                     self.event({"error": {"message": "EngineCore died"}})
                     break
+                if how == "typed error" and token == 3:
+                    self.chunk(b"event: error\ndata: EngineCore died\n\n")
+                    break
                 piece = {"delta": {"content": "data: \n\n"}} if chat else {"text": 'x "error" data: \n\n'}
-                self.event({"choices": [piece | {"finish_reason": "stop" if token == TOKENS - 1 else None}]})
-            if how != "no usage":
+                is_end = token == TOKENS - 1 and how != "no usage"
+                self.event({"choices": [piece | {"finish_reason": "stop" if is_end else None}]})
+            if how == "no usage":  # the end comes alone, and brings no token
+                self.event({"choices": [None]})
+                end = {"delta": {}} if chat else {"text": ""}
+                self.event({"choices": [end | {"finish_reason": "stop"}]})
+            else:
                 self.event({"choices": [], "usage": usage})
             self.chunk(b"data: [DONE]\n\n")
             self.chunk(b"")

@@ -220,24 +220,25 @@ def test_synthetic_prompts_are_text_of_exact_length(tmp_path: Path, tiny_llama: 
     assert (result["asked"]["prompts"], result["asked"]["distinct_prompts"]) == ("synthetic text, 30 tokens", 12)
 
 
-def test_closing_server_and_missing_usage(tmp_path: Path) -> None:
-    """A connection per answer; tokens counted by events, and the result says so."""
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_closing_server_and_missing_usage(tmp_path: Path, api: str) -> None:
+    """A connection per answer; tokens counted by events with output, and the result says so."""
     with odd_server.serve(lambda number: "close" if number % 2 else "no usage") as server:
-        result = run(tmp_path, server.url, "-n", "20", "-c", "4", "--api", "completions")
+        result = run(tmp_path, server.url, "-n", "20", "-c", "4", "--api", api)
     assert result["requests_ok"] == 20
     assert result["tokens_counted_by"] == "events"
     assert result["output_tokens"] == 20 * odd_server.TOKENS
 
 
 def test_few_errors_are_told_by_kind(tmp_path: Path) -> None:
-    """One request in fifty fails, in three ways: valid, and each counted."""
-    odd = {10: "503", 60: "break", 110: "error event"}
+    """One request in fifty fails, in four ways: valid, and each counted."""
+    odd = {10: "503", 60: "break", 110: "error event", 160: "typed error"}
     with odd_server.serve(lambda number: odd.get(number, "")) as server:
-        result = run(tmp_path, server.url, "-n", "150", "-c", "8")
+        result = run(tmp_path, server.url, "-n", "200", "-c", "8")
     assert list_reasons(result) == []
-    assert (result["requests_ok"], result["requests_failed"]) == (147, 3)
+    assert (result["requests_ok"], result["requests_failed"]) == (196, 4)
     assert {kind: entry["count"] for kind, entry in result["errors"].items()} == {
-        "http 503": 1, "reset": 1, "error in the answer": 1
+        "http 503": 1, "reset": 1, "error in the answer": 2
     }  # fmt: skip
     assert result["errors"]["error in the answer"]["said"] == "EngineCore died"
 

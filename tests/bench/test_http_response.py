@@ -116,6 +116,52 @@ def test_error_event_under_200() -> None:
     assert answer.error == "EngineCore died"
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        event(id="1", choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+        event(id="1", choices=[{"index": 0, "delta": None, "finish_reason": "stop"}]),
+        event(id="1", choices=[{"index": 0, "text": "", "finish_reason": "length"}]),
+        token("", "stop"),
+        token("", None) + DONE,
+        event(id="1", choices=[{"index": 0, "delta": {}, "finish_reason": None}]) + DONE,
+        event(id="1", choices=[{"index": 0, "delta": None, "finish_reason": None}]) + DONE,
+        event(id="1", choices=[{"index": 0, "delta": {"content": None, "tool_calls": []}, "finish_reason": "stop"}]),
+    ],
+)
+def test_a_finish_without_output_is_no_token(end: bytes) -> None:
+    """Servers that omit usage are counted by output events: one read each, or all in one."""
+    stream = [ROLE, *map(token, TEXTS), end]
+    for pieces in ([HEAD, *map(chunk, stream), b"0\r\n\r\n"], [HEAD + chunk(b"".join(stream)) + b"0\r\n\r\n"]):
+        answer = read(pieces)
+        assert (len(answer.arrivals), answer.finished, answer.usage, answer.error) == (len(TEXTS), True, None, None)
+
+
+@pytest.mark.parametrize("choices", [[None], [], None, {}, ["x"], [[]]])
+def test_choices_of_no_use_are_no_token(choices: object) -> None:
+    """First, in the middle and last: they neither count nor end the stream."""
+    odd = event(id="1", choices=choices)
+    is_right(read([HEAD, *map(chunk, [odd, *STREAM[:2], odd, *STREAM[2:-1], odd, DONE]), b"0\r\n\r\n"]))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"data: out of memory", "out of memory"),
+        (b"data: out of\ndata: memory", "out of memory"),
+        (b'data: {"error": {"message": "out of memory"}}', "out of memory"),
+        (b'data: {"message": "out of memory", "code": 500}', "out of memory"),
+        (b'data: "out of memory"', "out of memory"),
+        (b"data: \xff memory", "\ufffd memory"),
+    ],
+)
+def test_events_of_the_type_error(data: bytes, said: str) -> None:
+    """Their data is the error, whether JSON or text; it counts as no token."""
+    for body in (b"event: error\n" + data, data + b"\nevent: error"):
+        answer = read([HEAD, *map(chunk, [ROLE, token("a"), token("b"), body + b"\n\n"]), b"0\r\n\r\n"])
+        assert (answer.error, len(answer.arrivals), answer.finished) == (said, 2, False)
+
+
 def test_closed_before_its_end() -> None:
     answer = HttpAnswer()
     answer.feed(HEAD + chunk(token("a")), 1.0)
