@@ -115,6 +115,12 @@ def _is_near_address(address: str) -> bool:
     return False
 
 
+def needs_no_proxy(url: str) -> bool:
+    """Whether a proxy of this environment would take requests to `url`, which is near."""
+    parts = urlsplit(url)
+    return bool(urllib.request.getproxies().keys() & {parts.scheme, "all"}) and is_near(parts.hostname or "")
+
+
 def exempt_loopback() -> None:
     """Exempt loopback from this process's proxies, for HTTP clients of others."""
     for name in ("no_proxy", "NO_PROXY"):

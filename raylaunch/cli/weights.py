@@ -55,7 +55,7 @@ def pull(
     if model.repo is None:
         console.say(
             f"nothing to fetch: the launch has no model.repo, so {folder} is served as it is. Every node needs it; "
-            f"from here to another: {shlex.join(['rsync', '-a', f'{folder}/', f'NODE:{folder}/'])}"
+            f"from here to another: {shlex.join(['rsync', '-a', '-s', f'{folder}/', f'NODE:{folder}/'])}"
         )
         return
     choice = OwnFilesChoice.ADOPT if adopt else OwnFilesChoice.REPLACE if replace else OwnFilesChoice.ASK

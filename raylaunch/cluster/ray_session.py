@@ -1,6 +1,7 @@
 """Join a Ray cluster and wait for its GPUs, through Ray's core alone: no dashboard is needed."""
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def join(address: str, *, env_vars: Mapping[str, str]) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"Ray at {address}: cannot be joined: {str(error).strip().splitlines()[0]}",
-            fix=f"a Ray node must run on this machine (`ray start --address={address}`), with Ray {RAY} as everywhere",
+            fix=f"a Ray node must run on this machine (`ray start --address={shlex.quote(address)}`), "
+            f"with Ray {RAY} as everywhere",
         ) from error
 
 

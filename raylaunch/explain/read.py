@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -90,7 +91,7 @@ def open_file(path: Path, origin: LogOrigin | None = None) -> LogSource:
             is_gzip = file.read(2) == _GZIP
         status = path.stat()
     except OSError as error:
-        raise LogError(f"{path} cannot be read: {error.strerror}", fix=f"ls -l {path}") from error
+        raise LogError(f"{path} cannot be read: {error.strerror}", fix=f"ls -l {shlex.quote(str(path))}") from error
     return LogSource(
         origin or LogOrigin(str(path), changed_at=status.st_mtime),
         lambda: _open(path, is_gzip=is_gzip),

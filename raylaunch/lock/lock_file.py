@@ -111,7 +111,8 @@ def read_lock(path: Path) -> Lock:
         return Lock(**{**document, "nodes": nodes})
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise LaunchFileError(
-            f"{path} is not a lock file that this raylaunch can read: {error}", fix="write it again: raylaunch lock"
+            f"{path} is not a lock file that this raylaunch can read: {error}",
+            fix="write it again: raylaunch lock LAUNCH.yaml",
         ) from error
 
 

@@ -56,12 +56,18 @@ def _judge_folder(node: NodeFacts, request: CheckRequest, source: NodeFacts | No
 def _make_fetch_command(node: NodeFacts, request: CheckRequest, source: NodeFacts | None) -> str:
     """How to get the model onto `node`: from a node that has it completely, else from the hub."""
     if not request.repo:
-        path = shlex.quote(f"{node.model.path.rstrip('/')}/")
-        there = source.node_ip if source and source.node_ip != node.node_ip else "<another node>"
-        return f"on {node.node_ip}: rsync -a {there}:{path} {path} (the launch has no model.repo to fetch)"
+        there = source.node_ip if source and source.node_ip != node.node_ip else "NODE"
+        copy = _make_copy_command(there, node.model.path)
+        return f"on {node.node_ip}: {copy} (the launch has no model.repo to fetch)"
     if source is not None and source.node_ip != node.node_ip:
         return f"{request.pull_command} (it comes from {source.node_ip})"
     return f"{request.pull_command} (once from the hub, then from node to node)"
+
+
+def _make_copy_command(source: str, folder: str, *options: str) -> str:
+    """rsync's command for a folder of another node; -s keeps a remote shell from splitting the path (before 3.2.4)."""
+    path = f"{folder.rstrip('/')}/"
+    return shlex.join(["rsync", "-a", "-s", *options, f"{source}:{path}", path])
 
 
 def _compare_folders(complete: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
@@ -71,11 +77,10 @@ def _compare_folders(complete: Sequence[NodeFacts], request: CheckRequest) -> It
     reference = complete[signatures.index(reference_signature)]
     for node, signature in zip(complete, signatures, strict=True):
         if signature != reference_signature and (differences := _list_differences(node.model, reference.model)):
-            path = shlex.quote(request.model_folder.rstrip("/"))
             yield Finding(
                 node.node_ip,
-                f"model folder {path} differs from that of {reference.node_ip}: {_join(differences)}",
-                f"on {node.node_ip}: rsync -a --delete {reference.node_ip}:{path}/ {path}/",
+                f"model folder {request.model_folder} differs from that of {reference.node_ip}: {_join(differences)}",
+                f"on {node.node_ip}: {_make_copy_command(reference.node_ip, request.model_folder, '--delete')}",
             )
 
 

@@ -52,7 +52,7 @@ def fetch_logs(cluster: ClusterFile) -> Iterator[list[LogSource]]:
         if len(lost) == len(cluster.hosts):
             raise ClusterError(
                 f"{cluster.cluster_name}: no host can be reached: {next(iter(lost.values()))}",
-                fix=f"`raylaunch doctor {cluster.path}`",
+                fix=f"`raylaunch doctor {cluster.shown_path}`",
             )
         yield [source for sources in found.values() if not isinstance(sources, str) for source in sources]
 

@@ -1,5 +1,6 @@
 """The image of a cluster: loaded on its hosts from a file, and compared between them."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def describe_load_failure(result: CommandResult) -> str:
     """Why an image file was not loaded; "" where it was."""
     if result.status == 0:
         return ""
-    printed, errors = result.stdout.strip(), result.stderr.strip()
-    return f"{printed}, but {errors or printed}" if printed else errors
+    printed, errors = result.stdout.strip(), result.stderr.strip() or f"it ended with status {result.status}"
+    return f"{printed}, but {errors}" if printed else errors
 
 
 def _find_ids(shell: HostShell, hosts: Sequence[str]) -> dict[str, str]:
@@ -94,5 +95,5 @@ def _load(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
     if failed := [f"{host}: {why}" for host, why in failures.items() if why]:
         raise ClusterError(
             f"loading {archive} did not provide {image}: {'; '.join(failed)}",
-            fix=f"save it again where the image is: {save} | gzip >{archive.name}; check the disk space",
+            fix=f"save it again where the image is: {save} | gzip >{shlex.quote(archive.name)}; check the disk space",
         )

@@ -6,6 +6,7 @@ Plain `ray` reads ``/tmp/ray/cluster-<name>.state`` (Ray 2.60), which becomes a 
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def publish(cluster: ClusterFile) -> None:
         plain.unlink(missing_ok=True)
         plain.symlink_to(own)
     except OSError as error:  # another user's folder
-        console.say(f"Ray's own commands need RAY_TMPDIR={folder} here: {plain}: {error.strerror}")
+        console.say(f"Ray's own commands need RAY_TMPDIR={shlex.quote(str(folder))} here: {plain}: {error.strerror}")
 
 
 def withdraw(cluster: ClusterFile) -> None:

@@ -165,7 +165,7 @@ class Driver:
         if differences and self.config.keep.locked:
             raise ChecksFailedError(
                 f"--locked: {len(differences)} values differ from {path}; the first: {differences[0].describe()}",
-                fix="restore them, or write the lock again: `raylaunch lock`",
+                fix="restore them, or write the lock again: `raylaunch lock LAUNCH.yaml`",
             )
 
     def show_map(self) -> None:

@@ -182,13 +182,15 @@ def make_curl(url: str, model: str, *, key: str, task: str = "generate") -> str:
     """
     question = _QUESTIONS.get(task)
     header = f'-H "Authorization: Bearer {key}" ' if key else ""
-    insecure = "-k " if url.startswith("https:") else ""
+    options = "-k " if url.startswith("https:") else ""
+    if http_client.needs_no_proxy(url):
+        options += "--noproxy '*' "
     if question is None:
-        return f"curl -s -i {insecure}{shlex.quote(f'{url}/health')}"
+        return f"curl -s -i {options}{shlex.quote(f'{url}/health')}"
     sentence = {"prompt": "The capital of France is", "max_tokens": 16} if task == "generate" else {}
     body = json.dumps({"model": model, **question.fields, **sentence}, ensure_ascii=False)
     where = shlex.quote(url + question.path)
-    return f"curl -s {insecure}{where} -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
+    return f"curl -s {options}{where} -H 'Content-Type: application/json' {header}-d {shlex.quote(body)}"
 
 
 def describe_kv_cache(engine: EngineReady, forecast: Forecast | None = None) -> str:

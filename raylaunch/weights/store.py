@@ -68,7 +68,8 @@ def inspect(folder: Path) -> StoreState:
         aside = place.claimed
         beside = _list_sizes(aside) if aside else {}
     except OSError as error:
-        return StoreState(f"{folder} cannot be read: {error.strerror}", f"make it readable: chmod -R a+rX {folder}")
+        fix = f"make it readable: chmod -R a+rX {shlex.quote(str(folder))}"
+        return StoreState(f"{folder} cannot be read: {error.strerror}", fix)
     target = folder if folder.is_dir() else parent
     return StoreState(
         manifest=Manifest.read(folder),

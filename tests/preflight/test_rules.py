@@ -139,7 +139,7 @@ def test_an_lfs_pointer_is_pulled_by_git(cluster, request_16):
 
 def test_a_launch_without_a_repo_has_nothing_to_pull(cluster, request_16):
     found = only(judge(cluster(model=FolderFacts(PATH)), replace(request_16, repo=None)))
-    assert found.fix.startswith(f"on 10.0.0.3: rsync -a 10.0.0.1:{PATH}/ {PATH}/")
+    assert found.fix.startswith(f"on 10.0.0.3: rsync -a -s 10.0.0.1:{PATH}/ {PATH}/")
 
 
 def test_a_model_without_weights_or_tokenizer(cluster, request_16):

@@ -181,9 +181,10 @@ def _judge_sudo(facts: HostFacts) -> Verdict:
         return check.ok("not needed: the user is root")
     if facts.sudo.status == 0:
         return check.ok("without a password")
+    rule, file = shlex.quote(f"{user} ALL=(ALL) NOPASSWD: ALL"), shlex.quote(f"/etc/sudoers.d/{user}")
     return check.warning(
         f"{user} has no sudo without a password: commands that need it have to be run on that host by hand",
-        f"echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{user} (optional)",
+        f"echo {rule} | sudo tee {file} (optional)",
     )
 
 

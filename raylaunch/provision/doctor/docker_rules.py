@@ -57,7 +57,7 @@ def _judge_daemon(facts: HostFacts, runtime: Docker) -> Verdict:
         return check.failed(what, runtime.start.format(sudo=system.sudo), safe=True)
     if facts.docker.problem == "denied":
         what = f"user {system.user} may not use docker (not in group docker)"
-        return check.failed(what, runtime.grant_access.format(user=system.user), safe=True)
+        return check.failed(what, runtime.grant_access.format(user=shlex.quote(system.user)), safe=True)
     if facts.docker.problem == "slow":
         return check.failed("docker's daemon does not answer within 10 s", runtime.restart.format(sudo=system.sudo))
     return check.failed(f"docker fails: {printable(facts.docker.message)}", runtime.show_log.format(sudo=system.sudo))

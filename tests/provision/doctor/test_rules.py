@@ -1,6 +1,7 @@
 """Rules that no rig covers completely: other cards, clocks, links, distributions, running clusters."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,15 @@ def test_sound_hosts_have_every_check_and_no_other(judge_worker: Callable[..., l
     verdicts = judge_worker()
     assert {verdict.check for verdict in verdicts} == {*CHECKS}
     assert {verdict.state for verdict in verdicts} == {VerdictState.OK}
+
+
+def test_commands_keep_a_users_name_as_it_is(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
+    """A shell would remove the backslash of a domain's user."""
+    facts = {"system": replace(make_host(WORKER).system, user="CORP\\mia"), "sudo": probe_facts.Section("", 1)}
+    verdicts = judge_worker(**facts, docker=probe_facts.RuntimeFacts("denied"))
+    assert shlex.split(pick(verdicts, "docker").fix)[-1] == "CORP\\mia"
+    words = shlex.split(pick(verdicts, "sudo").fix)
+    assert (words[1], words[5]) == ("CORP\\mia ALL=(ALL) NOPASSWD: ALL", "/etc/sudoers.d/CORP\\mia")
 
 
 def test_every_failed_verdict_has_a_fix(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
