@@ -11,6 +11,16 @@ STATES = ("starting", "ready", "restarting", "draining", "stopping")
 
 
 @dataclass(frozen=True)
+class ReplicaMetrics:
+    """What the supervisor knows of one replica."""
+
+    is_ready: bool
+    api_servers: int
+    folder: str
+    """Of its engine's metrics, where several processes write them (engine/metrics_folder.py)."""
+
+
+@dataclass(frozen=True)
 class ServiceMetrics(Collector):
     """What the supervisor knows of its service at one moment."""
 
@@ -28,6 +38,7 @@ class ServiceMetrics(Collector):
     progress_age_s: float = 0.0
     throttled: tuple[tuple[str, int, str], ...] = ()
     """Node, GPU, reason."""
+    replicas: tuple[ReplicaMetrics, ...] = ()
 
     def collect(self) -> Iterator[Metric]:
         """One family per metric, as a registry of prometheus_client asks for them."""
@@ -45,6 +56,11 @@ class ServiceMetrics(Collector):
         yield _gauge("gpus_present", "GPUs of the nodes that are alive, as Ray counts them.", self.gpus_present)
         age_help = "Seconds without a token while requests run; 0 when idle."
         yield _gauge("progress_age_seconds", age_help, self.progress_age_s)
+        up_help = "1 while the replica is ready, else 0."
+        ups = [((str(index),), one.is_ready) for index, one in enumerate(self.replicas)]
+        yield _gauges("replica_up", up_help, ("replica",), ups)
+        servers = [((str(index),), one.api_servers) for index, one in enumerate(self.replicas)]
+        yield _gauges("api_servers", "Processes that serve clients of the replica.", ("replica",), servers)
         throttled = [((node, str(gpu), reason), True) for node, gpu, reason in self.throttled]
         yield _gauges("gpu_throttled", "1 for a GPU that is slowed down.", ("node", "gpu", "reason"), throttled)
 

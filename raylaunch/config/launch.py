@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -45,13 +45,15 @@ class ClusterBlock(_Block):
     """Which machines."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Ray nodes that the engine spans."""
+    """Ray nodes of the launch: its engine spans them, or its replicas share them."""
     gpus_per_node: int = Field(default=1, ge=1, le=64)
     """GPUs of each node."""
     wait_s: float = Field(default=600.0, ge=0, le=86400)
     """Longest wait for the GPUs, in seconds."""
     local: bool = False
     """Start a private Ray on this machine where none runs (the demo); it stops with the service."""
+    replicas: int | Literal["auto"] = 1
+    """Engines of this launch, each on GPUs of its own; auto: as many as fit."""
     tp_across_nodes: bool = False
     """Allow a tensor-parallel group to span nodes: every layer then waits for the network."""
     check_network: bool = True
@@ -126,6 +128,37 @@ class LaunchConfig:
     def world_size(self) -> int:
         """vLLM workers of the engine: TP x PP (other kinds of parallelism are refused, see parallelism.py)."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def nodes_per_replica(self) -> int:
+        """Nodes that one of several replicas takes: one that it fits into, else complete ones."""
+        gpus, tp = self.cluster.gpus_per_node, self.tensor_parallel_size
+        if tp > gpus:
+            return -(-self.world_size // gpus)
+        return 1 if self.world_size <= gpus else -(-self.pipeline_parallel_size // (gpus // tp))
+
+    @property
+    def replicas_per_node(self) -> int:
+        """Replicas that share a node; 1 where one takes a node or more."""
+        return max(1, self.cluster.gpus_per_node // self.world_size)
+
+    @property
+    def fitting_replicas(self) -> int:
+        """Replicas that fit into the launch's nodes."""
+        return self.cluster.nodes // self.nodes_per_replica * self.replicas_per_node
+
+    @property
+    def replicas(self) -> int:
+        """Engines of the service."""
+        return self.fitting_replicas if self.cluster.replicas == "auto" else self.cluster.replicas
+
+    def for_replica(self) -> "LaunchConfig":
+        """The launch of one of its replicas: as an engine of its own, on its share of the nodes."""
+        if self.replicas == 1:
+            return self
+        gpus = min(self.world_size, self.cluster.gpus_per_node)
+        share = {"nodes": self.nodes_per_replica, "gpus_per_node": gpus, "replicas": 1}
+        return replace(self, cluster=self.cluster.model_copy(update=share))
 
     @property
     def max_model_len(self) -> int | None:

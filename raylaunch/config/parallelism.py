@@ -33,7 +33,8 @@ def check_layout(config: LaunchConfig, bad: set[str]) -> list[str]:
                 config.complain(key, "raylaunch places TP x PP only; serve each replica on GPUs of its own")
             )
     if not bad & {TP, PP, "engine", "cluster", "cluster.nodes", "cluster.gpus_per_node"}:
-        problems += _check_gpus(config)
+        found = [*_check_gpus(config)]
+        problems += found or ([] if "cluster.replicas" in bad else _check_replicas(config))
     return problems
 
 
@@ -72,7 +73,7 @@ def describe_unused(config: LaunchConfig, *, nodes: int = 0, gpus_per_node: int 
     cluster = config.cluster
     nodes, gpus_per_node = nodes or cluster.nodes, gpus_per_node or cluster.gpus_per_node
     there = nodes * gpus_per_node
-    if config.world_size >= there:
+    if config.world_size >= there or config.replicas > 1:
         return ""
     layout = _find_full_layout(config, nodes, gpus_per_node)
     advice = f"; to use all: {layout}" if layout else ""
@@ -95,6 +96,21 @@ def _find_full_layout(config: LaunchConfig, nodes: int, gpus_per_node: int) -> s
             options = ({} if named == (nodes, gpus_per_node) else block) | {TP: tp, PP: pp}
             return " ".join(f"--set {key}={value}" for key, value in options.items())
     return ""
+
+
+def _check_replicas(config: LaunchConfig) -> Iterator[str]:
+    cluster, fits = config.cluster, config.fitting_replicas
+    if config.replicas > fits:
+        where = (
+            f"share a node of {cluster.gpus_per_node} GPU(s)" if config.replicas_per_node > 1 else "take a node each"
+        )
+        if config.nodes_per_replica > 1:
+            where = f"take {config.nodes_per_replica} complete nodes each"
+        yield config.complain(
+            "cluster.replicas",
+            f"{config.replicas} replicas of {config.world_size} GPU(s) do not fit into {cluster.nodes} node(s) x "
+            f"{cluster.gpus_per_node} GPU(s): they {where}, so at most {fits} fit",
+        )
 
 
 def _rank_blame(config: LaunchConfig, key: str) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from raylaunch.engine.messages import (
     EngineStarting,
     FailClients,
     ServeEngine,
+    StopAccepting,
 )
 
 _MUTE_S = 3.0
@@ -61,6 +62,8 @@ class ApiGroup:
         self._introduction: bytes | None = None
         self._is_ending = self._is_asked_to_end = self._is_ready = self._has_accepted = False
         self._reported: tuple[int, ...] = ()
+        self._is_closed = False
+        """Whether the servers were told that other replicas accept."""
         self._note = ""
         self._moves = 0
         """Of the servers that were replaced."""
@@ -133,6 +136,9 @@ class ApiGroup:
                 if server.reader.descriptor >= 0:
                     self._take(server)
             self._keep_servers()
+            if self._order.share.private_fd is not None and self._is_engine_dead() and not self._is_closed:
+                self._is_closed = True
+                self._send_all(StopAccepting())
             if self._is_asked_to_end:
                 self._end(exit_status=0)
             if self._is_ending and not any(server.is_alive() for server in self._servers):
@@ -152,16 +158,19 @@ class ApiGroup:
         if self._parent.is_closed:
             messages.append(FailClients("the service ended"))
         for message in messages:
-            if isinstance(message, ServiceMetrics | Drain | FailClients):
-                for server in self._servers:
-                    server.send(message)
+            if isinstance(message, ServiceMetrics | Drain | StopAccepting | FailClients):
+                self._send_all(message)
             if isinstance(message, Drain):
                 self._is_ending = True
             elif isinstance(message, FailClients):
-                processes_left = time.monotonic() + GOODBYE_S + 0.3
-                while any(server.is_alive() for server in self._servers) and time.monotonic() < processes_left:
+                until = time.monotonic() + GOODBYE_S + 0.3
+                while any(server.is_alive() for server in self._servers) and time.monotonic() < until:
                     time.sleep(0.02)
                 self._kill_engine()
+
+    def _send_all(self, message: object) -> None:
+        for server in self._servers:
+            server.send(message)
 
     def _take(self, server: ForkLink) -> None:
         for message in server.receive():

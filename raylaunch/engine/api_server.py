@@ -151,7 +151,7 @@ async def serve(
 
     listening = socket.socket(fileno=order.share.socket_fd)
     shared: dict[str, Any] = {}
-    if order.share.loads_fd is not None:
+    if order.share.loads_fd is not None and engine_link.takes_peer_loads(vllm_server.build_and_serve):
         slot = order.share.first_slot + (link.index if link else 0)
         shared["peer_loads"] = (LoadTable.open(order.share.loads_fd).loads, slot)
     introduction: list[bytes] = []
@@ -168,7 +168,7 @@ async def serve(
         for payload in introduction:
             parent.send(EngineIntroduction(payload))
         parent.send(await _describe_engine(client))
-        following = asyncio.create_task(EngineControl(client, parent).follow())
+        following = asyncio.create_task(EngineControl(client, parent, order.share).follow())
         address = f"http://{args.host or '0.0.0.0'}:{args.port}"
         shutdown = await vllm_server.build_and_serve(client, address, listening, args, **shared)
         following.cancel()

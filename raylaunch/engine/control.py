@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ from raylaunch.base.ipc import ParentLink
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.engine import metrics_folder
 from raylaunch.engine.client_errors import DEATH
-from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients
+from raylaunch.engine.load_table import NOBODY
+from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients, SocketShare, StopAccepting
 
 PULSE_S = 0.5
 GOODBYE_S = 2.0
@@ -30,18 +32,35 @@ GOODBYE_S = 2.0
 class EngineControl:
     """What the supervisor may know of, and do to, the engine that this process serves."""
 
-    def __init__(self, client: Any, parent: ParentLink) -> None:
-        """Prepare vLLM's AsyncLLM `client` before its app is built."""
-        self._client, self._parent = client, parent
+    def __init__(self, client: Any, parent: ParentLink, share: SocketShare) -> None:
+        """Prepare vLLM's AsyncLLM `client` before its app is built.
+
+        Args:
+            share: what it accepts on.
+        """
+        self._client, self._parent, self._share = client, parent, share
         self._moves = 0
         self._kv_cache_use: float | None = None
         self._server: uvicorn.Server | None = None
         self._collector = _Collector()
         self._cores = [*getattr(client.engine_core.resources.engine_manager, "processes", ())]
         DEATH.hold_errors(client)
+        if share.private_fd is not None:
+            self._stop_accepting_at_death()
         self._count_outputs()
         self._catch_server()
-        self._collector.register()
+        self._collector.register(share)
+
+    def _stop_accepting_at_death(self) -> None:
+        """Leave new connections to the other replicas as soon as vLLM knows that the engine is dead."""
+        processor = self._client.output_processor
+        propagate = processor.propagate_error
+
+        def stop_and_propagate(error: Exception) -> None:
+            self._stop_accepting()
+            propagate(error)
+
+        processor.propagate_error = stop_and_propagate
 
     def _count_outputs(self) -> None:
         """Count what comes from the engine: tokens and finished requests, and the KV cache that a prefill fills."""
@@ -66,9 +85,25 @@ class EngineControl:
         async def startup_and_report(server: uvicorn.Server, sockets: Any = None) -> None:
             await startup(server, sockets)
             self._server = server
+            if self._share.private_fd is not None:
+                await self._accept_privately(server, self._share.private_fd)
             self._parent.send(Accepting())
 
         uvicorn.Server.startup = startup_and_report  # type: ignore[assignment,method-assign]
+
+    @staticmethod
+    async def _accept_privately(server: uvicorn.Server, descriptor: int) -> None:
+        """Accept on a second socket too, with the same app; uvicorn closes it with its own."""
+        config = server.config
+
+        def make_protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=server.server_state, app_state=server.lifespan.state
+            )
+
+        listening = socket.socket(fileno=descriptor)
+        loop = asyncio.get_running_loop()
+        server.servers.append(await loop.create_server(make_protocol, sock=listening, ssl=config.ssl))
 
     async def follow(self) -> None:
         """Send pulses and obey the supervisor until it goes."""
@@ -93,23 +128,38 @@ class EngineControl:
             if isinstance(message, ServiceMetrics):
                 self._collector.newest = message
             elif isinstance(message, Drain):
+                asyncio.create_task(self._drain(message.linger_s))  # noqa: RUF006 (it ends this process)
+            elif isinstance(message, StopAccepting):
                 self._stop_accepting()
             elif isinstance(message, FailClients):
                 asyncio.create_task(self._fail(message.why))  # noqa: RUF006 (it ends this process)
 
+    async def _drain(self, linger_s: float) -> None:
+        """Have uvicorn stop: running requests finish, then it ends, and the engine with it.
+
+        Args:
+            linger_s: before that, answers close their connections, and those that are idle run into uvicorn's limit.
+        """
+        self._stop_accepting()
+        if self._server is not None:
+            if linger_s:
+                self._server.server_state.default_headers.append((b"connection", b"close"))
+                await asyncio.sleep(linger_s)
+            self._server.should_exit = True
+
     def _stop_accepting(self) -> None:
-        """Have uvicorn stop: running requests finish, then it ends, and the engine with it."""
         if self._server is not None:
             for listening in self._server.servers:  # now, and not at uvicorn's next tick
                 listening.close()
             for task in getattr(self._server, "_accept_tasks", ()):  # vLLM's own, where a socket is shared (0.32)
                 if getattr(task.get_coro(), "__name__", "") == "_accept":
                     task.cancel()
-            self._server.should_exit = True
+            if peers := getattr(self._server, "peer_loads", None):
+                peers[0][peers[1]] = NOBODY
 
     async def _fail(self, why: str) -> None:
         """Give every waiting client an error, streams an error event; then end this process and EngineCore."""
-        self._stop_accepting()
+        await self._drain(0.0)
         self._client.engine_core.resources.engine_dead = True
         DEATH.fail(why)
         deadline = asyncio.get_running_loop().time() + GOODBYE_S
@@ -127,21 +177,25 @@ class _Collector:
     """The supervisor's metrics among the engine's own."""
 
     newest: ServiceMetrics | None = None
+    _is_replica = False
 
-    def register(self) -> None:
+    def register(self, share: SocketShare) -> None:
         """Have /metrics show them; vLLM makes a registry for several processes itself, when it builds its app."""
         if metrics_folder.VARIABLE not in os.environ:
             prometheus_client.REGISTRY.register(self)
             return
+        self._is_replica = share.private_fd is not None
         begin = multiprocess.MultiProcessCollector.__init__
 
         def begin_with_ours(collector: Any, registry: Any, path: str | None = None) -> None:
-            begin(collector, registry, path)  # type: ignore[no-untyped-call]
+            begin(collector, None if self._is_replica else registry, path)  # type: ignore[no-untyped-call]
             registry.register(self)
 
         multiprocess.MultiProcessCollector.__init__ = begin_with_ours  # type: ignore[method-assign]
 
     def collect(self) -> Iterator[Metric]:
-        """The families that the supervisor sent last."""
+        """The families that the supervisor sent last; of several replicas, those of all engines too."""
         if self.newest is not None:
             yield from self.newest.collect()
+            if self._is_replica:
+                yield from metrics_folder.collect([one.folder for one in self.newest.replicas])

@@ -5,6 +5,7 @@ itself once. A process that replaces a dead one gets what EngineCore sent then, 
 connected again.
 """
 
+import inspect
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -48,11 +49,14 @@ class EngineLink:
 
 def is_supported(build_and_serve: Any) -> bool:
     """Whether this vLLM can serve one engine, and one listening socket, with several processes."""
-    import inspect
-
     from vllm.v1.engine import utils
 
-    return hasattr(utils, "bind_engine_zmq_listeners") and "peer_loads" in inspect.signature(build_and_serve).parameters
+    return hasattr(utils, "bind_engine_zmq_listeners") and takes_peer_loads(build_and_serve)
+
+
+def takes_peer_loads(build_and_serve: Any) -> bool:
+    """Whether this vLLM leaves a connection to the least loaded process on the socket."""
+    return "peer_loads" in inspect.signature(build_and_serve).parameters
 
 
 def let_clients_be_released() -> None:

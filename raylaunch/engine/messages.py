@@ -21,6 +21,8 @@ class SocketShare:
     """Of the array of loads (engine/load_table.py); None: nothing else accepts on the socket."""
     first_slot: int = 0
     """The first of their slots in it."""
+    private_fd: int | None = None
+    """A second listening socket, for requests to this one of several replicas."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class ServeEngine:
 @dataclass(frozen=True)
 class Drain:
     """To the API server: accept nothing new, let running requests finish, end."""
+
+    linger_s: float = 0.0
+    """For so long, answer requests on open connections too, and close each after its answer."""
+
+
+@dataclass(frozen=True)
+class StopAccepting:
+    """To the API server of one of several replicas: its engine failed; leave new connections to the others."""
 
 
 @dataclass(frozen=True)

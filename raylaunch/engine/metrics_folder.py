@@ -6,7 +6,11 @@ It lies in memory where the system has /dev/shm: its files are mapped, and a ful
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from prometheus_client import multiprocess
+from prometheus_client.metrics_core import Metric
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _MEMORY = Path("/dev/shm")
@@ -31,6 +35,19 @@ def make(mark: str) -> Path:
     folder = find(mark)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def collect(folders: Sequence[str]) -> Iterable[Metric]:
+    """The metrics that the processes of several replicas wrote, each sample with the number of its replica."""
+    merged: dict[str, Metric] = {}
+    for index, folder in enumerate(folders):
+        files = [str(file) for file in Path(folder).glob("*.db")]
+        for metric in multiprocess.MultiProcessCollector.merge(files):  # type: ignore[no-untyped-call]
+            family = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += [
+                sample._replace(labels={**sample.labels, "replica": str(index)}) for sample in metric.samples
+            ]
+    return merged.values()
 
 
 def remove(mark: str) -> None:

@@ -52,9 +52,8 @@ class Attempt:
         """
         environment = os.environ | dict(env_vars) | {MARK_VARIABLE: mark, **processes.KEEP_VISIBLE}
         descriptors = [share.socket_fd]
+        descriptors += [fd for fd in (share.loads_fd, share.private_fd) if fd is not None]
         if share.loads_fd is not None:
-            descriptors.append(share.loads_fd)
-        if share.api_servers > 1:
             environment[metrics_folder.VARIABLE] = str(metrics_folder.make(mark))
         return cls(mark, EngineProcess.start(log, environment, descriptors), share)
 

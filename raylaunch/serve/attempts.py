@@ -4,18 +4,22 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from raylaunch.base.errors import NoProcessError
 from raylaunch.base.processes import MARK_VARIABLE
-from raylaunch.engine import api_servers, metrics_folder
+from raylaunch.config.launch import LaunchConfig
+from raylaunch.engine import api_servers
 from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.messages import SocketShare
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
+from raylaunch.serve.listener import listen
 from raylaunch.serve.messages import PlaceRanks
 from raylaunch.serve.private_ray import PrivateRays
+from raylaunch.serve.service_record import make_url
 
 _FOREVER_S = 86400.0
 """A restart waits for GPUs that are missing; after a day it counts again."""
@@ -30,23 +34,39 @@ class AttemptFactory:
         listening: socket.socket,
         folder: Path,
         *,
+        loads: LoadTable,
+        index: int = 0,
         is_forced: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin for one launch.
+        """Begin for one replica of a launch.
 
         Args:
             listening: the socket that engines accept on.
             folder: of their logs.
+            loads: of all processes that accept on the socket.
+            index: the replica's.
             is_forced: whether the grace period is over.
         """
         self.resolved = resolved
-        """What is served; replaced by a reload."""
-        self.log = folder / "engine.log"
-        self.rays = PrivateRays(is_forced)
-        self._is_forced = is_forced
+        """What is served, by all replicas; replaced by a reload."""
+        self.log = folder / (f"engine-{index}.log" if index else "engine.log")
+        self.rays = PrivateRays(is_forced, f"-{index}" if index else "")
+        self._index, self._loads, self._is_forced = index, loads, is_forced
         self._listening = listening
-        self._loads = LoadTable.create(api_servers.MOST)
+        self._private = listen("127.0.0.1", 0) if resolved.launch.replicas > 1 else None
         self._count = 0
+
+    @property
+    def launch(self) -> LaunchConfig:
+        """The launch of one replica."""
+        return self.resolved.launch.for_replica()
+
+    @property
+    def private_url(self) -> str | None:
+        """Where this replica alone answers, on this machine; None: it is the only one."""
+        if self._private is None:
+            return None
+        return make_url("127.0.0.1", self._private.getsockname()[1], tls=self.launch.uses_tls)
 
     def begin(self, log: Path | None = None) -> Attempt:
         """Start the next API server process importing, with the service's own log or another.
@@ -56,14 +76,18 @@ class AttemptFactory:
         """
         self._count += 1
         count = count_api_servers(self.resolved)
-        loads_fd = self._loads.descriptor if count > 1 else None
-        share = SocketShare(self._listening.fileno(), count, loads_fd)
+        share = SocketShare(self._listening.fileno(), count)
+        if count > 1 or self._private is not None:
+            share = replace(share, loads_fd=self._loads.descriptor, first_slot=self._index * api_servers.MOST)
+        if self._private is not None:
+            share = replace(share, private_fd=self._private.fileno())
+        mark = f"{self._mark}-{f'{self._index}.' if self._index else ''}{self._count}"
         with _no_process():
-            return Attempt.begin(f"{self._mark}-{self._count}", log or self.log, self._make_environment(), share)
+            return Attempt.begin(mark, log or self.log, self._make_environment(), share)
 
     def begin_standby(self) -> Attempt:
         """A start that waits until it is needed, with a log of its own; raises NoProcessError as begin does."""
-        log = self.log.with_name("engine.next.log")
+        log = self.log.with_suffix(".next.log")
         with contextlib.suppress(OSError):  # there is none; and no log ends a service
             log.unlink()
         return self.begin(log)
@@ -78,10 +102,10 @@ class AttemptFactory:
         Raises:
             NoProcessError: there is no process or memory for the driver process.
         """
-        launch, standin = self.resolved.launch, self.resolved.standin
+        launch, standin = self.launch, self.resolved.standin
         env_vars = self._make_environment()
         with _no_process():
-            ray = self.rays.find(launch, standin, env_vars)
+            ray = self.rays.find(launch, standin, env_vars | self._choose_gpus())
             order = PlaceRanks(
                 launch=launch,
                 standin=standin,
@@ -90,6 +114,7 @@ class AttemptFactory:
                 env_vars={**env_vars, MARK_VARIABLE: attempt.mark},
                 hold=hold,
                 is_private=ray is not None,
+                first_node=self._find_first_node() if ray is None and self._private is not None else None,
             )
             attempt.place(order, ray)
         if not hold:  # the engine before has ended
@@ -103,10 +128,23 @@ class AttemptFactory:
         return killed
 
     def close(self) -> None:
-        """End the private Ray and free what is shared; all attempts must have ended."""
+        """End the private Ray and free what is left; all attempts must have ended."""
         self.rays.close()
-        self._loads.close()
-        metrics_folder.remove(f"{self._mark}-*")
+        if self._private is not None:
+            self._private.close()
+
+    def _find_first_node(self) -> int:
+        launch = self.resolved.launch
+        return self._index // launch.replicas_per_node * launch.nodes_per_replica
+
+    def _choose_gpus(self) -> dict[str, str]:
+        """For the private Ray of one of several replicas on real GPUs of this machine: which of them are its own."""
+        if self._private is None or self.resolved.standin is not None:
+            return {}
+        size, visible = self.launch.world_size, os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = range(self._index * size, (self._index + 1) * size)
+        names = visible.split(",")[own.start : own.stop] if visible else map(str, own)
+        return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
     @property
     def _mark(self) -> str:

@@ -6,12 +6,12 @@ the API server process at the same time.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raylaunch.base import console
 from raylaunch.base.errors import ChecksFailedError, ClusterError
 from raylaunch.base.text import describe_span
-from raylaunch.cluster import placement, ray_session
+from raylaunch.cluster import placement, ranks, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.parallelism import describe_unused
 from raylaunch.engine.rehearsal import plan, standin_model
@@ -51,6 +51,8 @@ class Driver:
     """Of the KV cache, once the nodes are checked."""
     wait_s: float | None = None
     """Longest wait for the GPUs instead of the launch's own."""
+    first_node: int | None = None
+    """Of several replicas in one cluster: the node that is tried first; only nodes with enough free GPUs count."""
 
     def join(self, private: JoinPrivateRay | None = None) -> None:
         """Join the Ray cluster, or a private one.
@@ -95,6 +97,7 @@ class Driver:
                 gpus_per_node=block.gpus_per_node,
                 wait_s=block.wait_s if self.wait_s is None else self.wait_s,
                 report=report,
+                inspect=self._inspect,
             )
         self.seconds["wait"] = time.monotonic() - began
         self.say_unused(ray_session.list_nodes())
@@ -103,7 +106,7 @@ class Driver:
     def say_unused(self, nodes: Sequence[ray_session.ClusterNode]) -> None:
         """Say which GPUs that the launch names or Ray has stay unused, with the layout that would use all."""
         block, with_gpus = self.config.cluster, [node.gpus for node in nodes if node.gpus]
-        if self.wait_s is not None:  # a restart: it has been said
+        if self.wait_s is not None or self.first_node is not None:  # a restart: it has been said; or one replica
             return
         if self.private is None and sum(with_gpus) > block.nodes * block.gpus_per_node:
             unused = describe_unused(self.config, nodes=len(with_gpus), gpus_per_node=min(with_gpus))
@@ -111,6 +114,19 @@ class Driver:
             unused = describe_unused(self.config)
         if unused:
             console.say(f"warning: {unused}", style="yellow")
+
+    def _inspect(self) -> tuple[int, tuple[ray_session.ClusterNode, ...]]:
+        """GPUs and nodes that may carry the ranks, those to take first in front."""
+        nodes = ray_session.list_nodes()
+        if self.first_node is None or not nodes:
+            return ray_session.count_gpus(), nodes
+        free = ranks.list_free_resources()
+        needed, first = self.config.cluster.gpus_per_node, self.first_node % len(nodes)
+        fit, taken = [], []
+        for node in (*nodes[first:], *nodes[:first]):
+            gpus = int(free.get(node.node_id, {}).get("GPU", 0))
+            (fit.append(node) if gpus >= needed else taken.append(replace(node, gpus=gpus)))
+        return needed * len(fit), (*fit, *taken)
 
     def check(self, found: tuple[ray_session.ClusterNode, ...], *, grace_s: float) -> None:
         """Check every node at once and report all findings; a stand-in model is written first where it is missing.

@@ -66,6 +66,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
     fetch_s = time.monotonic() - began
     threads = plan.bind_threads(order.standin, launch.world_size)
     driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)
+    driver.first_node = order.first_node
     driver.on_wait = parent.send
     try:
         joining = time.monotonic()

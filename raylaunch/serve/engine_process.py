@@ -108,15 +108,16 @@ class EngineProcess(ChildLink):
         self.receive()
         return not self.is_alive()
 
-    def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str) -> None:
+    def drain(self, timeout_s: float, is_forced: Callable[[], bool], why: str, *, linger_s: float = 0.0) -> None:
         """Accept nothing new, let running requests finish, end.
 
         Args:
             timeout_s: longest wait for them in seconds; the rest get an error.
             is_forced: whether to wait no longer.
             why: the text of that error.
+            linger_s: see Drain.
         """
-        if not self.is_accepting or not self.send(Drain()):
+        if not self.is_accepting or not self.send(Drain(linger_s)):
             return
         wait_until(lambda: self._has_ended() or is_forced(), timeout_s)
         if self.is_alive():

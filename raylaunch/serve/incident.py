@@ -13,6 +13,7 @@
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,8 @@ _RANK_LINES = 40
 _EXPLAINED_LINES = 5000
 _KEPT = 200
 """Older ones are removed."""
+_NAMING = threading.Lock()
+"""Several replicas may fail in one second."""
 _SHORTEST_SECRET = 4
 """In characters: a shorter value may be ordinary text."""
 
@@ -63,6 +66,7 @@ class Incident:
     ended_at: float | None = None
     outcome: str = "going on"
     """"going on", "serving again", "stopped" or "gave up"."""
+    replica: int = 0
     left: tuple[str, ...] = ()
     """Pids on this machine that had to be killed."""
 
@@ -110,30 +114,33 @@ class Incident:
         return [*lines, f"outcome: {self.outcome}{ended}", f"folder: {self.folder}"]
 
 
-def begin(service: Service, fault: Fault, requests: int) -> Incident:
+def begin(service: Service, fault: Fault, requests: int, replica: int = 0) -> Incident:
     """Open an incident's folder.
 
     Args:
         requests: requests that were running.
+        replica: whose engine it was.
     """
     now = time.time()
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{service.port}"
     folder = paths.home() / "incidents"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    incident = Incident(
-        id=next(free for free in names if not (folder / free).exists()),
-        port=service.port,
-        model=service.models[0],
-        cause=fault.cause,
-        what=fault.what,
-        fix=fault.fix or (fix_of(fault.key) if fault.key else ""),
-        key=fault.key,
-        began_at=now,
-        requests=requests,
-        timeline=((now, fault.what),),
-    )
-    _drop_old(folder)
-    return incident.save()
+    with _NAMING:
+        incident = Incident(
+            id=next(free for free in names if not (folder / free).exists()),
+            port=service.port,
+            model=service.models[0],
+            cause=fault.cause,
+            what=fault.what,
+            fix=fault.fix or (fix_of(fault.key) if fault.key else ""),
+            key=fault.key,
+            began_at=now,
+            requests=requests,
+            replica=replica,
+            timeline=((now, fault.what),),
+        )
+        _drop_old(folder)
+        return incident.save()
 
 
 def _drop_old(folder: Path) -> None:

@@ -25,6 +25,8 @@ class PlaceRanks:
     """Wait for GoOn once Ray is joined: the GPUs are not free yet."""
     is_private: bool
     """Wait for JoinPrivateRay: it is being started."""
+    first_node: int | None
+    """Of several replicas: the node that this one tries first, in the order of their addresses."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class PlacedRank:
     """Its node's id in Ray."""
     pid: int | None = None
     """On its node, once the engine is ready."""
+    replica: int = 0
+    """Whose rank it is."""
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,14 @@ _ENGINES_OWN = ("worker", "engine", "wedge", "canary")
 class PrivateRays:
     """At most one in use, and those that are being ended. For the supervisor's main thread."""
 
-    def __init__(self, is_forced: Callable[[], bool]) -> None:
-        """`is_forced` returns whether the grace period is over."""
-        self._is_forced = is_forced
+    def __init__(self, is_forced: Callable[[], bool], name: str = "") -> None:
+        """Begin without one.
+
+        Args:
+            is_forced: whether the grace period is over.
+            name: tells those of several replicas apart.
+        """
+        self._is_forced, self._name = is_forced, name
         self.current: PrivateRayProcess | None = None
         self._retired: list[PrivateRayProcess] = []
         self._shutdowns = ThreadPoolExecutor(thread_name_prefix="shutdown")
@@ -47,7 +52,7 @@ class PrivateRays:
             logical = "logical " if standin else ""
             console.say(f"starting a private Ray: {block.nodes} x {block.gpus_per_node} {logical}GPUs on this machine")
             self._count += 1
-            self.current = PrivateRayProcess.start(f"{launch.port}-{os.getpid()}-ray{self._count}", order)
+            self.current = PrivateRayProcess.start(f"{launch.port}-{os.getpid()}{self._name}-ray{self._count}", order)
         return self.current
 
     def judge(self, cause: str, *, was_serving: bool) -> None:

@@ -22,6 +22,8 @@ class Reload:
     resolved: ResolvedLaunch
     old: ResolvedLaunch
     """Served again if the new one does not come up."""
+    is_proven: bool = False
+    """A replica serves with it."""
     is_accepted: bool = False
     """Checked: the old engine may end."""
     _is_sent: bool = False
@@ -42,6 +44,12 @@ class Reload:
                 f"a restart cannot change the address: `{stop}`, then `{view.command('serve', 'LAUNCH.yaml')}`",
             )
             return None
+        if launch.replicas != old.launch.replicas:
+            request.refuse(
+                f"the new launch has {launch.replicas} replica(s), the service has {old.launch.replicas}",
+                f"a restart cannot change their number: `{stop}`, then `{view.command('serve', 'LAUNCH.yaml')}`",
+            )
+            return None
         try:
             resolved = plan.resolve(launch, rehearse=old.is_rehearsal)
             make_tls(launch.server)
@@ -55,7 +63,7 @@ class Reload:
         """Have the driver process check the launch on every node; returns whether it was refused."""
         if not self._is_sent:
             driver.forget(LaunchChecked)
-            driver.send(CheckLaunch(self.resolved.launch))
+            driver.send(CheckLaunch(self.resolved.launch.for_replica()))
             self._is_sent = True
             self.request.report("checking the launch on every node")
         elif (checked := driver.last(LaunchChecked)) is not None:
@@ -66,8 +74,14 @@ class Reload:
             self.is_accepted = True
         return False
 
+    def note_served(self, url: str) -> None:
+        """A replica serves the new launch."""
+        self.is_proven = True
+        if self.resolved.launch.replicas > 1:
+            self.request.report(f"a replica serves it at {url}/v1")
+
     def succeed(self, url: str) -> None:
-        """The new launch is served."""
+        """The new launch is served, by all replicas."""
         self.request.finish(f"{self.resolved.launch.served_model_names[0]} is served at {url}/v1")
 
     def fall_back(self, fault: Fault) -> ResolvedLaunch:

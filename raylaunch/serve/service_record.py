@@ -37,11 +37,14 @@ class ReplicaRecord:
     index: int
     state: str
     """One of service_metrics.STATES."""
+    note: str = ""
+    """What is happening, while it is not ready."""
     nodes: tuple[str, ...] = ()
     """Addresses of the nodes that carry its ranks."""
     ranks: tuple[int, ...] = ()
     api_servers: tuple[int, ...] = ()
     """Pids of the processes that accept connections for it."""
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Service:
     """RAYLAUNCH_MARK in the environment of its processes."""
     ready_at: float | None = None
     ray_address: str | None = None
-    private_ray_folder: str | None = None
+    private_ray_folders: tuple[str, ...] = ()
     group_leaders: tuple[ProcessId, ...] = ()
     """Leaders of its process groups: the API server and the nodes of a private Ray."""
     ranks: tuple[PlacedRank, ...] = ()
@@ -200,8 +203,8 @@ def end_leftovers(service: Service) -> list[int]:
         marks = service.mark.rpartition("-")[0] + "-*"
         left += kill_marked(MARK_VARIABLE, marks)
         metrics_folder.remove(marks)
-    if service.private_ray_folder:
-        shutil.rmtree(service.private_ray_folder, ignore_errors=True)
+    for folder in service.private_ray_folders:
+        shutil.rmtree(folder, ignore_errors=True)
     service.forget()
     return left
 

@@ -1,5 +1,6 @@
 """`raylaunch status`: a service of this machine, from its record, Ray and the server's metrics."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,11 @@ class Status:
             f"node {node.ip}: {'alive' if node.alive else 'GONE'}, ranks {', '.join(map(str, node.ranks))}"
             for node in self.nodes
         ]
+        if len(self.replicas) > 1:
+            lines += [
+                f"replica {replica.index}: {replica.state}, on {', '.join(replica.nodes) or 'no node yet'}"
+                for replica in self.replicas
+            ]
         lines.append(f"pid {self.pid}, log {self.log}")
         return lines
 
@@ -125,13 +131,13 @@ def _query_nodes(service: Service) -> tuple[NodeStatus, ...]:
         ranks.setdefault(rank.node, []).append(rank)
     if not ranks or service.ray_address is None:
         return ()
-    try:
-        ray_session.join(service.ray_address, env_vars={})
-    except ClusterError:
-        hostnames: dict[str, str] = {}
-    else:
-        hostnames = {node.node_id: node.hostname for node in ray_session.list_nodes()}
-        ray_session.leave()
+    hostnames: dict[str, str] = {}
+    # Of one cluster, or of the private Ray of each replica.
+    for address in dict.fromkeys(replica.ray_address for replica in service.replicas if replica.ray_address):
+        with contextlib.suppress(ClusterError):
+            ray_session.join(address, env_vars={})
+            hostnames |= {node.node_id: node.hostname for node in ray_session.list_nodes()}
+            ray_session.leave()
     return tuple(
         NodeStatus(placed[0].ip, hostnames.get(node_id), node_id in hostnames, tuple(rank.rank for rank in placed))
         for node_id, placed in ranks.items()

@@ -117,3 +117,27 @@ def test_a_broken_model_config_is_reported(tmp_path: Path, content: bytes) -> No
     assert (
         problem == f"--set model.path: {tmp_path / 'config.json'} is not a JSON object, so this is not a model folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("sets", "count", "share"),
+    [
+        (("cluster.replicas=2", "engine.tensor_parallel_size=8", "engine.pipeline_parallel_size=1"), 2, (1, 8)),
+        (("cluster.replicas=auto", "engine.tensor_parallel_size=4", "engine.pipeline_parallel_size=1"), 4, (1, 4)),
+        (("cluster.replicas=auto", "cluster.nodes=5"), 2, (2, 8)),
+        (("cluster.replicas=2", "cluster.nodes=6", "engine.tensor_parallel_size=5", "engine.pipeline_parallel_size=3"),
+         2, (3, 8)),
+        ((), 1, (2, 8)),
+    ],
+)  # fmt: skip
+def test_replicas_share_the_nodes(tmp_path: Path, sets: tuple[str, ...], count: int, share: tuple[int, int]) -> None:
+    """Inside a node where one fits, else over complete nodes; each is a launch with its share of them."""
+    launch = load(write(tmp_path), *sets)
+    one = launch.for_replica().cluster
+    assert (launch.replicas, (one.nodes, one.gpus_per_node)) == (count, share)
+
+
+def test_replicas_that_do_not_fit(tmp_path: Path) -> None:
+    (problem,) = problems_of(write(tmp_path), "cluster.replicas=2")
+    assert "cluster.replicas" in problem
+    assert "2 replicas of 16 GPU(s) do not fit into 2 node(s) x 8 GPU(s): they take 2 complete nodes each" in problem

@@ -44,6 +44,17 @@ def test_what_one_process_alone_would_know_is_refused(tmp_path: Path) -> None:
     assert caught.value.fix == "set server.api_server_count: 1, or unset VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 
+def test_replicas_that_a_request_could_set_apart_are_refused(tmp_path: Path) -> None:
+    sets = ("cluster.replicas=2", "engine.pipeline_parallel_size=2")
+    with pytest.raises(LaunchFileError, match=r"cluster.replicas.*2 replicas, but VLLM_SERVER_DEV_MODE is set"):
+        api_servers.choose_count(
+            launches.load(launches.write(tmp_path), *sets),
+            is_real=True,
+            cores=64,
+            environ={"VLLM_SERVER_DEV_MODE": "1"},
+        )
+
+
 @pytest.mark.parametrize("value", ["0", "17", "four", "true", "1.5"])
 def test_other_counts_are_refused(tmp_path: Path, value: str) -> None:
     (problem,) = launches.problems_of(launches.write(tmp_path), f"server.api_server_count={value}")

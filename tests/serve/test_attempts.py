@@ -8,6 +8,7 @@ import pytest
 
 from raylaunch.base.errors import EngineError, NoProcessError
 from raylaunch.base.ports import find_free_ports
+from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempts import AttemptFactory
@@ -25,7 +26,8 @@ def count_files() -> int:
 
 def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as bound:
-        starts = AttemptFactory(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
+        launch = launches.load(launches.write(tmp_path))
+        starts = AttemptFactory(ResolvedLaunch(launch), bound, tmp_path, loads=LoadTable.create(1))
         before = count_files()
         with no_files(), pytest.raises(NoProcessError, match="no process can be started: Too many open files"):
             starts.begin()
@@ -43,12 +45,13 @@ def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
         plan.resolve(launches.load(None, f"server.port={port}", "server.host=127.0.0.1"), rehearse=False)
     )
     try:
-        supervisor.attempts.append(supervisor.factory.begin())
+        (replica,) = supervisor.replicas
+        replica.attempts.append(replica.factory.begin())
         with pytest.raises(EngineError, match="did not come up within 1 s"):
-            supervisor._wait(lambda: False, 1.0)
-        supervisor.was_ready = True
+            replica._wait(lambda: False, 1.0)
+        replica.was_ready = True
         with pytest.raises(EngineFault) as caught:
-            supervisor._wait(lambda: False, 1.0)
+            replica._wait(lambda: False, 1.0)
         assert caught.value.fault.cause == "wedge"
         assert "its start is wedged" in caught.value.fault.what
     finally:
@@ -61,13 +64,14 @@ def test_a_restart_waits_until_there_is_a_process() -> None:
     sets = (f"server.port={port}", "server.host=127.0.0.1", "model.path=/nowhere/model")
     launch = launches.load(None, *sets)
     supervisor = Supervisor(plan.resolve(launch, rehearse=False))
-    supervisor.was_ready = True
+    (replica,) = supervisor.replicas
+    replica.was_ready = True
     try:
         with contextlib.ExitStack() as shortage:
             shortage.enter_context(no_files())
             threading.Timer(2.5, shortage.pop_all().close).start()
-            attempt = supervisor.begin_and_place()
+            attempt = replica.begin_and_place()
         assert attempt.engine.is_alive()
-        assert "no process can be started" in supervisor.published.make_notice().text
+        assert "no process can be started" in supervisor.front.published.make_notice().text
     finally:
         supervisor.stop()

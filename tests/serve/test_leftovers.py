@@ -68,7 +68,7 @@ def test_agents_that_outlive_raylet_and_leader_are_found_and_ended(headless: Pri
     assert wait_until(lambda: not second.is_alive() and not raylet.is_alive(), _END_S)
     service = Service(
         PORT, "127.0.0.1", ("a/b",), "f", ProcessId(SUPERVISOR, 1), 1.0, mark=f"{PORT}-{SUPERVISOR}-2",
-        group_leaders=(first, second), private_ray_folder=str(headless.folder),
+        group_leaders=(first, second), private_ray_folders=(str(headless.folder),),
     )  # fmt: skip
     assert agents[second] <= set(end_leftovers(service))
     assert wait_until(lambda: list_led(second) == [], _END_S)

@@ -75,11 +75,29 @@ def test_a_state_counts_from_its_own_beginning(tmp_path: Path) -> None:
     published = PublishedState(load(None, environ={}), rehearsal=None)
     published.service = published.service.update(state="ready", ready_at=1.0, state_since=1.0)
     before = time.time()
-    published.set_state("restarting", "rank 3 died")
+    (replica,) = published.replicas
+    replica.set_state("restarting", "rank 3 died")
     since = query(published.service).since
     assert before <= since <= time.time()
-    published.set_state("restarting", "waiting")
+    replica.set_state("restarting", "waiting")
     assert query(published.service).since == since
+
+
+def test_a_service_is_in_the_state_of_its_best_replica(tmp_path: Path) -> None:
+    """It serves while one of its replicas does; the note says what the others are at."""
+    launch = load(None, sets=("cluster.nodes=2", "cluster.replicas=2", "model.path=/nowhere/model"), environ={})
+    published = PublishedState(launch, rehearsal=None)
+    first, second = published.replicas
+    first.set_state("ready")
+    assert (published.service.state, published.service.note) == ("ready", "replica 1 is starting")
+    second.set_state("ready")
+    first.set_state("restarting", "rank 0 died")
+    assert (published.service.state, published.service.note) == ("ready", "replica 0 is restarting: rank 0 died")
+    assert [replica.state for replica in published.service.replicas] == ["restarting", "ready"]
+    assert 'raylaunch_replica_up{replica="0"} 0.0' in published.metrics.to_text()
+    second.set_state("restarting", "node gone")
+    assert published.service.state == "restarting"
+    assert published.make_notice().text.endswith("replica 1 is restarting: node gone")
 
 
 def test_status_of_a_service_that_does_not_answer() -> None:

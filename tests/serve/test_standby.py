@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import ProcessId, wait_until
+from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.attempts import AttemptFactory
@@ -41,7 +42,9 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Countin
     """Of a launch whose model is never looked for: children only import. The room rule is off."""
     monkeypatch.setattr("raylaunch.serve.standby._START_BYTES", 0)
     with listen("127.0.0.1", 0) as bound:
-        yield Counting(ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path)
+        yield Counting(
+            ResolvedLaunch(launches.load(launches.write(tmp_path))), bound, tmp_path, loads=LoadTable.create(1)
+        )
 
 
 @pytest.mark.engine
