@@ -1,11 +1,17 @@
 """Which files of a model vLLM loads, by their names: weights by load format, and tokenizers.
 
 Copied from vLLM 0.32: DefaultModelLoader._prepare_weights in model_executor/model_loader/default_loader.py, and
-filter_files_not_needed_for_inference in weight_utils.py. Runs on nodes, shipped by value: standard library only.
+filter_files_not_needed_for_inference in weight_utils.py; for sentence-transformers get_pooling_config in
+transformers_utils/config.py and _load_st_projector in model_executor/models/adapters.py. Runs on nodes, shipped by
+value: standard library and this room only.
 """
 
+import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
+from raylaunch.node.manifest import is_plain_path
 
 DEFAULT_FORMAT = "auto"
 _MISTRAL = ("consolidated*.safetensors",)
@@ -35,6 +41,40 @@ _TOKENIZERS = (
     "tokenization_*.py",  # the repo's own
 )
 """Vocabularies as transformers and vLLM's tokenizers name them."""
+
+
+MODULES = "modules.json"
+"""Sentence-transformers' list of modules; without a module's config vLLM pools by its default, and logs no error."""
+_NEEDED_BY_TYPE = {"Pooling": ("config.json",), "Dense": ("config.json", "model.safetensors")}
+_ALSO_TAKEN = {"model.safetensors": "pytorch_model.bin"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFolder:
+    """A module of a sentence-transformers model that lies in a sub-folder."""
+
+    path: str
+    kind: str
+    """The last part of its type, such as "Pooling"."""
+
+    def list_missing(self, names: Collection[str]) -> tuple[str, ...]:
+        """Relative names of files that vLLM reads of this module and that are not in `names`."""
+        needed = ((f"{self.path}/{name}", f"{self.path}/{_ALSO_TAKEN.get(name, name)}") for name in self._needed)
+        return tuple(first for first, other in needed if first not in names and other not in names)
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return _NEEDED_BY_TYPE.get(self.kind, ())
+
+
+def parse_modules(content: bytes) -> tuple[ModuleFolder, ...]:
+    """The modules in sub-folders that a modules.json names; none if it is not one, or names unsafe paths."""
+    try:
+        entries = json.loads(content)
+        found = [(str(entry["path"]).rstrip("/"), str(entry["type"]).rpartition(".")[2]) for entry in entries]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return tuple(ModuleFolder(path, kind) for path, kind in found if is_plain_path(f"{path}/x"))
 
 
 def is_weights(name: str) -> bool:

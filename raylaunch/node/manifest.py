@@ -3,20 +3,23 @@
 Runs on nodes, shipped by value: standard library only.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 MANIFEST = ".raylaunch.json"
 """Name of the manifest. Hidden, because it is not part of the model."""
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
+MOST_PARTS = 4
+"""Most parts of a file's relative name: sub-folders and the file. No known layout has more than two."""
 _FORMAT = 2
 _SAMPLES = 16
 _SAMPLE_BYTES = 64 << 10
@@ -44,6 +47,40 @@ class FileFacts:
 def is_plain_name(name: str) -> bool:
     """Whether a name is that of a file in the folder itself: not a path, not hidden, printable."""
     return name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"} and bool(name)
+
+
+def is_plain_path(name: str) -> bool:
+    """Whether a name is that of a file in the folder or a sub-folder of it: each part is a plain name."""
+    parts = name.split("/")
+    return len(parts) <= MOST_PARTS and all(map(is_plain_name, parts))
+
+
+def list_parents(names: Iterable[str]) -> list[str]:
+    """The sub-folders that these relative names lie in, the deepest first."""
+    found = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
+    return sorted(found, key=lambda parent: (-parent.count("/"), parent))
+
+
+def find_obstacle(folder: Path, name: str) -> str | None:
+    """What stands where a file of this relative name belongs, as a relative name; None if nothing does.
+
+    The first link or plain file on the way to it (nothing may be written or removed through a link), else itself.
+    """
+    for part in (*reversed(list_parents([name])), name):
+        path = folder / part
+        if not os.path.lexists(path):
+            return None
+        if part == name or path.is_symlink() or not path.is_dir():
+            return part
+    return None
+
+
+def remove_empty(folder: Path, names: Iterable[str]) -> None:
+    """Remove those of these sub-folders that are empty; the deepest must come first."""
+    for name in names:
+        if find_obstacle(folder, name) == name:
+            with contextlib.suppress(OSError):
+                (folder / name).rmdir()
 
 
 def hash_samples(path: Path) -> str:
@@ -87,12 +124,14 @@ def find_free(path: Path) -> Path:
     return next(found for found in itertools.chain((path,), numbered) if not os.path.lexists(found))
 
 
-def was_fetched(path: Path, facts: FileFacts | None) -> bool:
-    """Whether `path` is still the plain file that a pull wrote, by every byte."""
+def was_fetched(folder: Path, name: str, facts: FileFacts | None) -> bool:
+    """Whether this file of the folder is still the plain file that a pull wrote, by every byte."""
     if facts is None or not facts.fetched or not facts.sha256:
         return False
     try:
-        return stat.S_ISREG(path.lstat().st_mode) and find_difference(path, facts, complete=True) is None
+        if find_obstacle(folder, name) != name or not stat.S_ISREG((folder / name).lstat().st_mode):
+            return False
+        return find_difference(folder, name, facts, complete=True) is None
     except OSError:
         return False
 
@@ -111,6 +150,8 @@ class Manifest:
     """Of the repo; None if the files did not come from a hub."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of the repo that vLLM does not load: path -> bytes."""
+    made: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Sub-folders that a pull made on this node, the deepest first."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest in `folder`, atomically; what stands there and is no manifest of ours is renamed."""
@@ -127,8 +168,9 @@ class Manifest:
             files = {
                 name: FileFacts(facts["size"], facts["sha256"], facts.get("sampled"), facts.get("fetched") is True)
                 for name, facts in known["files"].items()
-                if is_plain_name(name)
+                if is_plain_path(name)
             }
+            made = known.get("made") or ()
             return cls(
                 known["repo"],
                 known["revision"],
@@ -136,6 +178,7 @@ class Manifest:
                 files,
                 known.get("commit"),
                 known.get("left_out") or {},
+                tuple(list_parents(f"{name}/x" for name in made if is_plain_path(name))),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -152,29 +195,32 @@ class Manifest:
             samples: also read some blocks of each file and compare their hash; else sizes alone.
         """
         for name, facts in self.files.items():
-            if difference := find_difference(folder / name, facts, samples=samples):
+            if difference := find_difference(folder, name, facts, samples=samples):
                 yield difference
 
 
-def find_difference(path: Path, facts: FileFacts, *, samples: bool = False, complete: bool = False) -> str | None:
-    """How a file differs from `facts`, as a sentence that starts with its name; None if it does not.
+def find_difference(
+    folder: Path, name: str, facts: FileFacts, *, samples: bool = False, complete: bool = False
+) -> str | None:
+    """How a file of the folder differs from `facts`, as a sentence that starts with its name; None if it does not.
 
     Args:
         samples: compare some blocks too.
         complete: compare every byte too.
     """
+    path = folder / name
     try:
         size = path.stat().st_size
         if size != facts.size:
-            return f"{path.name} has {size:,} bytes of {facts.size:,}"
+            return f"{name} has {size:,} bytes of {facts.size:,}"
         if samples and facts.sampled and hash_samples(path) != facts.sampled:
-            return f"{path.name} has other content (sampled blocks differ)"
+            return f"{name} has other content (sampled blocks differ)"
         if complete and facts.sha256:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
-                    return f"{path.name} differs from the fetched file (SHA-256 differs)"
-    except FileNotFoundError:
-        return f"{path.name} is missing"
+                    return f"{name} differs from the fetched file (SHA-256 differs)"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{name} is missing"
     except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror}"
+        return f"{name} cannot be read: {error.strerror}"
     return None

@@ -6,11 +6,21 @@ Runs on nodes, shipped by value: standard library and this room only.
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from raylaunch.node.loader_files import DEFAULT_FORMAT, find_index, find_weights, is_tokenizer, is_weights
+from raylaunch.node.loader_files import (
+    DEFAULT_FORMAT,
+    MODULES,
+    ModuleFolder,
+    find_index,
+    find_weights,
+    is_tokenizer,
+    is_weights,
+    parse_modules,
+)
 from raylaunch.node.manifest import Manifest, find_difference
 
 _MATTERS = (".json", ".txt", ".jinja", ".py")
@@ -74,7 +84,8 @@ class FolderFacts:
     error: FolderProblem | None = None
     """Why it cannot be read; None if it can."""
     files: tuple[FolderFile, ...] = ()
-    """Files that matter to vLLM, by name; hidden files, READMEs and folders inside are left out."""
+    """Files that matter to vLLM, by name; hidden files, READMEs and folders that modules.json does not name
+    are left out."""
     broken: tuple[FolderProblem, ...] = ()
     """Files that vLLM needs, and that are missing, truncated, or of another format."""
     has_weights: bool = False
@@ -110,12 +121,13 @@ def inspect_folder(
         problem = FolderProblem(ProblemKind.of(error), "", f"cannot be read: {error.strerror}")
         return FolderFacts(path, exists=True, error=problem)
     broken: dict[str, FolderProblem] = {}
-    files = [
-        facts
-        for name in names
-        if _matters(name) and not name.startswith(".") and (facts := _inspect_file(folder / name, broken))
-    ]
+    files = _inspect_files(folder, names, broken)
     here = {file.name for file in files}
+    if MODULES in here:
+        for module in read_modules(folder):
+            files += (inside := _inspect_files(folder, _list_inside(folder, module), broken))
+            for name in module.list_missing({file.name for file in inside}):
+                _add(broken, ProblemKind.MISSING, name, f"is missing ({MODULES} names {module.path})")
     _check_config(folder, here, broken)
     weights = find_weights(here | broken.keys(), load_format)
     wanted = _read_index(folder, find_index(weights), here, broken)
@@ -126,7 +138,7 @@ def inspect_folder(
             broken[name] = FolderProblem(ProblemKind.DAMAGED, name, damage)
     if (manifest := Manifest.read(folder)) is not None and by_manifest:
         for name, file in manifest.files.items():
-            if name not in broken and (difference := find_difference(folder / name, file, samples=samples)):
+            if name not in broken and (difference := find_difference(folder, name, file, samples=samples)):
                 broken[name] = FolderProblem(ProblemKind.DIFFERS, name, difference)
     return FolderFacts(
         path,
@@ -139,7 +151,30 @@ def inspect_folder(
     )
 
 
-def _matters(name: str) -> bool:
+def read_modules(folder: Path) -> tuple[ModuleFolder, ...]:
+    """The sub-folders that the folder's modules.json names; none without a readable one."""
+    try:
+        return parse_modules((folder / MODULES).read_bytes())
+    except OSError:
+        return ()
+
+
+def _list_inside(folder: Path, module: ModuleFolder) -> list[str]:
+    try:
+        return sorted(f"{module.path}/{entry.name}" for entry in (folder / module.path).iterdir())
+    except OSError:
+        return []
+
+
+def _inspect_files(folder: Path, names: Iterable[str], broken: dict[str, FolderProblem]) -> list[FolderFile]:
+    """Those of these files that matter and can be read."""
+    return [facts for name in names if _matters(name) and (facts := _inspect_file(folder, name, broken))]
+
+
+def _matters(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    if name.startswith("."):
+        return False
     return name.endswith(_MATTERS) or is_weights(name) or is_tokenizer(name)
 
 
@@ -148,9 +183,9 @@ def _add(broken: dict[str, FolderProblem], kind: ProblemKind, name: str, what: s
     broken.setdefault(name, FolderProblem(kind, name, f"{name} {what}"))
 
 
-def _inspect_file(file: Path, broken: dict[str, FolderProblem]) -> FolderFile | None:
+def _inspect_file(folder: Path, name: str, broken: dict[str, FolderProblem]) -> FolderFile | None:
     """Size, and hash of a small file; a file that cannot be read, or stands for another, is added to `broken`."""
-    name = file.name
+    file = folder / name
     try:
         size = file.stat().st_size
         if not file.is_file():
@@ -244,6 +279,6 @@ def find_problems(
         problems[""] = f"weights are missing: no file that load_format {load_format} loads"
     manifest = Manifest.read(folder) if deep else None
     for name, file in (manifest.files if manifest else {}).items():
-        if name not in problems and (difference := find_difference(folder / name, file, complete=True)):
+        if name not in problems and (difference := find_difference(folder, name, file, complete=True)):
             problems[name] = difference
     return tuple(problems.values())

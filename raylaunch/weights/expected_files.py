@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.node.loader_files import DEFAULT_FORMAT, find_weights
+from raylaunch.node.loader_files import DEFAULT_FORMAT, ModuleFolder, find_weights
 from raylaunch.node.manifest import FileFacts, Manifest
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.hub import choose_files
@@ -81,8 +81,13 @@ class ExpectedFiles:
         )
 
 
-def manifest_suits(manifest: Manifest, load_format: str) -> bool:
-    """Whether a pull for this load format left the manifest, so that it lists the weights that vLLM loads."""
+def manifest_suits(manifest: Manifest, load_format: str, modules: Collection[ModuleFolder] = ()) -> bool:
+    """Whether a pull for this load format left the manifest, so that it lists the weights that vLLM loads.
+
+    Older versions left out the folders that modules.json names.
+    """
+    if any("/" in name for name in choose_files(manifest.left_out, load_format, modules)):
+        return False
     return load_format == "dummy" or bool(find_weights(manifest.files, load_format))
 
 
@@ -96,12 +101,12 @@ async def find_expected(
     """
     if request.own_files is OwnFilesChoice.ADOPT:
         return await _adopt_any(agents, request, states, proven, report)
-    known = [seen.manifest for seen in states.values() if seen.manifest]
+    known = [(seen.manifest, seen.modules) for seen in states.values() if seen.manifest]
     asked = [
         manifest
-        for manifest in known
+        for manifest, modules in known
         if manifest.is_of(request.repo, request.revision)
-        and (not manifest.commit or manifest_suits(manifest, request.load_format))
+        and (not manifest.commit or manifest_suits(manifest, request.load_format, modules))
     ]
     if asked:
         texts = [repr(manifest.files) for manifest in asked]
@@ -154,7 +159,7 @@ async def _adopt(
     by_manifest = request.own_files is not OwnFilesChoice.ADOPT
     if not seen.files or await agents.call(node, "find_problems", request.load_format, by_manifest=by_manifest):
         return None
-    wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files, request.load_format)}
+    wanted = {name: RepoFile(seen.files[name]) for name in choose_files(seen.files, request.load_format, seen.modules)}
     hashes = await hash_unread(agents, node, wanted, proven)
     files = {name: RepoFile(file.size, hashes[name]) for name, file in wanted.items() if name in hashes}
     listing = Listing(request.repo, request.revision, "", request.access.endpoint, files, {})

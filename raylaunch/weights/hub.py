@@ -11,11 +11,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.node.loader_files import DEFAULT_FORMAT, find_weights, is_tokenizer, is_weights
+from raylaunch.node.loader_files import (
+    DEFAULT_FORMAT,
+    MODULES,
+    ModuleFolder,
+    find_weights,
+    is_tokenizer,
+    is_weights,
+    parse_modules,
+)
 from raylaunch.node.manifest import is_plain_name
 from raylaunch.weights.hub_errors import RESUMES, explain_refusal
 from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile, get_endpoint
@@ -26,6 +35,7 @@ _PROBE_S = 4.0
 _TIMEOUT_S = 120.0
 """Longest time without a byte before a download fails; received data is kept."""
 _WAIT_FIRST_S, _WAIT_MOST_S = 0.5, 30.0
+_MOST_MODULES_BYTES = 1 << 20
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _KEPT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
 """Configs, chat template, besides weights and tokenizers. vLLM runs Python files only with trust_remote_code."""
@@ -59,7 +69,9 @@ def _probe(endpoint: str) -> str | None:
         return str(error)
 
 
-def choose_files(sizes: Mapping[str, int], load_format: str = DEFAULT_FORMAT) -> list[str]:
+def choose_files(
+    sizes: Mapping[str, int], load_format: str = DEFAULT_FORMAT, modules: Collection[ModuleFolder] = ()
+) -> list[str]:
     """The files of a repo that a server needs: the weights that vLLM loads, configs, tokenizer and chat template.
 
     Copies of the weights in other formats (.gguf, onnx/, original/) are left out.
@@ -67,16 +79,26 @@ def choose_files(sizes: Mapping[str, int], load_format: str = DEFAULT_FORMAT) ->
     Args:
         sizes: path in the repo -> bytes.
         load_format: the launch's engine.load_format.
+        modules: the folders of a sentence-transformers model, of which files are chosen by the same rule.
     """
-    names = [name for name in sizes if is_plain_name(name)]
+    chosen = _choose_flat(sizes, load_format)
+    for path in dict.fromkeys(module.path for module in modules):
+        inside = [name.removeprefix(f"{path}/") for name in sizes if name.startswith(f"{path}/")]
+        chosen += [f"{path}/{name}" for name in _choose_flat(inside, DEFAULT_FORMAT)]
+    return sorted(chosen)
+
+
+def _choose_flat(paths: Iterable[str], load_format: str) -> list[str]:
+    """Those of one folder's files that are needed; files in folders inside are not."""
+    names = [name for name in paths if is_plain_name(name)]
     weights = set(find_weights(names, load_format))
     if "model.safetensors.index.json" in names:  # it never names Mistral's copy
         weights = {name for name in weights if not name.startswith("consolidated")} or weights
-    return sorted(
+    return [
         name
         for name in names
         if name in weights or (not is_weights(name) and (name.endswith(_KEPT_SUFFIXES) or is_tokenizer(name)))
-    )
+    ]
 
 
 def list_repo(repo: str, revision: str | None, access: HubAccess, load_format: str = DEFAULT_FORMAT) -> Listing:
@@ -105,19 +127,22 @@ def list_repo(repo: str, revision: str | None, access: HubAccess, load_format: s
         ) from None
     listed = {entry.path: entry for entry in entries if isinstance(entry, HubFile)}
     _refuse_hostile_names(repo, listed)
-    chosen = choose_files({path: entry.size for path, entry in listed.items()}, load_format)
+    sizes = {path: entry.size for path, entry in listed.items()}
+    chosen = choose_files(sizes, load_format)
     if load_format != "dummy" and not any(map(is_weights, chosen)):
         raise WeightsError(
             f"{repo} has no weights that load_format {load_format} loads",
             fix="choose a repo that has them (see its Files page on the hub), or another engine.load_format",
         )
-    return Listing(
-        repo,
-        revision,
-        commit,
-        access.endpoint,
+    listing = Listing(repo, revision, commit, access.endpoint, {}, {})
+    if MODULES in chosen and sizes[MODULES] <= _MOST_MODULES_BYTES:
+        alone = replace(listing, files={MODULES: _read_entry(listed[MODULES])})
+        modules = parse_modules(b"".join(read_file(alone, MODULES, 0, access)))
+        chosen = choose_files(sizes, load_format, modules)
+    return replace(
+        listing,
         files={name: _read_entry(listed[name]) for name in chosen},
-        left_out={path: entry.size for path, entry in sorted(listed.items()) if path not in chosen},
+        left_out={path: size for path, size in sorted(sizes.items()) if path not in chosen},
     )
 
 

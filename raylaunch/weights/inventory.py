@@ -110,7 +110,7 @@ async def find_own_files(
     known = expected.sizes | dict(expected.listing.left_out)
     for node, present in node_files.items():
         lacking, seen = expected.sizes.keys() - present.complete, states[node]
-        strange = {name for name in seen.files if is_weights(name) and name not in known}
+        strange = {name for name in seen.files if is_weights(name) and name not in known and "/" not in name}
         asked = lacking | (strange if lacking and not seen.manifest else set())
         if asked and (own := await agents.call(node, "list_own", sorted(asked))):
             found[node] = tuple(file.expect(expected.sizes.get(file.name)) for file in own)

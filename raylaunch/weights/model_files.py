@@ -85,7 +85,7 @@ def read_repo(repo: str, revision: str | None, access: HubAccess) -> ModelFiles:
         return read
 
     config = _parse(reader("config.json")(listing.files["config.json"].size), f"{repo}/config.json")
-    names = [name for name in listing.files if name.endswith(".safetensors")]
+    names = [name for name in listing.files if name.endswith(".safetensors") and "/" not in name]
     try:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             headers = list(pool.map(lambda name: _read_header(reader(name)), names))

@@ -136,7 +136,7 @@ class NodeAgent:
         def compare_all() -> dict[str, str]:
             with ThreadPoolExecutor(_HASHERS) as pool:
                 found = pool.map(
-                    lambda name: find_difference(self.folder / name, files[name], samples=True, complete=not fast),
+                    lambda name: find_difference(self.folder, name, files[name], samples=True, complete=not fast),
                     files,
                 )
                 return {name: difference for name, difference in zip(files, found, strict=True) if difference}

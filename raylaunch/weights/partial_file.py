@@ -5,6 +5,7 @@ crash of the machine shows in the hash, and the file is fetched again.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from raylaunch.node.manifest import FILE_MODE
+from raylaunch.node.manifest import FILE_MODE, FOLDER_MODE, find_obstacle
 from raylaunch.weights.hub_types import RepoFile
 
 Buffer = bytes | bytearray | memoryview
@@ -127,6 +128,9 @@ class PartialFile:
         """
         self.name, self.wanted = name, wanted
         self._final, self._path = folder / name, folder / f"{name}{SUFFIX}"
+        self._path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        if find_obstacle(folder, f"{name}{SUFFIX}") not in (None, f"{name}{SUFFIX}"):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))  # a link in place of a sub-folder
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         self.have = os.fstat(self._file).st_size
         if self.have > wanted.size:

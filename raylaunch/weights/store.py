@@ -18,17 +18,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.node.loader_files import ModuleFolder
 from raylaunch.node.manifest import (
     FOLDER_MODE,
     MANIFEST,
+    MOST_PARTS,
     FileFacts,
     Manifest,
+    find_obstacle,
     hash_samples,
+    list_parents,
+    remove_empty,
     was_fetched,
 )
+from raylaunch.node.model_folder import read_modules
 from raylaunch.weights.own_files import OwnFile, OwnFilesError
 from raylaunch.weights.partial_file import SUFFIX
-from raylaunch.weights.working_folder import LOCK_TEXT, NOTE, Note, StorePaths, claim, discard
+from raylaunch.weights.working_folder import LOCK_TEXT, NOTE, Note, StorePaths, claim, discard, list_names
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,9 @@ class StoreState:
     fix: str = ""
     manifest: Manifest | None = None
     files: Mapping[str, int] = field(default_factory=dict)
-    """Files in the folder: name -> bytes."""
+    """Files in the folder and its sub-folders: relative name -> bytes."""
+    modules: tuple[ModuleFolder, ...] = ()
+    """Sub-folders that its modules.json names."""
     aside: Mapping[str, int] = field(default_factory=dict)
     """Complete files of an interrupted pull: name -> bytes."""
     aside_of: str = ""
@@ -64,7 +72,7 @@ def inspect(folder: Path) -> StoreState:
             what = "a file" if folder.is_file() else "a broken link" if folder.is_symlink() else "no folder"
             return StoreState(f"{folder} is {what}, not a folder", "move it away, or correct model.path")
         parent = _find_existing_parent(folder)
-        files = _list_sizes(folder)
+        files = _list_sizes(folder, follows=True)
         aside = place.claimed
         beside = _list_sizes(aside) if aside else {}
     except OSError as error:
@@ -74,6 +82,7 @@ def inspect(folder: Path) -> StoreState:
     return StoreState(
         manifest=Manifest.read(folder),
         files=files,
+        modules=read_modules(folder),
         aside={name: size for name, size in beside.items() if not name.endswith(SUFFIX)},
         aside_of=Note.read(aside).key if aside else "",
         parts={name.removesuffix(SUFFIX): size for name, size in beside.items() if name.endswith(SUFFIX)},
@@ -87,12 +96,26 @@ def _find_existing_parent(folder: Path) -> Path:
     return next(parent for parent in folder.parents if parent.is_dir())
 
 
-def _list_sizes(folder: Path) -> dict[str, int]:
+def _list_sizes(folder: Path, *, follows: bool = False, within: str = "") -> dict[str, int]:
+    """Files of a folder and its sub-folders, as deep as a model's may lie: relative name -> bytes.
+
+    Args:
+        follows: also into links to folders.
+    """
+    found: dict[str, int] = {}
     try:
-        entries = [entry for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
-    except FileNotFoundError:
-        return {}
-    return {entry.name: entry.stat().st_size for entry in entries}
+        for entry in os.scandir(folder / within):
+            name = f"{within}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_file():
+                found[name] = entry.stat().st_size
+            elif name.count("/") < MOST_PARTS - 1 and entry.is_dir(follow_symlinks=follows):
+                found |= _list_sizes(folder, follows=follows, within=f"{name}/")
+    except OSError as error:
+        if not within and not isinstance(error, FileNotFoundError):
+            raise  # a sub-folder that cannot be read is none of the model's, or is reported as missing
+    return found
 
 
 def prepare(folder: Path, of: str, names: Collection[str]) -> None:
@@ -122,11 +145,12 @@ def list_own(folder: Path, names: Collection[str]) -> tuple[OwnFile, ...]:
     """
     manifest = Manifest.read(folder)
     facts = manifest.files if manifest else {}
-    return tuple(
-        OwnFile.of(folder / name, name)
-        for name in sorted(names)
-        if os.path.lexists(folder / name) and not was_fetched(folder / name, facts.get(name))
-    )
+    found = {
+        there
+        for name in names
+        if (there := find_obstacle(folder, name)) and not was_fetched(folder, name, facts.get(name))
+    }
+    return tuple(OwnFile.of(folder / name, name) for name in sorted(found))
 
 
 def move_aside(folder: Path, names: Collection[str]) -> Path:
@@ -138,7 +162,7 @@ def move_aside(folder: Path, names: Collection[str]) -> Path:
     target = StorePaths(folder).replaced
     target.mkdir(mode=FOLDER_MODE)
     for name in names:
-        (folder / name).rename(target / name)
+        _move(folder, target, name)
     return target
 
 
@@ -153,32 +177,43 @@ def finish(folder: Path, manifest: Manifest) -> None:
     """
     aside = StorePaths(folder).claimed
     if aside is None:
-        _write_manifest(folder, manifest, Manifest.read(folder), frozenset())
+        before = Manifest.read(folder)
+        made = before.made if before else ()
+        _write_manifest(folder, replace(manifest, made=made), before, frozenset())
         return
     note = Note.read(aside)
-    for path in aside.iterdir():
-        if note.is_ours(path.name) and path.name not in manifest.files and path.name != NOTE:
-            path.unlink()
+    for name in list_names(aside):
+        if note.is_ours(name) and name not in manifest.files and name != NOTE:
+            (aside / name).unlink()
     install(aside, folder, manifest)
 
 
 def install(source: Path, folder: Path, manifest: Manifest) -> None:
     """Move the manifest's files from a working folder of raylaunch into the model's folder; see finish."""
-    arrived = frozenset(path.name for path in source.iterdir() if path.name in manifest.files)
+    there = list_names(source)
+    arrived = frozenset(there) & manifest.files.keys()
     before = Manifest.read(folder)
     if own := list_own(folder, arrived):
         raise OwnFilesError.on_install(folder, own)
-    if not os.path.lexists(folder) and {path.name for path in source.iterdir()} - arrived <= {NOTE, MANIFEST}:
-        _write_manifest(source, manifest, None, arrived)
+    if not os.path.lexists(folder) and set(there) - arrived <= {NOTE, MANIFEST}:
+        _write_manifest(source, replace(manifest, made=tuple(list_parents(arrived))), None, arrived)
         (source / NOTE).unlink(missing_ok=True)
         source.chmod(FOLDER_MODE)
         source.rename(folder)
         return
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    made = {name for name in list_parents(arrived) if not (folder / name).is_dir()}
+    made |= set(before.made if before else ())
     for name in arrived:
-        (source / name).rename(folder / name)
-    _write_manifest(folder, manifest, before, arrived)
+        _move(source, folder, name)
+    _write_manifest(folder, replace(manifest, made=tuple(list_parents(f"{name}/x" for name in made))), before, arrived)
     discard(source, keeps_others=True)
+
+
+def _move(source: Path, target: Path, name: str) -> None:
+    """Move a file to the same relative name in another folder of the same disk."""
+    (target / name).parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    (source / name).rename(target / name)
 
 
 def _write_manifest(folder: Path, manifest: Manifest, before: Manifest | None, arrived: Collection[str]) -> None:
@@ -191,7 +226,7 @@ def _write_manifest(folder: Path, manifest: Manifest, before: Manifest | None, a
 
     written = replace(manifest, files={name: complete(name, facts) for name, facts in manifest.files.items()})
     found = Manifest.read(folder)
-    if found != written or _list_fetched(found) != _list_fetched(written):
+    if found != written or found.made != written.made or _list_fetched(found) != _list_fetched(written):
         written.write(folder)
 
 
@@ -201,13 +236,15 @@ def _list_fetched(manifest: Manifest) -> set[str]:
 
 def take_back(folder: Path, name: str) -> None:
     """Remove a damaged file from the download folder; one in the folder itself is replaced later."""
-    if aside := StorePaths(folder).claimed:
-        (aside / name).unlink(missing_ok=True)
+    aside = StorePaths(folder).claimed
+    if aside and find_obstacle(aside, name) == name:
+        (aside / name).unlink()
 
 
 def find_file(folder: Path, name: str) -> Path | None:
     """Path of the complete file on this machine; None if it is missing."""
-    places = (StorePaths(folder).claimed, folder)
+    aside = StorePaths(folder).claimed
+    places = (aside if aside and find_obstacle(aside, name) == name else None, folder)
     return next((place / name for place in places if place and (place / name).is_file()), None)
 
 
@@ -233,8 +270,9 @@ def remove(folder: Path) -> Iterator[str]:
     if manifest is None:
         return
     for name, facts in manifest.files.items():
-        if was_fetched(folder / name, facts):
+        if was_fetched(folder, name, facts):
             (folder / name).unlink()
+    remove_empty(folder, manifest.made)
     (folder / MANIFEST).unlink()
     if left := sorted(path.name for path in folder.iterdir()):
         yield f"{folder} is kept: it holds {len(left)} files that no pull fetched ({', '.join(left[:3])})"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
-from raylaunch.node.manifest import FOLDER_MODE, find_free
+from raylaunch.node.manifest import FOLDER_MODE, find_free, list_parents, remove_empty
 from raylaunch.weights.partial_file import SUFFIX
 
 PROBE = ".probe-"
@@ -99,6 +99,12 @@ def claim(aside: Path, of: str, names: Collection[str] = ()) -> None:
     note.write_text("\n".join([of, *sorted(Note.read(aside).names | set(names))]))
 
 
+def list_names(folder: Path) -> list[str]:
+    """Relative names of all that is no folder, in the folder and its sub-folders; follows no link."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
 def discard(aside: Path, *, keeps_others: bool = False) -> None:
     """Remove a working folder that raylaunch made; one that it did not make stays.
 
@@ -111,9 +117,10 @@ def discard(aside: Path, *, keeps_others: bool = False) -> None:
         shutil.rmtree(aside)
         return
     note = Note.read(aside)
-    for path in aside.iterdir():
-        if note.is_ours(path.name) and path.name != NOTE:
-            path.unlink()
+    for name in list_names(aside):
+        if note.is_ours(name) and name != NOTE:
+            (aside / name).unlink()
+    remove_empty(aside, list_parents(note.names))
     if {path.name for path in aside.iterdir()} == {NOTE}:
         (aside / NOTE).unlink()
         aside.rmdir()

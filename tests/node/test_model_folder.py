@@ -251,3 +251,19 @@ def test_gguf_folder_passes_only_where_the_launch_loads_gguf(tmp_path):
     assert not inspect_folder(str(tmp_path)).has_weights
     assert inspect_folder(str(tmp_path), load_format="gguf").is_complete
     assert find_problems(tmp_path) == ("weights are missing: no file that load_format auto loads",)
+
+
+def test_a_module_s_missing_files(model):
+    """What vLLM reads of a sentence-transformers module; modules without files (Normalize) need none."""
+    kinds = {"1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    entries = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (model / "modules.json").write_text(json.dumps([{"path": "", "type": "Transformer"}, *entries]))
+    missing = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
+    why = "is missing (modules.json names"
+    assert list_broken(model) == [f"{name} {why} {name.partition('/')[0]})" for name in missing]
+    for name in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/pytorch_model.bin"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}")
+    facts = inspect_folder(str(model))
+    assert facts.is_complete
+    assert {"1_Pooling/config.json", "2_Dense/pytorch_model.bin"} <= {file.name for file in facts.files}

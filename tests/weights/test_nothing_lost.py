@@ -32,19 +32,29 @@ from .conftest import REPO, make_safetensors
 from .test_interrupted import Silent
 
 NOWHERE = "http://127.0.0.1:9"
+MODULES_JSON = json.dumps(
+    [{"path": "", "type": "m.Transformer"}]
+    + [{"path": path, "type": f"m.{path[2:]}"} for path in ("1_Pooling", "2_Dense")]
+).encode()
 REPO_FILES = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b"{}",
     "model.safetensors": make_safetensors(1024),
     "README.md": b"# left out",
+    "modules.json": MODULES_JSON,
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": make_safetensors(1024),
 }
 TUNED = {
     "config.json": b'{"model_type": "mixtr"}',
     "tokenizer.json": b'{"chat": 1}',
     "model.safetensors": make_safetensors(1024),
     "README.md": b"# mine",
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token": fals}',
 }
 OTHER_NAMES = ("notes.md", "pytorch_model.bin", "adapter/model.safetensors", "config.json.part", f"{MANIFEST}.part")
+OTHER_NAMES += ("1_Pooling", "1_Pooling/notes.md", "1_Pooling/config.json.part", "2_Dense/model.safetensors/x")
 _RUNS = 500
 
 
@@ -93,6 +103,7 @@ class Place:
 
     def put(self, path: Path, body: bytes, *, as_link: bool = False) -> None:
         """The user writes a file, or a link to one elsewhere."""
+        path = path.parent.resolve() / path.name
         with contextlib.suppress(OSError):  # a folder is there, or a file where a folder should be
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and not path.is_symlink() and path.read_bytes() == body and path not in self.own:
@@ -109,8 +120,16 @@ class Place:
                 path.write_bytes(body)
             self.own[path] = read_entry(path)
 
+    def put_folder_link(self, path: Path) -> None:
+        """The user has a link to a folder of theirs, which has the module's file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(self.root / "elsewhere")
+        self.own[path] = read_entry(path)
+        self.put(self.root / "elsewhere" / "config.json", REPO_FILES["1_Pooling/config.json"])
+
     def delete(self, path: Path) -> None:
         """The user removes a file."""
+        path = path.parent.resolve() / path.name
         if path.is_file() or path.is_symlink():
             path.unlink()
             self.own.pop(path, None)
@@ -133,17 +152,28 @@ class Place:
 
 
 def read_entry(path: Path) -> tuple[str, bytes]:
-    """A link with its target, or a file with its content."""
+    """A link with its target, a file with its content, or a folder in place of one."""
+    if path.is_dir() and not path.is_symlink():
+        return "folder", b""
     return ("link", os.fsencode(path.readlink())) if path.is_symlink() else ("file", path.read_bytes())
 
 
 BODIES = st.sampled_from(["hub", "tuned", "cut", "empty"])
 NAMES = st.sampled_from([*REPO_FILES, *OTHER_NAMES])
 FILES = st.dictionaries(NAMES, st.tuples(BODIES, st.booleans()), max_size=6)
-BESIDE = st.sampled_from(["model.download/config.json", "model.download/x.part", "model.lock", "model.replaced-1/a"])
+BESIDE = st.sampled_from(
+    [
+        "model.download/config.json",
+        "model.download/1_Pooling/config.json",
+        "model.download/x.part",
+        "model.lock",
+        "model.replaced-1/a",
+    ]
+)
 FETCHED = st.sampled_from([True, False, None])
 MANIFESTS = st.none() | st.dictionaries(st.sampled_from([*REPO_FILES]), st.tuples(BODIES, FETCHED)) | st.just("broken")
-NODES = st.tuples(FILES, MANIFESTS, st.lists(BESIDE, max_size=1))
+LINKED = st.sampled_from([None, None, None, "1_Pooling", "2_Dense"])
+NODES = st.tuples(FILES, MANIFESTS, st.lists(BESIDE, max_size=1), LINKED)
 PULLS = st.tuples(st.just("pull"), st.sampled_from(OwnFilesChoice), st.booleans(), st.sampled_from([True, True, False]))
 EDITS = st.tuples(st.just("edit"), st.integers(0, 1), NAMES, BODIES | st.none())
 STEPS = st.lists(PULLS | EDITS | st.just(("rm",)) | st.just(("check",)), min_size=1, max_size=4)
@@ -154,9 +184,11 @@ def make_body(name: str, kind: str) -> bytes:
     return {"hub": body, "tuned": TUNED.get(name, b"tuned"), "cut": body[:-1], "empty": b""}[kind]
 
 
-def lay(place: Place, node: tuple[Any, Any, Any]) -> None:
+def lay(place: Place, node: tuple[Any, Any, Any, Any]) -> None:
     """A node's start: files and links of the user, a manifest that may claim some of them, files beside the folder."""
-    files, manifest, beside = node
+    files, manifest, beside, linked = node
+    if linked:
+        place.put_folder_link(place.folder / linked)
     for name, (kind, as_link) in files.items():
         place.put(place.folder / name, make_body(name, kind), as_link=as_link)
     for name in beside:
@@ -187,7 +219,15 @@ def run_step(step: tuple[Any, ...], places: Sequence[Place], endpoint: str) -> N
     if step[0] == "edit":
         _, number, name, kind = step
         path = places[number].folder / name
-        places[number].delete(path) if kind is None else places[number].put(path, make_body(name, kind))
+        if kind is None:
+            places[number].delete(path)
+            return
+        body = make_body(name, kind)
+        places[number].put(path, body)
+        manifest = Manifest.read(folders[number])
+        facts = manifest.files.get(name) if manifest else None
+        if facts and facts.fetched and facts.sha256 == hashlib.sha256(body).hexdigest():
+            places[number].own.pop(path, None)  # cannot be told from what the pull wrote
         return
     agents = TwoNodes(folders)
     with contextlib.suppress(WeightsError):
