@@ -9,6 +9,7 @@ from raylaunch.bench.compare import ComparedMeasure, compare_files
 from raylaunch.upgrade.answers import Answer, find_threshold
 
 _ALLOWED_LOSS = 0.10
+_CLEARLY = 2.0
 _JUDGED = ("throughput", "first token, median")
 
 
@@ -35,16 +36,20 @@ def judge(old: Measured, new: Measured) -> Iterator[str]:
     for level in levels:
         for line in level.lines:
             if line.name in _JUDGED and is_worse(line):
+                scatter = "" if line.ratio is None else f", {line.ratio:.2f} ({line.low:.2f} to {line.high:.2f})"
                 yield (
-                    f"{level.load}: {line.name} went from {line.a:,.1f} to {line.b:,.1f} {line.unit}, "
-                    f"{line.ratio:.2f} ({line.low:.2f} to {line.high:.2f}); {_ALLOWED_LOSS:.0%} worse is allowed"
+                    f"{level.load}: {line.name} went from {line.a:,.1f} to {line.b:,.1f} {line.unit}{scatter}; "
+                    f"{_ALLOWED_LOSS:.0%} worse is allowed"
                 )
 
 
 def is_worse(line: ComparedMeasure) -> bool:
-    """Whether a measure is more than 10 % worse, beyond its scatter: the better end of its 95 % interval is."""
+    """Whether a measure is more than 10 % worse, beyond its scatter: the better end of its 95 % interval is.
+
+    Where the runs are too short for an interval, half as good is worse.
+    """
     if line.ratio is None or line.low is None or line.high is None:
-        return False
+        return line.b < line.a / _CLEARLY if line.higher_is_better else line.b > line.a * _CLEARLY
     return line.high < 1 - _ALLOWED_LOSS if line.higher_is_better else line.low > 1 + _ALLOWED_LOSS
 
 

@@ -26,6 +26,8 @@ TTFT = ComparedMeasure("first token, median", "ms", 100.0, 105.0, False, 1.05, 1
         (replace(TTFT, ratio=1.3, low=1.2, high=1.4), True),
         (replace(TTFT, ratio=1.3, low=1.0, high=1.6), False),
         (replace(TTFT, ratio=None, low=None, high=None), False),
+        (replace(TTFT, b=201.0, ratio=None, low=None, high=None), True),
+        (replace(THROUGHPUT, b=49.0, ratio=None, low=None, high=None), True),
     ],
 )
 def test_ten_percent_beyond_the_scatter(line: ComparedMeasure, expected: bool) -> None:
