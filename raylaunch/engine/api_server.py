@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from raylaunch.base.ipc import ParentLink
+from raylaunch.config.companions import use_folders
 from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.messages import (
     ApiServers,
@@ -181,10 +182,11 @@ def run(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
     from raylaunch.engine import engine_link
     from raylaunch.engine.api_group import ApiGroup
 
-    options = {name: value for name, value in order.launch.server.items() if name != "api_server_count"}
+    launch = use_folders(order.launch)
+    options = {name: value for name, value in launch.server.items() if name != "api_server_count"}
     if isinstance(options.get("api_key"), str):
         options["api_key"] = [options["api_key"]]
-    engine_args = engine.build_engine_args(order.launch, reservation=order.reservation, worker_env_vars=order.env_vars)
+    engine_args = engine.build_engine_args(launch, reservation=order.reservation, worker_env_vars=order.env_vars)
     args = make_server_args(vllm_server, engine_args, options)
     vllm_server.set_ulimit()
     is_group = order.share.api_servers > 1

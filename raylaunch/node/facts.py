@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylaunch.node.companion import Companion, CompanionFacts, inspect_companion
 from raylaunch.node.host import measure_ram
 from raylaunch.node.loader_files import DEFAULT_FORMAT
 from raylaunch.node.model_folder import FolderFacts, inspect_folder
@@ -36,6 +37,7 @@ class FactsRequest:
     load_format: str = DEFAULT_FORMAT
     log_folder: str = "/tmp"
     ask_gpus: bool = True
+    companions: tuple[Companion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class NodeFacts:
     """Of the log folder."""
     driver: DriverFacts | None = None
     """None where GPUs were not requested."""
+    companions: tuple[CompanionFacts, ...] = ()
 
 
 def collect_facts(request: FactsRequest) -> NodeFacts:
@@ -95,6 +98,7 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
         ram_available=ram_available,
         disk_free=_measure_disk(request.log_folder)[1],
         driver=read_gpus() if request.ask_gpus else None,
+        companions=tuple(map(inspect_companion, request.companions)),
     )
 
 

@@ -23,6 +23,27 @@ def judge_model(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[F
         yield from _compare_commits(complete, request)
 
 
+def judge_companions(facts: Sequence[NodeFacts], request: CheckRequest) -> Iterator[Finding]:
+    """Findings on draft model, tokenizer and LoRA adapters, for each node.
+
+    Where no node has the folder, the Hugging Face cache of every node will do: vLLM gets the id then.
+    """
+    for companion in request.companions:
+        seen = [(node, found) for node in facts for found in node.companions if found.companion == companion]
+        if seen and all(found.in_hub_cache for _, found in seen):
+            continue
+        for node, found in seen:
+            if found.problem:
+                path = shlex.quote(f"{companion.folder}/")
+                fix = f"copy it there from a node that has it: rsync -a NODE:{path} {path}; or correct {companion.key}"
+                what = f"{companion.kind}{f' {companion.repo}' if companion.repo else ''}"
+                yield Finding(
+                    node.node_ip,
+                    f"{companion.key} ({what}): {found.problem}",
+                    request.pull_command if companion.repo else fix,
+                )
+
+
 def _list_problems(model: FolderFacts, request: CheckRequest) -> Iterator[tuple[str, frozenset[str]]]:
     """Sentences, each with the kinds of problems in it (ProblemKind)."""
     if not model.exists:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raylaunch.base import paths
+from raylaunch.config.companions import list_companions
 from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.node.companion import Companion
 from raylaunch.node.loader_files import DEFAULT_FORMAT
 
 
@@ -35,6 +37,8 @@ class CheckRequest:
     reserved_gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Node -> the GPUs that Ray reserved there, by the names that Ray has for them (an index or a UUID); a node that is
     missing is reserved completely."""
+    companions: tuple[Companion, ...] = ()
+    """Folders besides the model's."""
 
     @property
     def world_size(self) -> int:
@@ -66,4 +70,5 @@ def make_request(
         needs_tokenizer=not engine.get("tokenizer") and not engine.get("skip_tokenizer_init"),
         log_folder=str(paths.home()),
         pull_command=config.pull_command,
+        companions=tuple(list_companions(config)),
     )

@@ -15,12 +15,12 @@ from raylaunch.node.nvml import DriverFacts, NodeGpu, read_gpus
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.gpu_rules import judge_gpus
 from raylaunch.preflight.machine_rules import judge_addresses, judge_machine, judge_versions
-from raylaunch.preflight.model_rules import judge_model
+from raylaunch.preflight.model_rules import judge_companions, judge_model
 from raylaunch.preflight.requirements import CheckRequest
 
 _DEADLINE_S = 60.0
 """Ray starts a process on each node first: 1 to 3 s, more where a disk is cold."""
-_RULES = (judge_versions, judge_addresses, judge_model, judge_machine, judge_gpus)
+_RULES = (judge_versions, judge_addresses, judge_model, judge_companions, judge_machine, judge_gpus)
 
 
 def check_nodes(
@@ -81,6 +81,7 @@ def _start_probe(node: ClusterNode, request: CheckRequest) -> Any:
                 load_format=request.load_format,
                 log_folder=request.log_folder,
                 ask_gpus=not request.logical_gpus,
+                companions=request.companions,
             )
         )
 

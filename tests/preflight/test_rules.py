@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from raylaunch.base.errors import ChecksFailedError
+from raylaunch.node.companion import Companion, CompanionFacts, CompanionKind
 from raylaunch.node.model_folder import FolderFacts, FolderFile, FolderProblem, ProblemKind
 from raylaunch.node.nvml import DriverFacts, GpuProcess
 from raylaunch.preflight.findings import Finding, findings_table, raise_on_errors
@@ -384,3 +385,22 @@ def test_only_errors_stop_a_launch():
         )
     assert caught.value.what == "2 checks failed on b, c; the first, on b: broken"
     assert caught.value.fix == "fix it"
+
+
+def test_companions_on_every_node(cluster, request_16):
+    """An id: the pull command, unless the hub cache of every node has it; a folder: copy it."""
+    draft = Companion("engine.speculative_config.model", CompanionKind.DRAFT, "/data/some--draft", "some/draft")
+    asked = replace(request_16, companions=(draft,))
+    there, cached = CompanionFacts(draft, True), CompanionFacts(draft, False, "/data/some--draft does not exist", True)
+    nodes = [replace(node, companions=(there,)) for node in cluster()]
+    assert judge(nodes, asked) == []
+    assert judge([replace(node, companions=(cached,)) for node in nodes], asked) == []
+    nodes[1] = replace(nodes[1], companions=(cached,))
+    found = only(judge(nodes, asked))
+    assert (found.node, found.fix) == ("10.0.0.2", asked.pull_command)
+    assert "engine.speculative_config.model (draft model some/draft): /data/some--draft does not exist" in found.what
+    lora = Companion("server.lora_modules.0.path", CompanionKind.ADAPTER, "/data/lora")
+    nodes[1] = replace(nodes[1], companions=(CompanionFacts(lora, True, "/data/lora: adapter_config.json is missing"),))
+    found = only(judge(nodes, replace(request_16, companions=(lora,))))
+    assert "adapter_config.json is missing" in found.what
+    assert "rsync -a" in found.fix
