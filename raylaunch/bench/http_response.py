@@ -281,8 +281,13 @@ def _is_length(line: bytes, length: int) -> bool:
 
 
 def _has_output(choice: Mapping[str, Any]) -> bool:
-    """Whether an event carries output: a chat's opening ({"role": ...}) and the end of a stream often carry none."""
-    if choice.get("text"):
-        return True
+    """Whether an event carries a token: a chat's opening ({"role": ...}) and the end of a stream often carry none.
+
+    A token's text may be empty: part of a character, or an id that the tokenizer does not know.
+    """
     delta = choice.get("delta")
-    return isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")
+    delta = delta if isinstance(delta, dict) else {}
+    if choice.get("text") or any(value for key, value in delta.items() if key != "role"):
+        return True
+    is_opening_or_end = "role" in delta or bool(choice.get("finish_reason"))
+    return not is_opening_or_end and ("text" in choice or "content" in delta)

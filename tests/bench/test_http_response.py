@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,6 @@ def test_error_event_under_200() -> None:
         event(id="1", choices=[{"index": 0, "delta": None, "finish_reason": "stop"}]),
         event(id="1", choices=[{"index": 0, "text": "", "finish_reason": "length"}]),
         token("", "stop"),
-        token("", None) + DONE,
         event(id="1", choices=[{"index": 0, "delta": {}, "finish_reason": None}]) + DONE,
         event(id="1", choices=[{"index": 0, "delta": None, "finish_reason": None}]) + DONE,
         event(id="1", choices=[{"index": 0, "delta": {"content": None, "tool_calls": []}, "finish_reason": "stop"}]),
@@ -190,3 +190,14 @@ def test_request() -> None:
     assert make_request(head, b"{}") == (
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost:80\r\nAuthorization: Bearer k\r\nContent-Length: 2\r\n\r\n{}"
     )
+
+
+@pytest.mark.parametrize(
+    "one", [{"text": "", "finish_reason": None}, {"delta": {"content": ""}, "finish_reason": None}]
+)
+def test_a_token_without_text_counts(one: dict[str, Any]) -> None:
+    """Part of a character, or an id that the tokenizer does not know: its arrival is a token's."""
+    ended = {**one, "finish_reason": "length"}
+    stream = [event(id="1", choices=[{"index": 0, **choice}]) for choice in (one, one, one, ended)]
+    answer = read([HEAD, *map(chunk, stream), b"0\r\n\r\n"])
+    assert (len(answer.arrivals), answer.finished) == (3, True)

@@ -172,7 +172,7 @@ def test_another_vllm_is_described_once_and_kept(tmp_path: Path) -> None:
     first = _load_with(tmp_path / "site", "engine.newest_option=0", "engine.kind=c", "engine.blocks={newest: 1}")
     assert "engine.newest_option: 0 is out of range: it must be at least 1" in first.stdout
     assert 'engine.kind: "c" is not a choice; choose one of a, b' in first.stdout
-    assert "engine.blocks.newest: unknown key; nearest is newest_option" in first.stdout
+    assert "engine.blocks.newest: unknown key: vLLM 0.25.7 has none like it" in first.stdout
     assert "engine.dtype: unknown key: vLLM 0.25.7 has none like it" in first.stdout  # of the demo: gone in this one
     assert "reading the options of vLLM 0.25.7, once" in first.stderr
     assert "warning" not in first.stderr

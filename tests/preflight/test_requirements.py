@@ -13,4 +13,5 @@ def test_the_pull_is_typed_where_the_reader_is(monkeypatch: pytest.MonkeyPatch) 
     assert request.pull_command == "raylaunch weights pull"
     view = Viewpoint("cluster.yaml", "10.0.0.1", launch="/home/mia/launch.yaml")
     monkeypatch.setenv(VARIABLE, view.to_words()[1].partition("=")[2])
+    request = make_request(load(None, environ={}), logical_gpus=False)
     assert request.pull_command == "raylaunch weights pull /home/mia/launch.yaml --cluster cluster.yaml"
