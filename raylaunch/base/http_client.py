@@ -30,7 +30,7 @@ _ENDPOINT = re.compile(r"(/v1(/.*)?|/(chat/completions|completions|embeddings|mo
 _KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
-class FailureKind(Enum):
+class HttpFailure(Enum):
     """Why a request failed, so that callers can say what to do."""
 
     URL = "no URL of a server"
@@ -49,7 +49,7 @@ class FailureKind(Enum):
 class RequestError(RaylaunchError):
     """A request failed; `what` is one sentence, `status` the HTTP status where there was one."""
 
-    def __init__(self, kind: FailureKind, what: str, *, status: int = 0, words: str = "") -> None:
+    def __init__(self, kind: HttpFailure, what: str, *, status: int = 0, words: str = "") -> None:
         super().__init__(what)
         self.kind, self.status, self.words = kind, status, words
 
@@ -87,7 +87,7 @@ def find_base_url(url: str) -> str:
     except ValueError:
         is_server = False
     if not is_server or any(char.isspace() or not char.isprintable() for char in text):
-        raise RequestError(FailureKind.URL, f"{hide_password(url)!r} is not a URL of a server")
+        raise RequestError(HttpFailure.URL, f"{hide_password(url)!r} is not a URL of a server")
     path = quote(_ENDPOINT.sub("", parts.path.rstrip("/")), safe="/%:@!$&'()*+,;=~")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
@@ -135,7 +135,7 @@ def open_url(url: str, access: Access, body: bytes | None = None) -> http.client
         RequestError: there is no answer, or one that is no success.
     """
     if access.api_key is not None and not _KEY.fullmatch(access.api_key):
-        raise RequestError(FailureKind.KEY, "the API key has characters that no HTTP header can carry")
+        raise RequestError(HttpFailure.KEY, "the API key has characters that no HTTP header can carry")
     opener = _make_opener(url, access)
     for _ in range(_MAX_REDIRECTS + 1):
         try:
@@ -153,7 +153,7 @@ def open_url(url: str, access: Access, body: bytes | None = None) -> http.client
             raise explain(error, url, access.timeout_s) from error
         else:
             return answer
-    raise RequestError(FailureKind.BROKEN, f"{url} redirects again and again")
+    raise RequestError(HttpFailure.BROKEN, f"{url} redirects again and again")
 
 
 def request_json(url: str, access: Access, body: bytes | None = None) -> tuple[Any, str]:
@@ -185,36 +185,36 @@ def explain(error: Exception, url: str, timeout_s: float) -> RequestError:
     cause = reason if isinstance(reason, Exception) else error
     url = hide_password(url)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return RequestError(FailureKind.CERTIFICATE, f"the certificate of {url} is not trusted: {cause.verify_message}")
+        return RequestError(HttpFailure.CERTIFICATE, f"the certificate of {url} is not trusted: {cause.verify_message}")
     if isinstance(cause, ssl.SSLError):
         return _explain_tls(cause, url)
     if isinstance(cause, TimeoutError):
-        return RequestError(FailureKind.SILENT, f"no answer from {url} within {timeout_s:g} s")
+        return RequestError(HttpFailure.SILENT, f"no answer from {url} within {timeout_s:g} s")
     if isinstance(cause, ConnectionRefusedError):
-        return RequestError(FailureKind.REFUSED, f"connection refused by {url}")
+        return RequestError(HttpFailure.REFUSED, f"connection refused by {url}")
     if isinstance(cause, socket.gaierror):
-        return RequestError(FailureKind.NAME, f"{urlsplit(url).hostname} does not resolve: {cause.strerror}")
+        return RequestError(HttpFailure.NAME, f"{urlsplit(url).hostname} does not resolve: {cause.strerror}")
     if isinstance(cause, http.client.RemoteDisconnected | ConnectionError | http.client.IncompleteRead):
-        return RequestError(FailureKind.BROKEN, f"{url} closed the connection before its answer was complete")
+        return RequestError(HttpFailure.BROKEN, f"{url} closed the connection before its answer was complete")
     if isinstance(cause, http.client.HTTPException):
-        return RequestError(FailureKind.CONTENT, f"{url} did not answer in HTTP ({type(cause).__name__})")
+        return RequestError(HttpFailure.CONTENT, f"{url} did not answer in HTTP ({type(cause).__name__})")
     if isinstance(cause, OSError):
         words = cause.strerror or str(cause)
         is_far = cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
-        kind = FailureKind.UNREACHABLE if is_far else FailureKind.BROKEN
+        kind = HttpFailure.UNREACHABLE if is_far else HttpFailure.BROKEN
         return RequestError(kind, f"{'no route to' if is_far else 'cannot connect to'} {url}: {words}")
-    return RequestError(FailureKind.URL, f"{url!r} is not a URL that can be asked: {cause}")
+    return RequestError(HttpFailure.URL, f"{url!r} is not a URL that can be asked: {cause}")
 
 
 def _explain_tls(error: ssl.SSLError, url: str) -> RequestError:
     reason = error.reason or ""
     if "CERTIFICATE_REQUIRED" in reason or "ALERT_BAD_CERTIFICATE" in reason or "ALERT_UNKNOWN_CA" in reason:
         return RequestError(
-            FailureKind.CLIENT_CERTIFICATE, f"{url} requires a client certificate (mTLS): {reason.lower()}"
+            HttpFailure.CLIENT_CERTIFICATE, f"{url} requires a client certificate (mTLS): {reason.lower()}"
         )
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-        return RequestError(FailureKind.BROKEN, f"{url} speaks no TLS; try http://")
-    return RequestError(FailureKind.BROKEN, f"no TLS connection to {url}: {reason.lower() or error}")
+        return RequestError(HttpFailure.BROKEN, f"{url} speaks no TLS; try http://")
+    return RequestError(HttpFailure.BROKEN, f"no TLS connection to {url}: {reason.lower() or error}")
 
 
 def describe_error(error: Any) -> str:
@@ -250,7 +250,7 @@ def _follow(url: str, location: str) -> str:
         or (old.scheme, new.scheme) == ("https", "http")
     ):
         raise RequestError(
-            FailureKind.CONTENT, f"{url} redirects to {hide_password(where)}; give that URL if it is right"
+            HttpFailure.CONTENT, f"{url} redirects to {hide_password(where)}; give that URL if it is right"
         )
     return where
 
@@ -262,7 +262,10 @@ def _describe_status(url: str, error: urllib.error.HTTPError) -> RequestError:
         content = b""
     words = _find_words(content) or str(error.reason)
     return RequestError(
-        FailureKind.STATUS, f"{hide_password(url)} answered HTTP {error.code}: {words}", status=error.code, words=words
+        HttpFailure.STATUS,
+        f"{hide_password(url)} answered HTTP {error.code}: {words}",
+        status=error.code,
+        words=words,
     )
 
 
@@ -292,5 +295,5 @@ def read_json(answer: http.client.HTTPResponse, url: str) -> Any:
         is_page = content.lstrip()[:1] == b"<"
         got = "an HTML page" if is_page else f"{content[:60]!r}" if content else "nothing"
         raise RequestError(
-            FailureKind.CONTENT, f"{hide_password(url)} is no OpenAI-compatible server: it answered {got}"
+            HttpFailure.CONTENT, f"{hide_password(url)} is no OpenAI-compatible server: it answered {got}"
         ) from None

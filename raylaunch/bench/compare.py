@@ -9,7 +9,7 @@ verdict needs the 99 % interval of the ratio to exclude 1; the interval shown is
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from raylaunch.bench import stats
@@ -56,6 +56,10 @@ class Comparison:
     load: str
     lines: tuple[ComparedMeasure, ...]
     why_no_verdict: str = ""
+
+    def to_fields(self) -> dict[str, object]:
+        """For JSON, with each measure's verdict."""
+        return asdict(self) | {"lines": [asdict(line) | {"verdict": line.verdict} for line in self.lines]}
 
 
 def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:

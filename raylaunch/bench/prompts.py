@@ -55,7 +55,7 @@ class RequestOptions:
             prompt = load_prompt.prompt
             if not self.exact:
                 max_tokens, exact = load_prompt.output_tokens, True
-        fields: dict[str, Any] = {"model": model}
+        fields: dict[str, object] = {"model": model}
         if self.api == "completions":
             fields["prompt"] = join_messages(prompt) if isinstance(prompt, list) and _is_messages(prompt) else prompt
         else:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from raylaunch.base import http_client
 from raylaunch.base.errors import BenchError, LaunchFileError
-from raylaunch.base.http_client import Access, FailureKind, RequestError
+from raylaunch.base.http_client import Access, HttpFailure, RequestError
 from raylaunch.base.ports import ALL_INTERFACES
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.bench.connection import ServerAddress
@@ -109,10 +109,10 @@ class Target:
                 fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
             )
         fixes = {
-            FailureKind.CERTIFICATE: "add --insecure to trust it",
-            FailureKind.SILENT: "--timeout waits longer",
-            FailureKind.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
-            FailureKind.STATUS: "correct --url: the address of an OpenAI-compatible server, without /v1",
+            HttpFailure.CERTIFICATE: "add --insecure to trust it",
+            HttpFailure.SILENT: "--timeout waits longer",
+            HttpFailure.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
+            HttpFailure.STATUS: "correct --url: the address of an OpenAI-compatible server, without /v1",
         }
         return BenchError(error.what, fix=fixes.get(error.kind) or _advise_start())
 
@@ -188,7 +188,7 @@ def check_target(target: Target) -> Target:
         listed, target = target.resolve_redirect("/v1/models")
         names = [str(entry["id"]) for entry in listed["data"]]
     except RequestError as error:
-        if target.model and error.kind is FailureKind.STATUS and error.status not in (401, 403):
+        if target.model and error.kind is HttpFailure.STATUS and error.status not in (401, 403):
             return target  # a server that lists no models may still serve the one that was named
         raise target.explain(error) from error
     except (KeyError, TypeError) as error:
@@ -217,7 +217,7 @@ def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
     try:
         answer = target.ask(path, fields)
     except RequestError as error:
-        if error.kind is not FailureKind.STATUS or error.status in (401, 403):
+        if error.kind is not HttpFailure.STATUS or error.status in (401, 403):
             raise target.explain(error) from error
         fix = "try --api completions" if "chat template" in error.words.lower() else "change the request's options"
         raise BenchError(f"{target.url}{path} refuses the first request: {error.words}", fix=fix) from error

@@ -286,18 +286,12 @@ def draw_report(result: Path, png: bool) -> None:
 @JSON
 def compare(a: Path, b: Path, as_json: bool) -> None:
     """Compare two results: confidence intervals, and a verdict where the data support one."""
-    import dataclasses
-
     from raylaunch.base import console
     from raylaunch.bench.compare import compare_files, describe_comparison
 
     differences, found = compare_files(a, b)
     if as_json:
-        levels = [
-            dataclasses.asdict(one)
-            | {"lines": [dataclasses.asdict(line) | {"verdict": line.verdict} for line in one.lines]}
-            for one in found
-        ]
+        levels = [one.to_fields() for one in found]
         console.print_json({"a": str(a), "b": str(b), "differences": differences, "levels": levels})
     else:
         console.print_result("\n".join([f"A: {a}", f"B: {b}", *describe_comparison(differences, found)]))

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from raylaunch.base import paths
 from raylaunch.config.launch import LaunchConfig
@@ -72,8 +71,8 @@ def use_folders(config: LaunchConfig) -> LaunchConfig:
     folders = {
         found.key: found.folder for found in list_companions(config) if found.repo and Path(found.folder).is_dir()
     }
-    engine: dict[str, Any] = dict(config.engine)
-    server: dict[str, Any] = dict(config.server)
+    engine = dict(config.engine)
+    server = dict(config.server)
     if _DRAFT_KEY in folders:
         engine["speculative_config"] = {**engine["speculative_config"], "model": folders[_DRAFT_KEY]}
     if _TOKENIZER_KEY in folders:

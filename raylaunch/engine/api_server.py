@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from argparse import Namespace
+from collections.abc import Mapping
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ def _import_parser_plugins(args: Any) -> None:
         ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
 
 
-def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", options: dict[str, Any]) -> Any:
+def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", options: Mapping[str, Any]) -> Any:
     """vLLM's server reads an argparse namespace: its own defaults, then our engine's fields and options over them."""
     args = vllm_server.make_arg_parser(vllm_server.FlexibleArgumentParser()).parse_args([])
     for field in dataclasses.fields(engine_args):

@@ -97,7 +97,7 @@ class _EventStream:
 def make_event(number: int, *, is_messages: bool) -> bytes:
     """The error event of Anthropic's Messages API, or of OpenAI's Responses API with its sequence number."""
     if is_messages:
-        event: dict[str, Any] = {"type": "error", "error": {"type": "api_error", "message": DEATH.why}}
+        event: dict[str, object] = {"type": "error", "error": {"type": "api_error", "message": DEATH.why}}
     else:
         event = {"type": "error", "code": "server_error", "message": DEATH.why, "param": None}
         event["sequence_number"] = number

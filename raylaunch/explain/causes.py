@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from raylaunch.base import text as words
 from raylaunch.explain.line_heads import LineHead, LogOrigin
-from raylaunch.explain.signatures import Finding, Signature
+from raylaunch.explain.signatures import Signature, SignatureMatch
 
 _EVIDENCE = 8
 """Lines of evidence of one cause."""
@@ -56,7 +56,7 @@ class Evidence:
 class Hit:
     """A signature found in a line."""
 
-    finding: Finding
+    finding: SignatureMatch
     evidence: Evidence
 
     @property

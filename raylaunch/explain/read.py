@@ -14,7 +14,7 @@ from raylaunch.base.errors import LogError
 from raylaunch.explain.causes import Collector, Evidence, Explanation, Hit
 from raylaunch.explain.line_heads import LineHead, LogOrigin, clean, read_head
 from raylaunch.explain.scan import Candidate, Scanner
-from raylaunch.explain.signatures import Finding, Signature, load, read_groups
+from raylaunch.explain.signatures import Signature, SignatureMatch, load, read_groups
 
 _ERROR_LINE = Signature(
     key="",
@@ -38,7 +38,7 @@ _HARMLESS_ABOVE = (b"while starting the metrics server",)
 
 
 @dataclass(frozen=True)
-class LogSource:
+class LogInput:
     """A log that can be opened."""
 
     origin: LogOrigin
@@ -47,16 +47,16 @@ class LogSource:
     """Bytes; None where it is not known, or compressed."""
 
 
-def find_logs(paths: Iterable[Path]) -> list[LogSource]:
+def find_logs(paths: Iterable[Path]) -> list[LogInput]:
     """The logs of files and folders, with all that is below these; "-" is stdin.
 
     Raises:
         LogError: one does not exist or cannot be read.
     """
-    found: list[LogSource] = []
+    found: list[LogInput] = []
     for path in paths:
         if str(path) == "-":
-            found.append(LogSource(LogOrigin("stdin"), lambda: nullcontext(sys.stdin.buffer)))
+            found.append(LogInput(LogOrigin("stdin"), lambda: nullcontext(sys.stdin.buffer)))
         elif path.is_dir():
             inside = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _NOT_LOGS.search(entry.name))
             if not inside:
@@ -67,7 +67,7 @@ def find_logs(paths: Iterable[Path]) -> list[LogSource]:
     return list({source.origin.name: source for source in found}.values())
 
 
-def _try_file(path: Path) -> LogSource | None:
+def _try_file(path: Path) -> LogInput | None:
     """A file of a folder; None for one that must not be read or is no text."""
     try:
         with path.open("rb") as file:
@@ -77,7 +77,7 @@ def _try_file(path: Path) -> LogSource | None:
     return None if b"\0" in start and not start.startswith(_GZIP) else open_file(path)
 
 
-def open_file(path: Path, origin: LogOrigin | None = None) -> LogSource:
+def open_file(path: Path, origin: LogOrigin | None = None) -> LogInput:
     """A log in a file.
 
     Args:
@@ -92,7 +92,7 @@ def open_file(path: Path, origin: LogOrigin | None = None) -> LogSource:
         status = path.stat()
     except OSError as error:
         raise LogError(f"{path} cannot be read: {error.strerror}", fix=f"ls -l {shlex.quote(str(path))}") from error
-    return LogSource(
+    return LogInput(
         origin or LogOrigin(str(path), changed_at=status.st_mtime),
         lambda: _open(path, is_gzip=is_gzip),
         None if is_gzip or not path.is_file() else status.st_size,
@@ -110,7 +110,7 @@ def _make_endings() -> list[Signature]:
     return [replace(_ERROR_LINE, patterns=(entry.until,), under=frozenset({entry.key})) for entry in ending]
 
 
-def explain_logs(sources: Sequence[LogSource], report: Callable[[str], None] = lambda _: None) -> Explanation:
+def explain_logs(sources: Sequence[LogInput], report: Callable[[str], None] = lambda _: None) -> Explanation:
     """What logs show.
 
     Args:
@@ -144,7 +144,7 @@ def explain_lines(lines: Iterable[str], name: str = "log") -> Explanation:
     import io
 
     text = "\n".join(lines).encode()
-    return explain_logs([LogSource(LogOrigin(name), lambda: nullcontext(io.BytesIO(text)))])
+    return explain_logs([LogInput(LogOrigin(name), lambda: nullcontext(io.BytesIO(text)))])
 
 
 def _describe_bytes(done: int, total: int) -> str:
@@ -166,12 +166,12 @@ def _judge(candidate: Candidate, origin: LogOrigin, scanner: Scanner, collector:
         collector.note_error(Evidence(origin, candidate.number, _complete(head, candidate, origin)))
 
 
-def _find_heaviest(candidate: Candidate, text: str) -> Finding | None:
+def _find_heaviest(candidate: Candidate, text: str) -> SignatureMatch | None:
     found = [(signature, match) for signature in candidate.signatures if (match := signature.search(text))]
     if not found:
         return None
     signature, match = max(found, key=lambda pair: pair[0].weight)
-    return Finding(signature, read_groups(match)) if signature.key else None
+    return SignatureMatch(signature, read_groups(match)) if signature.key else None
 
 
 def _looks_like_error(head: LineHead) -> bool:

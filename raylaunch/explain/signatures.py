@@ -84,7 +84,7 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SignatureMatch:
     """A signature in one line, its texts filled with what the line names."""
 
     signature: Signature
@@ -226,25 +226,25 @@ def _expand_xid(found: "re.Match[str]") -> str:
     return rf"Xid(?: \((?:PCI:)?(?P<gpu>[0-9a-fA-F:.]+)\))?:? (?:{found[1]})\b"
 
 
-def find(line: str, sources: Iterable[str] | None = None) -> Finding | None:
+def find(line: str, sources: Iterable[str] | None = None) -> SignatureMatch | None:
     """The heaviest signature in one line of a log; the first of equal ones.
 
     Args:
         sources: only signatures of these kinds.
     """
     wanted = None if sources is None else frozenset(sources)
-    best: Finding | None = None
+    best: SignatureMatch | None = None
     for signature in load():
         if (wanted is None or signature.source in wanted) and (
             best is None or signature.weight > best.signature.weight
         ):
             found = signature.search(line)
             if found is not None:
-                best = Finding(signature, read_groups(found))
+                best = SignatureMatch(signature, read_groups(found))
     return best
 
 
-def find_heaviest(lines: Iterable[str], sources: Iterable[str] | None = None) -> Finding | None:
+def find_heaviest(lines: Iterable[str], sources: Iterable[str] | None = None) -> SignatureMatch | None:
     """The heaviest signature in several lines; the first of equal ones."""
     wanted = None if sources is None else frozenset(sources)
     found = [finding for line in lines if (finding := find(line, wanted))]

@@ -88,7 +88,7 @@ def write_lock(path: Path, text: str) -> None:
         raise LaunchFileError(f"{path} cannot be written: {error.strerror}", fix="name another with -o") from error
 
 
-def _to_fields(lock: Lock) -> dict[str, Any]:
+def _to_fields(lock: Lock) -> dict[str, object]:
     values = {one.name: getattr(lock, one.name) for one in fields(lock)}
     values["nodes"] = {
         name: {"driver": node.driver, "gpus": list(node.gpus)} for name, node in sorted(lock.nodes.items())

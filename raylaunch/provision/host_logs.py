@@ -15,7 +15,7 @@ from raylaunch.base import console
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.explain.line_heads import LogOrigin
-from raylaunch.explain.read import LogSource, open_file
+from raylaunch.explain.read import LogInput, open_file
 from raylaunch.provision.host_shell import HostShell
 
 _TIMEOUT_S = 90.0
@@ -37,7 +37,7 @@ class HostClock:
 
 
 @contextlib.contextmanager
-def fetch_logs(cluster: ClusterFile) -> Iterator[list[LogSource]]:
+def fetch_logs(cluster: ClusterFile) -> Iterator[list[LogInput]]:
     """The logs of all hosts, in a folder that is removed afterwards; hosts that cannot be reached are reported.
 
     Raises:
@@ -57,7 +57,7 @@ def fetch_logs(cluster: ClusterFile) -> Iterator[list[LogSource]]:
         yield [source for sources in found.values() if not isinstance(sources, str) for source in sources]
 
 
-def _fetch(shell: HostShell, host: str, folder: Path) -> list[LogSource] | str:
+def _fetch(shell: HostShell, host: str, folder: Path) -> list[LogInput] | str:
     """A host's logs, or ssh's message."""
     mark = f"=={secrets.token_hex(8)}=="
     arguments = (mark, shell.cluster.container_name, shell.runtime.program, str(_MOST_BYTES))
@@ -71,7 +71,7 @@ def _fetch(shell: HostShell, host: str, folder: Path) -> list[LogSource] | str:
     return result.failure.message if result.unreachable else list(_write_logs(result.stdout, mark, host, folder, clock))
 
 
-def _write_logs(output: str, mark: str, host: str, folder: Path, clock: HostClock) -> Iterator[LogSource]:
+def _write_logs(output: str, mark: str, host: str, folder: Path, clock: HostClock) -> Iterator[LogInput]:
     """Each section of the script's output as a file, with what is known about the host's clock."""
     parts = output.split(f"\n{mark} ")[1:]
     sections = {name: text for name, _, text in (part.partition("\n") for part in parts)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from raylaunch.base import http_client
 from raylaunch.base.errors import ServiceError
-from raylaunch.base.http_client import Access, FailureKind, RequestError, describe_error
+from raylaunch.base.http_client import Access, HttpFailure, RequestError, describe_error
 from raylaunch.base.viewpoint import HERE, Viewpoint
 
 _LONGEST_LINE = 16 << 20
@@ -61,7 +61,7 @@ def ask(question: str, server: Server, *, model: str | None, max_tokens: int | N
             names, server = _list_models(server)
             if not names:
                 raise ServiceError(f"{server.shown} serves no model", fix="name one with --model")
-        fields: dict[str, Any] = {"model": model or names[0], "stream": True}
+        fields: dict[str, object] = {"model": model or names[0], "stream": True}
         if max_tokens is not None:
             fields["max_tokens"] = max_tokens
         messages = [{"role": "user", "content": question}]
@@ -82,7 +82,7 @@ def _list_models(server: Server) -> tuple[list[str], Server]:
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
         raise RequestError(
-            FailureKind.CONTENT, f"{server.shown} is no OpenAI-compatible server: {path} has no list of models"
+            HttpFailure.CONTENT, f"{server.shown} is no OpenAI-compatible server: {path} has no list of models"
         )
     names = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     return names, replace(server, url=url.removesuffix(path)) if url.endswith(path) else server
@@ -125,9 +125,9 @@ def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:
         except (ValueError, RecursionError):
             event = None
         if is_error:
-            raise RequestError(FailureKind.STATUS, f"the answer ended in an error: {describe_error(event or value)}")
+            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event or value)}")
         if event is None and value != "null":
-            raise RequestError(FailureKind.CONTENT, f"the stream has an event that is not JSON: {value[:80]!r}")
+            raise RequestError(HttpFailure.CONTENT, f"the stream has an event that is not JSON: {value[:80]!r}")
         yield event
 
 
@@ -141,7 +141,7 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
     reason = ""
     for event in events:
         if isinstance(event, dict) and event.get("error"):
-            raise RequestError(FailureKind.STATUS, f"the answer ended in an error: {describe_error(event['error'])}")
+            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event['error'])}")
         choice = _find_choice(event)
         for piece in _split(choice):
             kinds.add(piece.kind)
@@ -150,7 +150,7 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         if reason == "stop" and not choice.get("delta", True):
             break
     if not reason:
-        raise RequestError(FailureKind.BROKEN, "the answer broke off: it has no end ([DONE] or a finish reason)")
+        raise RequestError(HttpFailure.BROKEN, "the answer broke off: it has no end ([DONE] or a finish reason)")
     if reason == "length" and "answer" not in kinds:
         yield Piece("max_tokens ended the answer while the model was thinking; raise --max-tokens", "note")
     elif reason == "length":
@@ -159,7 +159,7 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         yield Piece("the answer is empty", "note")
 
 
-def _find_choice(event: Any) -> dict[str, Any]:
+def _find_choice(event: Any) -> Mapping[str, Any]:
     """The first choice of an event; empty where there is none."""
     choices = event.get("choices") if isinstance(event, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -192,13 +192,13 @@ def _explain(error: RequestError, server: Server, model: str | None) -> ServiceE
         if names and model not in names:
             return ServiceError(f"{shown} serves no model {model}", fix=f"it serves: {', '.join(names)}")
     fixes = {
-        FailureKind.CERTIFICATE: "add --insecure to trust it",
-        FailureKind.URL: "as in --url http://10.0.0.1:8080",
-        FailureKind.NAME: "correct --url",
-        FailureKind.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
-        FailureKind.REFUSED: f"`{status}` shows what serves here; start with `{server.view.command('serve')}`",
-        FailureKind.SILENT: f"`{status}` shows its queue; --timeout-s waits longer",
-        FailureKind.KEY: "set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
+        HttpFailure.CERTIFICATE: "add --insecure to trust it",
+        HttpFailure.URL: "as in --url http://10.0.0.1:8080",
+        HttpFailure.NAME: "correct --url",
+        HttpFailure.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
+        HttpFailure.REFUSED: f"`{status}` shows what serves here; start with `{server.view.command('serve')}`",
+        HttpFailure.SILENT: f"`{status}` shows its queue; --timeout-s waits longer",
+        HttpFailure.KEY: "set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
     }
     what = error.what if not server.name else error.what.replace(server.url, server.name)
     fix = fixes.get(error.kind, f"`{status}` shows its state")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from raylaunch.base import http_client
 from raylaunch.base.errors import EngineError
-from raylaunch.base.http_client import Access, FailureKind, RequestError
+from raylaunch.base.http_client import Access, HttpFailure, RequestError
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.messages import EngineReady
 from raylaunch.plan.history import Forecast
@@ -82,12 +82,12 @@ _QUESTIONS: Mapping[str, Question] = {
 }
 """By vLLM's task. What needs audio or a plugin's own data is asked for /health alone."""
 _NOT_OF_ENGINE = (
-    FailureKind.CERTIFICATE,
-    FailureKind.CLIENT_CERTIFICATE,
-    FailureKind.UNREACHABLE,
-    FailureKind.NAME,
-    FailureKind.URL,
-    FailureKind.KEY,
+    HttpFailure.CERTIFICATE,
+    HttpFailure.CLIENT_CERTIFICATE,
+    HttpFailure.UNREACHABLE,
+    HttpFailure.NAME,
+    HttpFailure.URL,
+    HttpFailure.KEY,
 )
 
 
@@ -108,7 +108,7 @@ def check_own_request(url: str, launch: LaunchConfig) -> None:
     try:
         http_client.request_json(f"{url}/health", make_access(launch, _CHECK_TIMEOUT_S))
     except RequestError as error:
-        if error.kind not in (FailureKind.STATUS, FailureKind.SILENT):  # 503, or a machine that is very busy
+        if error.kind not in (HttpFailure.STATUS, HttpFailure.SILENT):  # 503, or a machine that is very busy
             raise UnaskedError(
                 f"raylaunch cannot ask its own service: {error.what}",
                 fix="keep.client_certfile (and client_keyfile) must name a certificate that server.ssl_ca_certs signed",
@@ -143,7 +143,7 @@ def complete_once(url: str, launch: LaunchConfig, is_alive: Callable[[], bool], 
             failure = http_client.explain(error, where, access.timeout_s)
         except RequestError as error:
             failure = error
-        if failure.kind not in (FailureKind.REFUSED, FailureKind.BROKEN):
+        if failure.kind not in (HttpFailure.REFUSED, HttpFailure.BROKEN):
             raise _explain_failure(failure) from failure
         if not is_alive():
             raise EngineError(f"the engine died during its first completion: {failure.what}") from failure
@@ -161,7 +161,7 @@ def _check_answer(content: bytes, *, has_body: bool) -> None:
 
 
 def _explain_failure(failure: RequestError) -> EngineError:
-    if failure.kind is FailureKind.SILENT:
+    if failure.kind is HttpFailure.SILENT:
         return EngineError(
             f"the first completion did not come within {_REQUEST_TIMEOUT_S:.0f} s",
             fix="the engine is wedged: see the last lines of its log",

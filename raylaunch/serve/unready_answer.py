@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
 
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.serve.cors import CorsRules
@@ -81,7 +80,7 @@ def make_answer(request: RequestHead, notice: Notice, rules: AnswerRules) -> byt
         return _pack(request, HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", notice.metrics, lines)
     status = HTTPStatus.SERVICE_UNAVAILABLE
     text = notice.text if not rules.api_keys or request.has_key(rules.api_keys) else notice.state
-    body: dict[str, Any] = {"error": {"message": text, "type": status.phrase, "param": None, "code": status.value}}
+    body: dict[str, object] = {"error": {"message": text, "type": status.phrase, "param": None, "code": status.value}}
     if request.path.endswith("/v1/messages"):
         body = {"type": "error", "error": {"type": "overloaded_error", "message": text}}
     if notice.retry_after_s is not None:

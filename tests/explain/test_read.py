@@ -12,7 +12,7 @@ from raylaunch.base.errors import LogError
 from raylaunch.explain import report
 from raylaunch.explain.causes import Explanation
 from raylaunch.explain.line_heads import LineHead, LogOrigin, read_head
-from raylaunch.explain.read import LogSource, explain_logs, find_logs
+from raylaunch.explain.read import LogInput, explain_logs, find_logs
 
 HEALTHY = Path(__file__).parents[1] / "data" / "explain" / "healthy"
 LOGS = Path(__file__).parents[1] / "data" / "logs"
@@ -56,9 +56,9 @@ def head(line: str | bytes, origin: LogOrigin = ORIGIN) -> LineHead:
     return read_head(line if isinstance(line, bytes) else line.encode(), origin)
 
 
-def make_log(text: str | bytes, origin: LogOrigin = ORIGIN) -> LogSource:
+def make_log(text: str | bytes, origin: LogOrigin = ORIGIN) -> LogInput:
     content = text if isinstance(text, bytes) else text.encode()
-    return LogSource(origin, lambda: nullcontext(io.BytesIO(content)))
+    return LogInput(origin, lambda: nullcontext(io.BytesIO(content)))
 
 
 def explain(*logs: str | bytes) -> Explanation:

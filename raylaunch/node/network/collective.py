@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _REPEATS = 3
@@ -39,7 +39,7 @@ def main() -> None:
         os.waitpid(child, 0)
 
 
-def run_trial(order: dict[str, Any]) -> None:
+def run_trial(order: Mapping[str, Any]) -> None:
     """Join the group, run the tasks, and end this process."""
     name = order["name"]
     os.environ.update(order["environment"])
@@ -56,7 +56,7 @@ def run_trial(order: dict[str, Any]) -> None:
     os._exit(code)  # no destructors: those of a broken group may hang
 
 
-def _join_and_run(order: dict[str, Any]) -> None:
+def _join_and_run(order: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 

@@ -29,7 +29,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkFacts:
+class NodeNetwork:
     """What decides how the ranks of a node talk to others."""
 
     node_ip: str
@@ -53,7 +53,7 @@ class NetworkFacts:
         return next((one for one in self.interfaces if one.address == self.node_ip), None)
 
 
-def read_network(node_ip: str, *, root: Path = Path("/")) -> NetworkFacts:
+def read_network(node_ip: str, *, root: Path = Path("/")) -> NodeNetwork:
     """This node's facts.
 
     Args:
@@ -61,7 +61,7 @@ def read_network(node_ip: str, *, root: Path = Path("/")) -> NetworkFacts:
         root: the folder with sys/, proc/ and dev/.
     """
     devices = _list(root / "sys/class/infiniband")
-    return NetworkFacts(
+    return NodeNetwork(
         node_ip=node_ip,
         hostname=socket.gethostname(),
         machine=identify_machine(),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raylaunch.node.network.interfaces import NetworkFacts, read_network
+from raylaunch.node.network.interfaces import NodeNetwork, read_network
 from raylaunch.node.network.links import LinkMeasured, LinkRequest, LinkServer, measure_link
 
 _LOG_LIMIT = 200_000
@@ -82,7 +82,7 @@ class NetworkProber:
         self._unread = b""
         self._has_imported = False
 
-    def describe(self) -> NetworkFacts:
+    def describe(self) -> NodeNetwork:
         """The facts of this node's network."""
         return read_network(self._node_ip)
 

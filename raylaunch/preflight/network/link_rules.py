@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator
 
-from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.node.network.links import LinkMeasured
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.network.measured import NetworkMeasured
@@ -102,7 +102,7 @@ def judge_interfaces(measured: NetworkMeasured) -> Iterator[Finding]:
                 )
 
 
-def _find_matches(facts: NetworkFacts, variable: str, wanted: str) -> tuple[str, ...]:
+def _find_matches(facts: NodeNetwork, variable: str, wanted: str) -> tuple[str, ...]:
     """The interfaces that a variable's value means; NCCL takes prefixes, "=name" exactly and "^name" without.
 
     Source: NCCL's documentation of NCCL_SOCKET_IFNAME; Gloo takes exact names alone.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylaunch.cluster.placement import RankPlace
-from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.node.network.links import LinkMeasured
 from raylaunch.node.network.prober import TrialResult
 from raylaunch.preflight.findings import Finding
@@ -85,12 +85,12 @@ class NetworkMeasured:
     """Everything that was measured, for the rules."""
 
     places: tuple[RankPlace, ...]
-    facts: tuple[NetworkFacts, ...]
+    facts: tuple[NodeNetwork, ...]
     links: tuple[LinkMeasured, ...]
     trials: tuple[GroupTrial, ...] = ()
     shapes: ModelShapes | None = None
 
-    def find_facts(self, ip: str) -> NetworkFacts | None:
+    def find_facts(self, ip: str) -> NodeNetwork | None:
         """Of one node."""
         return next((one for one in self.facts if one.node_ip == ip), None)
 

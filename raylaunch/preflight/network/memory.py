@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raylaunch.base import paths
 from raylaunch.cluster.placement import RankPlace
-from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.preflight.network.shapes import ModelShapes
 
 
@@ -22,7 +22,7 @@ class Proof:
 
 
 def make_fingerprint(
-    places: Sequence[RankPlace], facts: Sequence[NetworkFacts], shapes: ModelShapes | None, versions: Sequence[str]
+    places: Sequence[RankPlace], facts: Sequence[NodeNetwork], shapes: ModelShapes | None, versions: Sequence[str]
 ) -> str:
     """Of everything that a proof depends on: hosts, kernel, driver, interfaces, GPUs, PyTorch, layout, model."""
     nodes = [

@@ -16,7 +16,7 @@ from raylaunch.cluster import ship
 from raylaunch.cluster.placement import RankPlace
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.node.network import collective
-from raylaunch.node.network.interfaces import NetworkFacts
+from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.node.network.links import LinkMeasured, LinkRequest
 from raylaunch.node.network.prober import NetworkProber
 from raylaunch.preflight.findings import Finding
@@ -91,7 +91,7 @@ def _find_version(package: str) -> str:
 @contextmanager
 def _start_probers(
     request: NetworkRequest, nodes: Sequence[ClusterNode]
-) -> Iterator[tuple[dict[str, Any], dict[int, Any]]]:
+) -> Iterator[tuple[Mapping[str, Any], Mapping[int, Any]]]:
     """An actor on each node, by address, and one for each rank; in a rehearsal a node's actor is its first rank."""
     import ray
 
@@ -126,7 +126,7 @@ def _start_probers(
             ray.kill(actor)
 
 
-def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NetworkFacts]) -> list[Finding]:
+def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NodeNetwork]) -> list[Finding]:
     answered = {one.node_ip for one in facts}
     return [
         Finding(node.ip, f"no network probe started within {_START_S:.0f} s", f"Ray's logs on {node.hostname}")
@@ -139,7 +139,7 @@ def _judge_hosts(measured: NetworkMeasured) -> list[Finding]:
     return [*link_rules.judge_links(measured), *link_rules.judge_interfaces(measured)]
 
 
-def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NetworkFacts], *, quick: bool) -> tuple[LinkMeasured, ...]:
+def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NodeNetwork], *, quick: bool) -> tuple[LinkMeasured, ...]:
     """Every pair of nodes once, each node in one pair at a time."""
     ports = trials.gather({one.node_ip: hosts[one.node_ip].listen.remote() for one in facts}, _START_S)
     mtu = {one.node_ip: own.mtu if (own := one.find_own()) else 1500 for one in facts}

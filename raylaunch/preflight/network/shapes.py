@@ -1,6 +1,7 @@
 """What a model sends from rank to rank, and what its stages compute: from its config.json."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ def read_shapes(launch: LaunchConfig) -> ModelShapes | None:
         return None
 
 
-def make_shapes(config: dict[str, Any], prefill_tokens: int = _PREFILL_TOKENS) -> ModelShapes:
+def make_shapes(config: Mapping[str, Any], prefill_tokens: int = _PREFILL_TOKENS) -> ModelShapes:
     """The shapes in a Hugging Face configuration.
 
     Raises:

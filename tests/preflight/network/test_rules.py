@@ -7,7 +7,7 @@ import pytest
 
 from raylaunch.cluster.placement import RankPlace
 from raylaunch.cluster.ray_session import ClusterNode
-from raylaunch.node.network.interfaces import Interface, NetworkFacts
+from raylaunch.node.network.interfaces import Interface, NodeNetwork
 from raylaunch.node.network.links import LinkMeasured
 from raylaunch.node.network.prober import TrialResult
 from raylaunch.preflight.findings import Finding
@@ -29,9 +29,9 @@ PASSED = (
 )
 
 
-def make_facts(number: int, **changes: Any) -> NetworkFacts:
+def make_facts(number: int, **changes: Any) -> NodeNetwork:
     eth0 = Interface("eth0", f"10.0.0.{number}", 1500, 10000)
-    healthy = NetworkFacts(
+    healthy = NodeNetwork(
         node_ip=f"10.0.0.{number}",
         hostname=f"box{number}",
         machine=f"machine {number}",
