@@ -18,6 +18,8 @@ from tests.hub_server import Hub
 from .conftest import REPO, SHARDS, make_safetensors, wanted_of
 
 _KILLS = 100
+_SOCKET_BYTES = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2])
+"""What the kernel may hold for a pull that a busy machine does not let read: sent by the hub, never received."""
 _DEADLINE_S = 60
 
 
@@ -53,7 +55,7 @@ def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
     chance = random.Random(seed)
     for name in SHARDS:
         model_hub.files[name] = make_safetensors(24 << 20)
-    model_hub.pace_bytes_s = 30e6
+    model_hub.pace_bytes_s = 8e6  # slower than a pull on a busy machine: what sockets hold is no loss of the pull
     total = sum(len(body) for body in wanted_of(model_hub).values())
     forks = multiprocessing.get_context("forkserver")  # imports once, so that a hundred starts take seconds
     forks.set_forkserver_preload([__name__, "huggingface_hub.hf_api", "raylaunch.weights.hub"])
@@ -70,7 +72,7 @@ def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
         fetching.join()
         before, lost = lost, model_hub.count_sent() - measure(folder)
         most = max(most, lost - before)
-        assert lost - before <= CHUNK_BYTES
+        assert lost - before <= CHUNK_BYTES + _SOCKET_BYTES
     run_pull(str(folder), model_hub.url)
     assert find_problems(folder, deep=True) == ()
     assert {path.name: path.read_bytes() for path in folder.glob("[!.]*")} == wanted_of(model_hub)
