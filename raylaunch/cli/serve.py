@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @CLUSTER
 @click.option("--detach", is_flag=True, help="With --cluster: return once the service is handed over.")
 @click.option("--open-api", is_flag=True, help="With --cluster: create no API key where the launch has none.")
-@click.option("--force", is_flag=True, help="Start although the plan says that it cannot fit.")
+@click.option("--force", is_flag=True, help="Start although plan or netcheck refuses.")
 @click.option("--locked", is_flag=True, help="Refuse to start where something differs from LAUNCH.lock.yaml.")
 @click.option("--systemd", is_flag=True, help="Print a systemd unit for this service, and exit.")
 def serve(

@@ -72,7 +72,7 @@ class KeepBlock(_Block):
     stand_by: bool = True
     """Keep a serving process with its imports done beside the engine, for about 0.5 GB of host memory."""
     force: bool = False
-    """Start although `raylaunch plan` refuses the layout (`serve --force`)."""
+    """Start although `raylaunch plan` or `raylaunch netcheck` refuses (`serve --force`)."""
     locked: bool = False
     """Refuse to start where something differs from LAUNCH.lock.yaml (`serve --locked`)."""
     same_cause_limit: int = Field(default=5, ge=1, le=1000)
