@@ -115,7 +115,7 @@ def test_init_and_doctor_name_the_next_command(laptop: Owner) -> None:
 
 def test_up_brings_in_every_gpu(laptop: Owner) -> None:
     """After one that was interrupted; each host has its GPUs, and its own address and interface in its environment."""
-    stopped = laptop.type("raylaunch up cluster.yaml", interrupt_at="head: starting the container")
+    stopped = laptop.type("raylaunch up cluster.yaml", interrupt_at=f"{laptop.rig.head.address}: ")  # its first stage
     assert (stopped.status, stopped.commands) == (130, ["raylaunch up cluster.yaml", "raylaunch down cluster.yaml"])
     state = laptop.type("raylaunch status --cluster cluster.yaml")
     assert (state.status, state.commands[-1:]) == (1, ["raylaunch up cluster.yaml"]), state.text
