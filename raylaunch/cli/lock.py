@@ -18,11 +18,12 @@ def lock(launch: Path, sets: tuple[str, ...], output: Path | None, cluster: Path
     """Write LAUNCH.lock.yaml: versions, image, drivers, GPUs, the model's files, options and variables."""
     from raylaunch.base import console
     from raylaunch.base.viewpoint import Viewpoint
+    from raylaunch.config.layers import name_lock
     from raylaunch.lock import lock_file
     from raylaunch.lock.collect import collect_lock
 
     loaded = load_launch(launch, sets)
-    target = output or lock_file.name_lock(launch)
+    target = output or name_lock(launch)
     if cluster is not None:
         from raylaunch.config import cluster_file
         from raylaunch.provision.remote_lock import read_lock_text

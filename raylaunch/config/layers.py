@@ -99,3 +99,8 @@ def describe_path(path: Path | None) -> str:
 def show_key(key: Key) -> str:
     """A path as one writes it, safe to print."""
     return ".".join(printable(name) for name in key)
+
+
+def name_lock(launch_file: Path) -> Path:
+    """LAUNCH.lock.yaml beside LAUNCH.yaml."""
+    return launch_file.with_name(f"{launch_file.stem}.lock.yaml")

@@ -10,6 +10,7 @@ import yaml
 from raylaunch.base import paths
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.base.text import printable
+from raylaunch.config.layers import name_lock
 
 _HEADER = "# Written by `raylaunch lock`. `raylaunch serve` names what differs from it; `serve --locked` refuses.\n"
 _MISSING = "none"
@@ -62,11 +63,6 @@ def find_lock(launch_file: Path | None) -> Path | None:
     """The lock file of a launch file, if there is one."""
     path = None if launch_file is None else name_lock(launch_file)
     return path if path is not None and path.is_file() else None
-
-
-def name_lock(launch_file: Path) -> Path:
-    """LAUNCH.lock.yaml beside LAUNCH.yaml."""
-    return launch_file.with_name(f"{launch_file.stem}.lock.yaml")
 
 
 def to_text(lock: Lock) -> str:

@@ -20,6 +20,7 @@ from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.layers import name_lock
 from raylaunch.provision import artifacts, jobs
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.remote_launch import (
@@ -59,7 +60,7 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))
     job = name_job("serve", launch)
     send_launch(shell, launch, job)
-    if launch.path is not None and (lock := launch.path.with_name(f"{launch.path.stem}.lock.yaml")).is_file():
+    if launch.path is not None and (lock := name_lock(launch.path)).is_file():
         send_file(shell, lock.read_text(encoding="utf-8"), f"{job}.lock.yaml")
     with shell.tunnel(cluster_ports.DASHBOARD) as port:
         client = jobs.connect(cluster, port)

@@ -23,6 +23,7 @@ class Measured:
     scores: tuple[float, ...]
     """Of the old engine's answers, in nats a token."""
     scores_at_once: tuple[float, ...]
+    """The same again, all answers at once: the old engine's scatter; () for the new one."""
     problems: tuple[str, ...] = ()
     """Of chat, streaming and tools."""
 

@@ -86,10 +86,9 @@ class Upgrade:
         if not self.options.with_answers:
             return Measured(path, (), (), (), check_features(target, launch))
         known = collect_answers(target) if answers is None else answers
-        return Measured(
-            path, known, score_answers(target, known), score_answers(target, known, at_once=len(known)),
-            check_features(target, launch),
-        )  # fmt: skip
+        # Only the old engine's scatter is asked for: its answers are scored a second time, all at once.
+        at_once = score_answers(target, known, at_once=len(known)) if answers is None else ()
+        return Measured(path, known, score_answers(target, known), at_once, check_features(target, launch))
 
     def _bench(self, target: Target, path: Path) -> None:
         levels = tuple(Level(concurrency=count) for count in dict.fromkeys((1, self.options.at_once)))

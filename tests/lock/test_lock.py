@@ -7,8 +7,9 @@ import pytest
 
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.config import launch_file
+from raylaunch.config.layers import name_lock
 from raylaunch.lock.collect import collect_lock, make_lock
-from raylaunch.lock.lock_file import Lock, compare_locks, find_lock, name_lock, read_lock, to_text, write_lock
+from raylaunch.lock.lock_file import Lock, compare_locks, find_lock, read_lock, to_text, write_lock
 from raylaunch.node.nvml import DriverFacts
 from tests.preflight.conftest import make_facts, make_gpu
 

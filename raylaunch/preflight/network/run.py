@@ -3,7 +3,6 @@
 Actors carry the code to the nodes; each starts a child that can be killed, so a hang ends at its deadline.
 """
 
-import importlib.metadata
 import inspect
 import os
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raylaunch.base.versions import find_version
 from raylaunch.cluster import ship
 from raylaunch.cluster.placement import RankPlace
 from raylaunch.cluster.ray_session import ClusterNode
@@ -54,7 +54,7 @@ def check_network(request: NetworkRequest) -> NetworkReport:
     with _start_probers(request, nodes) as (hosts, ranks):
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
-        versions = [_find_version("torch"), _find_version("ray")]
+        versions = [find_version(name) or "" for name in ("torch", "ray")]
         fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
         proof = None if request.is_fresh else memory.recall(fingerprint)
         links = _measure_links(hosts, facts, quick=proof is not None)
@@ -79,13 +79,6 @@ def check_network(request: NetworkRequest) -> NetworkReport:
 def _carry_variables() -> dict[str, str]:
     """This process's variables that vLLM hands to every worker which has none of its own."""
     return {name: value for name, value in os.environ.items() if name.startswith("NCCL_")}
-
-
-def _find_version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 @contextmanager
