@@ -4,13 +4,16 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import anthropic
 import openai
+
+from raylaunch.base.http_client import fetch_text
+from raylaunch.base.processes import wait_until
+from raylaunch.engine.metrics import parse_metrics
 
 CALLS = 60
 MAX_TOKENS = 1900
@@ -36,28 +39,22 @@ class Asked:
 
 
 def ask_all(url: str, model: str) -> list[Asked]:
-    """Send a request that takes long to each API, as a stream and plain; returns once each stream has begun."""
+    """Send a request that takes long to each API, as a stream and plain; returns once the engine has all of them."""
     asked = []
     for path, body in _list_bodies(model):
         for stream in (True, False):
-            command = [
-                "curl",
-                "-sN",
-                "--fail-with-body",
-                "--noproxy",
-                "*",
-                url + path,
-                "-H",
-                "Content-Type: application/json",
-            ]
-            command += [
-                "-d",
-                json.dumps({"model": model, "stream": stream, "temperature": 0, "ignore_eos": True, **body}),
-            ]
+            content = json.dumps({"model": model, "stream": stream, "temperature": 0, "ignore_eos": True, **body})
+            command = ["curl", "-sN", "--fail-with-body", "--noproxy", "*", url + path]
+            command += ["-H", "Content-Type: application/json", "-d", content]
             asked.append(Asked(path, stream, subprocess.Popen(command, stdout=subprocess.PIPE, text=True)))
-    time.sleep(1.0)  # until they run: they take many times as long
+    assert wait_until(lambda: _count_requests(url) == len(asked), 60), _count_requests(url)
     assert [one.path for one in asked if one.process.poll() is not None] == []
     return asked
+
+
+def _count_requests(url: str) -> int:
+    figures = parse_metrics(fetch_text(f"{url}/metrics", 5.0) or "")
+    return figures.running + figures.waiting if figures else 0
 
 
 def _list_bodies(model: str) -> Iterator[tuple[str, dict[str, Any]]]:

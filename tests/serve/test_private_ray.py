@@ -10,6 +10,7 @@ import pytest
 
 from raylaunch.base.errors import ClusterError
 from raylaunch.base.processes import MARK_VARIABLE, list_group_names, list_marked, wait_until
+from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import faults
 from raylaunch.serve.attempts import AttemptFactory
@@ -116,7 +117,7 @@ def test_death_of_a_node_ends_a_start_with_its_last_words(rays: PrivateRays, tmp
     os.kill(ray.leaders[2].pid, signal.SIGKILL)
     assert wait_until(lambda: ray.find_failure() is not None, _END_S)
     with listen("127.0.0.1", 0) as bound:
-        attempt = AttemptFactory(ResolvedLaunch(LAUNCH, "cpu"), bound, tmp_path).begin()
+        attempt = AttemptFactory(ResolvedLaunch(LAUNCH, "cpu"), bound, tmp_path, loads=LoadTable.create(1)).begin()
     attempt.ray = ray
     try:
         with pytest.raises(ClusterError, match=r"a Ray node of this launch's own died: 127\.0\.0\.2: "):

@@ -106,8 +106,9 @@ def test_one_engine_dies_and_is_started_again(tmp_path: Path, monkeypatch: pytes
         clients.wait()
         assert clients.describe() == "3 x stream: HTTP 200, connection closed (stream broke off)"
         assert wait_until(lambda: one.is_ready() and one.list_pids() != [pid], DEADLINE_S)
+        assert wait_until(lambda: incidents.list_incidents()[0].outcome == "serving again", DEADLINE_S)
         (incident,) = incidents.list_incidents()
-        assert (incident.cause, incident.replica, incident.outcome) == ("engine", 0, "serving again")
+        assert (incident.cause, incident.replica) == ("engine", 0)
         streams = one.ask(3)
         assert "is served at" in one.restart("engine.max_model_len=64")
         streams.wait()
