@@ -116,7 +116,7 @@ def draw_title(title: str, unit: str) -> str:
 
 def draw_lines(
     title: str, unit: str, times_s: Sequence[float], series: Sequence[Series], *, duration_s: float, width: float,
-    height: float = 130.0, at_least: float = 0.0, fill: bool = False, step: bool = False,
+    height: float, at_least: float = 0.0, fill: bool = False, step: bool = False,
 ) -> str:  # fmt: skip
     """Lines over time; the values travel along (class "hover") for the page to read off.
 
@@ -162,7 +162,7 @@ def _make_path(frame: Frame, times_s: Sequence[float], values: Sequence[float | 
     return path
 
 
-def draw_requests(rows: Sequence[RequestRow], *, duration_s: float, width: float, height: float = 260.0) -> str:
+def draw_requests(rows: Sequence[RequestRow], *, duration_s: float, width: float, height: float) -> str:
     """Each request as a bar: waiting for its first token, then answering; failed ones in red."""
     every = max(1, math.ceil(len(rows) / MAX_BARS))
     shown = sorted(rows, key=lambda row: row.due_s)[::every]

@@ -74,7 +74,7 @@ def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:
         for key in _SAME
         if getattr(first.asked, key) != getattr(second.asked, key)
     ]
-    rows = [_read_levels(path) for path in (a, b)]
+    rows = [read_rows(path) for path in (a, b)]
     of_b = {level.load.describe(): number for number, level in enumerate(second.levels)}
     found = []
     for number, level in enumerate(first.levels):
@@ -87,13 +87,6 @@ def compare_files(a: Path, b: Path) -> tuple[list[str], list[Comparison]]:
         loads = [", ".join(level.load.describe() for level in one.levels) for one in (first, second)]
         differences.append(f"no load is in both: A has {loads[0]}; B has {loads[1]}")
     return differences, found
-
-
-def _read_levels(path: Path) -> dict[int, list[RequestRow]]:
-    levels: dict[int, list[RequestRow]] = {}
-    for level, row in read_rows(path):
-        levels.setdefault(level, []).append(row)
-    return levels
 
 
 def compare_levels(

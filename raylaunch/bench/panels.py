@@ -1,22 +1,20 @@
-"""The report's charts over time, from throughput to network: all on one axis."""
+"""The charts of a result, for the HTML report and the PNG: over time, of latencies, over the levels of a sweep."""
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raylaunch.bench import charts
 from raylaunch.bench.charts import Series
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.figures import LevelResult, LoadSample
+from raylaunch.bench.figures import Distribution, LevelResult, LoadSample
 
-WIDTH = 1080.0
+LOW, TALL = 130.0, 190.0
+"""Heights in pixels."""
+REQUESTS = "Requests"
 _HUES = (215, 28, 165, 275, 340, 90, 195, 45)
 """Of nodes: each node's GPUs are shades of one hue."""
-BARS_LEGEND = (
-    '<div class="key"><span><i style="background:var(--c1)"></i>waits for its first token</span>'
-    '<span><i style="background:var(--c0)"></i>is answered</span>'
-    '<span><i style="background:var(--bad)"></i>failed</span></div>'
-)
 GPU_MEASURES = (
     ("use_percent", "GPU use", "%", 100.0),
     ("memory_gib", "GPU memory", "GiB", 1.0),
@@ -25,29 +23,31 @@ GPU_MEASURES = (
 )
 
 
-def wrap_svg(inside: str, width: float, height: float) -> str:
-    """A drawing as an element that scales."""
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img">{inside}</svg>'
+@dataclass(frozen=True)
+class Panel:
+    """A chart: the inside of an <svg> of this height."""
+
+    title: str
+    inside: str
+    height: float = LOW
 
 
-def draw_time_panels(level: LevelResult, rows: Sequence[RequestRow]) -> list[str]:
+def list_time_panels(level: LevelResult, rows: Sequence[RequestRow], width: float) -> list[Panel]:
     """All that has a time axis, from throughput to network."""
     series, duration_s = level.series, level.duration_s
     slices = [number * series.slice_s for number in range(len(series.running))]
     panels = []
 
-    def add(inside: str, height: float = 130.0, *, legend: bool = True) -> None:
-        panels.append(wrap_svg(inside, WIDTH, height) + ('<div class="legend"></div>' if legend else ""))
-
     def draw(title: str, unit: str, lines: Sequence[Series], times: Sequence[float], **more: Any) -> None:
-        add(charts.draw_lines(title, unit, times, lines, duration_s=duration_s, width=WIDTH, **more))
+        inside = charts.draw_lines(title, unit, times, lines, duration_s=duration_s, width=width, height=LOW, **more)
+        panels.append(Panel(title, inside))
 
     tokens = Series("output", series.output_tokens_per_s, "c0")
     draw("Throughput", "output tokens/s", [tokens], slices, fill=True, step=True)
     draw("Under way", "requests", [Series("at the client", series.running, "c0")], slices, fill=True, step=True)
     if rows:
-        add(charts.draw_requests(rows, duration_s=duration_s, width=WIDTH), 260.0, legend=False)
-        panels[-1] += BARS_LEGEND
+        inside = charts.draw_requests(rows, duration_s=duration_s, width=width, height=2 * LOW)
+        panels.append(Panel(REQUESTS, inside, 2 * LOW))
     samples = level.samples
     times = [sample.t_s for sample in samples]
     if any(sample.engine.running is not None for sample in samples):
@@ -56,7 +56,8 @@ def draw_time_panels(level: LevelResult, rows: Sequence[RequestRow]) -> list[str
             for name, colour in (("running", "c2"), ("waiting", "c1"))
         ]
         draw("Engine", "requests", lines, times)
-        use = [_percent(sample.engine.kv_cache_use) for sample in samples]
+        shares = [sample.engine.kv_cache_use for sample in samples]
+        use = [None if share is None else round(share * 100, 2) for share in shares]
         draw("KV cache", "% in use", [Series("KV cache", use, "c3")], times, at_least=100.0, fill=True)
     for key, title, unit, at_least in GPU_MEASURES:
         if lines := list_gpu_series(samples, key):
@@ -70,8 +71,33 @@ def draw_time_panels(level: LevelResult, rows: Sequence[RequestRow]) -> list[str
     return panels
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(share * 100, 2)
+def list_histograms(level: LevelResult, width: float) -> list[Panel]:
+    """How TTFT and the gaps between tokens are spread."""
+    panels = []
+    for title, measured in (("Time to first token", level.ttft_ms), ("Between tokens", level.itl_ms)):
+        marks = [(name, value) for name, value in (("p50", measured.p50), ("p99", measured.p99)) if value is not None]
+        inside = charts.draw_histogram(title, measured.histogram, marks, width=width, height=TALL)
+        panels.append(Panel(title, inside, TALL))
+    return panels
+
+
+def list_sweep_panels(levels: Sequence[LevelResult], width: float) -> list[Panel]:
+    """Curves over the levels."""
+    loads = [level.load.concurrency or level.load.rate_per_s or 0.0 for level in levels]
+    over = "over requests at once" if levels[0].load.concurrency else "over requests/s"
+    tokens = [Series("output tokens/s", [level.output_tokens_per_s for level in levels], "c0")]
+    curves = [("Throughput", "output tokens/s", tokens)]
+    for key, title in (("ttft_ms", "First token"), ("tpot_ms", "Each token"), ("e2e_ms", "Complete answer")):
+        measured: list[Distribution] = [getattr(level, key) for level in levels]
+        lines = [
+            Series("median", [one.p50 for one in measured], "c0"),
+            Series("p99", [one.p99 for one in measured], "c1"),
+        ]
+        curves.append((f"{title}, median and p99", "ms", lines))
+    return [
+        Panel(title, charts.draw_sweep(title, f"{unit} {over}", loads, lines, width=width, height=TALL), TALL)
+        for title, unit, lines in curves
+    ]
 
 
 def list_gpu_series(samples: Sequence[LoadSample], key: str) -> list[Series]:

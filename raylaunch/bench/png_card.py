@@ -9,15 +9,14 @@ from html import escape
 from pathlib import Path
 
 from raylaunch.base.errors import BenchError
-from raylaunch.bench import charts
-from raylaunch.bench.charts import Series
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.figures import BenchResult, Distribution, LevelResult
-from raylaunch.bench.panels import list_gpu_series
-from raylaunch.bench.report import describe_machines, list_marks, list_tiles
+from raylaunch.bench.figures import BenchResult, LevelResult
+from raylaunch.bench.panels import REQUESTS, list_histograms, list_sweep_panels, list_time_panels
+from raylaunch.bench.report import describe_machines, list_tiles
 from raylaunch.bench.result import read_result, read_rows
 
 WIDTH, PAD, SCALE = 1120, 36, 2
+_TIME_PANELS = ("Throughput", REQUESTS, "GPU use")
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "/System/Library/Fonts", "/Library/Fonts")
 _COLOURS = ("#2f6bdf", "#e07a1f", "#0e9384", "#7a4fd0", "#c0356f", "#4d7c0f", "#0891b2", "#8a5a2b")
 _STYLE = (
@@ -43,8 +42,7 @@ def write_png(result_path: Path, target: Path) -> Path:
     if not _has_fonts():
         raise BenchError("a PNG needs a font, and this machine has none", fix="apt-get install fonts-dejavu-core")
     result = read_result(result_path)
-    last = len(result.levels) - 1
-    rows = [row for level, row in read_rows(result_path) if level == last]
+    rows = read_rows(result_path).get(len(result.levels) - 1, [])
     picture = resvg_py.svg_to_bytes(svg_string=make_card(result, rows), zoom=SCALE)
     try:
         target.write_bytes(bytes(picture))
@@ -68,13 +66,17 @@ def make_card(result: BenchResult, rows: Sequence[RequestRow]) -> str:
     def place(inside: str, x: float = 0.0) -> None:
         parts.append(f'<g transform="translate({PAD + x:g} {y:g})">{inside}</g>')
 
-    for inside, height in _draw_time(level, rows, inner):
-        place(inside)
-        y += height + 16
+    for panel in list_time_panels(level, rows, inner):
+        if panel.title in _TIME_PANELS:
+            place(panel.inside)
+            y += panel.height + 16
     half = inner / 2 - 12
-    for number, inside in enumerate(_draw_spread(result, level, half)):
-        place(inside, x=(half + 24) * (number % 2))
-        y += 206 * (number % 2)
+    spread = list_histograms(level, half)
+    if len(result.levels) > 1:
+        spread += list_sweep_panels(result.levels, half)[:2]
+    for number, panel in enumerate(spread):
+        place(panel.inside, x=(half + 24) * (number % 2))
+        y += (panel.height + 16) * (number % 2)
     height = y + 14
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}">'
@@ -116,48 +118,3 @@ def _draw_tiles(level: LevelResult, inner: float) -> str:
             f'<text x="{x + 14:.1f}" y="183" class="soft">{escape(name)}</text>'
         )
     return "".join(parts)
-
-
-def _draw_time(level: LevelResult, rows: Sequence[RequestRow], inner: float) -> list[tuple[str, float]]:
-    series, duration_s = level.series, level.duration_s
-    slices = [number * series.slice_s for number in range(len(series.running))]
-    tokens = Series("output", series.output_tokens_per_s, "c0")
-    drawn = [
-        (
-            charts.draw_lines(
-                "Throughput", "output tokens/s", slices, [tokens], duration_s=duration_s, width=inner, height=140.0,
-                fill=True, step=True,
-            ),
-            140.0,
-        ),
-        (charts.draw_requests(rows, duration_s=duration_s, width=inner, height=220.0), 220.0),
-    ]  # fmt: skip
-    samples = level.samples
-    if lines := list_gpu_series(samples, "use_percent"):
-        times = [sample.t_s for sample in samples]
-        use = charts.draw_lines("GPU use", "%", times, lines, duration_s=duration_s, width=inner, at_least=100.0)
-        drawn.append((use, 130.0))
-    return drawn
-
-
-def _draw_spread(result: BenchResult, level: LevelResult, half: float) -> list[str]:
-    drawn = []
-    for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
-        measured: Distribution = getattr(level, key)
-        marks = list_marks(measured)
-        drawn.append(charts.draw_histogram(title, measured.histogram, marks, width=half, height=190.0))
-    levels = result.levels
-    if len(levels) > 1:
-        loads = [one.load.concurrency or one.load.rate_per_s or 0.0 for one in levels]
-        unit = "over requests at once" if levels[0].load.concurrency else "over requests/s"
-        tokens = Series("output tokens/s", [one.output_tokens_per_s for one in levels], "c0")
-        first = [
-            Series(name, [getattr(one.ttft_ms, name) for one in levels], f"c{n}")
-            for n, name in enumerate(("p50", "p99"))
-        ]
-        for title, caption, lines in (
-            ("Throughput", "output tokens/s", [tokens]),
-            ("First token, p50 and p99", "ms", first),
-        ):
-            drawn.append(charts.draw_sweep(title, f"{caption} {unit}", loads, lines, width=half, height=190.0))
-    return drawn

@@ -6,15 +6,20 @@ from html import escape
 from pathlib import Path
 
 from raylaunch.base.errors import BenchError
-from raylaunch.bench import charts
-from raylaunch.bench.charts import Series
 from raylaunch.bench.connection import RequestRow
-from raylaunch.bench.figures import BenchResult, Distribution, LevelResult
-from raylaunch.bench.panels import draw_time_panels, wrap_svg
+from raylaunch.bench.figures import BenchResult, LevelResult
+from raylaunch.bench.panels import REQUESTS, Panel, list_histograms, list_sweep_panels, list_time_panels
 from raylaunch.bench.result import read_result, read_rows
 from raylaunch.bench.summary import MEASURES, describe_limits
 
-HALF = 520.0
+WIDTH, HALF = 1080.0, 520.0
+BARS_LEGEND = (
+    '<div class="key"><span><i style="background:var(--c1)"></i>waits for its first token</span>'
+    '<span><i style="background:var(--c0)"></i>is answered</span>'
+    '<span><i style="background:var(--bad)"></i>failed</span></div>'
+)
+LINES_LEGEND = '<div class="legend"></div>'
+"""report.js fills it."""
 SWEEP_LEGEND = (
     '<div class="key"><span><i style="background:var(--c0)"></i>median</span>'
     '<span><i style="background:var(--c1)"></i>p99</span></div>'
@@ -27,10 +32,7 @@ def write_report(result_path: Path, target: Path) -> Path:
     Raises:
         BenchError: one of them cannot be read, or `target` not be written.
     """
-    result = read_result(result_path)
-    rows: dict[int, list[RequestRow]] = {}
-    for level, row in read_rows(result_path):
-        rows.setdefault(level, []).append(row)
+    result, rows = read_result(result_path), read_rows(result_path)
     try:
         target.write_text(make_report(result, rows), encoding="utf-8")
     except OSError as error:
@@ -108,35 +110,28 @@ def list_tiles(level: LevelResult) -> list[tuple[str, str, str]]:
     return tiles
 
 
+def _wrap(panel: Panel, width: float) -> str:
+    """A chart as an element that scales."""
+    return f'<svg viewBox="0 0 {width:g} {panel.height:g}" role="img">{panel.inside}</svg>'
+
+
 def make_level(level: LevelResult, rows: Sequence[RequestRow]) -> str:
     """Everything about one level."""
     tiles = "".join(
         f'<div><b>{value}<small>{escape(unit)}</small></b><span class="soft small">{escape(name)}</span></div>'
         for value, unit, name in list_tiles(level)
     )
-    time_panels = "".join(f'<div class="panel time">{panel}</div>' for panel in draw_time_panels(level, rows))
+    time_panels = "".join(
+        f'<div class="panel time">{_wrap(panel, WIDTH)}{BARS_LEGEND if panel.title == REQUESTS else LINES_LEGEND}</div>'
+        for panel in list_time_panels(level, rows, WIDTH)
+    )
+    histograms = "".join(f"<div>{_wrap(panel, HALF)}</div>" for panel in list_histograms(level, HALF))
     return (
         f'<div class="level" data-duration="{level.duration_s}"><div class="tiles">{tiles}</div>'
         f'<section><h2>Over time</h2><div class="scroll">{time_panels}</div></section>'
-        f'<section><h2>Latency</h2><div class="two">{make_histograms(level)}</div>{make_table(level)}</section>'
+        f'<section><h2>Latency</h2><div class="two">{histograms}</div>{make_table(level)}</section>'
         f"{make_errors(level)}{make_client(level)}</div>"
     )
-
-
-def list_marks(measured: Distribution) -> list[tuple[str, float]]:
-    """The percentiles that a histogram marks."""
-    return [(name, value) for name, value in (("p50", measured.p50), ("p99", measured.p99)) if value is not None]
-
-
-def make_histograms(level: LevelResult) -> str:
-    """How TTFT and the gaps between tokens are spread."""
-    drawn = []
-    for key, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Between tokens")):
-        measured: Distribution = getattr(level, key)
-        marks = list_marks(measured)
-        inside = charts.draw_histogram(title, measured.histogram, marks, width=HALF, height=190.0)
-        drawn.append(f"<div>{wrap_svg(inside, HALF, 190.0)}</div>")
-    return "".join(drawn)
 
 
 def make_table(level: LevelResult) -> str:
@@ -182,26 +177,7 @@ def make_client(level: LevelResult) -> str:
 
 def make_sweep(levels: Sequence[LevelResult]) -> str:
     """Curves over the levels."""
-    loads = [level.load.concurrency or level.load.rate_per_s or 0.0 for level in levels]
-    unit = "over requests at once" if levels[0].load.concurrency else "over requests/s"
-
-    def values(key: str, inner: str | None = None) -> list[float | None]:
-        found = [getattr(level, key) for level in levels]
-        return found if inner is None else [getattr(one, inner) for one in found]
-
-    curves = (
-        ("Throughput", "output tokens/s ", [Series("output tokens/s", values("output_tokens_per_s"), "c0")]),
-        ("First token", "ms, ", [
-            Series("median", values("ttft_ms", "p50"), "c0"), Series("p99", values("ttft_ms", "p99"), "c1")]),
-        ("Each token", "ms, ", [
-            Series("median", values("tpot_ms", "p50"), "c0"), Series("p99", values("tpot_ms", "p99"), "c1")]),
-        ("Complete answer", "ms, ", [
-            Series("median", values("e2e_ms", "p50"), "c0"), Series("p99", values("e2e_ms", "p99"), "c1")]),
-    )  # fmt: skip
-    drawn = ""
-    for title, unit_of, lines in curves:
-        curve = charts.draw_sweep(title, unit_of + unit, loads, lines, width=HALF, height=210.0)
-        drawn += f"<div>{wrap_svg(curve, HALF, 210.0)}</div>"
+    drawn = "".join(f"<div>{_wrap(panel, HALF)}</div>" for panel in list_sweep_panels(levels, HALF))
     return f'<section><h2>Sweep</h2><div class="two">{drawn}</div>{SWEEP_LEGEND}</section>'
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +125,22 @@ def read_result(path: Path) -> BenchResult:
         raise BenchError(f"{path} is damaged: {where}: {problem['msg']}", fix="run the load test again") from error
 
 
-def read_rows(result: Path) -> Iterator[tuple[int, RequestRow]]:
-    """Level and row of each request of a result.
+def read_rows(result: Path) -> dict[int, list[RequestRow]]:
+    """The rows of each level of a result.
 
     Raises:
         BenchError: the rows file is missing or damaged.
     """
     path = rows_path(result)
+    levels: dict[int, list[RequestRow]] = {}
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             columns = json.loads(next(file))["columns"]
             if tuple(columns) != COLUMNS:
                 raise BenchError(f"{path} has unknown columns", fix="read it with the raylaunch that wrote it")
             for line in file:
-                yield unpack_row(json.loads(line))
+                level, row = unpack_row(json.loads(line))
+                levels.setdefault(level, []).append(row)
     except (OSError, EOFError, ValueError, KeyError, StopIteration) as error:
         raise BenchError(f"cannot read {path}: {error}", fix=f"put it beside {result.name}") from error
+    return levels

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from raylaunch.bench import result as result_file
+from raylaunch.bench.connection import RequestRow
 from tests.bench import odd_server
 from tests.e2e import harness
 
@@ -44,6 +46,11 @@ def run(tmp_path: Path, url: str, *arguments: str, status: int = 0, **environ: s
     written = json.loads(path.read_text())
     assert json.loads(out) == written
     return written
+
+
+def read_rows(tmp_path: Path) -> list[RequestRow]:
+    """The rows of all levels."""
+    return [*chain.from_iterable(result_file.read_rows(tmp_path / "result.json").values())]
 
 
 def list_reasons(result: dict[str, Any]) -> list[str]:
@@ -91,30 +98,29 @@ def test_known_truth_is_told(tmp_path: Path, truth: str) -> None:
     for key in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
         assert {"mean", "p50", "p90", "p95", "p99"} <= set(result[key])
     assert {"cpu_s", "max_loop_lag_ms"} <= set(result["client"])
-    rows = list(result_file.read_rows(tmp_path / "result.json"))
-    assert [level for level, _ in rows].count(1) == 60
-    assert sorted(row.number for level, row in rows if level == 0) == list(range(60))
-    assert all(len(row.arrivals) == 16 for _, row in rows)
+    rows = result_file.read_rows(tmp_path / "result.json")
+    assert [sorted(row.number for row in rows[level]) for level in (0, 1)] == [list(range(60))] * 2
+    assert all(len(row.arrivals) == 16 for row in read_rows(tmp_path))
 
 
 def test_shards_share_the_load(tmp_path: Path, truth: str) -> None:
     result = run(tmp_path, truth, "-c", "7", "-n", "50", "--shards", "2")
     assert result["requests_ok"] == 50
     assert len(result["client"]["shards"]) == 2
-    shards = [row.shard for _, row in result_file.read_rows(tmp_path / "result.json")]
+    shards = [row.shard for row in read_rows(tmp_path)]
     assert (shards.count(0), shards.count(1)) == (25, 25)
 
 
 def test_open_loop_sends_when_it_is_time(tmp_path: Path, truth: str) -> None:
     """As many as the rate gives, the same moments for the same seed, latency from the moment it was meant for."""
     result = run(tmp_path, truth, "--rate", "40", "-n", "40", "--seed", "3")
-    rows = [row for _, row in result_file.read_rows(tmp_path / "result.json")]
+    rows = read_rows(tmp_path)
     assert len(rows) == 40
     assert all(row.sent_s >= row.due_s for row in rows)
     assert result["client"]["late_ms"]["p50"] is not None
     again = run(tmp_path, truth, "--rate", "40", "-n", "40", "--seed", "3")
     due = sorted(round(row.due_s, 4) for row in rows)
-    assert due == sorted(round(row.due_s, 4) for _, row in result_file.read_rows(tmp_path / "result.json"))
+    assert due == sorted(round(row.due_s, 4) for row in read_rows(tmp_path))
     assert again["levels"][0]["load"]["kind"] == "open"
 
 
@@ -134,7 +140,7 @@ def test_open_loop_does_not_wait_for_the_server(tmp_path: Path) -> None:
 
     with odd_server.serve(behave) as server:
         run(tmp_path, server.url, "--rate", "80", "-n", "100")
-    rows = sorted((row for _, row in result_file.read_rows(tmp_path / "result.json")), key=lambda row: row.due_s)
+    rows = sorted(read_rows(tmp_path), key=lambda row: row.due_s)
     first = [row.arrivals[0] - row.due_s for row in rows]
     held = [wait for wait in first if wait > 0.1]
     assert len(held) >= 15  # 40 were due in half a second; a client that waited would show one
@@ -166,7 +172,7 @@ def test_duration_ends_it(tmp_path: Path, truth: str) -> None:
     result = run(tmp_path, truth, "-c", "4", "--duration", "1s")
     assert result["ended"] == "whole"
     assert result["requests_ok"] >= 8
-    assert all(row.due_s < 1.0 for _, row in result_file.read_rows(tmp_path / "result.json"))
+    assert all(row.due_s < 1.0 for row in read_rows(tmp_path))
 
 
 def test_whole_answers_without_streaming(tmp_path: Path) -> None:
