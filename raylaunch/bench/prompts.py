@@ -51,13 +51,13 @@ class RequestOptions:
     def make_body(self, model: str, load_prompt: LoadPrompt) -> bytes:
         """One request's body; an exact length for all overrides a prompt's own."""
         prompt, max_tokens, exact = load_prompt, self.max_tokens, self.exact
-        if isinstance(load_prompt, SizedPrompt):
-            prompt = load_prompt.prompt
-            if not self.exact:
-                max_tokens, exact = load_prompt.output_tokens, True
+        if isinstance(prompt, SizedPrompt):
+            if not exact:
+                max_tokens, exact = prompt.output_tokens, True
+            prompt = prompt.prompt
         fields: dict[str, object] = {"model": model}
         if self.api == "completions":
-            fields["prompt"] = join_messages(prompt) if isinstance(prompt, list) and _is_messages(prompt) else prompt
+            fields["prompt"] = _to_text(prompt)
         else:
             fields["messages"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         fields["max_tokens"] = max_tokens
@@ -70,23 +70,16 @@ class RequestOptions:
             fields["stream_options"] = {"include_usage": True}
         return json.dumps(fields, ensure_ascii=False).encode()
 
-    def make_bodies(self, model: str, prompts: Sequence[LoadPrompt]) -> tuple[bytes, ...]:
-        """All bodies, in order."""
-        return tuple(self.make_body(model, prompt) for prompt in prompts)
-
     def find_own_lengths(self, prompts: Sequence[LoadPrompt]) -> list[int] | None:
         """Shortest and longest answer, in tokens, of those whose length is their prompt's; None where none is."""
         lengths = [prompt.output_tokens for prompt in prompts if isinstance(prompt, SizedPrompt)]
         return [min(lengths), max(lengths)] if lengths and not self.exact else None
 
 
-def _is_messages(prompt: Sequence[Any]) -> bool:
-    return bool(prompt) and isinstance(prompt[0], dict)
-
-
-def join_messages(prompt: Sequence[Any]) -> str:
-    """A conversation as plain text, for completions."""
-    return "\n".join(str(message.get("content", "")) for message in prompt)
+def _to_text(prompt: Any) -> Any:
+    """A conversation as plain text, for completions; other prompts as they are."""
+    is_messages = isinstance(prompt, list) and prompt and isinstance(prompt[0], dict)
+    return "\n".join(str(message.get("content", "")) for message in prompt) if is_messages else prompt
 
 
 def list_own_questions() -> list[Prompt]:

@@ -53,7 +53,7 @@ def run_test(
     Args:
         show: gets lines of progress; each call replaces the lines before.
     """
-    bodies = test.request.make_bodies(test.target.model, test.prompts)
+    bodies = tuple(test.request.make_body(test.target.model, prompt) for prompt in test.prompts)
     made_at = time.time()
     if test.warmup:
         show([f"warm-up: {test.warmup} requests"])

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 from raylaunch.base.http_client import fetch_text
 from raylaunch.bench.figures import (
@@ -18,6 +17,7 @@ from raylaunch.bench.figures import (
 )
 from raylaunch.bench.target import Target
 from raylaunch.cluster.monitor import ClusterSample
+from raylaunch.cluster.monitor_process import ChildMonitor
 from raylaunch.engine.metrics import EngineFigures, parse_metrics
 from raylaunch.node.sampler import NodeSample
 
@@ -26,19 +26,6 @@ _LATEST = 1.5
 """Intervals after which a sample is no longer waited for."""
 _FIRST_SAMPLE_S = 20.0
 """Longest wait for the machines' first sample: Ray starts a process on each node."""
-
-
-class SampleSource(Protocol):
-    """What samples the machines: monitor_process.ChildMonitor."""
-
-    newest: ClusterSample | None
-    arrived: threading.Event
-    """Set with each sample, and at the end; the one who waits for it clears it."""
-    ended: str
-    """Why no more samples come; "" while they may."""
-
-    def close(self) -> None:
-        """Stop sampling."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +44,11 @@ class LoadSampler:
     It waits for the source's samples: a timer of its own would miss some of them.
 
     Args:
-        source: samples the machines each second, in a process of its own.
+        source: samples the machines each second, in a process of its own; closed at the end.
         interval_s: between samples of the engine alone, where the source has ended.
     """
 
-    def __init__(self, target: Target, source: SampleSource, *, interval_s: float = 1.0) -> None:
+    def __init__(self, target: Target, source: ChildMonitor, *, interval_s: float = 1.0) -> None:
         self._target, self._source, self._interval_s = target, source, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bench-sampler", daemon=True)

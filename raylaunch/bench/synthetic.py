@@ -33,7 +33,7 @@ def make_synthetic(
     server's usage in the result shows the real number.
 
     Returns:
-        The prompts, and what they are in words. There are fewer than `count` where they would take too much memory, or
+        The prompts, and a description of them. There are fewer than `count` where they would take too much memory, or
         where so few tokens make no more different ones.
     """
     draw = random.Random(seed)

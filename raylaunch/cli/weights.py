@@ -174,7 +174,7 @@ def _conclude_check(loaded: "LaunchConfig", found: "CheckResult") -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @also_on_cluster
 def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
-    """Remove the files that a pull fetched and nobody changed since, from every node; other files are kept."""
+    """Remove the files that a pull fetched and that are unchanged since, from every node; other files are kept."""
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError

@@ -14,8 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 from raylaunch.cluster import ray_session, ship
 from raylaunch.cluster.ranks import Rank, list_living_ranks
@@ -53,16 +52,6 @@ class ClusterSample:
     """Of all engines in this cluster."""
 
 
-class Watcher(Protocol):
-    """Samples nodes: Ray's (Monitor), or this machine without Ray (LocalMonitor)."""
-
-    def sample(self) -> ClusterSample:
-        """All nodes now."""
-
-    def close(self) -> None:
-        """End what samples."""
-
-
 @dataclass(slots=True)
 class _Watched:
     node: ray_session.ClusterNode
@@ -96,12 +85,6 @@ class Monitor:
         self._watched: dict[str, _Watched] = {}
         self._workers: tuple[Rank, ...] = ()
         self._workers_at = -_WORKERS_EACH_S
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def sample(self) -> ClusterSample:
         """Wait for the next sample of each node; the first call also waits for the actors to start."""
@@ -190,6 +173,9 @@ class LocalMonitor:
 
     def close(self) -> None:
         """Nothing to end: all runs in this process."""
+
+
+Watcher = Monitor | LocalMonitor
 
 
 def follow(

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from raylaunch.base.errors import ClusterError, NotEnoughGpusError
+from raylaunch.cluster import ship
 from raylaunch.cluster.ranks import list_free_resources
 from raylaunch.cluster.ray_session import ClusterNode
 
@@ -125,7 +125,7 @@ def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_
     for place in places:
         reserved.setdefault(place.node.ip, []).append(place)
     names = {  # where other jobs have, or may get, the rest of the node's GPUs: Ray knows which ones are ours
-        ip: _ask_gpu_names(group, [place.rank for place in ranks])
+        ip: _ask_gpu_names(group.id.hex(), [place.rank for place in ranks])
         for ip, ranks in reserved.items()
         if len(ranks) < ranks[0].node.gpus
     }
@@ -136,21 +136,12 @@ def reserve(places: Sequence[RankPlace], *, timeout_s: float = _RESERVE_TIMEOUT_
     return Reservation(group.id.hex(), tuple(places), names).locate(logical)
 
 
-def _ask_gpu_names(group: Any, bundles: Sequence[int]) -> tuple[str, ...]:
+def _ask_gpu_names(group_id: str, bundles: Sequence[int]) -> tuple[str, ...]:
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     def find_gpu() -> str:
         return str(ray.get_runtime_context().get_accelerator_ids()["GPU"][0])
 
-    asked = [
-        ray.remote(find_gpu)
-        .options(
-            num_cpus=0,
-            num_gpus=1,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
-        )
-        .remote()
-        for bundle in bundles
-    ]
+    task = ray.remote(num_cpus=0, num_gpus=1)(find_gpu)
+    asked = [task.options(scheduling_strategy=ship.in_bundle(group_id, bundle)).remote() for bundle in bundles]
     return tuple(ray.get(asked, timeout=_RESERVE_TIMEOUT_S))

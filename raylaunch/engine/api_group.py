@@ -2,7 +2,7 @@
 
 This process starts EngineCore and forks the API servers: each is a client of EngineCore of its own, with vLLM's code
 on both sides. To the supervisor it looks like the one API server: it passes messages on and adds the pulses up. It
-serves nobody itself, so an API server that dies costs its own clients only, and is forked again.
+serves no client itself, so an API server that dies costs its own clients only, and is forked again.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class ApiGroup:
         self._is_ending = self._is_asked_to_end = self._is_ready = self._has_accepted = False
         self._reported: tuple[int, ...] = ()
         self._is_closed = False
-        """Whether the servers were told that other replicas accept."""
+        """Whether the servers have left new connections to other replicas."""
         self._note = ""
         self._moves = 0
         """Of the servers that were replaced."""

@@ -32,7 +32,7 @@ class EngineLink:
     admission: Any = None
     """vLLM's shared counters of max_num_queued_reqs, or None."""
     introduction: bytes | None = None
-    """What the engine said when it started; None for its first clients, which hear it themselves."""
+    """What the engine sent when it started; None for its first clients, which hear it themselves."""
 
     def make_client_config(self) -> dict[str, Any]:
         """The client_config of vLLM's build_async_engine_client_from_engine_args."""

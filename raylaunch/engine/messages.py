@@ -94,7 +94,7 @@ class ApiServers:
 
 @dataclass(frozen=True)
 class EngineIntroduction:
-    """From one of several API servers to the process that forked it: what EngineCore said of itself."""
+    """From one of several API servers to the process that forked it: how EngineCore introduced itself."""
 
     payload: bytes
 

@@ -1,7 +1,7 @@
 """Find the lines of a log that a signature may match, at more than 100 MB/s, without holding the log in memory.
 
 Most lines of a log repeat others but for counters, addresses and ids. So the characters of these are deleted from a
-whole block at once (signatures.VARYING), each distinct rest is compared with the signatures' literals once, and only
+complete block at once (signatures.VARYING), each distinct rest is compared with the signatures' literals once, and only
 lines with such a rest are decoded and searched.
 """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from raylaunch.node.nvidia_codes import describe_xid, is_of_the_program, name_reasons
+from raylaunch.node.nvidia_codes import XIDS, XIDS_OF_PROGRAMS, name_reasons
 from raylaunch.node.nvml import NO_BINDING, GpuProcess, import_nvml, read_processes, read_text
 
 THROTTLES = {
@@ -278,7 +278,7 @@ class GpuSampler:
             except self._nvml.NVMLError:
                 return  # a timeout: no event; other errors show when the GPU is read
             xid = int(event.eventData)
-            gpu.xids.append(XidEvent(xid, describe_xid(xid), self._clock(), not is_of_the_program(xid)))
+            gpu.xids.append(XidEvent(xid, XIDS.get(xid, ""), self._clock(), xid not in XIDS_OF_PROGRAMS))
             del gpu.xids[:-_XIDS_KEPT]
 
 

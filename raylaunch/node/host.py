@@ -1,6 +1,11 @@
-"""Memory of this machine, or of this container, and the names of its processes."""
+"""Memory of this machine, or of this container, its network interfaces, and the names of its processes."""
 
+import fcntl
+import socket
+import struct
 from pathlib import Path
+
+_SIOCGIFADDR = 0x8915
 
 
 def measure_ram(root: Path = Path("/")) -> tuple[int, int]:
@@ -32,6 +37,29 @@ def measure_ram(root: Path = Path("/")) -> tuple[int, int]:
             total = limit
             available = min(available, max(0, limit - used + int(reclaimable)))
     return total, available
+
+
+def find_address(interface: str) -> str:
+    """The first IPv4 address of a network interface; "" where it has none."""
+    request = struct.pack("256s", interface.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            return socket.inet_ntoa(fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)[20:24])
+        except OSError:
+            return ""
+
+
+def read_link_speed(interface: str, root: Path = Path("/")) -> int | None:
+    """Mbit/s of an interface's link, as its driver reports it; None without one (virtual, loopback, down).
+
+    Args:
+        root: the folder with sys/.
+    """
+    try:
+        speed = int((root / "sys/class/net" / interface / "speed").read_text())
+    except (OSError, ValueError):
+        return None
+    return speed if speed > 0 else None
 
 
 def read_process_name(pid: int) -> str:

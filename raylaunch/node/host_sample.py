@@ -1,19 +1,15 @@
 """One machine's CPU, memory, network and given processes at this moment, from /proc. Rates are between two samples."""
 
-import fcntl
 import os
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylaunch.node.host import measure_ram
+from raylaunch.node.host import find_address, measure_ram, read_link_speed
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_SIOCGIFADDR = 0x8915
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +118,12 @@ class HostSampler:
         was = before.network.get(name) if before else None
         received, sent = now.network[name]
         if name not in self._details:
-            self._details[name] = _carries(name, self._node_ip), self._read_speed(name)
+            is_nodes = name == "lo" if self._node_ip.startswith("127.") else find_address(name) == self._node_ip
+            self._details[name] = is_nodes, read_link_speed(name, self._root)
         is_nodes, speed = self._details[name]
         if was is None or received < was[0] or sent < was[1]:  # new, or created again
             return InterfaceSample(name, None, None, is_nodes, speed)
         return InterfaceSample(name, (received - was[0]) / s, (sent - was[1]) / s, is_nodes, speed)
-
-    def _read_speed(self, name: str) -> int | None:
-        try:
-            speed = int((self._root / "sys/class/net" / name / "speed").read_text())
-        except (OSError, ValueError):
-            return None
-        return speed if speed > 0 else None
 
 
 def _find_cpu(before: _Counters | None, now: _Counters) -> float | None:
@@ -146,16 +136,3 @@ def _sample_process(pid: int, rss: int, before: _Counters | None, now: _Counters
     was = before.process_s.get(pid) if before else None
     used = None if was is None else max(0.0, 100.0 * (now.process_s[pid] - was) / s)
     return ProcessSample(pid, used, rss)
-
-
-def _carries(interface: str, ip: str) -> bool:
-    """Whether `interface` has the IPv4 address `ip`; all of 127.0.0.0/8 is loopback's."""
-    if ip.startswith("127."):
-        return interface == "lo"
-    request = struct.pack("256s", interface.encode()[:15])
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-    except OSError:
-        return False
-    return socket.inet_ntoa(answer[20:24]) == ip

@@ -59,12 +59,9 @@ class ModuleFolder:
 
     def list_missing(self, names: Collection[str]) -> tuple[str, ...]:
         """Relative names of files that vLLM reads of this module and that are not in `names`."""
-        needed = ((f"{self.path}/{name}", f"{self.path}/{_ALSO_TAKEN.get(name, name)}") for name in self._needed)
-        return tuple(first for first, other in needed if first not in names and other not in names)
-
-    @property
-    def _needed(self) -> tuple[str, ...]:
-        return _NEEDED_BY_TYPE.get(self.kind, ())
+        needed = _NEEDED_BY_TYPE.get(self.kind, ())
+        pairs = ((f"{self.path}/{name}", f"{self.path}/{_ALSO_TAKEN.get(name, name)}") for name in needed)
+        return tuple(first for first, other in pairs if first not in names and other not in names)
 
 
 def parse_modules(content: bytes) -> tuple[ModuleFolder, ...]:

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -187,16 +187,6 @@ class Manifest:
         """Whether it is of this repo (None: any), at that branch, tag or commit."""
         is_revision = revision == self.revision or (revision is not None and revision == self.commit)
         return repo is None or (self.repo == repo and is_revision)
-
-    def find_differences(self, folder: Path, *, samples: bool = False) -> Iterator[str]:
-        """A sentence for each file of the manifest that is missing in `folder` or differs.
-
-        Args:
-            samples: also read some blocks of each file and compare their hash; else sizes alone.
-        """
-        for name, facts in self.files.items():
-            if difference := find_difference(folder, name, facts, samples=samples):
-                yield difference
 
 
 def find_difference(

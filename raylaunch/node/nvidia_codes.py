@@ -25,7 +25,7 @@ _REASONS = (
     (0x400, "reliability"),
 )
 """Bit of nvmlClocksEventReasons (nvml.h, CUDA 13) -> its name as `nvidia-smi -q -d PERFORMANCE` has it."""
-_XIDS = {
+XIDS = {
     13: "graphics engine exception (the program)",
     31: "memory page fault (the program)",
     43: "GPU stopped processing (the program)",
@@ -47,8 +47,8 @@ _XIDS = {
     143: "GPU initialization failed",
     154: "recovery action changed",
 }
-"""Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
-_OF_THE_PROGRAM = frozenset({13, 31, 43, 45, 63})
+"""Common Xid -> its meaning (docs.nvidia.com/deploy/xid-errors)."""
+XIDS_OF_PROGRAMS = frozenset({13, 31, 43, 45, 63})
 """Xids caused by a program's bug or end, or purely informational: the GPU is not the cause."""
 
 
@@ -67,13 +67,3 @@ def name_reasons(bits: int) -> tuple[str, ...]:
     known = tuple(name for bit, name in _REASONS if bits & bit)
     rest = bits & ~sum(bit for bit, _ in _REASONS)
     return (*known, f"unknown_{rest:#x}") if rest else known
-
-
-def describe_xid(xid: int) -> str:
-    """What an Xid means, or "" for one that is not common."""
-    return _XIDS.get(xid, "")
-
-
-def is_of_the_program(xid: int) -> bool:
-    """Whether a program, and not the GPU, is the cause of this Xid."""
-    return xid in _OF_THE_PROGRAM

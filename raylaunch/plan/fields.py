@@ -18,7 +18,7 @@ class Fields:
         self._text: Mapping[str, JsonValue] = inner if isinstance(inner, Mapping) else {}
 
     def get(self, *names: str) -> JsonValue:
-        """The first of these fields that is there, of the text part before the whole; None without one."""
+        """The first of these fields that is there, of the text part before the complete config; None without one."""
         for block in (self._text, self.top):
             for name in names:
                 if block.get(name) is not None:

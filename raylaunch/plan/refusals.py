@@ -77,7 +77,7 @@ def _list_memory(budget: Budget, longest: int, max_len: int, kv_cache: Range) ->
 
 
 def _list_groups(shape: ModelShape, tp: int) -> Iterator[str]:
-    """Quantization groups that TP would cut: of packed integers a rank's share is whole groups."""
+    """Quantization groups that TP would cut: of packed integers a rank's share is a number of complete groups."""
     group, width = shape.quantization.group, shape.widest_dense
     if group and tp > 1 and width and (width % tp or width // tp % group):
         yield f"a rank's {width / tp:g} of {width} columns are not a multiple of quantization groups of {group}"

@@ -132,7 +132,7 @@ def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:
 
 
 def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
-    """Thinking and answer of a stream's events, or of one whole answer.
+    """Thinking and answer of a stream's events, or of one complete answer.
 
     Raises:
         RequestError: the server sent an error, or the answer broke off.

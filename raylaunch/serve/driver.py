@@ -106,7 +106,7 @@ class Driver:
     def say_unused(self, nodes: Sequence[ray_session.ClusterNode]) -> None:
         """Say which GPUs that the launch names or Ray has stay unused, with the layout that would use all."""
         block, with_gpus = self.config.cluster, [node.gpus for node in nodes if node.gpus]
-        if self.wait_s is not None or self.first_node is not None:  # a restart: it has been said; or one replica
+        if self.wait_s is not None or self.first_node is not None:  # a restart, which has printed it; or one replica
             return
         if self.private is None and sum(with_gpus) > block.nodes * block.gpus_per_node:
             unused = describe_unused(self.config, nodes=len(with_gpus), gpus_per_node=min(with_gpus))

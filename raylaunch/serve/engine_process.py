@@ -34,7 +34,7 @@ class EngineProcess(ChildLink):
 
         Args:
             log: file for its and its engine's and workers' output, appended to.
-            environment: its whole environment.
+            environment: its complete environment.
             descriptors: that it inherits: the listening socket, and what ServeEngine names beside it.
         """
         with _open_log(log) as opened:

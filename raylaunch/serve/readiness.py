@@ -196,5 +196,5 @@ def make_curl(url: str, model: str, *, key: str, task: str = "generate") -> str:
 def describe_kv_cache(engine: EngineReady, forecast: Forecast | None = None) -> str:
     """KV cache tokens beside the forecast, and how many requests of the maximum length they hold."""
     tokens, length = engine.kv_cache_tokens, engine.max_model_len
-    told = f" (plan: {forecast.tokens[0]:,} to {forecast.tokens[1]:,})" if forecast else ""
-    return f"KV cache {tokens:,} tokens{told}, {tokens / length:.1f} requests of {length:,} tokens at once"
+    planned = f" (plan: {forecast.tokens[0]:,} to {forecast.tokens[1]:,})" if forecast else ""
+    return f"KV cache {tokens:,} tokens{planned}, {tokens / length:.1f} requests of {length:,} tokens at once"

@@ -35,7 +35,7 @@ _RESTART_S, _RESTART_TIMES = 600.0, 4.0
 _CHECK_EVERY_S = 0.2
 _NO_PROCESS_S = 1.0
 _ROLLING_DRAIN_S = 600.0
-"""For running requests while other replicas serve: nobody waits for the end of this one."""
+"""For running requests while other replicas serve: no client waits for the end of this one."""
 _KEEP_ALIVE_S = 5.0
 """vLLM closes an idle connection after so long (VLLM_HTTP_TIMEOUT_KEEP_ALIVE, 0.32)."""
 

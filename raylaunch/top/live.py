@@ -48,8 +48,8 @@ class ViewReader:
     def read(self) -> View:
         """Everything now; returns when a new sample is there, or after a second or two without one."""
         monitor = self._follow_service()
-        patience_s = _STALE_S if monitor.newest is not None else _FIRST_SAMPLE_S
-        if monitor.arrived.wait(patience_s) and not monitor.ended:
+        wait_s = _STALE_S if monitor.newest is not None else _FIRST_SAMPLE_S
+        if monitor.arrived.wait(wait_s) and not monitor.ended:
             monitor.arrived.clear()
         if monitor.ended:
             time.sleep(1.0)  # the pace that samples would set

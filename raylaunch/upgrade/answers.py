@@ -44,8 +44,8 @@ def collect_answers(target: Target) -> tuple[Answer, ...]:
     answers = []
     for question in QUESTIONS:
         body = {"model": target.model, "prompt": question, "max_tokens": _ANSWER_TOKENS, "temperature": 0}
-        told = target.ask("/v1/completions", body)
-        answers.append(Answer(question, told["choices"][0]["text"], told["usage"]["completion_tokens"]))
+        given = target.ask("/v1/completions", body)
+        answers.append(Answer(question, given["choices"][0]["text"], given["usage"]["completion_tokens"]))
     return tuple(answers)
 
 

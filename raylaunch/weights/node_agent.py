@@ -22,7 +22,7 @@ from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile
 from raylaunch.weights.own_files import OwnFile
 from raylaunch.weights.partial_file import SUFFIX, Finished, PartialFile, Unfinished, hash_file, run_in_thread
 from raylaunch.weights.transfer import Transfer, make_hop, read_disk
-from raylaunch.weights.working_folder import StorePaths
+from raylaunch.weights.working_folder import PROBE, StorePaths
 
 _HASHERS = 4
 
@@ -87,15 +87,15 @@ class NodeAgent:
     async def prepare(self, of: str, names: Collection[str], mark: str) -> None:
         """Create the download folder for these files, and this node's marker in it."""
         store.prepare(self.folder, of, names)
-        working_folder.write_probe(self.folder, mark)
+        (StorePaths(self.folder).aside / f"{PROBE}{mark}").touch()
 
     async def read_probes(self) -> frozenset[str]:
         """Markers of all nodes that share this storage."""
-        return working_folder.read_probes(self.folder)
+        return frozenset(path.name.removeprefix(PROBE) for path in StorePaths(self.folder).aside.glob(f"{PROBE}*"))
 
     async def drop_probe(self, mark: str) -> None:
         """Remove a marker."""
-        working_folder.drop_probe(self.folder, mark)
+        (StorePaths(self.folder).aside / f"{PROBE}{mark}").unlink(missing_ok=True)
 
     async def try_lock(self) -> bool:
         """Take the folder's lock unless another process has it; it is released when this process ends."""

@@ -5,14 +5,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from raylaunch.base import console
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.text import describe_seconds
 from raylaunch.weights.agents import Agents
-from raylaunch.weights.expected_files import ExpectedFiles
 from raylaunch.weights.hub_types import Listing
 from raylaunch.weights.node_agent import Counts
 from raylaunch.weights.transfer_plan import NodeFiles, PlannedTransfer
@@ -82,38 +80,6 @@ class PullProgress:
     def measure_arrived(self) -> int:
         """Bytes that all nodes received in this pull."""
         return sum(self.measure_sources())
-
-    def make_result(
-        self,
-        expected: ExpectedFiles,
-        folder: Path,
-        nodes: tuple[str, ...],
-        seconds: float,
-        *,
-        already: bool,
-        shared: dict[str, str],
-        replaced: dict[str, str],
-    ) -> PullResult:
-        """The result of a pull that ends now."""
-        listing = expected.listing
-        hub_bytes, peer_bytes = self.measure_sources()
-        return PullResult(
-            repo=listing.repo,
-            folder=str(folder),
-            source=expected.source,
-            commit=listing.commit or None,
-            nodes=nodes,
-            total_bytes=sum(expected.sizes.values()),
-            files=len(expected.sizes),
-            left_out_files=len(listing.left_out),
-            left_out_bytes=sum(listing.left_out.values()),
-            from_hub_bytes=hub_bytes,
-            from_peers_bytes=peer_bytes,
-            seconds=seconds,
-            already=already,
-            shared=shared,
-            replaced=replaced,
-        )
 
     def measure_sources(self) -> tuple[int, int]:
         """Bytes received from the hub and from peers, over all nodes."""

@@ -245,12 +245,21 @@ class _Pull:
                 f"{', '.join(lost)} was lost during the pull; {len(nodes)} nodes have the complete model",
                 fix="run it again when the node is back: it copies the model from the others",
             )
-        seconds = time.monotonic() - self.began
-        return self.progress.make_result(
-            expected,
-            self.request.folder,
-            nodes,
-            seconds,
+        listing = expected.listing
+        from_hub, from_peers = self.progress.measure_sources()
+        return PullResult(
+            repo=listing.repo,
+            folder=str(self.request.folder),
+            source=expected.source,
+            commit=listing.commit or None,
+            nodes=nodes,
+            total_bytes=sum(expected.sizes.values()),
+            files=len(expected.sizes),
+            left_out_files=len(listing.left_out),
+            left_out_bytes=sum(listing.left_out.values()),
+            from_hub_bytes=from_hub,
+            from_peers_bytes=from_peers,
+            seconds=time.monotonic() - self.began,
             already=not moved,
             shared=self.survey.shared,
             replaced=self.survey.replaced,

@@ -126,21 +126,6 @@ def discard(aside: Path, *, keeps_others: bool = False) -> None:
         aside.rmdir()
 
 
-def write_probe(folder: Path, mark: str) -> None:
-    """Create a marker that other nodes see if they share the storage."""
-    (StorePaths(folder).aside / f"{PROBE}{mark}").touch()
-
-
-def read_probes(folder: Path) -> frozenset[str]:
-    """Markers of all nodes that share this storage."""
-    return frozenset(path.name.removeprefix(PROBE) for path in StorePaths(folder).aside.glob(f"{PROBE}*"))
-
-
-def drop_probe(folder: Path, mark: str) -> None:
-    """Remove this node's marker."""
-    (StorePaths(folder).aside / f"{PROBE}{mark}").unlink(missing_ok=True)
-
-
 def _open_lock(folder: Path) -> int:
     """A descriptor of the lock file; one that raylaunch makes says so in its content, so that `remove` knows it."""
     path = StorePaths(folder).lock

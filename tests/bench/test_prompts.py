@@ -56,13 +56,13 @@ def test_lengths_of_their_own() -> None:
     """A prompt's own length is exact; one for all (--output-tokens) goes before it."""
     asked = [prompts.SizedPrompt("How?", 7), "Who?", prompts.SizedPrompt([1, 2], 90)]
     request = prompts.RequestOptions(api="completions", max_tokens=50)
-    bodies = [json.loads(body) for body in request.make_bodies("m", asked)]
+    bodies = [json.loads(request.make_body("m", prompt)) for prompt in asked]
     assert [(body["prompt"], body["max_tokens"], body.get("ignore_eos")) for body in bodies] == [
         ("How?", 7, True), ("Who?", 50, None), ([1, 2], 90, True),
     ]  # fmt: skip
     assert request.find_own_lengths(asked) == [7, 90]
     for_all = prompts.RequestOptions(api="completions", max_tokens=50, exact=True)
-    assert {json.loads(body)["max_tokens"] for body in for_all.make_bodies("m", asked)} == {50}
+    assert {json.loads(for_all.make_body("m", prompt))["max_tokens"] for prompt in asked} == {50}
     assert for_all.find_own_lengths(asked) is request.find_own_lengths(["Who?"]) is None
 
 

@@ -1,5 +1,6 @@
 """The sampling actors against real Ray: two nodes on this machine, each a process tree of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def test_a_node_whose_sampler_hangs_is_silent_and_comes_back(two_nodes: PrivateR
     """A stopped process does not delay the other node's samples, and is sampled again when it continues."""
     import ray
 
-    with monitor.Monitor() as watching:
+    with contextlib.closing(monitor.Monitor()) as watching:
         assert wait_until(lambda: len(watching.sample().nodes) == 2, DEADLINE_S)
         actors = ray._private.state.state.actor_table(None, None, "ALIVE").values()
         pids = {actor["Address"]["IPAddress"]: actor["Pid"] for actor in actors}
@@ -103,7 +104,7 @@ def test_a_node_that_leaves_is_reported(two_nodes: PrivateRay) -> None:
     """A lost node stays on the list, with since when; the living ones are sampled on."""
     head, other = ray_session.list_nodes()
     living = [head, other]
-    with monitor.Monitor(list_nodes=lambda: tuple(living)) as watching:
+    with contextlib.closing(monitor.Monitor(list_nodes=lambda: tuple(living))) as watching:
         assert wait_until(lambda: len(watching.sample().nodes) == 2, DEADLINE_S)
         living.remove(other)
         seen = watching.sample()

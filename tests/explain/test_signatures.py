@@ -8,7 +8,7 @@ import pytest
 
 from raylaunch.explain import read
 from raylaunch.explain.signatures import by_key, find, fix_of, load, read_table
-from raylaunch.node.nvidia_codes import _OF_THE_PROGRAM, _XIDS
+from raylaunch.node.nvidia_codes import XIDS, XIDS_OF_PROGRAMS
 
 REPORTED = Path(__file__).parents[1] / "data" / "explain" / "reported.tsv"
 HEALTHY = [
@@ -90,11 +90,11 @@ def test_a_healthy_log_has_no_cause() -> None:
 
 def test_every_xid_that_needs_an_action_has_one() -> None:
     """Every Xid that raylaunch names, and every one of NVIDIA's catalogue with an action."""
-    for xid in {*_XIDS, *ACTIONS}:
+    for xid in {*XIDS, *ACTIONS}:
         finding = find(f"NVRM: Xid (PCI:0000:3b:00): {xid}, pid=4711, name=python3, Ch 00000008")
         assert finding is not None, xid
         assert finding.groups["gpu"] == "0000:3b:00"
-        if xid not in _OF_THE_PROGRAM | {94, 92}:
+        if xid not in XIDS_OF_PROGRAMS | {94, 92}:
             assert finding.signature.weight >= 80, xid
 
 

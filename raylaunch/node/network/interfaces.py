@@ -1,17 +1,15 @@
 """Network interfaces and InfiniBand devices of this node, as its processes see them."""
 
-import fcntl
 import os
 import platform
 import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.node.facts import identify_machine
+from raylaunch.node.host import find_address, read_link_speed
 
-_SIOCGIFADDR = 0x8915
 _PREFIXES = ("NCCL_", "GLOO_", "VLLM_HOST_IP")
 
 
@@ -91,20 +89,5 @@ def _is_up(root: Path, name: str) -> bool:
 
 
 def _read_interface(root: Path, name: str) -> Interface:
-    folder = root / "sys/class/net" / name
-    speed = _read(folder / "speed")  # an error for virtual links, -1 for those without carrier
-    return Interface(
-        name=name,
-        address=_find_address(name),
-        mtu=int(_read(folder / "mtu") or 0),
-        speed_mbit_s=int(speed) if speed.isdigit() and int(speed) > 0 else None,
-    )
-
-
-def _find_address(name: str) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        request = struct.pack("256s", name.encode()[:15])
-        try:
-            return socket.inet_ntoa(fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)[20:24])
-        except OSError:
-            return ""
+    mtu = int(_read(root / "sys/class/net" / name / "mtu") or 0)
+    return Interface(name, find_address(name), mtu, read_link_speed(name, root))

@@ -35,10 +35,10 @@ def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
         )
         return
     named = ", ".join(measured.describe_rank(rank) for rank in ranks)
-    said = f": {errors[0].splitlines()[0][:160]}" if errors else ""
+    words = f": {errors[0].splitlines()[0][:160]}" if errors else ""
     yield Finding(
         where,
-        f"{named} {'does' if len(ranks) == 1 else 'do'} not meet the other ranks over TCP{said}",
+        f"{named} {'does' if len(ranks) == 1 else 'do'} not meet the other ranks over TCP{words}",
         f"start Ray on {where} with GLOO_SOCKET_IFNAME={name}; firewalls must let every port pass between nodes",
     )
 
@@ -105,17 +105,17 @@ def _explain_nccl(measured: NetworkMeasured, trial: GroupTrial) -> Finding:
     named = ", ".join(measured.describe_rank(rank) for rank in ranks)
     warnings = [line for rank in ranks for line in logs[rank].warnings]
     errors = [one.error.splitlines()[0] for one in trial.results if one.error]
-    said = next((f": {line[:160]}" for line in [*warnings, *errors]), "")
+    words = next((f": {line[:160]}" for line in [*warnings, *errors]), "")
     what = "receive wrong values" if wrong else "hang in NCCL" if trial.has_hung else "fail in NCCL"
     interfaces = ", ".join(dict.fromkeys(name for log in logs.values() for name in log.interfaces))
     used = f" (over {interfaces})" if interfaces else ""
     where = measured.find_ip(ranks[0])
     known = find_heaviest([*(f"NCCL WARN {line}" for line in warnings), *errors])
     if known is not None and not known.signature.is_symptom:
-        return Finding(where, f"{named} {what}{used}{said}", known.fix)
+        return Finding(where, f"{named} {what}{used}{words}", known.fix)
     return Finding(
         where,
-        f"{named} {what}{used}{said}",
+        f"{named} {what}{used}{words}",
         f"start Ray on {where} with NCCL_SOCKET_IFNAME={_find_interface(measured, where)}; "
         "`NCCL_DEBUG=INFO` in engine's environment shows more",
     )
