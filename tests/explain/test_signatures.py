@@ -137,3 +137,28 @@ def test_a_table_of_five_lines_is_a_signature() -> None:
 def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
         list(read_table(text))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[rank9]:[W ProcessGroupGloo.cpp:721] Warning: Unable to resolve hostname to a (local) address. Using the "
+        "loopback address as fallback. Manually set the network interface to bind to with GLOO_SOCKET_IFNAME.",
+        "[2024-08-07 10:14:35,261 I 727164 727164] global_state_accessor.cc:432: This node has an IP address of "
+        "10.6.0.55, but we cannot find a local Raylet with the same address.",
+        "WARNING 11-02 09:14:22 [custom_all_reduce.py:16] Custom allreduce is disabled because your platform lacks GPU "
+        "P2P capability or P2P test failed.",
+        "INFO 11-02 09:14:22 [network_utils.py:172] Port 8100 is already in use, trying port 8101",
+        "WARNING 11-02 09:14:22 [utils.py:1] Address already in use. Retrying with a new port.",
+        "WARNING 11-02 09:14:22 [r.py:1] X has no vLLM implementation, falling back to Transformers implementation.",
+        "WARNING 11-02 09:14:22 [v.py:1] The number of vision attention heads is not divisible by the tensor parallel "
+        "size. Falling back to data parallelism for the vision encoder.",
+        "WARNING 11-02 09:14:22 [u.py:1] To make v1/embeddings API fast, please install orjson by `pip install orjson`",
+        "RuntimeError: NIXL compatibility hash mismatch. Local: 7, Remote: 7.",
+        "ValueError: EC source size mismatch for mm_hash=7",
+        "MemoryError: Not enough space in the data buffer, try calling free_buf() to free up space",
+    ],
+)
+def test_a_line_that_only_looks_like_a_failure_is_none(line: str) -> None:
+    """What healthy processes write too, and messages that hold another failure's words."""
+    assert explain([line]) == []
