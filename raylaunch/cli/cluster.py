@@ -138,24 +138,28 @@ def dashboard(cluster: Path, port: int) -> None:
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until Ctrl-C.")
 @PORT
+@click.option("--replica", type=click.IntRange(min=0), default=0, help="Of several engines, which one: 0, 1, ...")
 @ON_CLUSTER
-def logs(follow: bool, port: int | None, cluster: Path | None) -> int | None:
+def logs(follow: bool, port: int | None, replica: int, cluster: Path | None) -> int | None:
     """Show the log of the engine and its workers, or of the last one that has ended."""
     if cluster is None:
         from raylaunch.base import console
         from raylaunch.serve import logs as logfile
 
-        log, runs = logfile.find_log(port)
+        log, runs = logfile.find_log(port, replica)
         if not runs:
             console.say(f"nothing serves now: the log of the last service on port {log.parent.name}")
+        if replica == 0 and log.with_name(logfile.name_log(1)).exists():
+            console.say("replica 0; --replica=1 shows the next one")
         logfile.show(log, follow=follow and runs)
         return None
+    which = f"--replica={replica}"
     if not follow:
-        return run_on_cluster(cluster, "logs", port)
+        return run_on_cluster(cluster, "logs", port, which)
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 
-    return remote.follow_verb(cluster_file.load(cluster), ["logs", "-f", *([f"--port={port}"] if port else [])])
+    return remote.follow_verb(cluster_file.load(cluster), ["logs", "-f", which, *([f"--port={port}"] if port else [])])
 
 
 COMMANDS = (init, up, down, dashboard, logs)

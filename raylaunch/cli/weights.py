@@ -178,6 +178,7 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
     loaded = load_launch(launch, sets)
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError
+    from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.config.companions import list_fetched
     from raylaunch.serve import service_record
     from raylaunch.weights import verification as checking
@@ -185,9 +186,8 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
     folders = [loaded.model_folder, *(Path(found.folder) for found in list_fetched(loaded))]
     for running, folder in itertools.product(service_record.list_services(), folders):
         if running.is_alive() and str(folder) in running.models:
-            raise WeightsError(
-                f"{folder} is being served on port {running.port}", fix=f"raylaunch stop --port {running.port}"
-            )
+            stop = Viewpoint.of_this_process().command("stop", f"--port={running.port}")
+            raise WeightsError(f"{folder} is being served on port {running.port}", fix=f"`{stop}`")
     gathered = [_gather_agents(loaded, folder, waits=False) for folder in folders]
     if not yes:
         named, nodes = ", ".join(map(str, folders)), len(gathered[0].refresh())

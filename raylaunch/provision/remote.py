@@ -91,7 +91,8 @@ def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:
 
 def _describe_verbs(view: Viewpoint, port: int) -> str:
     """The next commands, each on a line of its own."""
-    verbs = {"its log": ("logs", "-f"), "its state": ("status",), "end it": ("stop",)}
+    ask = ("ask", "Who are you?")
+    verbs = {"its log": ("logs", "-f"), "its state": ("status",), "once it is ready": ask, "end it": ("stop",)}
     lines = [f"  {view.command(*words, f'--port={port}')}  # {what}" for what, words in verbs.items()]
     return "\n".join(["next:", *lines])
 

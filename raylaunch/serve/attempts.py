@@ -17,6 +17,7 @@ from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempt import Attempt
 from raylaunch.serve.listener import listen
+from raylaunch.serve.logs import name_log
 from raylaunch.serve.messages import PlaceRanks
 from raylaunch.serve.private_ray import PrivateRays
 from raylaunch.serve.service_record import make_url
@@ -49,7 +50,7 @@ class AttemptFactory:
         """
         self.resolved = resolved
         """What is served, by all replicas; replaced by a reload."""
-        self.log = folder / (f"engine-{index}.log" if index else "engine.log")
+        self.log = folder / name_log(index)
         self.rays = PrivateRays(is_forced, f"-{index}" if index else "")
         self._index, self._loads, self._is_forced = index, loads, is_forced
         self._listening = listening

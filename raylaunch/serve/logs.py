@@ -12,7 +12,12 @@ from raylaunch.serve.service_record import find_service, list_services
 _PAUSE_S = 0.3
 
 
-def find_log(port: int | None) -> tuple[Path, bool]:
+def name_log(replica: int) -> str:
+    """The file of a replica's log in the service's folder."""
+    return f"engine-{replica}.log" if replica else "engine.log"
+
+
+def find_log(port: int | None, replica: int = 0) -> tuple[Path, bool]:
     """The log of the running service, else of the one that ran last, and whether it still runs.
 
     Args:
@@ -22,11 +27,11 @@ def find_log(port: int | None) -> tuple[Path, bool]:
         ServiceError: several run, or none has run.
     """
     try:
-        return find_service(port).folder / "engine.log", True
+        return find_service(port).folder / name_log(replica), True
     except ServiceError:
         if any(service.is_alive() and port in (None, service.port) for service in list_services()):
             raise
-        logs = [*(paths.home() / "services").glob(f"{'*' if port is None else port}/engine.log")]
+        logs = [*(paths.home() / "services").glob(f"{'*' if port is None else port}/{name_log(replica)}")]
         if not logs:
             raise
     return max(logs, key=lambda log: log.stat().st_mtime), False

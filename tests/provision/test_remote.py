@@ -191,3 +191,7 @@ def test_logs_of_a_service_that_has_ended(
     assert logs.find_log(8080) == (tmp_path / "services" / "8080" / "engine.log", False)
     with pytest.raises(ServiceError, match="on port 9"):
         logs.find_log(9)
+    (tmp_path / "services" / "8080" / "engine-1.log").write_text("of replica 1\n")
+    with pytest.raises(SystemExit):
+        main.main(["logs", "--port=8080", "--replica=1"])
+    assert capsys.readouterr().out == "of replica 1\n"

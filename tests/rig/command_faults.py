@@ -81,7 +81,7 @@ worker_fault(
     "image missing",
     "image",
     f"image {IMAGE} is missing",
-    f"docker pull {IMAGE}; or copy it: ssh root@",
+    f"docker pull {IMAGE}; or copy it: ssh -i ",
     make=f"docker tag {IMAGE} kept:1 && docker rmi {IMAGE}",
     undo=f"docker tag kept:1 {IMAGE} && docker rmi kept:1",
 )

@@ -1,5 +1,6 @@
 """`raylaunch doctor` against real hosts: sound ones, and one fault after another."""
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -82,21 +83,22 @@ def test_names_and_keys_of_this_machine(laptop: Laptop, tmp_path: Path) -> None:
 
 
 def test_warnings_do_not_fail(laptop: Laptop) -> None:
-    """RTX 40-series cards: advice, and none once it was followed."""
-    for host in laptop.rig.hosts:
-        host.run("echo 'NAME=\"NVIDIA GeForce RTX 4090\"' >/etc/rig-gpus")
-    try:
+    """RTX 50-series cards behind an IOMMU that translates: advice, and none once it was followed."""
+    device = "echo 0x10de >vendor; echo 0x030000 >class; echo 0x2b85 >device"
+    card = f"{device}; mkdir iommu_group; echo DMA-FQ >iommu_group/type"
+    cards = f"for i in {{0..7}}; do mkdir -p /sys/bus/pci/devices/$i; cd /sys/bus/pci/devices/$i; {card}; done"
+    with contextlib.ExitStack() as restored:
+        for host in laptop.rig.hosts:
+            host.run(f"mount -t tmpfs tmpfs /sys/bus; {cards}; echo 'NAME=\"NVIDIA GeForce RTX 5090\"' >/etc/rig-gpus")
+            restored.enter_context(undone(host, "rm /etc/rig-gpus; umount /sys/bus"))
         found = laptop.doctor()
         assert found.status == 0
         assert {check for check, _ in found.list_states("warning")} - {"memory"} == {"peer access"}
-        assert "NCCL_P2P_DISABLE=1" in found.find("peer access", laptop.rig.head.address)["fix"]
+        assert "iommu=pt" in found.find("peer access", laptop.rig.head.address)["fix"]
         laptop.cluster.write_text(
             laptop.cluster.read_text().replace("--ipc=host]", "--ipc=host, -e NCCL_P2P_DISABLE=1]")
         )
         assert {check for check, _ in laptop.doctor().list_states("warning")} <= {"memory"}
-    finally:
-        for host in laptop.rig.hosts:
-            host.run("rm /etc/rig-gpus")
 
 
 def test_host_without_python_is_never_ok(laptop: Laptop) -> None:
@@ -118,7 +120,7 @@ def test_fix_asks_fixes_and_checks_again(laptop: Laptop) -> None:
     with undone(worker, "mv /root/.kept /root/.bashrc; hostname h2; docker rm -f raylaunch 2>/dev/null; true"):
         refused = laptop.run("--fix", stdin="n\n")
         assert refused.returncode == 1
-        assert f"ssh root@{worker.address} 'touch ~/.bashrc'" in refused.stderr
+        assert f"ssh -i {laptop.rig.key} root@{worker.address} 'touch ~/.bashrc'" in refused.stderr
         assert "run these?" in refused.stderr
         assert worker.run("test -e /root/.bashrc", check=False).returncode == 1
         fixed = laptop.run("--fix", "--yes")

@@ -46,7 +46,7 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
             )
         return
     shown = shlex.quote(str(key))
-    copy = shlex.join(["ssh-copy-id", "-i", f"{key}.pub", _log_in(cluster, cluster.head_ip)])
+    copy = shlex.join(["ssh-copy-id", "-i", f"{key}.pub", f"{cluster.ssh_user}@{cluster.head_ip}"])
     problems = {
         "missing": (
             f"{key} does not exist",
@@ -70,14 +70,15 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
         yield check.ok(f"{key} opens without a passphrase")
 
 
-def _log_in(cluster: ClusterFile, host: str) -> str:
-    return f"{cluster.ssh_user}@{host}"
+def write_login(cluster: ClusterFile, host: str, *words: str) -> str:
+    """`ssh` into a host, with the cluster file's key, to run a command there, as a user types it."""
+    key = ["-i", str(cluster.ssh_private_key)] if cluster.ssh_private_key else []
+    return shlex.join(["ssh", *key, f"{cluster.ssh_user}@{host}", *words])
 
 
 def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verdict:
     user, key, known = cluster.ssh_user, shlex.quote(str(cluster.ssh_private_key)), "~/.ssh/known_hosts"
     option = ["-i", f"{cluster.ssh_private_key}.pub"] if cluster.ssh_private_key else []
-    target = shlex.quote(_log_in(cluster, host))
     compare = f"ssh-keyscan {host} 2>/dev/null | ssh-keygen -lf -"
     kinds = {
         "name": (
@@ -94,7 +95,7 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
         ),
         "key": (
             f"it does not accept {f'the key {key}' if option else 'any of your keys'} for user {user}",
-            f"{shlex.join(['ssh-copy-id', *option, _log_in(cluster, host)])} (or correct auth.ssh_user)",
+            f"{shlex.join(['ssh-copy-id', *option, f'{user}@{host}'])} (or correct auth.ssh_user)",
         ),
         "key file": ("ssh cannot use the private key", f"chmod 600 {key}; ssh-keygen -y -f {key}"),
         "host key": (
@@ -112,14 +113,15 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
         ),
         "slow": (
             "the login works, but the machine does not answer: overloaded, or a disk or name service hangs",
-            f"ssh {target} uptime; on its own console: dmesg -T | tail",
+            f"{write_login(cluster, host, 'uptime')}; on its own console: dmesg -T | tail",
         ),
         "shell": (
             "the login ends before it runs a command: a start-up file exits, or the login shell is not a shell",
-            f"ssh {target} true must print nothing and exit with status 0; check exit and exec in ~/.bashrc",
+            f"{write_login(cluster, host, 'true')} must print nothing and exit with status 0; check exit and exec in "
+            "~/.bashrc",
         ),
     }
-    what, fix = kinds.get(failure.kind, ("ssh fails", f"ssh -v {target} true shows more"))
+    what, fix = kinds.get(failure.kind, ("ssh fails", f"{write_login(cluster, host, '-v', 'true')} shows more"))
     return Check("ssh", host).failed(f"{what} (ssh: {printable(failure.message)})", fix)
 
 

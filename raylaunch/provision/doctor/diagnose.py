@@ -1,14 +1,13 @@
 """`raylaunch doctor`: check all hosts at once, judge, print one table, and run the fixes that are safe."""
 
 import json
-import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from raylaunch.config.cluster_file import ClusterFile
-from raylaunch.provision.doctor.access_rules import judge_access
+from raylaunch.provision.doctor.access_rules import judge_access, write_login
 from raylaunch.provision.doctor.docker_rules import judge_docker
 from raylaunch.provision.doctor.gather import ClusterFacts, gather
 from raylaunch.provision.doctor.gpu_rules import judge_gpus
@@ -95,7 +94,7 @@ def describe_fix(verdict: Verdict, cluster: ClusterFile) -> str:
     """The command of a safe fix as a user would type it here."""
     if verdict.host == HERE:
         return verdict.fix
-    return shlex.join(["ssh", f"{cluster.ssh_user}@{verdict.host}", verdict.fix])
+    return write_login(cluster, verdict.host, verdict.fix)
 
 
 def run_fixes(diagnosis: Diagnosis, report: Callable[[str], None]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from raylaunch.base.text import printable
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision.container import Docker, runtime_of
+from raylaunch.provision.doctor.access_rules import write_login
 from raylaunch.provision.doctor.gather import HostFacts
 from raylaunch.provision.doctor.probe_facts import Image
 from raylaunch.provision.doctor.verdicts import Check, Verdict
@@ -131,8 +132,8 @@ def _builds_image(cluster: ClusterFile) -> bool:
 
 def _copy(cluster: ClusterFile, source: str, target: str) -> str:
     runtime = runtime_of(cluster)
-    source, target = (shlex.quote(f"{cluster.ssh_user}@{host}") for host in (source, target))
-    return f"ssh {source} {runtime.save.format(image=cluster.image)} | ssh {target} {runtime.load}"
+    save = runtime.save.format(image=cluster.image)
+    return f"{write_login(cluster, source)} {save} | {write_login(cluster, target)} {runtime.load}"
 
 
 def _are_same(one: Image, other: Image) -> bool:
