@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH = "1.2.3"
 
 
+pytestmark = pytest.mark.xdist_group("installer")  # they share an environment that takes ten seconds to make
+
+
 def load_installer() -> ModuleType:
     spec = importlib.util.spec_from_file_location("install", ROOT / "tools" / "install.py")
     assert spec is not None
@@ -103,7 +106,7 @@ def test_cpu_build_comes_from_pytorch_s_index(venv: "install.Venv", tmp_path: Pa
     venv.run_pip("uninstall", "-y", "torch")
 
 
-@pytest.mark.parametrize("index", ["out of reach", "without this version"])
+@pytest.mark.parametrize("index", [pytest.param("out of reach", marks=pytest.mark.slow), "without this version"])
 def test_no_cpu_build_anywhere_is_reported_soon(venv: "install.Venv", tmp_path: Path, index: str) -> None:
     make_wheel(tmp_path / "cpu" / "torch", "torch", "9.9+cpu")
     with serve_index(tmp_path / "cpu") as url:
@@ -131,6 +134,7 @@ def test_half_installed_package_is_dropped(venv: "install.Venv", tmp_path: Path)
     assert venv.find_version("interrupted") == "1.0"
 
 
+@pytest.mark.slow
 def test_half_made_environment_is_made_anew(tmp_path: Path) -> None:
     """Killed between the interpreter and pip."""
     broken = install.Venv(tmp_path / ".venv")

@@ -108,7 +108,7 @@ def test_arbitrary_yaml_punctuation(file: Path, content: str) -> None:
     try_load(file)
 
 
-@settings(QUICK, max_examples=600)
+@settings(QUICK, max_examples=200)
 @given(content=blocks)
 def test_arbitrary_structures(file: Path, content: dict[str, Any]) -> None:
     file.write_bytes(yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass"))
@@ -129,13 +129,13 @@ def test_mutations_of_shipped_files(file: Path, data: st.DataObject, which: byte
     try_load(file)
 
 
-@settings(QUICK, max_examples=500)
+@settings(QUICK, max_examples=200)
 @given(flags=st.lists(st.builds("{}={}".format, dotted, raw | values.map(repr)) | raw, max_size=4))
 def test_arbitrary_flags(flags: list[str]) -> None:
     try_load(None, sets=flags)
 
 
-@settings(QUICK, max_examples=500)
+@settings(QUICK, max_examples=200)
 @given(
     environ=st.dictionaries(
         st.builds("RAYLAUNCH_{}".format, st.lists(names, max_size=4).map(lambda parts: "__".join(parts).upper()) | raw),

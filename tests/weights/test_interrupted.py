@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights.agents import LocalAgents
 from raylaunch.weights.expected_files import PullRequest
@@ -49,6 +51,7 @@ def measure(folder: Path) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
