@@ -46,7 +46,6 @@ class Docker:
 
     version: str = "docker version"
     """Fails where the daemon does not answer."""
-    show_disk_use: str = "docker system df"
     free_disk: str = "docker system prune"
     start: str = "{sudo}systemctl enable --now docker"
     restart: str = "{sudo}systemctl restart docker"
@@ -61,15 +60,15 @@ class Docker:
 
     def execute(self, container: str, command: Sequence[str], *, keep_stdin: bool = False) -> str:
         """Run a command in a container; its arguments are quoted here."""
-        return f"docker exec {'-i ' if keep_stdin else ''}{container} {shlex.join(command)}"
+        return f"{self.program} exec {'-i ' if keep_stdin else ''}{container} {shlex.join(command)}"
 
     def inspect(self, container: str, template: str) -> str:
         """Print facts of a container by a Go template."""
-        return f"docker inspect --type container --format {shlex.quote(template)} {container}"
+        return f"{self.program} inspect --type container --format {shlex.quote(template)} {container}"
 
     def inspect_image(self, image: str, template: str = "{{.Id}}") -> str:
         """Print facts of an image by a Go template; fails where the image is missing."""
-        return f"docker image inspect --format {shlex.quote(template)} {image}"
+        return f"{self.program} image inspect --format {shlex.quote(template)} {image}"
 
     def install(self, family: str, sudo: str) -> str:
         """Install docker on a distribution of `family`; `sudo` is "sudo " or empty."""

@@ -7,7 +7,7 @@ section() { printf '\n%s %s\n' "$mark" "$1"; }
 section kernel
 { sudo -n dmesg || dmesg || journalctl -k -n 5000 --no-pager -o short-iso; } 2>/dev/null | tail -c "$most"
 section daemon
-journalctl -u docker -n 300 --no-pager -o short-iso 2>/dev/null | tail -c "$most"
+journalctl -u "$runtime" -n 300 --no-pager -o short-iso 2>/dev/null | tail -c "$most"
 command -v nvidia-smi >/dev/null && { section nvidia-smi; timeout 10 nvidia-smi -L 2>&1 | head -c 20000; }
 
 # In the container where it runs, else on a copy of its files; $1: where its root is, $2: mark, $3: bytes of each log

@@ -34,47 +34,52 @@ def judge_docker(hosts: Sequence[HostFacts], cluster: ClusterFile) -> Iterator[V
         yield _judge_daemon(facts, runtime)
         if facts.docker.problem:
             names = ("NVIDIA runtime", "image", "container") if wants_gpus(facts, cluster) else ("image", "container")
-            yield from (Check(name, facts.address).unknown("docker does not answer there") for name in names)
+            yield from (
+                Check(name, facts.address).unknown(f"{runtime.program} does not answer there") for name in names
+            )
             continue
         if wants_gpus(facts, cluster):
             yield _judge_nvidia(facts, runtime, uses_cdi=cluster.gpu_request_of(facts.address).uses_cdi)
         if facts.objects.answered:
             yield _judge_container(facts, cluster)
         else:
-            what = "docker reported its version, but no images and containers within 10 s"
+            what = f"{runtime.program} reported its version, but no images and containers within 10 s"
             yield from (Check(name, facts.address).unknown(what) for name in ("image", "container"))
     answering = [facts for facts in hosts if not facts.docker.problem and facts.objects.answered]
     yield from _judge_images(answering, cluster)
 
 
 def _judge_daemon(facts: HostFacts, runtime: Docker) -> Verdict:
-    check, system = Check("docker", facts.address), facts.system
+    check, system, program = Check("docker", facts.address), facts.system, runtime.program
     if not facts.docker.problem:
         return check.ok(facts.docker.version.partition("+")[0])
     if facts.docker.problem == "missing":
-        return check.failed("docker is not installed", runtime.install(system.family, system.sudo))
+        return check.failed(f"{program} is not installed", runtime.install(system.family, system.sudo))
     if facts.docker.problem == "stopped":
-        what = "docker is installed, but its daemon is not running"
+        what = f"{program} is installed, but its daemon is not running"
         return check.failed(what, runtime.start.format(sudo=system.sudo), safe=True)
     if facts.docker.problem == "denied":
-        what = f"user {system.user} may not use docker (not in group docker)"
+        what = f"user {system.user} may not use {program} (not in group {program})"
         return check.failed(what, runtime.grant_access.format(user=shlex.quote(system.user)), safe=True)
     if facts.docker.problem == "slow":
-        return check.failed("docker's daemon does not answer within 10 s", runtime.restart.format(sudo=system.sudo))
-    return check.failed(f"docker fails: {printable(facts.docker.message)}", runtime.show_log.format(sudo=system.sudo))
+        return check.failed(f"{program}'s daemon does not answer within 10 s", runtime.restart.format(sudo=system.sudo))
+    return check.failed(
+        f"{program} fails: {printable(facts.docker.message)}", runtime.show_log.format(sudo=system.sudo)
+    )
 
 
 def _judge_nvidia(facts: HostFacts, runtime: Docker, *, uses_cdi: bool) -> Verdict:
     check, sudo = Check("NVIDIA runtime", facts.address), facts.system.sudo
     if uses_cdi and facts.docker.cdi is False:
         return check.failed(
-            "docker.run_options name GPUs as CDI devices (nvidia.com/gpu=...), which this docker has turned off",
+            "docker.run_options name GPUs as CDI devices (nvidia.com/gpu=...), which this "
+            f"{runtime.program} has turned off",
             runtime.enable_cdi.format(sudo=sudo),
         )
     if "nvidia" in facts.docker.runtimes or facts.system.has_nvidia_hook:
-        return check.ok("configured in docker")
+        return check.ok(f"configured in {runtime.program}")
     return check.failed(
-        "docker cannot pass GPUs to containers: nvidia-container-toolkit is missing",
+        f"{runtime.program} cannot pass GPUs to containers: nvidia-container-toolkit is missing",
         f"{_INSTALL_TOOLKIT[facts.system.family].format(sudo=sudo)} && {runtime.enable_nvidia.format(sudo=sudo)}",
     )
 

@@ -40,16 +40,17 @@ def judge_machines(hosts: Sequence[HostFacts], cluster: ClusterFile, *, model_gb
 
 def _judge_disk(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     check, disk, sudo = Check("disk", facts.address), facts.docker.disk, facts.system.sudo
+    runtime = runtime_of(cluster)
     if disk is None:
-        return check.unknown("docker does not report where it keeps images")
+        return check.unknown(f"{runtime.program} does not report where it keeps images")
     needed = _RESERVE_GIB if facts.objects.image else _IMAGE_GIB
-    free = f"{disk.free / _GIB:.1f} GiB free for docker ({disk.place})"
+    free = f"{disk.free / _GIB:.1f} GiB free for {runtime.program} ({disk.place})"
     tmp = next((found for found in facts.disks if found.place == "/tmp"), None)
     if disk.free < needed * _GIB:
         purpose = "logs and containers need" if facts.objects.image else "the image needs"
         return check.failed(
             f"{free}: {purpose} {needed} GiB",
-            f"on that host: {runtime_of(cluster).free_disk} shows what it can free, {sudo}du -xh --max-depth=2 / "
+            f"on that host: {runtime.free_disk} shows what it can free, {sudo}du -xh --max-depth=2 / "
             "| sort -h | tail what else is large",
         )
     if tmp and tmp.free < tmp.total * 0.05:
@@ -57,7 +58,8 @@ def _judge_disk(facts: HostFacts, cluster: ClusterFile) -> Verdict:
             f"/tmp is over 95 % full ({tmp.free / _GIB:.1f} GiB free): Ray stops storing objects there",
             f"on that host: {sudo}du -xh --max-depth=1 /tmp | sort -h | tail",
         )
-    return check.ok(f"room for docker ({'at least' if facts.objects.image else 'more than'} {needed} GiB free)")
+    least = "at least" if facts.objects.image else "more than"
+    return check.ok(f"room for {runtime.program} ({least} {needed} GiB free)")
 
 
 def _judge_model_disk(facts: HostFacts, model_gb: float | None) -> Verdict:
