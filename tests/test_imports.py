@@ -1,6 +1,7 @@
 """The house's rules: imports go to a lower floor, and what is run or imported in one room alone stays there."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,14 @@ def test_module_keeps_to_its_room(path: Path) -> None:
     assert "ray._private" not in text or str(place) in PRIVATE_RAY, "Ray's private modules"
 
 
+def test_contributing_maps_every_room() -> None:
+    """Each room of the package, on its floor."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (\d) \| ((?:`\w+/`(?:, )?)+) \|", text, re.MULTILINE)
+    assert {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)/`", rooms)} == FLOOR
+
+
 def test_root_holds_rooms_alone() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms <= FLOOR.keys()
+    assert rooms == FLOOR.keys()
