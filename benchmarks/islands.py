@@ -21,6 +21,8 @@ from raylaunch.cluster import settings
 HEAD_PORT = 6391
 _NETWORK = "10.91.7"
 GATEWAY = f"{_NETWORK}.254"
+_PREFIX = "isle"
+"""Of the names of links and namespaces on this machine; the pid of the process that made them follows."""
 _START_S = 90.0
 _STOP_S = 15.0
 _QUIET = {
@@ -143,7 +145,8 @@ def islands(
         data_mib: size of each file system.
         is_reachable: give this machine the address GATEWAY on their bridge.
     """
-    prefix = f"isle{os.getpid() % 10000}"
+    _remove_leftovers()
+    prefix = f"{_PREFIX}{os.getpid()}"
     data.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="isles-"))  # short: Ray's sockets live under it (107 bytes at most)
     made = Islands(data, scratch)
@@ -167,11 +170,23 @@ def islands(
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
             island.keeper.popen.wait()
-        # The kernel takes a namespace's links away some time after its name: the next hosts would find it there.
-        subprocess.run(["ip", "link", "del", prefix], check=False, capture_output=True)
-        for number in range(count + bare + 1):
-            subprocess.run(["ip", "netns", "del", f"{prefix}-{number}"], check=False, capture_output=True)
+        _remove_network(prefix)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_network(prefix: str) -> None:
+    # The kernel takes a namespace's links away some time after its name: the next hosts would find it there.
+    subprocess.run(["ip", "link", "del", prefix], check=False, capture_output=True)
+    for name in Path("/run/netns").glob(f"{prefix}-*"):
+        subprocess.run(["ip", "netns", "del", name.name], check=False, capture_output=True)
+
+
+def _remove_leftovers() -> None:
+    """Of runs that were killed: their link has this one's address."""
+    names = [*Path("/sys/class/net").glob(f"{_PREFIX}*"), *Path("/run/netns").glob(f"{_PREFIX}*-0")]
+    for name in {path.name.removesuffix("-0") for path in names}:
+        if not Path("/proc", name.removeprefix(_PREFIX)).exists():
+            _remove_network(name)
 
 
 def _ip(*arguments: str) -> None:
