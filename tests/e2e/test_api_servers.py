@@ -1,11 +1,14 @@
 """Several API servers around one real engine, on one socket. Needs the CPU engine and about 4 GB of memory."""
 
+import contextlib
 import json
 import os
 import signal
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raylaunch.base.http_client import fetch_text
@@ -14,7 +17,7 @@ from raylaunch.engine.metrics import parse_metrics
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from . import harness
-from .faults.clients import Clients, Hammer
+from .faults.clients import LONG_ENOUGH_TOKENS, Clients, Hammer
 from .faults.stage import MODEL, list_cores
 
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
@@ -27,7 +30,7 @@ def write_launch(folder: Path) -> Path:
     launch.write_text(f"""\
 model: {{repo: {MODEL}, path: {folder / "model"}}}
 cluster: {{nodes: 1, gpus_per_node: 1, local: true}}
-engine: {{dtype: float32, enforce_eager: true, max_model_len: 1024, kv_cache_memory_bytes: 33554432}}
+engine: {{dtype: float32, enforce_eager: true, max_model_len: 1024, kv_cache_memory_bytes: 134217728}}
 server: {{api_server_count: {SERVERS}, enable_auto_tool_choice: true, tool_call_parser: hermes}}
 keep: {{progress_limit_s: 20, canary_s: 0, drain_s: 60}}
 """)
@@ -44,15 +47,28 @@ def list_servers(served: harness.Serving) -> list[int]:
 def find_owners(served: harness.Serving, servers: list[int]) -> dict[int, int]:
     """Server pid -> its established connections on the service's port."""
     port = int(served.url.rpartition(":")[2])
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "01":
-            inodes.add(f"socket:[{fields[9]}]")
     return {
-        pid: sum(str(file.readlink()) in inodes for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink())
+        pid: sum(
+            found.status == psutil.CONN_ESTABLISHED and found.laddr.port == port
+            for found in psutil.Process(pid).net_connections("tcp")
+        )
         for pid in servers
     }
+
+
+@contextlib.contextmanager
+def nine_streams(served: harness.Serving, servers: list[int], core: int) -> Iterator[tuple[Clients, dict[int, int]]]:
+    """Nine that have begun, and which server has how many; the engine stands still meanwhile, so that none ends."""
+    clients = Clients(served.url, MODEL)
+    clients.start(streaming=9, plain=0, max_tokens=LONG_ENOUGH_TOKENS)
+    os.kill(core, signal.SIGSTOP)
+    try:
+        owners = find_owners(served, servers)
+        assert not any(sent.ended for sent in clients.sent), (owners, clients.describe())
+        assert all(2 <= count <= 5 for count in owners.values()), owners  # shared out; the hammer's beside them
+        yield clients, owners
+    finally:
+        os.kill(core, signal.SIGCONT)
 
 
 def read_metrics(served: harness.Serving) -> str:
@@ -103,11 +119,8 @@ def test_one_of_several_dies_and_nobody_else_notices(tmp_path: Path) -> None:
 
         check_metrics(served)
 
-        clients = Clients(served.url, MODEL)
-        clients.start(streaming=9, plain=0, max_tokens=400)
-        owners = find_owners(served, first)
-        assert all(2 <= count <= 5 for count in owners.values()), owners  # nine, shared out; the hammer's beside them
-        os.kill(first[1], signal.SIGKILL)
+        with nine_streams(served, first, *core) as (clients, owners):
+            os.kill(first[1], signal.SIGKILL)
         clients.wait()
         lost = [sent for sent in clients.sent if sent.error]
         assert 1 <= len(lost) <= owners[first[1]], clients.describe()
@@ -120,10 +133,8 @@ def test_one_of_several_dies_and_nobody_else_notices(tmp_path: Path) -> None:
         assert list_cores(host) == core
         assert wait_until(lambda: parse_metrics(read_metrics(served)).running == 0, 20)  # type: ignore[union-attr]
 
-        # the new one serves: nine more are shared out again
-        again = Clients(served.url, MODEL)
-        again.start(streaming=9, plain=0, max_tokens=400)
-        assert find_owners(served, second)[second[1]] >= 2
+        with nine_streams(served, second, *core) as (again, _):  # the new one serves its share
+            pass
         again.wait()
         assert again.describe() == "9 x stream: HTTP 200, complete"
         call_tool(served)
