@@ -63,7 +63,7 @@ class ApiGroup:
         self._is_ending = self._is_asked_to_end = self._is_ready = self._has_accepted = False
         self._reported: tuple[int, ...] = ()
         self._is_closed = False
-        """Whether the servers have left new connections to other replicas."""
+        """Whether the servers were told that the engine is dead."""
         self._note = ""
         self._moves = 0
         """Of the servers that were replaced."""
@@ -136,7 +136,7 @@ class ApiGroup:
                 if server.reader.descriptor >= 0:
                     self._take(server)
             self._keep_servers()
-            if self._order.share.private_fd is not None and self._is_engine_dead() and not self._is_closed:
+            if self._is_engine_dead() and not self._is_closed:
                 self._is_closed = True
                 self._send_all(StopAccepting())
             if self._is_asked_to_end:
@@ -149,7 +149,9 @@ class ApiGroup:
 
     def _wait(self, timeout_s: float) -> None:
         poll = select.poll()
-        for descriptor in (0, *(server.fileno() for server in self._servers if not server.is_closed)):
+        servers = [server.fileno() for server in self._servers if not server.is_closed]
+        cores = [] if self._is_closed else [process.sentinel for process in self._engine.processes]
+        for descriptor in (0, *servers, *cores):
             poll.register(descriptor, select.POLLIN)
         poll.poll(timeout_s * 1000)
 

@@ -45,22 +45,21 @@ class EngineControl:
         self._collector = _Collector()
         self._cores = [*getattr(client.engine_core.resources.engine_manager, "processes", ())]
         DEATH.hold_errors(client)
-        if share.private_fd is not None:
-            self._stop_accepting_at_death()
+        self._refuse_at_death()
         self._count_outputs()
         self._catch_server()
         self._collector.register(share)
 
-    def _stop_accepting_at_death(self) -> None:
-        """Leave new connections to the other replicas as soon as vLLM knows that the engine is dead."""
+    def _refuse_at_death(self) -> None:
+        """Take no new requests as soon as vLLM knows that the engine is dead: it would fail each at once."""
         processor = self._client.output_processor
         propagate = processor.propagate_error
 
-        def stop_and_propagate(error: Exception) -> None:
-            self._stop_accepting()
+        def refuse_and_propagate(error: Exception) -> None:
+            self._refuse()
             propagate(error)
 
-        processor.propagate_error = stop_and_propagate
+        processor.propagate_error = refuse_and_propagate
 
     def _count_outputs(self) -> None:
         """Count what comes from the engine: tokens and finished requests, and the KV cache that a prefill fills."""
@@ -130,7 +129,7 @@ class EngineControl:
             elif isinstance(message, Drain):
                 asyncio.create_task(self._drain(message.linger_s))  # noqa: RUF006 (it ends this process)
             elif isinstance(message, StopAccepting):
-                self._stop_accepting()
+                self._refuse()
             elif isinstance(message, FailClients):
                 asyncio.create_task(self._fail(message.why))  # noqa: RUF006 (it ends this process)
 
@@ -143,7 +142,9 @@ class EngineControl:
         self._stop_accepting()
         if self._server is not None:
             if linger_s:
-                self._server.server_state.default_headers.append((b"connection", b"close"))
+                close = (b"connection", b"close")
+                self._server.server_state.default_headers.append(close)
+                self._server.config.encoded_headers.append(close)  # uvicorn makes the others of these once a second
                 await asyncio.sleep(linger_s)
             self._server.should_exit = True
 
@@ -156,9 +157,18 @@ class EngineControl:
                     task.cancel()
             if peers := getattr(self._server, "peer_loads", None):
                 peers[0][peers[1]] = NOBODY
+                self._server.peer_loads = ([NOBODY], 0)  # type: ignore[attr-defined]  # it still writes its load
+
+    def _refuse(self) -> None:
+        """Take no request more, nor the next one on a connection that is open: the client asks another process."""
+        self._stop_accepting()
+        if self._server is not None:
+            for connection in [*self._server.server_state.connections]:
+                connection.shutdown()  # closes those that are idle, and the others after their answer
 
     async def _fail(self, why: str) -> None:
         """Give every waiting client an error, streams an error event; then end this process and EngineCore."""
+        self._refuse()
         await self._drain(0.0)
         self._client.engine_core.resources.engine_dead = True
         DEATH.fail(why)

@@ -48,7 +48,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class StopAccepting:
-    """To the API server of one of several replicas: its engine failed; leave new connections to the others."""
+    """To the API server: its engine failed; leave new requests to other processes on the socket."""
 
 
 @dataclass(frozen=True)

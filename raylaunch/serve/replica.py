@@ -226,8 +226,7 @@ class Replica:
             raise error
         fault = error.fault if isinstance(error, EngineFault) else Fault.of_error(error)
         attempt, was_serving, self.probe = self.attempts[-1], self.probe is not None, None
-        if self.front.has_others(self.index):
-            attempt.engine.send(StopAccepting())
+        attempt.engine.send(StopAccepting())
         self.front.leave(self.index)
         self.state.set_state("restarting", faults.describe_first(fault))
         settled_by = time.monotonic() + faults.SETTLE_S
