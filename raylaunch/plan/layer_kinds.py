@@ -1,13 +1,25 @@
 """What each layer of a model keeps of past tokens: keys and values, a latent vector, a window, or a state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 from raylaunch.plan.fields import Fields
 
-Kind = Literal["full", "sliding", "chunked", "mla", "mamba1", "mamba2", "gdn", "none"]
+Kind = Literal["full", "sliding", "chunked", "mla", "mamba1", "mamba2", "gdn", "conv", "none"]
+
+_INDEX_SCALE_BYTES = 4
+"""Beside a key of the indexer in fp8 (0.32: DeepseekV32IndexerCache)."""
+_WINDOW_EVERY: Mapping[str, int] = {
+    "gemma2": 2,
+    "gpt_oss": 2,
+    "gemma3": 6,
+    "gemma3_text": 6,
+    "gemma3n_text": 5,
+    "cohere2": 4,
+}
+"""Families of which every so-manieth layer has full attention, where config.json does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,8 @@ class Mixer:
     state_heads: int = 0
     has_attention: bool = False
     """Attention beside the state, in one layer (Falcon-H1)."""
+    beside_bytes: int = 0
+    """Of one token, on every rank: what DeepSeek 3.2's indexer keeps."""
 
     @property
     def is_state(self) -> bool:
@@ -43,7 +57,7 @@ class Mixer:
         MLA's vector is on every rank; KV heads are divided, and replicated where TP exceeds their number.
         """
         if self.kind == "mla":
-            return self.head_size * kv_bytes
+            return self.head_size * kv_bytes + self.beside_bytes
         if self.is_state and not self.has_attention:
             return 0.0
         return 0.0 if self.kind == "none" else 2 * max(1, kv_heads // tp) * self.head_size * kv_bytes
@@ -51,8 +65,10 @@ class Mixer:
 
 def find_mixers(fields: Fields, count: int) -> list[Mixer]:
     """The mixer of each layer, from whichever fields the model's family uses."""
-    if fields.size("kv_lora_rank"):
-        mla = Mixer("mla", head_size=fields.size("kv_lora_rank") + fields.size("qk_rope_head_dim"))
+    if fields.is_mla:
+        latent = fields.size("kv_lora_rank") + fields.size("qk_rope_head_dim")
+        index = fields.size("index_head_dim")
+        mla = Mixer("mla", head_size=latent, beside_bytes=index + _INDEX_SCALE_BYTES if index else 0)
         return [mla] * count
     full = Mixer("full", head_size=fields.head_size)
     window = fields.size("sliding_window", "sliding_window_size")
@@ -63,6 +79,9 @@ def find_mixers(fields: Fields, count: int) -> list[Mixer]:
     kinds |= {"*": full, "-": Mixer("none"), "E": Mixer("none")}
     if fields.size("linear_num_value_heads"):
         kinds["linear_attention"] = _make_gdn(fields)
+    if kernel := fields.size("conv_L_cache"):
+        width = fields.size("conv_dim") or fields.need("hidden_size")
+        kinds["conv"] = Mixer("conv", shapes=(((width, kernel - 1), 2),))
     if fields.size("mamba_d_state", "ssm_state_size", "state_size", "mamba_state_dim"):
         kinds["mamba"] = kinds["linear_attention"] = kinds["M"] = kinds["m"] = kinds["hybrid"] = _make_mamba(fields)
     return [kinds.get(name, full) for name in _name_layers(fields, count, has_window=bool(window))]
@@ -79,19 +98,23 @@ def _name_layers(fields: Fields, count: int, *, has_window: bool) -> Sequence[st
     family = fields.get("model_type")
     if family == "falcon_h1":
         return ["hybrid"] * count
-    if family in ("mamba", "mamba2"):
+    if family in ("mamba", "mamba2", "falcon_mamba"):
         return ["mamba"] * count
     if period := fields.size("attn_layer_period"):
         offset = fields.size("attn_layer_offset")
         return ["attention" if at % period == offset else "mamba" for at in range(count)]
     if isinstance(indices := fields.get("attn_layer_indices"), list):
         return ["attention" if at in indices else "mamba" for at in range(count)]
+    if isinstance(indices := fields.get("full_attn_idxs"), list):
+        return ["full_attention" if at in indices else "conv" for at in range(count)]
+    if fields.is_llama4 and fields.size("attention_chunk_size"):  # layers without rope attend to everything
+        every = fields.size("no_rope_layer_interval") or 4
+        return ["full_attention" if (at + 1) % every == 0 else "chunked_attention" for at in range(count)]
     if every := fields.size("full_attention_interval"):
         return ["full_attention" if (at + 1) % every == 0 else "linear_attention" for at in range(count)]
-    if not has_window or not fields.flag("use_sliding_window", default=True):
+    if not has_window or not fields.flag("use_sliding_window", default=not str(family).startswith("qwen")):
         return ["full_attention"] * count
-    every = fields.size("sliding_window_pattern") or (2 if family == "gemma2" else 0)
-    if every:
+    if every := fields.size("sliding_window_pattern", "_sliding_window_pattern") or _WINDOW_EVERY.get(str(family), 0):
         return ["full_attention" if (at + 1) % every == 0 else "sliding_attention" for at in range(count)]
     first = fields.size("max_window_layers") if str(family).startswith("qwen2") else 0
     return ["full_attention" if at < first else "sliding_attention" for at in range(count)]

@@ -14,6 +14,8 @@ from raylaunch.plan.weights import WeightModel, measure_stages, partition_layers
 from raylaunch.plan.wire import Stage, Wire, estimate_rate, measure_wire, place_stages
 
 _BY_CONCURRENCY_SINCE = (0, 30)
+_UNBOUNDED = Range(2.0**40, 2.0**40)
+"""Blocks of a stage that keeps nothing of a token."""
 _QUANTIZED_SLACK = 0.02
 """Kernels repack and pad quantized weights."""
 
@@ -134,7 +136,7 @@ class Planner:
     @property
     def kv_dtype(self) -> str:
         """The KV cache's."""
-        return self.settings.choose_kv_dtype(self.dtype)
+        return self.settings.choose_kv_dtype(self.model.shape.quantization.kv_dtype or self.dtype)
 
     def _list_read(self, weights: Sequence[int]) -> list[float]:
         """Bytes of each stage that a token reads: of a model with experts only those that it is sent to."""
@@ -181,7 +183,7 @@ class Planner:
             layers = range(begin, begin + size)
             begin += size
             block = plan.measure_block(layers)
-            blocks = Range(max(0.0, low) // block, max(0.0, high) // block) if block else Range(math.inf, math.inf)
+            blocks = Range(max(0.0, low) // block, max(0.0, high) // block) if block else _UNBOUNDED
             found.append(_Filled(overhead, Range(low, high), blocks))
         lowest = min(found, key=lambda end: end.blocks.low)
         return replace(lowest, blocks=Range(lowest.blocks.low, min(end.blocks.high for end in found)))

@@ -1,9 +1,24 @@
 """What quantization makes of a model's matrices: bytes per element, groups, padding."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pydantic import JsonValue
+
+Role = Literal["attention", "mlp", "shared", "experts"]
+_MODULES: Mapping[Role, tuple[str, ...]] = {
+    "attention": ("self_attn.q_proj", "self_attn.o_proj", "self_attn.qkv_proj", "self_attn.kv_b_proj"),
+    "mlp": ("mlp.gate_proj", "mlp.down_proj", "feed_forward.gate_proj"),
+    "shared": ("mlp.shared_experts.gate_proj", "mlp.shared_expert.gate_proj", "feed_forward.shared_expert.gate_proj"),
+    "experts": ("mlp.experts.0.gate_proj", "feed_forward.experts.gate_up_proj", "block_sparse_moe.experts.0.w1"),
+}
+"""Modules of a layer that stand for its parts, by the names that model families give them."""
+_LISTS = ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "llm_int8_skip_modules")
+"""What the methods call their list of modules that are not quantized."""
+_OTHER_TOWERS = ("visual", "vision", "audio", "multi_modal", "mm_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +34,52 @@ class Quantization:
     """Elements of the inner dimension that share a scale and cannot be divided over ranks; 0 is no limit."""
     is_online: bool = False
     """The checkpoint has 16 bit, vLLM quantizes while it loads."""
+    skipped: tuple[str, ...] = ()
+    """Modules that are not quantized: names, parts of names, globs, or "re:" and an expression."""
+    kv_dtype: str = ""
+    """Of the KV cache, where the checkpoint says so."""
 
     @property
     def is_quantized(self) -> bool:
         """Whether anything is."""
         return bool(self.method)
+
+    def list_skipped(self, layers: int) -> list[frozenset[Role]]:
+        """The parts of each layer that are not quantized."""
+        known = [name for name in self.skipped if not any(word in name for word in _OTHER_TOWERS)]
+        plain = {re.sub(r"^.*?(?=layers\.)", "", name) for name in known if not _is_pattern(name)}
+        patterns = [re.compile(_to_expression(name)) for name in known if _is_pattern(name)]
+        return [
+            frozenset(
+                role
+                for role, modules in _MODULES.items()
+                if any(_is_skipped(f"layers.{at}.{module}", plain, patterns) for module in modules)
+            )
+            for at in range(layers)
+        ]
+
+
+def _is_pattern(name: str) -> bool:
+    return name.startswith("re:") or "*" in name
+
+
+def _to_expression(name: str) -> str:
+    if not name.startswith("re:"):
+        return fnmatch.translate(name + "*")
+    try:
+        re.compile(name[3:])
+    except re.error:
+        return "(?!)"
+    return name[3:]
+
+
+def _is_skipped(module: str, plain: set[str], patterns: Iterable[re.Pattern[str]]) -> bool:
+    words = module.split(".")
+    spans = (".".join(words[a:b]) for a in range(len(words)) for b in range(a + 1, len(words) + 1))
+    if plain and any(span in plain for span in spans):
+        return True
+    names = (module, f"model.{module}", f"language_model.model.{module}", f"model.language_model.{module}")
+    return any(pattern.match(name) for pattern in patterns for name in names)
 
 
 def read_quantization(config: Mapping[str, JsonValue], asked: str | None = None) -> Quantization:
@@ -34,10 +90,25 @@ def read_quantization(config: Mapping[str, JsonValue], asked: str | None = None)
     """
     inner = config.get("text_config")
     block = config.get("quantization_config") or (isinstance(inner, Mapping) and inner.get("quantization_config"))
-    if not isinstance(block, Mapping):
-        if asked in ("fp8", "int8"):
-            return Quantization(asked, 1.0, 1.0, is_online=True)
-        return Quantization("bitsandbytes", 0.516, 0.516, is_online=True) if asked == "bitsandbytes" else Quantization()
+    if isinstance(block, Mapping):
+        named = next((value for name in _LISTS if isinstance(value := block.get(name), list)), [])
+        return replace(
+            _read_method(block), skipped=tuple(str(entry) for entry in named), kv_dtype=_read_kv_dtype(block)
+        )
+    if asked in ("fp8", "int8"):
+        return Quantization(asked, 1.0, 1.0, is_online=True)
+    return Quantization("bitsandbytes", 0.516, 0.516, is_online=True) if asked == "bitsandbytes" else Quantization()
+
+
+def _read_kv_dtype(block: Mapping[str, JsonValue]) -> str:
+    """vLLM's own reading (0.32: get_kv_cache_quant_algo_string, CompressedTensorsConfig.kv_cache_scheme)."""
+    scheme, algorithm = block.get("kv_cache_scheme"), block.get("kv_cache_quant_algo")
+    if isinstance(scheme, Mapping):
+        return {8: "fp8", 4: "nvfp4"}.get(_read_int(scheme.get("num_bits")), "")
+    return algorithm.lower() if isinstance(algorithm, str) and algorithm.lower() in ("fp8", "nvfp4") else ""
+
+
+def _read_method(block: Mapping[str, JsonValue]) -> Quantization:
     method = str(block.get("quant_method", "")).lower()
     bits = _read_int(block.get("bits"), block.get("w_bit"))
     group = _read_int(block.get("group_size"), block.get("q_group_size"))
@@ -72,10 +143,18 @@ def _pack(method: str, bits: int, group: int, *, has_zeros: bool) -> Quantizatio
 
 
 def _read_compressed(block: Mapping[str, JsonValue]) -> Quantization:
-    """compressed-tensors: the weights of the first group of layers."""
+    """compressed-tensors: the weights of the first group of layers, and of the one that names experts."""
     groups = block.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
-    weights = first.get("weights") if isinstance(first, Mapping) else None
+    listed = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+    found = [_read_weights(group.get("weights")) for group in listed]
+    if not found:
+        return Quantization("compressed-tensors", 1.0, 1.0)
+    of_experts = next((one for one, group in zip(found, listed, strict=True) if "expert" in str(group)), found[0])
+    rest = next((one for one, group in zip(found, listed, strict=True) if "expert" not in str(group)), found[0])
+    return replace(rest, expert_bytes=of_experts.expert_bytes)
+
+
+def _read_weights(weights: JsonValue) -> Quantization:
     if not isinstance(weights, Mapping):
         return Quantization("compressed-tensors", 1.0, 1.0)
     bits, group = _read_int(weights.get("num_bits")) or 8, _read_int(weights.get("group_size"))

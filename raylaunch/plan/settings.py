@@ -14,7 +14,7 @@ PARTITION = "VLLM_PP_LAYER_PARTITION"
 _UNKNOWN = (
     *("cpu_offload_gb", "offload_backend", "offload_config", "hf_overrides", "speculative_config"),
     *("decode_context_parallel_size", "kv_transfer_config", "kv_offloading_size", "num_gpu_blocks_override"),
-    *("additional_config", "model_impl", "runner", "convert"),
+    *("additional_config", "model_impl", "runner", "convert", "enable_lora"),
 )
 _KNOWN_METHODS = (
     "fp8",
@@ -63,7 +63,7 @@ class PlanSettings:
         return self.dtype or ("bfloat16" if plain == "float32" else plain)
 
     def choose_kv_dtype(self, dtype: str) -> str:
-        """The KV cache's dtype."""
+        """The KV cache's dtype, `dtype` unless the launch names one."""
         return dtype if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
 
 

@@ -1,7 +1,7 @@
 """A model's shape, from its config.json: what each layer stores, and what it keeps of a token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -9,10 +9,17 @@ from pydantic import JsonValue
 from raylaunch.base.errors import WeightsError
 from raylaunch.plan.fields import Fields
 from raylaunch.plan.layer_kinds import Mixer, find_mixers
-from raylaunch.plan.quantization import Quantization, read_quantization
+from raylaunch.plan.quantization import Quantization, Role, read_quantization
+from raylaunch.plan.vision import Tower, measure_tower
 
-_TIED = ("gemma", "gemma2", "gemma3", "gemma3n", "gpt2", "bloom", "opt", "cohere", "cohere2", "mamba", "mamba2")
+_TIED = (
+    *("gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gpt2", "gpt_bigcode", "bloom", "opt", "mpt", "falcon"),
+    *("falcon_mamba", "starcoder2", "cohere", "cohere2", "mamba", "mamba2", "lfm2"),
+)
 """Families whose configuration class ties the embeddings unless config.json says otherwise."""
+
+_MOST_LAYERS = 10_000
+"""More is no model, and would take the memory of this machine."""
 
 Split = Literal["rank", "kv", "all"]
 """How TP divides a matrix: over ranks, over KV heads (replicated beyond their number), or not at all."""
@@ -60,8 +67,9 @@ class ModelShape:
     quantization: Quantization
     rotary: int
     """Elements of the table of rotary embeddings, which every rank keeps."""
-    extra: int
-    """Elements outside the decoder that every rank of stage 0 stores (a vision tower), TP not regarded."""
+    positions: int
+    """Elements of a learned table of positions, on each rank of the first stage."""
+    tower: Tower
 
     @property
     def is_moe(self) -> bool:
@@ -86,11 +94,15 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
     fields = Fields(config)
     hidden, vocab, heads = fields.need("hidden_size", "n_embd", "d_model"), fields.need("vocab_size"), fields.heads
     count = fields.need("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    if count > _MOST_LAYERS:
+        raise ValueError(f"{count:,} layers")
     mixers = find_mixers(fields, count)
     architectures = config.get("architectures")
+    stored = read_quantization(config, quantization)
+    norms = Matrix(2 * hidden, "all", "plain")
     layers = tuple(
-        Layer(mixer, (*_mix(fields, mixer, hidden), *_feed(fields, at, hidden), Matrix(2 * hidden, "all", "plain")))
-        for at, mixer in enumerate(mixers)
+        Layer(mixer, (*_mix(fields, mixer, hidden, stored, skipped), *_feed(fields, at, hidden, skipped), norms))
+        for at, (mixer, skipped) in enumerate(zip(mixers, stored.list_skipped(count), strict=True))
     )
     expert = fields.expert_width if fields.experts else 0
     return ModelShape(
@@ -99,22 +111,38 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         heads=heads,
         kv_heads=fields.kv_heads,
         vocab=-(-vocab // 64) * 64,
-        is_tied=fields.flag("tie_word_embeddings", default=str(fields.get("model_type")).split("_")[0] in _TIED),
+        is_tied=fields.flag(
+            "tie_word_embeddings", default=str(fields.get("model_type")).removesuffix("_text") in _TIED
+        ),
         max_len=fields.size("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length") or 2048,
         dtype=str(fields.get("torch_dtype") or fields.get("dtype") or "bfloat16"),
         layers=layers,
         widest=max(fields.intermediate, expert, heads * fields.head_size),
         widest_dense=fields.intermediate if any(not fields.is_moe_layer(at) for at in range(count)) else 0,
         widest_expert=expert,
-        experts_per_token=fields.size("num_experts_per_tok", "experts_per_token", "moe_topk") if fields.experts else 0,
-        quantization=read_quantization(config, quantization),
+        experts_per_token=fields.experts_per_token,
+        quantization=stored,
         rotary=_count_rotary(fields),
-        extra=_count_vision(config),
+        positions=_count_positions(fields, hidden),
+        tower=measure_tower(config, hidden),
     )
 
 
-def _mix(fields: Fields, mixer: Mixer, hidden: int) -> list[Matrix]:
+def _mix(fields: Fields, mixer: Mixer, hidden: int, stored: Quantization, skipped: frozenset[Role]) -> list[Matrix]:
     """The matrices of a layer's attention or state space part."""
+    matrices = _list_mixing(fields, mixer, hidden)
+    if mixer.kind == "mla" and stored.is_quantized and "attention" not in skipped:
+        # Of a quantized kv_b_proj vLLM keeps a 16-bit copy for decode (0.32: MLAAttention's W_UV and W_UK_T).
+        size = fields.need("qk_nope_head_dim") + fields.value_size
+        matrices.append(Matrix(fields.need("kv_lora_rank") * fields.heads * size, "rank", "plain"))
+    return [_make_plain(matrix) for matrix in matrices] if "attention" in skipped else matrices
+
+
+def _make_plain(matrix: Matrix) -> Matrix:
+    return replace(matrix, part="plain")
+
+
+def _list_mixing(fields: Fields, mixer: Mixer, hidden: int) -> list[Matrix]:
     heads, kv_heads, size = fields.heads, fields.kv_heads, fields.head_size
     bias = fields.flag("attention_bias", default=False)
     attention = [
@@ -123,20 +151,23 @@ def _mix(fields: Fields, mixer: Mixer, hidden: int) -> list[Matrix]:
         Matrix(heads * size * hidden),
         *([Matrix(heads * size + 2 * kv_heads * size + hidden, "rank", "plain")] if bias else []),
     ]
-    if mixer.kind == "mla":
+    if fields.size("kv_lora_rank") and mixer.kind in ("mla", "full"):
         rank, latent, rope = fields.size("q_lora_rank"), fields.need("kv_lora_rank"), fields.need("qk_rope_head_dim")
-        nope, value = fields.need("qk_nope_head_dim"), fields.need("v_head_dim")
+        nope, value = fields.need("qk_nope_head_dim"), fields.value_size
         query = heads * (nope + rope)
         up = latent * heads * (nope + value)
-        # Of a quantized kv_b_proj vLLM keeps a 16-bit copy for decode (0.32: MLAAttention's W_UV and W_UK_T).
-        copies = [Matrix(up, "rank", "plain")] if read_quantization(fields.top).is_quantized else []
         queries = [Matrix(hidden * rank, "all"), Matrix(rank * query)] if rank else [Matrix(hidden * query)]
-        return [*queries, Matrix(hidden * (latent + rope), "all"), Matrix(up), *copies, Matrix(heads * value * hidden)]
+        if index := fields.size("index_head_dim"):  # DeepSeek 3.2's indexer, on every rank
+            index_heads = fields.need("index_n_heads")
+            queries.append(Matrix(rank * index_heads * index + hidden * (index + index_heads), "all"))
+        return [*queries, Matrix(hidden * (latent + rope), "all"), Matrix(up), Matrix(heads * value * hidden)]
     if mixer.kind == "gdn":
         keys = fields.need("linear_num_key_heads") * fields.need("linear_key_head_dim")
         values = fields.need("linear_num_value_heads") * fields.need("linear_value_head_dim")
         into = Matrix(hidden * (2 * keys + 2 * values + 2 * fields.need("linear_num_value_heads")))
         return [into, Matrix(values * hidden), Matrix((2 * keys + values) * 4, "rank", "plain")]
+    if mixer.kind == "conv":
+        return [Matrix(3 * hidden * hidden), Matrix(hidden * hidden), Matrix(hidden * 4, "rank", "plain")]
     if mixer.kind in ("mamba1", "mamba2"):
         mamba = _mix_mamba(mixer, hidden)
         return [*mamba, *attention] if mixer.has_attention else mamba
@@ -151,20 +182,20 @@ def _mix_mamba(mixer: Mixer, hidden: int) -> list[Matrix]:
     return [Matrix(hidden * (2 * inner + 2 * mixer.groups * mixer.state + mixer.state_heads)), Matrix(inner * hidden)]
 
 
-def _feed(fields: Fields, at: int, hidden: int) -> list[Matrix]:
+def _feed(fields: Fields, at: int, hidden: int, skipped: frozenset[Role]) -> list[Matrix]:
     """The matrices of a layer's feed-forward part: dense, or experts with a router and shared experts."""
     if not fields.has_feed(at):
         return []
     matrices = 2 if fields.is_ungated else 3
     if not fields.is_moe_layer(at):
-        return [Matrix(matrices * hidden * fields.intermediate)]
-    expert = fields.expert_width
-    shared = fields.size("shared_expert_intermediate_size", "shared_intermediate_size")
-    shared = shared or expert * (fields.size("n_shared_experts", "num_shared_experts") or fields.is_llama4)
+        dense = Matrix(matrices * hidden * fields.intermediate)
+        return [_make_plain(dense) if "mlp" in skipped else dense]
+    experts = Matrix(matrices * hidden * fields.expert_width * fields.experts, "rank", "expert")
+    shared = Matrix(matrices * hidden * fields.shared_width)
     return [
         Matrix(hidden * fields.experts, "all", "plain"),
-        Matrix(matrices * hidden * expert * fields.experts, "rank", "expert"),
-        *([Matrix(matrices * hidden * shared)] if shared else []),
+        _make_plain(experts) if "experts" in skipped else experts,
+        _make_plain(shared) if "shared" in skipped else shared,
     ]
 
 
@@ -172,18 +203,13 @@ def _count_rotary(fields: Fields) -> int:
     """vLLM's cos_sin_cache: one row for each position that the model was made for."""
     size = fields.size("qk_rope_head_dim") or fields.head_size
     share = fields.get("partial_rotary_factor")
-    return int(fields.size("max_position_embeddings") * size * (share if isinstance(share, float) else 1.0))
+    tables = 2 if str(fields.get("model_type")).startswith("gemma3") else 1  # of windows and of full attention
+    return tables * int(fields.size("max_position_embeddings") * size * (share if isinstance(share, float) else 1.0))
 
 
-def _count_vision(config: Mapping[str, JsonValue]) -> int:
-    """Elements of a vision tower, from its config; 0 without one."""
-    vision = config.get("vision_config")
-    if not isinstance(vision, Mapping):
-        return 0
-    tower = Fields({str(key): value for key, value in vision.items()})
-    hidden, layers = tower.size("hidden_size", "embed_dim", "width"), tower.size("num_hidden_layers", "depth", "layers")
-    inner = tower.size("intermediate_size") or 4 * hidden
-    return layers * (4 * hidden * hidden + 2 * hidden * inner)
+def _count_positions(fields: Fields, hidden: int) -> int:
+    rows = {"opt": 2, "gpt2": 0, "gpt_bigcode": 0}.get(str(fields.get("model_type")))
+    return 0 if rows is None else (rows + fields.size("max_position_embeddings", "n_positions")) * hidden
 
 
 def need_config(config: object, where: str) -> Mapping[str, JsonValue]:

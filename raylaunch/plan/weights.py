@@ -68,13 +68,21 @@ class WeightModel:
         """Bytes on each rank of a stage that has `layers`, all of its TP ranks being equal.
 
         Embedding and output head are on the first and last stage; a tied one is on both, once if they are the same.
+        A vision tower is on every stage.
         """
         size = sum(self._measure_layer(at, tp) for at in layers) + self.shape.rotary * self.dtype_bytes
         table = self.shape.vocab * self.shape.hidden * self.dtype_bytes / tp
         tables = int(is_first) + int(is_last and not (self.shape.is_tied and is_first))
         if is_first:
-            size += self.checkpoint.beside if self.checkpoint else self.shape.extra * self.dtype_bytes
+            size += self.shape.positions * self.dtype_bytes
+        size += self._measure_tower(tp)
         return round(size + tables * table + (self.shape.hidden * self.dtype_bytes if is_last else 0))
+
+    def _measure_tower(self, tp: int) -> float:
+        tower = self.shape.tower
+        kept = tower.kept * self.dtype_bytes
+        split = max(0.0, self.checkpoint.beside - kept) if self.checkpoint else tower.split * self.dtype_bytes
+        return kept + split / tp
 
     def measure_all(self) -> int:
         """Bytes of the complete model on one GPU."""
