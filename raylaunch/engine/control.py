@@ -142,9 +142,7 @@ class EngineControl:
         self._stop_accepting()
         if self._server is not None:
             if linger_s:
-                close = (b"connection", b"close")
-                self._server.server_state.default_headers.append(close)
-                self._server.config.encoded_headers.append(close)  # uvicorn makes the others of these once a second
+                self._close_after_answers(self._server)
                 await asyncio.sleep(linger_s)
             self._server.should_exit = True
 
@@ -159,12 +157,21 @@ class EngineControl:
                 peers[0][peers[1]] = NOBODY
                 self._server.peer_loads = ([NOBODY], 0)  # type: ignore[attr-defined]  # it still writes its load
 
+    @staticmethod
+    def _close_after_answers(server: uvicorn.Server) -> None:
+        """Answer what begins from now on with Connection: close."""
+        close = (b"connection", b"close")
+        server.server_state.default_headers.append(close)
+        server.config.encoded_headers.append(close)  # of these uvicorn makes the former anew, once a second
+
     def _refuse(self) -> None:
         """Take no request more, nor the next one on a connection that is open: the client asks another process."""
         self._stop_accepting()
         if self._server is not None:
+            self._close_after_answers(self._server)
             for connection in [*self._server.server_state.connections]:
-                connection.shutdown()  # closes those that are idle, and the others after their answer
+                if getattr(connection, "cycle", None):  # it has had a request; a new one gets its answer
+                    connection.shutdown()  # closed if it is idle, else after its answer
 
     async def _fail(self, why: str) -> None:
         """Give every waiting client an error, streams an error event; then end this process and EngineCore."""
