@@ -4,7 +4,7 @@
 
 The server (benchmarks/truth_server.py) answers each stream with the first token after 50 ms and then one each 20 ms,
 128 in all: 500 streams take 2.59 s a round, so 1,500 requests can reach 24,710 tokens/s. Each client runs as its users
-run it, in a process of its own; CPU is that of the whole command. Peers are measured where they are installed: vLLM and
+run it, in a process of its own; CPU is that of the command. Peers are measured where they are installed: vLLM and
 openai in this Python, aiperf and guidellm beside it or on PATH, where each may have an environment of its own:
 
     PATH="$PATH:$PWD/.cache/peers/aiperf/bin:$PWD/.cache/peers/guidellm/bin" python -m benchmarks.client

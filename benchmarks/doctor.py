@@ -5,7 +5,7 @@
 Four hosts in namespaces, each with its own sshd and dockerd (tests/rig). The 32 are simulated: eight addresses on each
 of the four, each with an sshd of its own. Two series:
 
-    free      every process has the whole machine: the seconds of 2 and 4 hosts are real, those of 32 are the price of
+    free      each process has the machine alone: the seconds of 2 and 4 hosts are real, those of 32 are the price of
               32 machines' work on the cores of one
     shared    each host's sshd, and what runs below it, is held to 3 % of a core, however many hosts there are, as real
               hosts have processors of their own: what then grows with their number is doctor itself
@@ -93,7 +93,7 @@ def count_cpu_s(rig: Rig) -> tuple[float, float]:
 
 
 def run_doctor(rig: Rig, cluster: Path, home: Path) -> dict[str, Any]:
-    """Seconds of one run: of the looking itself, of the whole command, of processors; how many checks came too late."""
+    """Seconds of one run: of the probing itself, of the command, of processors; how many checks came too late."""
     here_s, hosts_s = count_cpu_s(rig)
     began = time.monotonic()
     done = subprocess.run(

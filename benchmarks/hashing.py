@@ -3,7 +3,7 @@
     python -m benchmarks.hashing --size-mib 512 --json
 
 `read` is what `weights check` does with a file; `arriving` is a file that comes in chunks and is written and hashed
-meanwhile, as in a pull. Beside them, in the same run: one core's hashlib.sha256 over the same file (whole chunks of
+meanwhile, as in a pull. Beside them, in the same run: one core's hashlib.sha256 over the same file (complete chunks of
 4 MiB) and over memory, and a plain copy of the file, unhashed. The median of 5 rounds, all in turn. The limit of what
 arrives is the slower of the two: the hash of one core, or the disk (here tmpfs: nothing is faster).
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.load demo        SmolLM2-135M on CPU, at 1, 8 and 32 at once
     python -m benchmarks.load gpu-8b      a Llama of 8B parameters with dummy weights on one GPU, at 64
 
-Both servers are up during the whole run, and take turns: pair by pair, the order changes. Ratios are of medians,
+Both servers are up during the run, and take turns: pair by pair, the order changes. Ratios are of medians,
 raylaunch / vLLM: throughput above 1 is better, time to first token below 1 is better.
 """
 

@@ -156,7 +156,7 @@ def names_debian_packages(command: str) -> None:
 
 
 CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
-    # command: how it is checked here, and the test that runs the heavy whole
+    # command: how it is checked here, and the test that runs it completely
     "sudo apt-get install -y make python3-venv": (names_debian_packages, None),
     "make serve": (makes, "tests/e2e/test_demo.py::test_make_serve_on_a_terminal"),
     ". .venv/bin/activate": (activates, None),

@@ -75,9 +75,9 @@ def find_width(*, stdout: bool = False) -> int | None:
     return console.width if console.is_terminal else None
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table with headers and without a box; cells are plain text, not markup."""
-    table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -13,7 +13,6 @@ import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raylaunch.base import console
 from raylaunch.base.errors import BenchError
@@ -28,7 +27,6 @@ _FOLDER = ".raylaunch/bench"
 _NAME = "bench"
 _END_S = 60.0
 _FETCH_S = 600.0
-_WRITE = 'umask 077; mkdir -p "$HOME/$0" && cat >"$HOME/$0/questions"'
 _FETCH = 'cd "$HOME/$0" && tar cz bench.json bench.rows.jsonl.gz | base64'
 _REMOVE = 'rm -rf "$HOME/$0"'
 _INTERRUPT = 'kill -TERM "$(cat "$HOME/$0/pid")"'
@@ -46,16 +44,14 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
         questions: a file of this machine whose questions are asked; None: as the options choose.
 
     Raises:
-        ClusterError: the cluster is not up.
+        ClusterError: the cluster is not up, or cannot be written to.
         BenchError: the load test left no result.
     """
     shell = HostShell.of(cluster)
     job = f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = f"{_FOLDER}/{job}"
     text = questions.read_text(encoding="utf-8") if questions else "\n"
-    answer = shell.run_in_head(["sh", "-c", _WRITE, folder], stdin=text)
-    if answer.status != 0:
-        raise BenchError(f"{cluster.head_ip}: no folder could be made there: {answer.stderr.strip()}")
+    remote_launch.send_file(shell, text, "questions", folder)
     arguments = [*words, *(["--questions", f"{folder}/questions"] if questions else [])]
     arguments += ["--no-report", "--output", f"{folder}/{_NAME}.json"]
     # What it would print is printed here, once its files are copied.
@@ -71,18 +67,13 @@ def bench(cluster: ClusterFile, words: Sequence[str], *, questions: Path | None,
             except KeyboardInterrupt:
                 console.say("ending it there; what it measured comes home")
                 shell.run_in_head(["sh", "-c", _INTERRUPT, folder])
-            _wait_for_end(client, job, cluster.shown_path)
+            if jobs.wait_for_end(client, job, _END_S) is None:
+                raise BenchError(
+                    f"Ray job {job} does not end", fix=f"`raylaunch dashboard {cluster.shown_path}` shows it"
+                )
         _bring_home(shell, folder, result)
     finally:
         shell.run_in_head(["sh", "-c", _REMOVE, folder])
-
-
-def _wait_for_end(client: Any, job: str, path: str) -> None:
-    until = time.monotonic() + _END_S
-    while not client.get_job_status(job).is_terminal():
-        if time.monotonic() > until:
-            raise BenchError(f"Ray job {job} does not end", fix=f"`raylaunch dashboard {path}` shows it")
-        time.sleep(0.2)
 
 
 def _bring_home(shell: HostShell, folder: str, result: Path) -> None:

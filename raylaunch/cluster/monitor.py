@@ -71,7 +71,6 @@ class Monitor:
     Args:
         interval_s: seconds from one sample to the next, measured on the nodes.
         list_nodes: the living nodes.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -79,9 +78,8 @@ class Monitor:
         interval_s: float = 1.0,
         *,
         list_nodes: Callable[[], tuple[ray_session.ClusterNode, ...]] = ray_session.list_nodes,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._interval_s, self._list_nodes, self._clock = interval_s, list_nodes, clock
+        self._interval_s, self._list_nodes = interval_s, list_nodes
         self._watched: dict[str, _Watched] = {}
         self._workers: tuple[Rank, ...] = ()
         self._workers_at = -_WORKERS_EACH_S
@@ -91,8 +89,8 @@ class Monitor:
         import ray
 
         self._update_nodes()
-        if self._clock() - self._workers_at >= _WORKERS_EACH_S:
-            self._workers, self._workers_at = list_living_ranks(), self._clock()
+        if time.monotonic() - self._workers_at >= _WORKERS_EACH_S:
+            self._workers, self._workers_at = list_living_ranks(), time.monotonic()
         watched = list(self._watched.values())
         due = [one for one in watched if one.stream is not None and not one.why]
         timeout_s = self._interval_s + (_LATE_S if any(one.heard for one in due) else _START_S)
@@ -102,7 +100,7 @@ class Monitor:
             time.sleep(self._interval_s)
         samples = [sample for one in watched if (sample := self._read_newest(one)) is not None]
         silent = tuple(
-            SilentNode(one.node.ip, f"{one.why} for {self._clock() - one.since:.0f} s") for one in watched if one.why
+            SilentNode(one.node.ip, f"{one.why} for {time.monotonic() - one.since:.0f} s") for one in watched if one.why
         )
         return ClusterSample(time.time(), tuple(samples), silent, self._workers)
 
@@ -127,7 +125,7 @@ class Monitor:
                 self._lose(watched, "gone from Ray")
         for node_id, node in living.items():
             known = self._watched.setdefault(node_id, _Watched(node))
-            if known.actor is None and (not known.why or self._clock() - known.since >= _AGAIN_S):
+            if known.actor is None and (not known.why or time.monotonic() - known.since >= _AGAIN_S):
                 known.actor = _start_actor(node)
                 known.stream = known.actor.run.options(
                     num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
@@ -156,7 +154,7 @@ class Monitor:
 
     def _mark_silent(self, watched: _Watched, why: str) -> None:
         if not watched.why:
-            watched.since = self._clock()
+            watched.since = time.monotonic()
         watched.why = why
 
 

@@ -10,16 +10,8 @@ from dataclasses import dataclass
 _FLAGS = frozenset(
     {
         *("--detach", "--disable-content-trust", "--init", "--interactive", "--no-healthcheck", "--oom-kill-disable"),
-        *(
-            "--privileged",
-            "--publish-all",
-            "--quiet",
-            "--read-only",
-            "--rm",
-            "--sig-proxy",
-            "--tty",
-            "--use-api-socket",
-        ),
+        *("--privileged", "--publish-all", "--quiet", "--read-only", "--rm", "--sig-proxy", "--tty"),
+        "--use-api-socket",
     }
 )
 """Options of `docker run` (29) that take no value."""
@@ -51,6 +43,15 @@ class Volume:
     """Path on the host; one in the home folder of the login starts with "~/"; a name without "/" is docker's own."""
     target: str
     """Path in the container."""
+
+    @classmethod
+    def of(cls, source: str, target: str) -> "Volume":
+        """As they are written in an option."""
+        return cls(_HOME.sub("~", source), target.rstrip("/") or "/")
+
+    def holds(self, path: str) -> bool:
+        """Whether a path of the container is in it."""
+        return self.target in ("/", path) or path.startswith(f"{self.target}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class RunOptions:
             default: the usual folder of models.
         """
         volumes = self.list_volumes()
-        holding = [volume for volume in volumes if _holds(volume.target, path or default)]
+        holding = [volume for volume in volumes if volume.holds(path or default)]
         if holding or path:
             return max(holding, key=lambda volume: len(volume.target.rstrip("/")), default=None)
         likely = [volume for volume in volumes if not _NO_MODELS.match(volume.target) and "." not in volume.target[-5:]]
@@ -209,29 +210,12 @@ def _read_option(word: str, following: str | None) -> tuple[list[RunOption], int
 
 def _read_volume(option: RunOption) -> Iterator[Volume]:
     if option.name == "--volume":
-        parts = _split_colons(option.value)
+        parts = re.split(r":(?![^{}]*\})", option.value)  # at colons that are in no `${...}`
         if len(parts) > 1:
-            yield Volume(_normalize_home(parts[0]), _strip(parts[1]))
+            yield Volume.of(parts[0], parts[1])
     elif option.name == "--mount":
         fields = dict(part.partition("=")[::2] for part in option.value.split(","))
         source = fields.get("source") or fields.get("src")
         target = fields.get("target") or fields.get("destination") or fields.get("dst")
         if target and fields.get("type", "volume") in ("bind", "volume"):
-            yield Volume(_normalize_home(source or ""), _strip(target))
-
-
-def _split_colons(value: str) -> list[str]:
-    """Split at colons that are in no `${...}`."""
-    return re.split(r":(?![^{}]*\})", value)
-
-
-def _normalize_home(source: str) -> str:
-    return _HOME.sub("~", source)
-
-
-def _strip(target: str) -> str:
-    return target.rstrip("/") or "/"
-
-
-def _holds(folder: str, path: str) -> bool:
-    return folder in ("/", path) or path.startswith(f"{folder}/")
+            yield Volume.of(source or "", target)

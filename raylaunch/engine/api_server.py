@@ -27,6 +27,7 @@ from raylaunch.engine.messages import (
     Imported,
     ServeEngine,
 )
+from raylaunch.engine.vllm_places import CLI_ARGS, find_in_vllm
 
 if TYPE_CHECKING:
     from raylaunch.engine.engine_args import PlacedEngineArgs
@@ -35,47 +36,18 @@ if TYPE_CHECKING:
 
 def _import_vllm_server() -> Namespace:
     """vLLM's server functions, wherever the installed version keeps them."""
-    import importlib
-
+    entry = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
+    checks = (CLI_ARGS[0], "vllm.entrypoints.launchers.launcher", "vllm.entrypoints.openai.api_server")
     places = {
-        "build_and_serve": ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server"),
-        "build_async_engine_client_from_engine_args": (
-            "vllm.entrypoints.launchers.api_server.entry",
-            "vllm.entrypoints.openai.api_server",
-        ),
-        "validate_api_server_args": (
-            "vllm.entrypoints.common.cli_args",
-            "vllm.entrypoints.launchers.launcher",
-            "vllm.entrypoints.openai.api_server",
-        ),
-        "make_arg_parser": (
-            "vllm.entrypoints.common.cli_args",  # 0.33
-            "vllm.entrypoints.launchers.cli_args",  # 0.32
-            "vllm.entrypoints.openai.cli_args",  # before
-        ),
-        "validate_parsed_serve_args": (
-            "vllm.entrypoints.common.cli_args",
-            "vllm.entrypoints.launchers.cli_args",
-            "vllm.entrypoints.openai.cli_args",
-        ),
+        "build_and_serve": entry,
+        "build_async_engine_client_from_engine_args": entry,
+        "validate_api_server_args": checks,
+        "make_arg_parser": CLI_ARGS,
+        "validate_parsed_serve_args": CLI_ARGS,
         "set_ulimit": ("vllm.utils.system_utils",),
         "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
     }
-    found = Namespace()
-    for name, modules in places.items():
-        for module in modules:
-            try:
-                setattr(found, name, getattr(importlib.import_module(module), name))
-            except ModuleNotFoundError as error:
-                if not (error.name or "").startswith("vllm"):
-                    raise  # the place is there; what it needs is not
-                continue
-            except AttributeError:
-                continue
-            break
-        else:
-            raise ImportError(f"this vLLM has no {name} in any of {', '.join(modules)}")
-    return found
+    return Namespace(**{name: find_in_vllm(name, modules) for name, modules in places.items()})
 
 
 def die_during_start(_number: int, _frame: FrameType | None) -> None:

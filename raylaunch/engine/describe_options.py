@@ -18,12 +18,8 @@ from raylaunch.config.launch import ClusterBlock, KeepBlock, ModelBlock
 from raylaunch.config.layers import BLOCKS
 from raylaunch.config.schema import FileSchema, Part
 from raylaunch.config.type_options import Describer, find_bounds
+from raylaunch.engine.vllm_places import CLI_ARGS, find_in_vllm
 
-_SERVER_MODULES = (
-    "vllm.entrypoints.common.cli_args",  # 0.33
-    "vllm.entrypoints.launchers.cli_args",  # 0.32
-    "vllm.entrypoints.openai.cli_args",  # before
-)
 _PATCH = "launch.patch.json"
 """A JSON merge patch (RFC 7396) over vLLM's options and raylaunch's own: which raylaunch refuses or narrows, forms,
 defaults and examples."""
@@ -86,19 +82,12 @@ def describe() -> FileSchema:
     """The schema for the vLLM installed here.
 
     Raises:
-        SystemExit: this vLLM has no API server options where raylaunch knows them.
+        ImportError: this vLLM has no API server options where raylaunch knows them.
     """
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    for module in _SERVER_MODULES:
-        try:
-            frontend = importlib.import_module(module).FrontendArgs
-            break
-        except (ImportError, AttributeError):
-            continue
-    else:
-        raise SystemExit(f"this vLLM has no FrontendArgs in any of {', '.join(_SERVER_MODULES)}")
+    frontend = find_in_vllm("FrontendArgs", CLI_ARGS)
     describer, (bounds, docs) = Describer(read_docs), collect_fields()
     options = {
         "engine": dict(describer.describe_arguments(AsyncEngineArgs, bounds, docs)),

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from raylaunch.base import http_client
@@ -12,7 +13,7 @@ from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobStatus, JobSubmissionClient
 
 _RAYS_LINES = re.compile(r"^.* -- Runtime env is setting up\.\r?\n", re.M)
 """What Ray's job supervisor writes into a job's log (Ray 2.60)."""
@@ -35,6 +36,16 @@ def connect(cluster: ClusterFile, port: int) -> "JobSubmissionClient":
             f"{cluster.head_ip}: Ray's jobs API rejected the token: {str(error).splitlines()[0]}",
             fix=f"another machine started the cluster: `raylaunch down {cluster.shown_path}` and up again from here",
         ) from error
+
+
+def wait_for_end(client: "JobSubmissionClient", job: str, timeout_s: float) -> "JobStatus | None":
+    """The status that a job ended with; None where it still runs after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not (status := client.get_job_status(job)).is_terminal():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.2)
+    return status
 
 
 def follow(client: "JobSubmissionClient", job: str) -> None:

@@ -112,11 +112,9 @@ def keep_key(cluster: ClusterFile, launch: LaunchConfig) -> None:
 
 
 def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> None:
-    deadline = time.monotonic() + 10.0
-    while not (status := client.get_job_status(job)).is_terminal():
-        if time.monotonic() > deadline:
-            raise ServiceError(f"Ray job {job}: its log ended, but it still runs", fix=f"`{view.command('status')}`")
-        time.sleep(0.2)
+    status = jobs.wait_for_end(client, job, 10.0)
+    if status is None:
+        raise ServiceError(f"Ray job {job}: its log ended, but it still runs", fix=f"`{view.command('status')}`")
     if str(status) == "SUCCEEDED":
         return
     code = client.get_job_info(job).driver_exit_code

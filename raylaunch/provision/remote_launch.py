@@ -47,12 +47,16 @@ def send_launch(shell: HostShell, launch: LaunchConfig, name: str) -> None:
     send_file(shell, text, f"{name}.yaml")
 
 
-def send_file(shell: HostShell, text: str, name: str) -> None:
-    """Write a file there."""
-    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, LAUNCHES, name], stdin=text)
+def send_file(shell: HostShell, text: str, name: str, folder: str = LAUNCHES) -> None:
+    """Write a file into a folder in the container's home, readable by its owner only.
+
+    Raises:
+        ClusterError: it cannot be written.
+    """
+    result = shell.run_in_head(["sh", "-c", _WRITE_PRIVATE, folder, name], stdin=text)
     if result.status != 0:
         head = shell.cluster.head_ip
-        raise ClusterError(f"{head}: the launch file could not be written there: {result.stderr.strip()}")
+        raise ClusterError(f"{head}: {folder}/{name} could not be written there: {result.stderr.strip()}")
 
 
 def run_with_launch(

@@ -93,14 +93,9 @@ def _stream(server: Server, path: str, fields: Mapping[str, Any]) -> Iterator[Pi
     try:
         with http_client.open_url(url, server.access, json.dumps(fields).encode()) as answer:
             is_stream = answer.headers.get_content_type() == "text/event-stream"
-            yield from _read_pieces(_read_events(answer) if is_stream else [_read_whole(answer, url)])
+            yield from _read_pieces(_read_events(answer) if is_stream else [http_client.read_json(answer, url)])
     except (OSError, http.client.HTTPException) as error:
         raise http_client.explain(error, url, server.access.timeout_s) from error
-
-
-def _read_whole(answer: http.client.HTTPResponse, url: str) -> Any:
-    """The answer of a server that does not stream."""
-    return http_client.read_json(answer, url)
 
 
 def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:

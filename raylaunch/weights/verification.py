@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.node.loader_files import DEFAULT_FORMAT
+from raylaunch.node.manifest import FileFacts, Manifest
 from raylaunch.weights.agents import Agents
 from raylaunch.weights.store import StoreState
 
@@ -61,25 +62,24 @@ async def check(
     nodes = agents.refresh()
     states = dict(zip(nodes, await asyncio.gather(*(agents.call(node, "inspect") for node in nodes)), strict=True))
     known = [seen.manifest for seen in states.values() if seen.manifest]
-    if not known and (found := await _check_read_only(repo, folder, agents, states, load_format, began)):
-        return found
-    if not known:
+    if known:
+        texts = [repr(manifest) for manifest in known]
+        manifest = known[texts.index(Counter(texts).most_common(1)[0][0])]
+        compared = await asyncio.gather(*(agents.call(node, "compare", manifest.files, fast=fast) for node in nodes))
+        problems = {
+            node: _list_problems(seen, differences, manifest, folder, repo, revision)
+            for (node, seen), differences in zip(states.items(), compared, strict=True)
+        }
+    elif any(seen.is_writable or not seen.files for seen in states.values()):
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
             fix="raylaunch weights pull LAUNCH.yaml: it writes one, and does not fetch existing files again",
         )
-    texts = [repr(manifest) for manifest in known]
-    manifest = known[texts.index(Counter(texts).most_common(1)[0][0])]
-    compared = await asyncio.gather(*(agents.call(node, "compare", manifest.files, fast=fast) for node in nodes))
-    problems: dict[str, tuple[str, ...]] = {}
-    for (node, seen), differences in zip(states.items(), compared, strict=True):
-        own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
-        if not own and seen.manifest != manifest:
-            own = ["its manifest is missing or differs"]
-        if not manifest.is_of(repo, revision):
-            wanted = f"{repo} at {revision or 'main'}"
-            own.insert(0, f"holds {manifest.repo} at {manifest.revision or 'main'}, not {wanted}")
-        problems[node] = tuple(own)
+    else:
+        files = {name: FileFacts(size) for name, size in next(iter(states.values())).files.items()}
+        source, fast = "its own index: read-only, so without a manifest", True
+        manifest = Manifest(repo or str(folder), revision, source, files)
+        problems = {node: await agents.call(node, "find_problems", load_format) for node in states}
     return CheckResult(
         repo=manifest.repo,
         folder=str(folder),
@@ -93,27 +93,22 @@ async def check(
     )
 
 
-async def _check_read_only(
-    repo: str | None, folder: Path, agents: Agents, states: Mapping[str, StoreState], load_format: str, began: float
-) -> CheckResult | None:
-    """The result without a manifest, if no node can be written one; else None."""
-    if any(seen.is_writable or not seen.files for seen in states.values()):
-        return None
-    problems: dict[str, tuple[str, ...]] = {
-        node: await agents.call(node, "find_problems", load_format) for node in states
-    }
-    files = next(iter(states.values())).files
-    return CheckResult(
-        repo=repo or str(folder),
-        folder=str(folder),
-        source="its own index: read-only, so without a manifest",
-        commit=None,
-        fast=True,
-        files=len(files),
-        total_bytes=sum(files.values()),
-        problems=problems,
-        seconds=time.monotonic() - began,
-    )
+def _list_problems(
+    seen: StoreState,
+    differences: Mapping[str, str],
+    manifest: Manifest,
+    folder: Path,
+    repo: str | None,
+    revision: str | None,
+) -> tuple[str, ...]:
+    """One node's problems, by the manifest that most nodes have."""
+    own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
+    if not own and seen.manifest != manifest:
+        own = ["its manifest is missing or differs"]
+    if not manifest.is_of(repo, revision):
+        wanted = f"{repo} at {revision or 'main'}"
+        own.insert(0, f"holds {manifest.repo} at {manifest.revision or 'main'}, not {wanted}")
+    return tuple(own)
 
 
 async def remove(agents: Agents) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that misbehaves as told: a real one, on a port of its own, in threads of this process."""
+"""An OpenAI-compatible server that misbehaves on order: a real one on its own port, in threads of this process."""
 
 import contextlib
 import json

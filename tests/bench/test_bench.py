@@ -125,7 +125,7 @@ def test_open_loop_sends_when_it_is_time(tmp_path: Path, truth: str) -> None:
 
 
 def test_open_loop_does_not_wait_for_the_server(tmp_path: Path) -> None:
-    """A server that stands still for half a second: what was due meanwhile left meanwhile, and its wait is told."""
+    """A server that stands still for half a second: what was due meanwhile left meanwhile, and its wait is counted."""
     moment = threading.Event()
 
     def behave(number: int) -> str:
@@ -268,7 +268,7 @@ def test_server_that_dies_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_server_that_dies_in_the_warm_up(tmp_path: Path) -> None:
-    """Nothing was measured, nothing is written; it is told."""
+    """Nothing was measured, nothing is written; the error names it."""
     with odd_server.serve(lambda number: "die" if number == 3 else "") as server:
         process = start("--url", server.url, "-c", "2", "--warmup", "300", "-o", str(tmp_path / "none.json"))
         _, err = process.communicate(timeout=DEADLINE_S)
@@ -287,7 +287,7 @@ def test_server_that_stalls(tmp_path: Path) -> None:
 
 
 def test_a_last_request_that_hangs_is_a_timeout(tmp_path: Path) -> None:
-    """One of sixty: the run is whole, and valid."""
+    """One of sixty: the run is complete, and valid."""
     with odd_server.serve(lambda number: "stall" if number == 59 else "") as server:
         result = run(tmp_path, server.url, "-n", "60", "-c", "4", "--timeout", "1s")
     assert (list_reasons(result), result["ended"], result["requests_ok"]) == ([], "whole", 59)
@@ -326,7 +326,7 @@ def test_too_few_files_is_told(tmp_path: Path, truth: str) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """HTTPS with a certificate nobody signed: refused, and taken with --insecure."""
+    """HTTPS with a self-signed certificate: refused, and taken with --insecure."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",

@@ -66,7 +66,7 @@ def test_invalid_and_different_are_not_judged(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    """As text and as JSON; a file that is no result is told."""
+    """As text and as JSON; a file that is no result is an error."""
     a, b = write(tmp_path, "a", seed=1), write(tmp_path, "b", seed=2, slower=1.3)
     reported = harness.run("bench", "compare", str(a), str(b), home=tmp_path)
     assert reported.returncode == 0, reported.stderr

@@ -97,7 +97,7 @@ def test_a_mark_of_the_beginning_counts(tokens: int) -> None:
 
 
 def test_tokens_that_span_words_are_found_out(plain: Tokenizer) -> None:
-    """The words' counts do not add up, which only a whole prompt shows: token ids then, exact all the same."""
+    """The words' counts do not add up, which only a complete prompt shows: token ids then, exact all the same."""
     words = {word for prompt in make(plain, 500)[0] for word in str(prompt).split()} - {"river"}
     plain.add_tokens([f"{one} {other}" for one in sorted(words) for other in sorted(words)])
     prompts, reported = make(plain, 100)

@@ -81,7 +81,7 @@ def test_demo_serves_a_real_model_and_leaves_nothing(tmp_path: Path, smollm2_fol
 
 
 def check_anthropic(url: str) -> None:
-    """The anthropic client's answers: the count of a prompt's tokens, a whole one, and a stream."""
+    """The anthropic client's answers: the count of a prompt's tokens, a complete answer, and a stream."""
     client = anthropic.Anthropic(base_url=url, auth_token="none")
     question = {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"} | {
         "messages": [{"role": "user", "content": "What is the capital of France?"}]

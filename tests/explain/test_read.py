@@ -187,7 +187,7 @@ def test_a_stall_counts_when_it_is_repeated_or_the_last_word() -> None:
 
 
 def test_a_stall_that_ended_is_no_cause() -> None:
-    """vLLM's line while it compiles, twice; then the same process goes on. Another process says nothing about it."""
+    """vLLM's line while it compiles, twice; then the same process goes on. Another process has no such line."""
     stall = "(E pid={}) INFO 11-24 02:47:02 [s.py:1] No available shared memory broadcast block found in 60 seconds.\n"
     done = "(E pid=9) INFO 11-24 02:49:02 [core.py:218] init engine (profile, create kv cache) took 130 s\n"
     rest = "(E pid=9) INFO 11-24 02:50:02 [a.py:1] fine\n" * 9

@@ -11,7 +11,7 @@ from tests.config import launches
 
 
 def ask(port: int, answers: list[int]) -> threading.Thread:
-    """Ask on a new connection, in a thread: it waits in the kernel's queue while nobody accepts."""
+    """Ask on a new connection, in a thread: it waits in the kernel's queue while nothing accepts."""
 
     def run() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

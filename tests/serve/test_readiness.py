@@ -84,7 +84,7 @@ def test_figures_are_summed_over_engines() -> None:
 
 
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that nobody else signed, and its key."""
+    """A self-signed certificate and its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",

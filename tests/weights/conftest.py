@@ -1,15 +1,22 @@
 """A hub with one repo, and the folder to fetch it into."""
 
+import asyncio
 import json
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks.islands import GATEWAY, Islands, islands
+from raylaunch.weights.agents import LocalAgents
+from raylaunch.weights.expected_files import PullRequest
+from raylaunch.weights.hub_types import HubAccess
+from raylaunch.weights.own_files import OwnFilesChoice
+from raylaunch.weights.pull import pull
 from tests.hub_server import Hub, serve
 
 REPO = "somebody/some-llama"
@@ -42,6 +49,26 @@ def make_files(tensor_bytes: int = 4096) -> dict[str, bytes]:
 def wanted_of(hub: Hub) -> dict[str, bytes]:
     """What of a hub's files a server needs."""
     return {name: body for name, body in hub.files.items() if "/" not in name and name not in UNWANTED}
+
+
+class Silent:
+    """Discards all reports."""
+
+    def report(self, line: str) -> None: ...
+
+    def show(self, lines: Sequence[str]) -> None: ...
+
+
+def run_pull(folder: Path, endpoint: str, choice: OwnFilesChoice = OwnFilesChoice.ASK) -> None:
+    """One pull on this machine."""
+    request = PullRequest(REPO, None, folder, HubAccess(endpoint), own_files=choice)
+    asyncio.run(pull(request, LocalAgents(folder), Silent()))
+
+
+def run_weights(launch: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """The verb as a user types it, without a terminal."""
+    command = [sys.executable, "-m", "raylaunch", "weights", words[0], str(launch), *words[1:]]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.root]
 _KILLS = int(os.environ.get("SPREAD_KILLS", "5"))
 
 
-# ---- damage, named and mended from a peer
+# ---- damage, named, and fetched again from a peer
 
 
 def flip_byte(file_path: Path, at: int) -> None:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from raylaunch.config.launch_file import load
 from raylaunch.node.companion import inspect_companion
 from tests.hub_server import COMMIT, Hub
 
-from .conftest import REPO, wanted_of
+from .conftest import REPO, run_weights, wanted_of
 
 
 def test_check_names_a_damaged_companion(model_hub: Hub, tmp_path: Path) -> None:
@@ -27,11 +25,6 @@ def test_check_names_a_damaged_companion(model_hub: Hub, tmp_path: Path) -> None
     done = run_weights(launch, "check")
     assert done.returncode == 1
     assert "config.json has 0 bytes" in " ".join(done.stderr.split())
-
-
-def run_weights(launch: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "raylaunch", "weights", words[0], str(launch), *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("key", ["speculative_config: {model: %s, num_speculative_tokens: 2}", "tokenizer: %s"])

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.base.processes import wait_until
 from raylaunch.config.launch import ModelBlock
 from raylaunch.node.manifest import MANIFEST, Manifest
 from raylaunch.node.model_folder import find_problems
@@ -42,13 +42,6 @@ def start_fetch(folder: Path, repo: str = REPO) -> "subprocess.Popen[bytes]":
         "fetch_model(sys.argv[1], None, Path(sys.argv[2]), report=print)"
     )
     return subprocess.Popen([sys.executable, "-c", code, repo, str(folder)], stderr=subprocess.DEVNULL)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def find_children(needle: str) -> list[str]:
@@ -102,11 +95,11 @@ def test_interrupted_download_resumes(model_hub: Hub, folder: Path, how: signal.
     model_hub.hold_after_bytes = 30 << 20
     fetching = start_fetch(folder)
     aside = folder.with_name(f"{folder.name}.download")
-    wait_until(lambda: any(path.stat().st_size >= 10 << 20 for path in aside.rglob("*.part")))
-    wait_until((aside / finished).exists)
+    assert wait_until(lambda: any(path.stat().st_size >= 10 << 20 for path in aside.rglob("*.part")), _DEADLINE_S)
+    assert wait_until((aside / finished).exists, _DEADLINE_S)
     fetching.send_signal(how)
     fetching.wait(_DEADLINE_S)
-    wait_until(lambda: find_children(str(folder)) == [])
+    assert wait_until(lambda: find_children(str(folder)) == [], _DEADLINE_S)
     assert not folder.exists()
     model_hub.released.set()
     model_hub.requests.clear()
@@ -276,10 +269,10 @@ def test_killed_conversion_goes_on_without_a_second_download(folder: Path, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     aside = folder.with_name(f"{folder.name}.convert")
     fetching = start_fetch(folder, smollm2.REPO)
-    wait_until((aside / "gguf").exists)
+    assert wait_until((aside / "gguf").exists, _DEADLINE_S)
     fetching.kill()
     fetching.wait(_DEADLINE_S)
-    wait_until(lambda: find_children(str(aside)) == [])
+    assert wait_until(lambda: find_children(str(aside)) == [], _DEADLINE_S)
     assert not folder.exists()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder.parent / "nothing"))

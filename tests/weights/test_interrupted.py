@@ -1,42 +1,22 @@
 """Killed at random bytes, often: a pull completes, and fetches at most one chunk twice from the hub each time."""
 
-import asyncio
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from raylaunch.node.model_folder import find_problems
-from raylaunch.weights.agents import LocalAgents
-from raylaunch.weights.expected_files import PullRequest
-from raylaunch.weights.hub_types import HubAccess
-from raylaunch.weights.pull import pull
 from raylaunch.weights.transfer import CHUNK_BYTES
 from tests.hub_server import Hub
 
-from .conftest import REPO, SHARDS, make_safetensors, wanted_of
+from .conftest import SHARDS, make_safetensors, run_pull, wanted_of
 
 _KILLS = 100
 _SOCKET_BYTES = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2])
 """What the kernel may hold for a pull that a busy machine does not let read: sent by the hub, never received."""
 _DEADLINE_S = 60
-
-
-class Silent:
-    """Discards all reports."""
-
-    def report(self, line: str) -> None: ...
-
-    def show(self, lines: Sequence[str]) -> None: ...
-
-
-def run_pull(folder: str, endpoint: str) -> None:
-    """One pull on this machine: what is killed."""
-    request = PullRequest(REPO, None, Path(folder), HubAccess(endpoint))
-    asyncio.run(pull(request, LocalAgents(Path(folder)), Silent()))
 
 
 def measure(folder: Path) -> int:
@@ -61,11 +41,11 @@ def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
     model_hub.pace_bytes_s = 8e6  # slower than a pull on a busy machine: what sockets hold is no loss of the pull
     total = sum(len(body) for body in wanted_of(model_hub).values())
     forks = multiprocessing.get_context("forkserver")  # imports once, so that a hundred starts take seconds
-    forks.set_forkserver_preload([__name__, "huggingface_hub.hf_api", "raylaunch.weights.hub"])
+    forks.set_forkserver_preload([run_pull.__module__, "huggingface_hub.hf_api", "raylaunch.weights.hub"])
     folder.parent.mkdir(parents=True)
     lost = most = 0
     for point in sorted(chance.randrange(total) for _ in range(_KILLS)):
-        fetching = forks.Process(target=run_pull, args=(str(folder), model_hub.url))
+        fetching = forks.Process(target=run_pull, args=(folder, model_hub.url))
         fetching.start()
         until = time.monotonic() + _DEADLINE_S
         while measure(folder) < point and fetching.is_alive():
@@ -76,7 +56,7 @@ def test_a_hundred_kills_at_random_bytes(model_hub: Hub, folder: Path) -> None:
         before, lost = lost, model_hub.count_sent() - measure(folder)
         most = max(most, lost - before)
         assert lost - before <= CHUNK_BYTES + _SOCKET_BYTES
-    run_pull(str(folder), model_hub.url)
+    run_pull(folder, model_hub.url)
     assert find_problems(folder, deep=True) == ()
     assert {path.name: path.read_bytes() for path in folder.glob("[!.]*")} == wanted_of(model_hub)
     twice = model_hub.count_sent() - total

@@ -28,8 +28,7 @@ from raylaunch.weights.pull import pull
 from raylaunch.weights.verification import check, remove
 from tests.hub_server import Hub, serve
 
-from .conftest import REPO, make_safetensors
-from .test_interrupted import Silent
+from .conftest import REPO, Silent, make_safetensors
 
 NOWHERE = "http://127.0.0.1:9"
 MODULES_JSON = json.dumps(
@@ -107,7 +106,7 @@ class Place:
         with contextlib.suppress(OSError):  # a folder is there, or a file where a folder should be
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and not path.is_symlink() and path.read_bytes() == body and path not in self.own:
-                return  # cannot be told from what the pull wrote
+                return  # equal to what the pull wrote
             if path.is_symlink() or path.is_file():
                 path.unlink()
             if as_link:
@@ -227,7 +226,7 @@ def run_step(step: tuple[Any, ...], places: Sequence[Place], endpoint: str) -> N
         manifest = Manifest.read(folders[number])
         facts = manifest.files.get(name) if manifest else None
         if facts and facts.fetched and facts.sha256 == hashlib.sha256(body).hexdigest():
-            places[number].own.pop(path, None)  # cannot be told from what the pull wrote
+            places[number].own.pop(path, None)  # equal to what the pull wrote
         return
     agents = TwoNodes(folders)
     with contextlib.suppress(WeightsError):

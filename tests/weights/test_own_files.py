@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,28 +12,14 @@ from raylaunch.base.errors import WeightsError
 from raylaunch.node.manifest import MANIFEST, FileFacts, Manifest
 from raylaunch.weights import store
 from raylaunch.weights.agents import LocalAgents
-from raylaunch.weights.expected_files import PullRequest
 from raylaunch.weights.fetch_local import fetch_model
-from raylaunch.weights.hub_types import HubAccess
 from raylaunch.weights.own_files import OwnFilesChoice, OwnFilesError
-from raylaunch.weights.pull import pull
 from raylaunch.weights.verification import check, remove
 from tests.hub_server import Hub
 
-from .conftest import REPO, SHARDS, make_safetensors, wanted_of
-from .test_interrupted import Silent
+from .conftest import REPO, SHARDS, make_safetensors, run_pull, run_weights, wanted_of
 
 NOWHERE = "http://127.0.0.1:9"
-
-
-def run_pull(folder: Path, endpoint: str, choice: OwnFilesChoice = OwnFilesChoice.ASK) -> None:
-    request = PullRequest(REPO, None, folder, HubAccess(endpoint), own_files=choice)
-    asyncio.run(pull(request, LocalAgents(folder), Silent()))
-
-
-def run_weights(launch: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "raylaunch", "weights", words[0], str(launch), *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> None:

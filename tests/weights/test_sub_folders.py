@@ -18,8 +18,7 @@ from raylaunch.weights.pull import pull
 from raylaunch.weights.verification import check, remove
 from tests.hub_server import Hub, serve
 
-from .conftest import REPO, make_safetensors
-from .test_interrupted import Silent
+from .conftest import REPO, Silent, make_safetensors, run_pull
 from .test_nothing_lost import MODULES_JSON, TwoNodes
 
 NOWHERE = "http://127.0.0.1:9"
@@ -49,12 +48,6 @@ LEFT_OUT = {
 def hub() -> Iterator[Hub]:
     with serve(Hub(REPO, TOP | INSIDE | LEFT_OUT)) as running:
         yield running
-
-
-def run_pull(folder: Path, endpoint: str, choice: OwnFilesChoice = OwnFilesChoice.ASK) -> None:
-    asyncio.run(
-        pull(PullRequest(REPO, None, folder, HubAccess(endpoint), False, choice), LocalAgents(folder), Silent())
-    )
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
