@@ -89,6 +89,7 @@ def _only_these_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "pypi").as_uri())
 
 
+@pytest.mark.slow
 def test_local_cpu_build_is_taken(venv: "install.Venv", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip's own settings name a folder with it: no other index is asked."""
     make_wheel(tmp_path / "wheels", "torch", f"{TORCH}+cpu")
@@ -96,6 +97,7 @@ def test_local_cpu_build_is_taken(venv: "install.Venv", tmp_path: Path, monkeypa
     assert install.find_torch(venv, TORCH, cpu_index="http://127.0.0.1:9") == []
 
 
+@pytest.mark.slow
 def test_cpu_build_comes_from_pytorch_s_index(venv: "install.Venv", tmp_path: Path) -> None:
     make_wheel(tmp_path / "cpu" / "torch", "torch", f"{TORCH}+cpu")
     with serve_index(tmp_path / "cpu") as url:
@@ -106,7 +108,8 @@ def test_cpu_build_comes_from_pytorch_s_index(venv: "install.Venv", tmp_path: Pa
     venv.run_pip("uninstall", "-y", "torch")
 
 
-@pytest.mark.parametrize("index", [pytest.param("out of reach", marks=pytest.mark.slow), "without this version"])
+@pytest.mark.slow
+@pytest.mark.parametrize("index", ["out of reach", "without this version"])
 def test_no_cpu_build_anywhere_is_reported_soon(venv: "install.Venv", tmp_path: Path, index: str) -> None:
     make_wheel(tmp_path / "cpu" / "torch", "torch", "9.9+cpu")
     with serve_index(tmp_path / "cpu") as url:
@@ -117,11 +120,13 @@ def test_no_cpu_build_anywhere_is_reported_soon(venv: "install.Venv", tmp_path: 
     assert "PIP_FIND_LINKS" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_pip_failure_shows_its_last_lines(venv: "install.Venv") -> None:
     with pytest.raises(install.InstallError, match="No matching distribution found for raylaunch-no-such-thing"):
         venv.run_pip("install", "raylaunch-no-such-thing")
 
 
+@pytest.mark.slow
 def test_half_installed_package_is_dropped(venv: "install.Venv", tmp_path: Path) -> None:
     """pip was killed before it wrote a package's file list: the next install replaces it."""
     wheel = make_wheel(tmp_path, "interrupted", "1.0")

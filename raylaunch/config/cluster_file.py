@@ -40,8 +40,6 @@ class ClusterFile:
     ssh_proxy_command: str | None
     image: str
     container_name: str
-    pull_before_run: bool
-    """Ray's default is true: it pulls even where the image is present."""
     run_options: tuple[str, ...]
     """For every host; a shell on each host expands them."""
     initialization_commands: tuple[str, ...]
@@ -167,7 +165,6 @@ def _freeze(path: Path, document: str) -> ClusterFile:
         ssh_proxy_command=auth.get("ssh_proxy_command"),
         image=docker["image"],
         container_name=docker["container_name"],
-        pull_before_run=docker.get("pull_before_run", True),
         run_options=tuple(docker.get("run_options", ())),
         initialization_commands=tuple(values.get("initialization_commands", ())),
         file_mounts=dict(values.get("file_mounts") or {}),

@@ -61,10 +61,8 @@ class NodeFacts:
     shm_total: int | None
     shm_free: int | None
     open_files_soft: int
-    open_files_hard: int
-    ram_total: int
     ram_available: int
-    """Both within the container's limit, if that is lower."""
+    """Within the container's limit, if that is lower."""
     disk_free: int | None
     """Of the log folder."""
     driver: DriverFacts | None = None
@@ -74,9 +72,7 @@ class NodeFacts:
 
 def collect_facts(request: FactsRequest) -> NodeFacts:
     """Collect the facts of this machine, in milliseconds: no weights are read."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     shm_total, shm_free = _measure_disk("/dev/shm")
-    ram_total, ram_available = measure_ram()
     versions = {name: version for name in _PACKAGES if (version := _find_version(name))}
     if nccl := next((version for name in _NCCL if (version := _find_version(name))), None):
         versions["nccl"] = nccl
@@ -92,10 +88,8 @@ def collect_facts(request: FactsRequest) -> NodeFacts:
         model=inspect_folder(request.model_folder, load_format=request.load_format),
         shm_total=shm_total,
         shm_free=shm_free,
-        open_files_soft=soft,
-        open_files_hard=hard,
-        ram_total=ram_total,
-        ram_available=ram_available,
+        open_files_soft=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        ram_available=measure_ram()[1],
         disk_free=_measure_disk(request.log_folder)[1],
         driver=read_gpus() if request.ask_gpus else None,
         companions=tuple(map(inspect_companion, request.companions)),

@@ -77,10 +77,6 @@ class Fleet:
         """All of them."""
         return sum(machine.gpus for machine in self.machines)
 
-    def list_cards(self) -> list[tuple[int, GpuKind]]:
-        """Machine and kind of each GPU."""
-        return [(at, machine.kind) for at, machine in enumerate(self.machines) for _ in range(machine.gpus)]
-
     def describe(self) -> str:
         """ "2 x 8 x 4090 (23.52 GiB)", kinds that differ joined by +."""
         parts: list[tuple[Machine, int]] = []

@@ -59,12 +59,7 @@ def test_complete_file(tmp_path: Path) -> None:
     cluster = load(tmp_path)
     assert cluster.hosts == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert cluster.ssh_private_key == Path.home() / ".ssh/id_ed25519"
-    assert (cluster.image, cluster.container_name, cluster.pull_before_run) == (
-        "vllm/vllm-openai:v0.32.0",
-        "raylaunch",
-        False,
-    )
-    assert load(tmp_path, COMPLETE.replace("  pull_before_run: false\n", "")).pull_before_run
+    assert (cluster.image, cluster.container_name) == ("vllm/vllm-openai:v0.32.0", "raylaunch")
     assert load(tmp_path, COMPLETE.replace("  ssh_private_key: ~/.ssh/id_ed25519\n", "")).ssh_private_key is None
 
 

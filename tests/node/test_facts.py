@@ -29,9 +29,9 @@ def test_facts_of_this_machine(tmp_path, monkeypatch):
     assert "GLOO_SOCKET_IFNAME" not in seen.environment
     assert seen.model.exists
     assert not seen.model.is_complete
-    assert (seen.open_files_soft, seen.open_files_hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert seen.open_files_soft == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert seen.shm_total == shutil.disk_usage("/dev/shm").total
-    assert 0 < seen.ram_available <= seen.ram_total
+    assert seen.ram_available > 0
     assert seen.disk_free is not None
     assert seen.driver is None
 
