@@ -39,6 +39,7 @@ def serve(answers: Mapping[str, bytes]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=_accept, args=(listening, answers), daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)  # close alone leaves the thread in accept(), which holds a descriptor
 
 
 def _accept(listening: socket.socket, answers: Mapping[str, bytes]) -> None:
