@@ -3,7 +3,7 @@
     ray submit configs/two-node.yaml benchmarks/job.py --concurrency 500
 
 Arguments are those of `raylaunch bench`, in their long form (-n is `ray submit`'s own). What it measured is printed;
-its files stay on the head, in the folder that its last line names (`raylaunch bench --cluster` brings them home).
+its files stay in the head's container, where its last line says (`raylaunch bench --cluster` brings them home).
 """
 
 import sys
@@ -14,16 +14,12 @@ from pathlib import Path
 def main() -> None:
     from raylaunch.cli import main as cli
 
-    folder = Path.home() / "raylaunch-bench" / time.strftime("%Y%m%d-%H%M%S")
     arguments = sys.argv[1:]
     if not {"-o", "--output"} & set(arguments):
+        folder = Path.home() / "raylaunch-bench" / time.strftime("%Y%m%d-%H%M%S")
         folder.mkdir(parents=True)
         arguments += ["--output", str(folder / "bench.json")]
-    try:
-        cli.main(["bench", *arguments])
-    finally:
-        if folder.exists():
-            print(f"files: {folder}")
+    cli.main(["bench", *arguments])
 
 
 if __name__ == "__main__":

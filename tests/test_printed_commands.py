@@ -162,7 +162,12 @@ def test_a_private_key(tmp_path: Path, problem: str, words: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("key", ("ssh-copy-id", "-i", "KEY.pub")), ("key file", ("chmod", "KEY", "ssh-keygen", "KEY"))]
+    ("kind", "words"),
+    [
+        ("key", ("ssh-copy-id", "-i", "KEY.pub")),
+        ("key file", ("chmod", "KEY", "ssh-keygen", "KEY")),
+        ("slow", ("ssh", "-i", "KEY", f"mia@{HOST}", "uptime")),
+    ],
 )
 def test_a_key_that_a_host_refuses(tmp_path: Path, kind: str, words: tuple[str, ...]) -> None:
     cluster = load_cluster(tmp_path)

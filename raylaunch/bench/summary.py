@@ -29,12 +29,12 @@ def describe_level(level: LevelResult) -> list[str]:
         + (f", {level.requests_failed} FAILED" if level.requests_failed else "")
         + (f", {level.requests_cut_off} cut off" if level.requests_cut_off else ""),
         f"  {level.output_tokens_per_s:,.0f} output tokens/s, {level.requests_per_s:.2f} requests/s",
-        f"  {'ms':<24}" + "".join(f"{name:>12}" for name in _COLUMNS),
+        f"  {'ms':<23}" + "".join(f"{name:>11}" for name in _COLUMNS),
     ]
     for key, name in MEASURES:
         measured = getattr(level, key)
         if measured.count:
-            lines.append(f"  {name:<24}" + "".join(f"{getattr(measured, column):>12,.1f}" for column in _COLUMNS))
+            lines.append(f"  {name:<23}" + "".join(f"{getattr(measured, column):>11,.1f}" for column in _COLUMNS))
     if goodput := level.goodput:
         limits = describe_limits(goodput)
         lines.append(f"  goodput ({limits}): {goodput.requests_per_s:.2f} requests/s, {goodput.share:.0%} of all")

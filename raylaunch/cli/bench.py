@@ -119,6 +119,7 @@ def run_bench(context: click.Context, /, **given: Any) -> int:
     `raylaunch bench compare A.json B.json` compares two results; `raylaunch bench report A.json` draws one.
     """
     from raylaunch.base import console
+    from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.bench import result as result_file
     from raylaunch.bench.summary import describe_result
 
@@ -134,7 +135,8 @@ def run_bench(context: click.Context, /, **given: Any) -> int:
         console.print_json(result_file.to_json(result))
     else:
         console.print_result("\n".join(describe_result(result)))
-    console.say(f"files: {path} and those beside it with the same name")
+    if not Viewpoint.of_this_process().is_remote:  # who brings the files home names them
+        console.say(f"files: {path} and those beside it with the same name")
     if result.levels[-1].ended == "stopped":
         return 130
     return 0 if result.valid or options.force else 1

@@ -54,7 +54,8 @@ def doctor(
     if as_json:
         console.print_result(found.to_json())
     else:
-        console.print_states(make_table(found, verbose=verbose, width=console.find_width(stdout=True)))
+        width = console.find_width(stdout=True)
+        console.print_states(make_table(found, verbose=verbose, width=width, lists_by="-v"))
         console.say(summarize(found, f"raylaunch up {loaded.shown_path}"))
     return 0 if found.is_fit else 1
 

@@ -77,6 +77,7 @@ def pull(
         agents = _gather_agents(loaded, request.folder, lanes=lanes, waits=number == 0)
         results.append(_pull_or_ask(request, agents, may_ask=not as_json))
         console.say(describe(results[-1]), style="bold green")
+    console.say(f"next: {loaded.command('serve')}")
     if as_json and results:
         first, *others = map(dataclasses.asdict, results)
         console.print_json({**first, "companions": others} if others else first)
@@ -162,9 +163,9 @@ def _conclude_check(loaded: "LaunchConfig", found: "CheckResult") -> None:
             "also what has changed: it moves the old file aside first",
         )
     console.say(
-        f"{folder} is complete on {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {found.files} files, "
+        f"{folder} is complete on {len(nodes)} node{'s' if len(nodes) > 1 else ''}\n    {found.files} files, "
         f"{found.total_bytes / 1e9:.2f} GB, {'sizes and samples' if found.fast else 'every byte'} "
-        f"checked in {found.seconds:.1f} s; from {found.source}"
+        f"checked in {found.seconds:.1f} s\n    from {found.source}"
     )
 
 

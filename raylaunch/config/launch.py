@@ -210,11 +210,15 @@ class LaunchConfig:
         """The model's repo, else its folder, for messages."""
         return self.model.repo or str(self.model_folder)
 
+    def command(self, *words: str) -> str:
+        """A command with this launch, as the reader types it."""
+        view = Viewpoint.of_this_process()
+        return view.command(*words, *filter(None, [view.launch or str(self.path or "")]))
+
     @property
     def pull_command(self) -> str:
-        """The command that fetches the model to every node, as the reader types it."""
-        view = Viewpoint.of_this_process()
-        return view.command("weights", "pull", *filter(None, [view.launch or str(self.path or "")]))
+        """The command that fetches the model to every node."""
+        return self.command("weights", "pull")
 
     @property
     def served_model_names(self) -> tuple[str, ...]:

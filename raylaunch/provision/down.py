@@ -14,6 +14,7 @@ from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, ray_state
 from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
+from raylaunch.provision.doctor.table import name_hosts
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up import start_launcher
 from raylaunch.provision.ssh import CommandResult
@@ -59,7 +60,7 @@ def down(cluster: ClusterFile) -> None:
         before = shell.run_on_all(lambda host: inspect_remains(shell, host, clean=False))
     if not any(remains.left or remains.unreachable for remains in before.values()):
         forget(cluster)
-        console.say(f"{cluster.cluster_name} is down: nothing of it is on {', '.join(cluster.hosts)}")
+        console.say(f"{cluster.cluster_name} is down: nothing of it is on {name_hosts(cluster.hosts)}")
         return
     if not before[cluster.head_ip].unreachable:
         _run_launcher(cluster)
@@ -70,9 +71,7 @@ def down(cluster: ClusterFile) -> None:
     raise_for(cluster, list(after.values()))
     forget(cluster)
     console.say(
-        f"{cluster.cluster_name} is down: no container, process, key or mount folder of it is left on "
-        f"{', '.join(cluster.hosts)}",
-        style="bold green",
+        f"{cluster.cluster_name} is down: nothing of it is left on {name_hosts(cluster.hosts)}", style="bold green"
     )
 
 

@@ -15,7 +15,7 @@ from raylaunch.provision import artifacts
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-_RAYS_LINES = re.compile(r"^.* -- Runtime env is setting up\.\r?\n", re.M)
+_RAYS_LINES = re.compile(r"^(?:.* -- Runtime env is setting up\.|Running entrypoint for job .*)\r?\n", re.M)
 """What Ray's job supervisor writes into a job's log (Ray 2.60)."""
 
 

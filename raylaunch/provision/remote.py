@@ -68,7 +68,7 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
             keep_key(cluster, launch)
         try:
             client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse), submission_id=job)
-            console.say(f"Ray job {job} on {cluster.head_ip} serves {launch.served_model_names[0]}")
+            console.say(f"Ray job {job} on {cluster.head_ip} starts {launch.served_model_names[0]}")
             if detach:
                 console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
                 return
@@ -108,7 +108,7 @@ def keep_key(cluster: ClusterFile, launch: LaunchConfig) -> None:
     path = artifacts.find_key(cluster, launch.port)
     if not path.exists():
         paths.write_private(path, launch.api_keys[0])
-    console.say(f"the API asks for the key in {path}; --open-api turns that off")
+    console.say(f"the API asks for the key in this file (--open-api turns that off):\n  {path}")
 
 
 def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> None:
@@ -137,10 +137,12 @@ def run_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
 def follow_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
     """Run a verb in the head's container and print its output as it comes, until it ends or Ctrl-C; its status."""
     shell, process = _start_verb(cluster, arguments)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         for line in process.read_lines():
             sys.stdout.write(line)
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        console.say(f"\nthe service keeps running; `{viewpoint_of(cluster).command('stop')}` ends it")
     result = process.close(_STOP_TIMEOUT_S)
     shell.raise_for(result)
     sys.stderr.write(result.stderr)

@@ -29,10 +29,12 @@ exec 3<&0
 "$@" 3<&- & child=$!
 (while read -r _; do :; done; kill $child) <&3 >/dev/null 2>&1 & watch=$!
 exec 3<&-
-wait $child; status=$?
+{ wait $child; } 2>/dev/null
+status=$?
 kill $watch 2>/dev/null
 exit $status"""
-"""Runs a command until it exits or stdin ends; by descriptor 3, as a shell's background jobs have no stdin."""
+"""Runs a command until it exits or stdin ends; by descriptor 3, as a shell's background jobs have no stdin. dash's
+"Terminated" of a wait is left out."""
 _HUB_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT")
 
 

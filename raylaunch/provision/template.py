@@ -117,7 +117,7 @@ def parse_hosts(text: str) -> list[str]:
         if "@" in host:
             problems.append(f"{host}: an address without a user; --user names it for all hosts")
         elif re.fullmatch(r"[^:]+:\d+|\[.*\]:\d+", host):
-            problems.append(f"{host}: an address without a port; another ssh port belongs into ~/.ssh/config")
+            problems.append(f"{host}: an address without a port; ports go into ~/.ssh/config")
         elif re.search(r"\s", host):
             problems.append(f"{host}: a space; separate addresses by commas: --hosts {','.join(host.split())}")
     if problems or not hosts:

@@ -39,7 +39,7 @@ class Reload:
         launch = request.launch
         if (launch.host, launch.port) != (old.launch.host, old.launch.port):
             request.refuse(
-                f"the new launch has the address {launch.host}:{launch.port}, the service has {old.launch.host}:"
+                f"the new launch is for {launch.host}:{launch.port}, the service is at {old.launch.host}:"
                 f"{old.launch.port}",
                 f"a restart cannot change the address: `{stop}`, then `{view.command('serve', 'LAUNCH.yaml')}`",
             )

@@ -87,8 +87,9 @@ class Status:
                 f"replica {replica.index}: {replica.state}, on {', '.join(replica.nodes) or 'no node yet'}"
                 for replica in self.replicas
             ]
-        lines.append(f"pid {self.pid}, log {self.log}")
-        return lines
+        view = Viewpoint.of_this_process()
+        log = f"its log: `{view.command('logs')}`" if view.is_remote else f"pid {self.pid}, log {self.log}"
+        return [*lines, log]
 
 
 def query(service: Service) -> Status:

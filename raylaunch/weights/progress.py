@@ -169,14 +169,14 @@ class ConsoleReporter:
 
 
 def describe(result: PullResult) -> str:
-    """The last line of a pull: files, bytes, time and sources."""
+    """The end of a pull: where the files are; in a second line their bytes, time and sources."""
     nodes = "this machine" if len(result.nodes) == 1 else f"{len(result.nodes)} nodes"
     size = f"{result.files} files, {result.total_bytes / 1e9:.2f} GB"
-    what = f"{result.repo} is complete in {result.folder} on {nodes}: {size}"
+    what = f"{result.repo} is complete in {result.folder} on {nodes}"
     if result.already:
-        return f"{what}; nothing to transfer"
+        return f"{what}\n    {size}; nothing to transfer"
     left_out = f"; left out {result.left_out_bytes / 1e9:.2f} GB" if result.left_out_bytes else ""
     return (
-        f"{what} in {describe_seconds(result.seconds)}; {result.from_hub_bytes / 1e9:.2f} GB from the hub, "
-        f"{result.from_peers_bytes / 1e9:.2f} GB from node to node{left_out}"
+        f"{what}\n    {size} in {describe_seconds(result.seconds)}: {result.from_hub_bytes / 1e9:.2f} from the hub, "
+        f"{result.from_peers_bytes / 1e9:.2f} from node to node{left_out}"
     )

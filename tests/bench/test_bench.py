@@ -362,7 +362,7 @@ def test_what_cannot_be_run(arguments: list[str], status: int, words: str) -> No
 
 
 def test_job_for_ray_submit_leaves_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script that `ray submit` sends to the head: bench's own arguments, files in a folder that it tells."""
+    """The script that `ray submit` sends to the head: bench's own arguments, files where its last line says."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with odd_server.serve() as server:
         done = subprocess.run(
@@ -371,5 +371,5 @@ def test_job_for_ray_submit_leaves_its_files(tmp_path: Path, monkeypatch: pytest
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 at once: 6 requests" in done.stdout
-    folder = Path(done.stdout.rsplit("files: ", 1)[1].strip())
+    folder = Path(done.stderr.rsplit("files: ", 1)[1].split()[0]).parent
     assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.rows.jsonl.gz", "bench.html"}

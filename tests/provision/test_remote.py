@@ -169,7 +169,8 @@ def test_weights_on_a_cluster(
 
 def test_rays_own_lines_are_left_out() -> None:
     line = "2026-11-27 19:00:00,000\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
-    assert jobs._RAYS_LINES.sub("", f"{line}joined Ray\n") == "joined Ray\n"
+    entrypoint = "Running entrypoint for job serve-8080: env raylaunch serve launch.yaml; exit $status\n"
+    assert jobs._RAYS_LINES.sub("", f"{line}{entrypoint}joined Ray\n") == "joined Ray\n"
 
 
 def test_logs_of_a_service_that_has_ended(

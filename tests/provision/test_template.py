@@ -108,7 +108,7 @@ def test_init_writes_file_token_and_layer(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("hosts", "said"),
     [
-        ("10.0.0.1:2222", "10.0.0.1:2222: an address without a port; another ssh port belongs into ~/.ssh/config"),
+        ("10.0.0.1:2222", "10.0.0.1:2222: an address without a port; ports go into ~/.ssh/config"),
         ("mia@10.0.0.1", "mia@10.0.0.1: an address without a user; --user names it for all hosts"),
         ("10.0.0.1 10.0.0.2", "a space; separate addresses by commas: --hosts 10.0.0.1,10.0.0.2"),
         ("127.0.0.1", "127.0.0.1 is a different machine on every host"),

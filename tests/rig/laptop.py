@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.harness import RAYLAUNCH
+from tests.rig.host import Host
 from tests.rig.rig import Rig
 
 IMAGE = "raylaunch/test:0.32.0"
@@ -54,6 +55,10 @@ class Laptop:
             [RAYLAUNCH, "doctor", str(self.cluster), *arguments],
             input=stdin, capture_output=True, text=True, check=False, timeout=60, env=os.environ,
         )  # fmt: skip
+
+    def find_host(self, where: str) -> Host:
+        """The host on which a fault is made: "head" or "worker"."""
+        return self.rig.head if where == "head" else self.rig.workers[0]
 
     def doctor(self, *arguments: str) -> Found:
         """What doctor finds."""

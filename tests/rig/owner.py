@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE, ClusterPlan, write
 from tests.rig.host import Host
 from tests.rig.rig import Rig
@@ -23,16 +24,19 @@ class Owner:
     rig: Rig
     home: Path
     cluster_file: Path
+    transcript: Path
+    """All that was typed, and what came."""
+    typed: list[Typed] = field(default_factory=list)
 
     @classmethod
     def of(cls, rig: Rig, folder: Path, name: str = "rig") -> "Owner":
         """A laptop with a cluster file for the rig's hosts."""
         home = folder / "home"
         rig.write_known_hosts(home / ".ssh" / "known_hosts")
-        cluster_file = folder / "cluster.yaml"
+        file = folder / "cluster.yaml"
         hosts = [host.address for host in rig.hosts]
-        write(ClusterPlan(hosts=hosts, user="root", key=str(rig.key), name=name), cluster_file)
-        return cls(rig, home, cluster_file)
+        write(ClusterPlan(hosts=hosts, user="root", key=str(rig.key), name=name), file)
+        return cls(rig, home, file, folder / "transcript.txt")
 
     @property
     def environ(self) -> dict[str, str]:
@@ -61,7 +65,11 @@ class Owner:
         """Type a line beside the cluster file, at 80 columns."""
         environ = self.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         folder = self.cluster_file.parent
-        return type_line(line, environ=environ, folder=folder, interrupt_at=interrupt_at, deadline_s=deadline_s)
+        typed = type_line(line, environ=environ, folder=folder, interrupt_at=interrupt_at, deadline_s=deadline_s)
+        with self.transcript.open("a") as transcript:
+            transcript.write(str(typed))
+        self.typed.append(typed)
+        return typed
 
     def must(
         self, *words: str, program: str = "raylaunch", timeout_s: float = 300.0
@@ -106,7 +114,8 @@ class Owner:
             lines = host.run(look, check=False).stdout.splitlines()
             found += [f"{host.name}: {line}" for line in lines if not line.startswith(shared)]
         found += [str(path) for path in self.home.glob(".raylaunch/clusters/*/ray")]
-        found += [str(path) for path in Path("/tmp/ray").glob("cluster-rig.*")]
+        name = cluster_file.load(self.cluster_file).cluster_name
+        found += [str(path) for path in Path("/tmp/ray").glob(f"cluster-{name}.*")]
         return found + [str(path) for path in self.home.glob(".raylaunch/clusters/*/keys")]
 
 

@@ -6,12 +6,31 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.provision.template import ClusterPlan, write
 from tests.rig import command_faults, host_faults  # noqa: F401 (they fill FAULTS)
 from tests.rig.fault import FAULTS, Fault, undone
-from tests.rig.laptop import IMAGE, Laptop
+from tests.rig.images import write_small_image
+from tests.rig.laptop import IMAGE, Found, Laptop
+from tests.rig.owner import Owner
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.root, pytest.mark.rig]
+
+AT_ONCE = (
+    ".bashrc that exits",
+    "unresolvable hostname",
+    "different image on the two hosts",
+    "stale container of an earlier run",
+    "/tmp full",
+    "one host with fewer GPUs",
+    "key only from here",
+    "a port taken",
+    "a worker's port taken",
+    "firewall for all but Ray's ports",
+)
+"""Faults of which each fails a check of its own."""
+APART = frozenset({"worker ssh down", "unknown host key", "changed host key"})
+"""Faults that hide other checks, and are made in two seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +64,42 @@ def test_sound_hosts_are_fit(laptop: Laptop) -> None:
         assert host.run("ls /tmp /dev/shm").stdout.split() == ["/dev/shm:", "/tmp:"], "doctor left something"
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_faults_at_once(laptop: Laptop) -> None:
+    """Ten faults: ten checks fail, each with its text and its command."""
+    faults = [fault for fault in FAULTS if fault.name in AT_ONCE]
+    assert len(faults) == len(AT_ONCE)
+    with contextlib.ExitStack() as undone_last:
+        for fault in faults:
+            undone_last.enter_context(fault.make(laptop, laptop.find_host(fault.where)))
+        found = laptop.doctor()
+    assert found.list_states("failed") == {(fault.check, laptop.find_host(fault.where).address) for fault in faults}
+    for fault in faults:
+        check_verdict(laptop, fault, found)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, id=fault.name, marks=[] if fault.name in APART else pytest.mark.whole) for fault in FAULTS],
+)
 def test_fault_is_reported(laptop: Laptop, fault: Fault) -> None:
     """Exactly one check of one host fails, with the right text and command; exit status 1."""
-    host = laptop.rig.head if fault.where == "head" else laptop.rig.workers[0]
+    host = laptop.find_host(fault.where)
     with fault.make(laptop, host):
         found = laptop.doctor()
     assert found.list_states("failed") == {(fault.check, host.address)}
-    assert found.status == 1
-    verdict = found.find(fault.check, host.address)
-    assert fault.what.replace("HEAD", laptop.rig.head.address) in verdict["what"]
-    assert fault.fix in verdict["fix"]
-    assert found.seconds < 30
+    check_verdict(laptop, fault, found)
     if fault.check == "ssh":
         assert ("all other checks", host.address) in found.list_states("not checked")
         assert not {check for check, where in found.list_states("ok") if where == host.address}
+
+
+def check_verdict(laptop: Laptop, fault: Fault, found: Found) -> None:
+    """Exit status 1 within half a minute, with the fault's text and the command against it."""
+    assert found.status == 1
+    verdict = found.find(fault.check, laptop.find_host(fault.where).address)
+    assert fault.what.replace("HEAD", laptop.rig.head.address) in verdict["what"]
+    assert fault.fix in verdict["fix"]
+    assert found.seconds < 30
 
 
 def test_names_and_keys_of_this_machine(laptop: Laptop, tmp_path: Path) -> None:
@@ -135,11 +175,34 @@ def test_fix_asks_fixes_and_checks_again(laptop: Laptop) -> None:
 def test_failed_lines_come_last_each_with_its_fix(laptop: Laptop) -> None:
     """The end of the table is what is wrong: complete commands, no folding."""
     worker = laptop.rig.workers[0]
-    with worker.without_docker():
+    worker.run("mv /usr/bin/docker /usr/bin/kept")
+    with undone(worker, "mv /usr/bin/kept /usr/bin/docker"):
         done = laptop.run()
     failed, what, to_do = done.stdout.splitlines()[-3:]
     assert failed == f"failed: docker on {worker.address}"
-    assert what.strip() == "docker is installed, but its daemon is not running"
-    assert to_do.strip() == "to do: systemctl enable --now docker"
+    assert what.strip() == "docker is not installed"
+    assert "apt-get install -y docker.io" in to_do
     assert "NVIDIA runtime" not in done.stdout  # it only follows
     assert done.stderr.endswith(f"not ready: 1 problem on {worker.address}\n")
+
+
+def test_different_images_are_refused(two_hosts: Rig, tmp_path: Path) -> None:
+    """A different image on each host by one name: reported before Ray's launcher begins."""
+    laptop = Owner.of(two_hosts, tmp_path, "images")
+    for number, host in enumerate(laptop.rig.hosts):
+        host.import_image(write_small_image(tmp_path / f"{number}.tar"), "rig/small:1", f"ENV NUMBER={number}")
+    file = tmp_path / "cluster.yaml"
+    hosts = [host.address for host in laptop.rig.hosts]
+    write(ClusterPlan(hosts=hosts, user="root", key=str(laptop.rig.key), name="images", image="rig/small:1"), file)
+    refused = laptop.run("up", str(file))
+    assert refused.returncode == 1
+    assert f"failed: image on {hosts[1]}\n    rig/small:1 is a different image" in refused.stderr
+    assert "nothing was changed" in refused.stderr
+    head = laptop.rig.head
+    head.run("docker tag rig/small:1 rig/other:1; docker save rig/other:1 >/tmp/other.tar; docker rmi rig/other:1")
+    useless = laptop.run("up", str(file), "--image-archive", str(head.disk / "tmp" / "other.tar"))
+    assert useless.returncode == 1
+    assert "have different images by the name rig/small:1, though" in useless.stderr
+    assert laptop.list_traces() == []
+    for host in laptop.rig.hosts:
+        host.run("docker rmi rig/small:1; docker rmi rig/other:1 2>/dev/null; rm -f /tmp/other.tar")

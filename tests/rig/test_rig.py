@@ -67,6 +67,7 @@ def test_stranger_is_refused(two_hosts: Rig) -> None:
     stranger.run(f"exec 3<>/dev/tcp/{two_hosts.head.address}/22 && head -c 4 <&3")
 
 
+@pytest.mark.whole
 def test_faults_can_be_made_and_undone(two_hosts: Rig) -> None:
     """sshd and dockerd stopped, the cable pulled, the link slowed."""
     host = two_hosts.hosts[1]
@@ -83,6 +84,7 @@ def test_faults_can_be_made_and_undone(two_hosts: Rig) -> None:
     run_here("tc", "qdisc", "del", "dev", host.link, "root")
 
 
+@pytest.mark.whole
 def test_two_rigs_at_once_and_nothing_is_left(two_hosts: Rig, tmp_path: Path) -> None:
     """A second rig takes other names and addresses; its end leaves no process, interface, control group or file."""
     with start_rig(tmp_path / "second", hosts=4, with_docker=False) as second:

@@ -14,10 +14,13 @@ _ASKED_FOR = frozenset({"model disk"})
 """Checks that need an argument of doctor's: without it, they are no news."""
 
 
-def make_table(diagnosis: Diagnosis, *, verbose: bool = False, width: int | None = None) -> list[Line]:
+def make_table(
+    diagnosis: Diagnosis, *, verbose: bool = False, width: int | None = None, lists_by: str = ""
+) -> list[Line]:
     """The lines of the table, failed ones last.
 
     Args:
+        lists_by: the option with which the same command lists all checks.
         verbose: also what is ok, and what could not be checked for a reason that is shown.
         width: columns of the terminal; None: lines are not folded.
     """
@@ -26,7 +29,7 @@ def make_table(diagnosis: Diagnosis, *, verbose: bool = False, width: int | None
     unmade = counts[VerdictState.UNKNOWN] - sum(verdict.state is VerdictState.UNKNOWN for verdict in shown)
     first = f"{_count(counts[VerdictState.OK], 'check')} ok" + (f", {unmade} not made" if unmade else "")
     hosts = _count(len(diagnosis.cluster.hosts), "host")
-    first += f": {hosts}, {diagnosis.seconds:.1f} s" + ("" if verbose else "; -v lists them")
+    first += f": {hosts}, {diagnosis.seconds:.1f} s" + (f"; {lists_by} lists them" if lists_by and not verbose else "")
     lines: list[Line] = [(None, first)]
     for row in make_rows(shown):
         lines += _write_row(row, {*diagnosis.cluster.hosts}, width)

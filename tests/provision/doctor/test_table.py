@@ -20,7 +20,7 @@ def diagnose(load_cluster: Callable[..., ClusterFile]) -> Callable[..., Diagnosi
 
 
 def list_text(diagnosis: Diagnosis, *, verbose: bool = False, width: int | None = 80) -> list[str]:
-    return [line for _, line in make_table(diagnosis, verbose=verbose, width=width)]
+    return [line for _, line in make_table(diagnosis, verbose=verbose, width=width, lists_by="-v")]
 
 
 def test_healthy_hosts_take_one_line(diagnose: Callable[..., Diagnosis]) -> None:
