@@ -61,7 +61,7 @@ class DefaultGroup(click.Group):
 
 @click.group("bench", cls=DefaultGroup, add_help_option=False)
 def bench() -> None:
-    """Offer load to a server and measure it; or: bench compare, bench report."""
+    """Measure a server under load; compare and draw results."""
 
 
 @bench.command("run", context_settings={"help_option_names": ["-h", "--help"]})

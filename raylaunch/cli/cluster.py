@@ -33,7 +33,7 @@ def init(
     name: str | None,
     force: bool,
 ) -> None:
-    """Write a cluster file, and create the token and the image's layer for its hosts.
+    """Write a cluster file, the token and the image's layer.
 
     Without --hosts, for an existing file: only token and layer, for plain `ray up`.
     """
@@ -78,7 +78,7 @@ def init(
     help="Longest wait in seconds.",
 )
 def up(cluster: Path, image_archive: Path | None, launch_file: Path | None, rehearse: bool, wait_s: float) -> None:
-    """Check the hosts and start them as one Ray cluster; hosts that are up stay as they are."""
+    """Start the hosts as one Ray cluster. Hosts that are up stay as they are."""
     from raylaunch.config import cluster_file
     from raylaunch.provision import up as cluster_up
 
@@ -128,7 +128,7 @@ def down(cluster: Path, yes: bool) -> None:
 @CLUSTER
 @click.option("--port", type=int, default=cluster_ports.DASHBOARD, show_default=True, help="On this machine.")
 def dashboard(cluster: Path, port: int) -> None:
-    """Forward a port to Ray's dashboard, which listens on the head's loopback only, until Ctrl-C."""
+    """Forward a port to Ray's dashboard, until Ctrl-C. It listens on the head's loopback only."""
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 
@@ -141,7 +141,7 @@ def dashboard(cluster: Path, port: int) -> None:
 @click.option("--replica", type=click.IntRange(min=0), default=0, help="Of several engines, which one: 0, 1, ...")
 @ON_CLUSTER
 def logs(follow: bool, port: int | None, replica: int, cluster: Path | None) -> int | None:
-    """Show the log of the engine and its workers, or of the last one that has ended."""
+    """Show the log of the engine, running or ended last."""
     if cluster is None:
         from raylaunch.base import console
         from raylaunch.serve import logs as logfile

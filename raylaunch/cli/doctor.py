@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def doctor(
     cluster: Path, launch: Path | None, verbose: bool, fix: bool, yes: bool, model_gb: float | None, as_json: bool
 ) -> int:
-    """Check every host of a cluster, change nothing, and report what would fail; exit 1 if anything would.
+    """Check every host, change nothing, report what would fail. Exit 1 if anything would.
 
     With a launch file also its port on the head, and its model's size against every disk.
     """

@@ -15,7 +15,7 @@ from raylaunch.cli.options import JSON, PORT
               help="Fetch the logs of all its hosts, whether Ray runs there or not.")  # fmt: skip
 @JSON
 def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_json: bool) -> int:
-    """Explain a failure from logs: the cause, where, the evidence, and what to do.
+    """Explain a failure from logs: cause, place, evidence, fix.
 
     LOG is a file, a folder (as Ray's session folder) or - for stdin: logs of vLLM, Ray, NCCL, PyTorch, docker, pip or
     the kernel, plain or .gz. Without one: the service on this machine, or its last incident. Exit 1 where no cause is

@@ -23,7 +23,7 @@ from raylaunch.cli.options import (
 @CLUSTER
 @JSON
 def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int | None:
-    """List the deaths and wedges of engines on this machine or a cluster's head, or show one."""
+    """List how engines died or hung here, or show one such incident."""
     if cluster is not None:
         return run_on_cluster(cluster, "incidents", None, incident or "", "--json" if as_json else "")
     from dataclasses import asdict
@@ -58,7 +58,7 @@ def incidents(incident: str | None, cluster: Path | None, as_json: bool) -> int 
 def restart(
     launch: Path | None, sets: tuple[str, ...], port: int | None, cluster: Path | None, timeout_s: float
 ) -> int | None:
-    """Serve a changed launch file instead of the running one, on the same address.
+    """Serve a changed launch file, on the same address.
 
     It is checked first; if it is wrong, the old engine stays. Without a file: the one that the service was started
     with, read again (repeat any --set).

@@ -15,7 +15,10 @@ from raylaunch.cli.options import CLUSTER, SETS, load_launch
 )
 @CLUSTER
 def lock(launch: Path, sets: tuple[str, ...], output: Path | None, cluster: Path | None) -> None:
-    """Write LAUNCH.lock.yaml: versions, image, drivers, GPUs, the model's files, options and variables."""
+    """Record what a launch runs on, in LAUNCH.lock.yaml.
+
+    Versions, image, drivers, GPUs, the model's files, options and variables.
+    """
     from raylaunch.base import console
     from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.config.layers import name_lock

@@ -15,7 +15,7 @@ from raylaunch.cli.options import JSON, LAUNCH, SETS, also_on_cluster, load_laun
 @JSON
 @also_on_cluster
 def netcheck(launch: Path | None, sets: tuple[str, ...], rehearse: bool, as_json: bool) -> int:
-    """Measure the network between the ranks of a launch, before its model is loaded; exit 1 if they cannot serve."""
+    """Measure the network between the ranks of a launch. Exit 1 if they cannot serve over it."""
     from raylaunch.base import console
     from raylaunch.preflight.findings import findings_table
     from raylaunch.preflight.network.by_hand import check_launch

@@ -34,9 +34,10 @@ def plan(
     force: bool,
     as_json: bool,
 ) -> int | None:
-    """Show which layouts fit, from config.json and named GPUs (or a cluster's), without loading anything.
+    """Show which layouts of a model fit, without loading it.
 
-    MODEL is a folder, or a repo of the hub, whose weights are not fetched.
+    It reads config.json, and takes named GPUs or a cluster's. MODEL is a folder, or a repo of the hub, whose weights
+    are not fetched.
     """
     from raylaunch.base import console
     from raylaunch.base.errors import ExitCode

@@ -47,7 +47,7 @@ def serve(
     locked: bool,
     systemd: bool,
 ) -> None:
-    """Serve a launch until Ctrl-C; without a file, the small demo model."""
+    """Serve a launch until Ctrl-C. Without a file: the small demo model."""
     if force:
         sets = (*sets, "keep.force=true")
     if locked:
@@ -90,7 +90,7 @@ def config(launch: Path | None, sets: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of launch files for the vLLM installed here, for editors."""
+    """Print the JSON Schema of launch files, for editors. It is that of the vLLM installed here."""
     from raylaunch.base import console
     from raylaunch.config.schema import find_schema
 
@@ -116,7 +116,7 @@ def ask_question(
     port: int | None,
     cluster: Path | None,
 ) -> None:
-    """Send a question (or the text on stdin) to the model and stream the answer."""
+    """Send a question (or stdin) to the model, stream the answer."""
     from raylaunch.base.http_client import Access
     from raylaunch.serve import ask as asking
 
@@ -182,7 +182,7 @@ def _print_pieces(pieces: "Iterator[Piece]") -> None:
 @PORT
 @CLUSTER
 def status(as_json: bool, port: int | None, cluster: Path | None) -> int | None:
-    """Show what is served here, since when, on which nodes, and its load."""
+    """Show what is served: since when, where, and its load."""
     if cluster is not None:
         return run_on_cluster(cluster, "status", port, "--json" if as_json else "")
     from dataclasses import asdict

@@ -14,7 +14,7 @@ from raylaunch.cli.options import CLUSTER, JSON, PORT
 @click.option("--once", is_flag=True, help="Show it once and end.")
 @JSON
 def top(port: int | None, cluster: Path | None, once: bool, as_json: bool) -> int:
-    """Show all nodes and GPUs, the engine and its supervisor on one screen, each second.
+    """Show nodes, GPUs, engine and supervisor, each second.
 
     Without a service here: the Ray cluster of this machine, or this machine alone. With --json: one line of JSON each
     second, or one document with --once.

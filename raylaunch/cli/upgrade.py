@@ -30,7 +30,10 @@ def upgrade(
     yes: bool,
     timeout_s: float,
 ) -> int:
-    """Serve NEW.yaml instead of LAUNCH.yaml, which runs here; go back if it is slower or answers otherwise."""
+    """Serve another launch; go back if it is slower or worse.
+
+    NEW.yaml instead of LAUNCH.yaml, which runs here. Worse: other answers, by their log-probability.
+    """
     from raylaunch.base import console
     from raylaunch.serve import status as service_status
     from raylaunch.upgrade.run import Upgrade, UpgradeOptions, find_level, list_changes
@@ -58,7 +61,7 @@ def upgrade(
 @PORT
 @_TIMEOUT
 def rollback(port: int | None, timeout_s: float) -> None:
-    """Serve the launch again that the last upgrade replaced."""
+    """Undo the last upgrade: serve the launch before it."""
     from raylaunch.base import console
     from raylaunch.upgrade.run import roll_back
 

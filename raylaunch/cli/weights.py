@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def weights() -> None:
-    """Manage a launch's model: the same files at the same path on every node."""
+    """Bring the same model files onto every node; check, remove them."""
 
 
 @weights.command()

@@ -30,6 +30,13 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_help_cuts_no_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's line fits in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("--help") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith("...") and "ARGS" not in line] == []
+
+
 def test_supervisor_imports_no_engine() -> None:
     """What `serve` imports in its own process holds no PyTorch and no vLLM."""
     script = (
