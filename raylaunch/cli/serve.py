@@ -64,8 +64,12 @@ def serve(
         with report_interrupt(f"stopped; `{remote_launch.viewpoint_of(file).command('status')}` shows what serves"):
             remote.serve(file, loaded, rehearse=rehearse, detach=detach, with_key=not open_api)
         return
+    from raylaunch.base import console
+    from raylaunch.config.removed_options import find_ignored_here
     from raylaunch.serve import supervisor
 
+    for removed in find_ignored_here(os.environ):
+        console.say(f"warning: vLLM ignores a variable of this environment: {removed}", style="yellow")
     supervisor.serve(loaded, rehearse=rehearse)
 
 

@@ -3,8 +3,6 @@
 The messages are made here. tests/config/test_schema.py holds the verdicts to those of the `jsonschema` package.
 """
 
-import functools
-import importlib.resources
 import json
 import math
 import operator
@@ -15,7 +13,8 @@ from pydantic import JsonValue
 
 from raylaunch.base.text import find_nearest, is_misspelling, is_secret, list_choices, quote
 from raylaunch.config.layers import Key, LayeredValues, show_key
-from raylaunch.config.schema import FileSchema, Part
+from raylaunch.config.removed_options import read_removed
+from raylaunch.config.schema import FileSchema, Part, read_shipped
 
 MAX_PROBLEMS = 50
 """More are counted, not listed."""
@@ -194,14 +193,16 @@ class _Checker:
 
     def _describe_unknown(self, name: str, value: JsonValue, fields: Mapping[str, Part], path: Key) -> str:
         plain = name.lstrip("-").replace("-", "_")
-        if path[0] in _OF_VLLM and len(path) == 2 and (now := _read_renamed().get(plain)):
-            return f"vLLM {self.schema.vllm} no longer has it; {now}"
+        if path[0] in _OF_VLLM and (removed := read_removed().get(".".join((*path[1:-1], plain)))):
+            return str(removed)
         nearest = find_meant(plain, fields, path[0])
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
         noun = "block" if is_block else "key"
         homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
         if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
             return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
+        if path[0] in _OF_VLLM and plain in (shipped := read_shipped()).list_fields(*path[:-1]):
+            return f"vLLM {self.schema.vllm}, which is installed, does not have it; vLLM {shipped.vllm} does"
         if nearest is None and path[0] in _OF_VLLM:
             return f"unknown key: vLLM {self.schema.vllm} has none like it"
         if nearest is None:
@@ -219,14 +220,6 @@ def _fit_integers(part: Part, value: JsonValue) -> JsonValue:
     if not isinstance(value, float) or accepts_type(part, value) or not accepts_type(part, 0):
         return value
     return int(value) if value.is_integer() and abs(value) < 1 << 53 else value  # so far a float is exact
-
-
-@functools.cache
-def _read_renamed() -> Mapping[str, str]:
-    """Renamed and removed options of vLLM since 0.19 -> what to write now."""
-    text = (importlib.resources.files("raylaunch.data") / "renamed_options.json").read_text(encoding="utf-8")
-    renamed: dict[str, str] = json.loads(text)
-    return renamed
 
 
 def find_meant(name: str, fields: Mapping[str, Part], block: str) -> str | None:

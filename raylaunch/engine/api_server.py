@@ -76,9 +76,10 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
             setattr(args, field.name, getattr(engine_args, field.name))
     for name, value in options.items():
         setattr(args, name, value)
-    from raylaunch.engine.client_errors import MIDDLEWARE
+    from raylaunch.engine import client_errors, key_guard
 
-    args.middleware = [*args.middleware, MIDDLEWARE]
+    args.middleware = [*args.middleware, client_errors.MIDDLEWARE, key_guard.MIDDLEWARE]
+    key_guard.require_keys([key for key in args.api_key or () if key])
     if args.lora_modules:
         from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 

@@ -1,5 +1,6 @@
 """The first command of the README, as a newcomer runs it. Needs the CPU engine and about 4 GB of memory."""
 
+import http.client
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ from pathlib import Path
 import anthropic
 import pytest
 
+from raylaunch.engine.key_guard import OPEN_PATHS
 from raylaunch.serve.service_record import Service
 
 from . import harness
@@ -187,6 +189,20 @@ def test_failed_start_names_the_first_real_error(tmp_path: Path, smollm2_folder:
         assert served.wait_gone() == {}
 
 
+def ask_all_routes(url: str) -> dict[str, int]:
+    """Verb and path of every route of the app -> the status that a client without a key gets."""
+    server = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    server.request("GET", "/openapi.json")
+    answers = {}
+    for path, verbs in json.load(server.getresponse())["paths"].items():
+        for verb in map(str.upper, verbs):
+            server.request(verb, path, "{}", {"Content-Type": "application/json"})
+            with server.getresponse() as response:
+                response.read()
+                answers[f"{verb} {path}"] = response.status
+    return answers
+
+
 @pytest.mark.timeout(300)
 def test_api_key_guards_the_server_and_is_written_nowhere(tmp_path: Path, smollm2_folder: Path) -> None:
     """No answer without the key, an answer with it, and the key in no log, record, argument list or printed line."""
@@ -198,6 +214,10 @@ def test_api_key_guards_the_server_and_is_written_nowhere(tmp_path: Path, smollm
         refused = harness.run("ask", "Hello", home=home)
         assert refused.returncode == 1
         assert "API key" in refused.stderr
+        answers = ask_all_routes(served.url)
+        assert answers["POST /invocations"] == answers["POST /tokenize"] == 401
+        assert answers["GET /health"] == answers["GET /version"] == 200
+        assert {name.split()[1] for name, status in answers.items() if status != 401} <= OPEN_PATHS
         wrong = harness.run("ask", "Hello", home=home, OPENAI_API_KEY="sk-wrong")
         assert wrong.returncode == 1
         assert "sk-wrong" not in wrong.stderr
