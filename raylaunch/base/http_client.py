@@ -17,12 +17,11 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from raylaunch.base import tls
 from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.tls import SYSTEM_TLS, CertificateFileError, CertificateFiles, ClientTls, make_client_context
 
 _MAX_REDIRECTS = 5
 _MAX_JSON_BYTES = 64 << 20
@@ -40,10 +39,21 @@ class HttpFailure(Enum):
     UNREACHABLE = "no way there"
     CERTIFICATE = "the server's certificate is not trusted"
     CLIENT_CERTIFICATE = "the server requires a client certificate"
+    CERTIFICATE_FILE = "a file of certificates cannot be used"
     BROKEN = "the connection broke"
+    TLS_CLOSED = "TLS, then closed without an answer"
     STATUS = "an HTTP error"
     CONTENT = "an answer that no OpenAI-compatible server gives"
     KEY = "an API key that no header can carry"
+
+
+TLS_FIXES = {
+    HttpFailure.CERTIFICATE: "name its CA with --cacert CA.pem (or SSL_CERT_FILE), or add --insecure to trust it",
+    HttpFailure.CLIENT_CERTIFICATE: "name a certificate that it accepts with --cert CERT.pem and --key KEY.pem",
+    HttpFailure.TLS_CLOSED: "if it requires a client certificate, name one with --cert CERT.pem and --key KEY.pem",
+    HttpFailure.CERTIFICATE_FILE: "correct --cacert, --cert or --key",
+}
+"""What to do in the verbs that ask any server."""
 
 
 class RequestError(RaylaunchError):
@@ -61,9 +71,7 @@ class Access:
     timeout_s: float
     """Longest silence."""
     api_key: str | None = None
-    verify_tls: bool = True
-    client_cert: tuple[Path, Path | None] | None = None
-    """PEM files of certificate and key, for servers that require one (mTLS)."""
+    tls: ClientTls = SYSTEM_TLS
     may_use_proxy: bool = True
     """Whether http_proxy counts, towards addresses that are not near."""
 
@@ -169,9 +177,9 @@ def request_json(url: str, access: Access, body: bytes | None = None) -> tuple[A
         raise explain(error, url, access.timeout_s) from error
 
 
-def fetch_text(url: str, timeout_s: float, client_cert: tuple[Path, Path | None] | None = None) -> str | None:
+def fetch_text(url: str, timeout_s: float, client_cert: CertificateFiles | None = None) -> str | None:
     """The text that one of our own services answers; None where there is no answer, or an HTTP error."""
-    access = Access(timeout_s, verify_tls=False, client_cert=client_cert, may_use_proxy=False)
+    access = Access(timeout_s, tls=ClientTls(verify=False, client_cert=client_cert), may_use_proxy=False)
     try:
         with open_url(url, access) as answer:
             return answer.read().decode(errors="replace")
@@ -186,6 +194,9 @@ def explain(error: Exception, url: str, timeout_s: float) -> RequestError:
     url = hide_password(url)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return RequestError(HttpFailure.CERTIFICATE, f"the certificate of {url} is not trusted: {cause.verify_message}")
+    if url.startswith("https:") and isinstance(cause, ssl.SSLEOFError | ConnectionResetError):
+        # So do uvicorn (0.54) where a client certificate is missing: TLS 1.3 refuses after the handshake
+        return RequestError(HttpFailure.TLS_CLOSED, f"{url} closed the TLS connection before its answer was complete")
     if isinstance(cause, ssl.SSLError):
         return _explain_tls(cause, url)
     if isinstance(cause, TimeoutError):
@@ -228,7 +239,10 @@ def describe_error(error: Any) -> str:
 def _make_opener(url: str, access: Access) -> urllib.request.OpenerDirector:
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
     if url.startswith("https:"):
-        context = tls.make_client_context(verify=access.verify_tls, client_cert=access.client_cert)
+        try:
+            context = make_client_context(access.tls)
+        except CertificateFileError as error:
+            raise RequestError(HttpFailure.CERTIFICATE_FILE, error.what) from error
         handlers.append(urllib.request.HTTPSHandler(context=context))
     if not access.may_use_proxy or (urllib.request.getproxies() and is_near(urlsplit(url).hostname or "")):
         handlers.append(urllib.request.ProxyHandler({}))

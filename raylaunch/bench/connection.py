@@ -13,6 +13,7 @@ from enum import Enum
 from time import monotonic
 from typing import Any
 
+from raylaunch.base.tls import SYSTEM_TLS, ClientTls
 from raylaunch.bench.http_response import HttpAnswer, WireError
 
 READ_BYTES = 32 << 10
@@ -27,8 +28,7 @@ class ServerAddress:
     sockaddr: tuple[Any, ...]
     server_name: str | None = None
     """The host's name where TLS is spoken; None speaks plain HTTP."""
-    verify: bool = True
-    """Whether the server's certificate is checked."""
+    tls: ClientTls = SYSTEM_TLS
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class LoadSampler:
             self.hardware |= {node.ip: describe_hardware(node) for node in sample.nodes}
             nodes = tuple(describe_node(node) for node in sample.nodes)
         self.problem = self._source.ended
-        text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S)
+        text = fetch_text(f"{self._target.url}/metrics", _METRICS_TIMEOUT_S, self._target.tls.client_cert)
         self.moments.append(Moment(at_s, nodes, parse_metrics(text) if text else None))
 
 

@@ -249,4 +249,4 @@ class Shard:
 def _make_context(address: ServerAddress) -> ssl.SSLContext | None:
     if address.server_name is None:
         return None
-    return tls.make_client_context(verify=address.verify)
+    return tls.make_client_context(address.tls)

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from raylaunch.base import http_client
 from raylaunch.base.errors import BenchError, LaunchFileError
-from raylaunch.base.http_client import Access, HttpFailure, RequestError
+from raylaunch.base.http_client import TLS_FIXES, Access, HttpFailure, RequestError
 from raylaunch.base.ports import ALL_INTERFACES
+from raylaunch.base.tls import SYSTEM_TLS, ClientTls
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.bench.connection import ServerAddress
 from raylaunch.bench.http_response import make_head
@@ -33,7 +34,7 @@ class Target:
     """Without /v1."""
     model: str = ""
     api_key: str | None = None
-    verify_tls: bool = True
+    tls: ClientTls = SYSTEM_TLS
     on_all_interfaces: bool = False
     """Whether it listens on all of this machine's addresses, though the URL names loopback."""
     timeout_s: float = 10.0
@@ -73,7 +74,7 @@ class Target:
         except OSError as error:
             raise BenchError(f"{parts.hostname} does not resolve: {error.strerror}", fix="correct --url") from error
         name = parts.hostname if parts.scheme == "https" else None
-        return tuple(ServerAddress(family, sockaddr, name, self.verify_tls) for family, _, _, _, sockaddr in found)
+        return tuple(ServerAddress(family, sockaddr, name, self.tls) for family, _, _, _, sockaddr in found)
 
     def make_head(self, path: str) -> bytes:
         """The head of every request to `path` (as "/v1/completions")."""
@@ -99,7 +100,7 @@ class Target:
 
     @property
     def _access(self) -> Access:
-        return Access(self.timeout_s, self.api_key, self.verify_tls, may_use_proxy=False)  # as the load itself
+        return Access(self.timeout_s, self.api_key, self.tls, may_use_proxy=False)  # as the load itself
 
     def explain(self, error: RequestError) -> BenchError:
         """A failed request in one sentence, and what to do."""
@@ -109,7 +110,7 @@ class Target:
                 fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
             )
         fixes = {
-            HttpFailure.CERTIFICATE: "add --insecure to trust it",
+            **TLS_FIXES,
             HttpFailure.SILENT: "--timeout waits longer",
             HttpFailure.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
             HttpFailure.STATUS: "correct --url: the address of an OpenAI-compatible server, without /v1",
@@ -123,10 +124,13 @@ def find_target(
     url: str | None,
     port: int | None,
     model: str | None,
-    insecure: bool,
+    tls: ClientTls = SYSTEM_TLS,
     timeout_s: float = 10.0,
 ) -> Target:
     """The server by --url, else by the launch file, else the one that runs here.
+
+    Args:
+        tls: for a service of our own, whose certificate need not name this machine, only what it says in addition.
 
     Raises:
         RaylaunchError: there is none.
@@ -137,20 +141,21 @@ def find_target(
             where = http_client.find_base_url(url)
         except RequestError as error:
             raise BenchError(error.what, fix="as in --url http://10.0.0.1:8080") from error
-        found = Target(where, model or "", key, verify_tls=not insecure)
+        found = Target(where, model or "", key, tls)
     elif launch is not None:
         from raylaunch.serve.service_record import make_url
 
         where = make_url(launch.host, launch.port, tls=launch.uses_tls)
         key = key or next(iter(launch.api_keys), None)
         everywhere = launch.host in ALL_INTERFACES
-        found = Target(where, model or launch.served_model_names[0], key, False, everywhere)
+        found = Target(where, model or launch.served_model_names[0], key, tls.for_own(launch.client_cert), everywhere)
     else:
         from raylaunch.serve.service_record import find_service
 
         service = find_service(port)
         key = key or _find_key(service)
-        found = Target(service.url, model or service.models[0], key, False, service.host in ALL_INTERFACES)
+        own, everywhere = tls.for_own(service.client_cert), service.host in ALL_INTERFACES
+        found = Target(service.url, model or service.models[0], key, own, everywhere)
     return check_target(replace(found, timeout_s=timeout_s))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raylaunch.cli import values
-from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch
+from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch, make_tls, tls_options
 
 if TYPE_CHECKING:
     from raylaunch.bench.load import LoadTest
@@ -23,6 +23,9 @@ class BenchOptions:
     model: str | None
     port: int | None
     insecure: bool
+    cacert: Path | None
+    cert: Path | None
+    key: Path | None
     concurrency: tuple[int, ...] | None
     rate: tuple[float, ...] | None
     requests: int | None
@@ -69,7 +72,7 @@ def bench() -> None:
 @click.option("--url", help="Server; without it the launch file's, or the one that runs here.")
 @click.option("--model", help="Model name; without it, the server's first.")
 @PORT
-@click.option("--insecure", is_flag=True, help="Do not check the server's certificate.")
+@tls_options
 @click.option("-c", "--concurrency", type=values.numbers_of(int), help="Requests at once; several are a sweep: 1,8,64.")
 @click.option("--rate", type=values.numbers_of(float), help="Open loop: requests/s, Poisson; several are a sweep.")
 @click.option(
@@ -159,6 +162,8 @@ def _run_there(context: click.Context, path: Path) -> None:
 
     if context.params["launch"]:
         raise click.UsageError("with --cluster, the service that runs there is meant: no launch file is needed")
+    if any(context.params[name] for name in ("cacert", "cert", "key")):
+        raise click.UsageError("--cacert, --cert and --key name files of this machine: they do not go with --cluster")
     words = values.write_options(context, without=_OF_THIS_MACHINE)
     ray_session = cluster_file.load(context.params["cluster"])
     remote.bench(ray_session, words, questions=context.params["questions"], result=path)
@@ -197,7 +202,7 @@ def _make_test(options: BenchOptions) -> "tuple[LoadTest, Any]":
         url=options.url,
         port=options.port,
         model=options.model,
-        insecure=options.insecure,
+        tls=make_tls(insecure=options.insecure, cacert=options.cacert, cert=options.cert, key=options.key),
         timeout_s=options.timeout,
     )  # fmt: skip
     tokens = options.input_tokens
@@ -247,7 +252,8 @@ def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
 
             sampler = stack.enter_context(LoadSampler(test.target, ChildMonitor(address)))
         runner: ShardRunner = LocalShards()
-        if address is not None and (test.target.on_all_interfaces or not test.target.is_local):
+        is_here_alone = test.target.tls.has_files  # they need not be on other nodes
+        if address is not None and not is_here_alone and (test.target.on_all_interfaces or not test.target.is_local):
             from raylaunch.bench.ray_shards import RayShards, find_own_ip
 
             ray_session.join(address, env_vars={})

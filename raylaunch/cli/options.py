@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from raylaunch.base.tls import ClientTls
     from raylaunch.config.launch import LaunchConfig
     from raylaunch.serve.service_record import Service
 
@@ -25,7 +26,29 @@ PORT = click.option("--port", type=int, help="Port of the service, where several
 CLUSTER = click.option(
     "--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Run it on that cluster, from here."
 )
+_TLS = (
+    click.option("--insecure", is_flag=True, help="Do not check the server's certificate."),
+    click.option("--cacert", type=click.Path(path_type=Path), help="PEM file of the CAs to trust.  [SSL_CERT_FILE]"),
+    click.option("--cert", type=click.Path(path_type=Path), help="PEM file of the client certificate (mTLS)."),
+    click.option("--key", type=click.Path(path_type=Path), help="PEM file of its key, if not in --cert."),
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def tls_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a verb that asks any server with --insecure, --cacert, --cert and --key."""
+    for option in reversed(_TLS):
+        verb = option(verb)
+    return verb
+
+
+def make_tls(*, insecure: bool, cacert: Path | None, cert: Path | None, key: Path | None) -> "ClientTls":
+    """What these options say."""
+    from raylaunch.base.tls import ClientTls
+
+    if key is not None and cert is None:
+        raise click.UsageError("--key is the key of a certificate: add --cert CERT.pem")
+    return ClientTls(not insecure, cacert, None if cert is None else (cert, key))
 
 
 def load_launch(launch: Path | None, sets: tuple[str, ...]) -> "LaunchConfig":

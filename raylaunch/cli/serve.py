@@ -18,8 +18,10 @@ from raylaunch.cli.options import (
     SETS,
     find_service,
     load_launch,
+    make_tls,
     report_interrupt,
     run_on_cluster,
+    tls_options,
 )
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def schema() -> None:
 @click.option("--url", help="URL of the server; default: the service of this machine.")
 @click.option("--model", help="Model name; default: the server's first.")
 @click.option("--timeout-s", type=float, default=300.0, show_default=True, help="Longest silence, in seconds.")
-@click.option("--insecure", is_flag=True, help="Do not check the certificate of --url.")
+@tls_options
 @PORT
 @CLUSTER
 def ask_question(
@@ -117,6 +119,9 @@ def ask_question(
     model: str | None,
     timeout_s: float,
     insecure: bool,
+    cacert: Path | None,
+    cert: Path | None,
+    key: Path | None,
     port: int | None,
     cluster: Path | None,
 ) -> None:
@@ -127,7 +132,8 @@ def ask_question(
     question = question if question is not None else _read_stdin()
     if not question.strip():
         raise click.UsageError('the question is missing: raylaunch ask "Who are you?", or write it to stdin')
-    key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
+    tls = make_tls(insecure=insecure, cacert=cacert, cert=cert, key=key)
+    api_key = os.environ.get("RAYLAUNCH_SERVER__API_KEY") or os.environ.get("OPENAI_API_KEY")
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             from raylaunch.config import cluster_file
@@ -135,13 +141,13 @@ def ask_question(
 
             file = cluster_file.load(cluster)
             reached = stack.enter_context(remote.reach_service(file, port))
-            access = Access(timeout_s, key or reached.key, verify_tls=False)
+            access = Access(timeout_s, api_key or reached.key, tls.for_own(None))
             server = asking.Server(reached.url, access, reached.name, remote_launch.viewpoint_of(file))
         elif url is not None:
-            server = asking.Server(url, Access(timeout_s, key, verify_tls=not insecure))
+            server = asking.Server(url, Access(timeout_s, api_key, tls))
         else:
             service = find_service(port)
-            access = Access(timeout_s, key, verify_tls=False, client_cert=service.client_cert, may_use_proxy=False)
+            access = Access(timeout_s, api_key, tls.for_own(service.client_cert), may_use_proxy=False)
             server = asking.Server(service.url, access)
         _print_pieces(asking.ask(question, server, model=model, max_tokens=max_tokens))
 

@@ -51,7 +51,7 @@ def list_next_steps(launch: LaunchConfig, url: str, view: Viewpoint, *, task: st
     key = "$RAYLAUNCH_SERVER__API_KEY" if launch.api_keys else ""
     if view.key_file:
         key = f"$(cat {shlex.quote(view.key_file)})"
-    curl = readiness.make_curl(url, launch.served_model_names[0], key=key, task=task)
+    curl = readiness.make_curl(url, launch.served_model_names[0], key=key, client_cert=launch.client_cert, task=task)
     if not view.is_remote:
         return ["try it:", f"  {curl}", f"Ctrl-C or `{view.command('stop')}` ends it"]
     ask = view.command("ask", "Who are you?", f"--port={launch.port}")

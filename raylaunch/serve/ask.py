@@ -187,7 +187,7 @@ def _explain(error: RequestError, server: Server, model: str | None) -> ServiceE
         if names and model not in names:
             return ServiceError(f"{shown} serves no model {model}", fix=f"it serves: {', '.join(names)}")
     fixes = {
-        HttpFailure.CERTIFICATE: "add --insecure to trust it",
+        **http_client.TLS_FIXES,
         HttpFailure.URL: "as in --url http://10.0.0.1:8080",
         HttpFailure.NAME: "correct --url",
         HttpFailure.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from raylaunch.base import http_client
 from raylaunch.base.errors import EngineError
 from raylaunch.base.http_client import Access, HttpFailure, RequestError
+from raylaunch.base.tls import CertificateFiles, ClientTls
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.messages import EngineReady
 from raylaunch.plan.history import Forecast
@@ -84,6 +85,7 @@ _QUESTIONS: Mapping[str, Question] = {
 _NOT_OF_ENGINE = (
     HttpFailure.CERTIFICATE,
     HttpFailure.CLIENT_CERTIFICATE,
+    HttpFailure.CERTIFICATE_FILE,
     HttpFailure.UNREACHABLE,
     HttpFailure.NAME,
     HttpFailure.URL,
@@ -94,7 +96,8 @@ _NOT_OF_ENGINE = (
 def make_access(launch: LaunchConfig, timeout_s: float = _REQUEST_TIMEOUT_S) -> Access:
     """How the service of `launch` is asked on this machine; its certificate need not name the host of the URL."""
     key = launch.api_keys[0] if launch.api_keys else None
-    return Access(timeout_s, key, verify_tls=False, client_cert=launch.client_cert, may_use_proxy=False)
+    tls = ClientTls(verify=False, client_cert=launch.client_cert)
+    return Access(timeout_s, key, tls, may_use_proxy=False)
 
 
 def check_own_request(url: str, launch: LaunchConfig) -> None:
@@ -143,7 +146,7 @@ def complete_once(url: str, launch: LaunchConfig, is_alive: Callable[[], bool], 
             failure = http_client.explain(error, where, access.timeout_s)
         except RequestError as error:
             failure = error
-        if failure.kind not in (HttpFailure.REFUSED, HttpFailure.BROKEN):
+        if failure.kind not in (HttpFailure.REFUSED, HttpFailure.BROKEN, HttpFailure.TLS_CLOSED):
             raise _explain_failure(failure) from failure
         if not is_alive():
             raise EngineError(f"the engine died during its first completion: {failure.what}") from failure
@@ -174,15 +177,21 @@ def _explain_failure(failure: RequestError) -> EngineError:
     return EngineError(f"the first completion failed: {failure.what}")
 
 
-def make_curl(url: str, model: str, *, key: str, task: str = "generate") -> str:
+def make_curl(
+    url: str, model: str, *, key: str, client_cert: CertificateFiles | None = None, task: str = "generate"
+) -> str:
     """A curl command that works as printed; of a service that only tells its health, that.
 
     Args:
         key: the API key as a shell's words ("$RAYLAUNCH_SERVER__API_KEY"), or "".
+        client_cert: what the service requires.
     """
     question = _QUESTIONS.get(task)
     header = f'-H "Authorization: Bearer {key}" ' if key else ""
     options = "-k " if url.startswith("https:") else ""
+    if client_cert is not None:
+        files = zip(("--cert", "--key"), client_cert, strict=True)
+        options += "".join(f"{name} {shlex.quote(str(path))} " for name, path in files if path is not None)
     if http_client.needs_no_proxy(url):
         options += "--noproxy '*' "
     if question is None:

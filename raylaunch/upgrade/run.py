@@ -81,7 +81,7 @@ class Upgrade:
         return request_restart(self.service.folder, launch, report=self.report, timeout_s=self.options.timeout_s)
 
     def _measure(self, launch: LaunchConfig, path: Path, answers: tuple[Answer, ...] | None) -> Measured:
-        target = find_target(launch=launch, url=None, port=None, model=None, insecure=True)
+        target = find_target(launch=launch, url=None, port=None, model=None)
         self._bench(target, path)
         if not self.options.with_answers:
             return Measured(path, (), (), (), check_features(target, launch))

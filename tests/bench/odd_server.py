@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -51,7 +50,7 @@ def serve(
     behave: Behave = lambda _: "",
     *,
     each_s: float = 0.002,
-    tls: tuple[Path, Path] | None = None,
+    tls: ssl.SSLContext | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[OddServer]:
     """Serve until the block ends; with a tokenizer, answer /tokenize and count prompts as vLLM does."""
@@ -178,9 +177,7 @@ def serve(
     tcp = Stoppable(("127.0.0.1", 0), Handler)
     tcp.open_sockets = set()
     if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*tls)
-        tcp.socket = context.wrap_socket(tcp.socket, server_side=True)
+        tcp.socket = tls.wrap_socket(tcp.socket, server_side=True)
     server = OddServer(f"{'https' if tls else 'http'}://127.0.0.1:{tcp.server_address[1]}")
     thread = threading.Thread(target=tcp.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from raylaunch.bench import result as result_file
 from raylaunch.bench.connection import RequestRow
 from tests.bench import odd_server
 from tests.e2e import harness
+from tests.private_ca import PrivateCa
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 90.0
@@ -326,21 +326,19 @@ def test_too_few_files_is_told(tmp_path: Path, truth: str) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """HTTPS with a self-signed certificate: refused, and taken with --insecure."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
-         "-subj", "/CN=127.0.0.1"], check=True, capture_output=True,
-    )  # fmt: skip
-    assert ssl.HAS_TLSv1_3
-    with odd_server.serve(tls=(certificate, key)) as server:
-        refused = start("--url", server.url, "-o", str(tmp_path / "none.json"))
+    """A private CA and a client certificate: refused without, used by the shards with them."""
+    ca = PrivateCa.make(tmp_path / "ca")
+    shown = ["--cert", str(ca.client[0]), "--key", str(ca.client[1])]
+    with odd_server.serve(tls=ca.make_server_context()) as server:
+        refused = start("--url", server.url, *shown, "-o", str(tmp_path / "none.json"))
         _, err = refused.communicate(timeout=DEADLINE_S)
         assert refused.returncode == 1
         assert "certificate" in err
         assert "--insecure" in err
-        result = run(tmp_path, server.url, "--insecure", "-n", "24", "-c", "6")
-    assert (result["requests_ok"], result["requests_failed"]) == (24, 0)
+        assert "--cacert" in err
+        for checked in ("--insecure", f"--cacert={ca.certificate}"):
+            result = run(tmp_path, server.url, checked, *shown, "-n", "24", "-c", "6")
+            assert (result["requests_ok"], result["requests_failed"]) == (24, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -34,23 +35,25 @@ def delta(finish: str | None = None, **fields: object) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def serve(answers: Mapping[str, bytes]) -> Iterator[str]:
+def serve(answers: Mapping[str, bytes], *, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The URL of a server; `answers` by path, "" for all others (without it they get nothing)."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=_accept, args=(listening, answers), daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        threading.Thread(target=_accept, args=(listening, answers, tls), daemon=True).start()
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)  # close alone leaves the thread in accept(), which holds a descriptor
 
 
-def _accept(listening: socket.socket, answers: Mapping[str, bytes]) -> None:
+def _accept(listening: socket.socket, answers: Mapping[str, bytes], tls: ssl.SSLContext | None) -> None:
     with contextlib.suppress(OSError):
         while True:
             connection, _ = listening.accept()
-            threading.Thread(target=_answer, args=(connection, answers), daemon=True).start()
+            threading.Thread(target=_answer, args=(connection, answers, tls), daemon=True).start()
 
 
-def _answer(connection: socket.socket, answers: Mapping[str, bytes]) -> None:
+def _answer(connection: socket.socket, answers: Mapping[str, bytes], tls: ssl.SSLContext | None) -> None:
     with contextlib.suppress(OSError), connection:
+        if tls is not None:
+            connection = tls.wrap_socket(connection, server_side=True)
         head = b""
         while b"\r\n\r\n" not in head:
             head += connection.recv(65536)

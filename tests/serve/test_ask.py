@@ -1,6 +1,7 @@
 """`raylaunch ask` against servers that answer something else: one sentence and exit 1, and thinking is shown."""
 
 import socket
+from pathlib import Path
 
 import click
 import pytest
@@ -8,8 +9,10 @@ from click.testing import CliRunner, Result
 
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.http_client import Access, find_base_url, is_near
+from raylaunch.base.tls import ClientTls, make_client_context
 from raylaunch.cli.main import _run
 from raylaunch.serve.ask import Server, ask
+from tests.private_ca import PrivateCa
 from tests.serve.canned_server import MODELS, STREAM, answer, delta, serve, stream
 
 CHAT = "/v1/chat/completions"
@@ -30,7 +33,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> Result:
 def collect(url: str, *, timeout_s: float = 10.0, model: str | None = None, verify: bool = True) -> dict[str, str]:
     """The text of each kind of piece."""
     found: dict[str, str] = {}
-    for piece in ask("hi", Server(url, Access(timeout_s, verify_tls=verify)), model=model, max_tokens=16):
+    for piece in ask("hi", Server(url, Access(timeout_s, tls=ClientTls(verify=verify))), model=model, max_tokens=16):
         found[piece.kind] = found.get(piece.kind, "") + piece.text
     return found
 
@@ -165,6 +168,32 @@ def test_one_word_per_failure_to_connect() -> None:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(ServiceError, match="connection refused by"):
             collect(f"http://127.0.0.1:{closed.getsockname()[1]}")
+
+
+def test_private_ca_and_client_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of a private CA that requires a certificate: each way to name them, and each fault of a file."""
+    ca = PrivateCa.make(tmp_path / "a folder")
+    shown = ["--cert", str(ca.client[0]), "--key", str(ca.client[1])]
+    with serve(LIST | {CHAT: stream(delta("stop", content="Paris"))}, tls=ca.make_server_context()) as url:
+        ask = ("hi", "--url", url)
+        assert run(*ask, "--cacert", str(ca.certificate), *shown).stdout == "Paris\n"
+        assert run(*ask, "--insecure", *shown).stdout == "Paris\n"
+        for options, words in (
+            (shown, "is not trusted"),
+            (["--cacert", str(ca.certificate)], "--cert CERT.pem"),
+            (["--cacert", str(tmp_path / "none.pem")], "cannot read"),
+            (["--cacert", str(ca.client[1])], "no certificate or crl found"),
+            ([*shown[:2], "--key", str(ca.server[1])], "key values mismatch"),
+            (shown[:2], "no key in PEM format without a passphrase"),
+        ):
+            done = run(*ask, *options)
+            assert (done.exit_code, words in done.stderr) == (1, True), done.stderr
+            assert "--cacert" in done.stderr or "--cert" in done.stderr
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca.certificate))
+        make_client_context.cache_clear()
+        assert run(*ask, *shown).stdout == "Paris\n"
+    make_client_context.cache_clear()
+    assert run("hi", "--key", "key.pem").exit_code == 2
 
 
 def test_own_addresses_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
