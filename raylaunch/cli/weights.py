@@ -157,10 +157,15 @@ def _conclude_check(loaded: "LaunchConfig", found: "CheckResult") -> None:
     if not found.is_complete:
         rows = [(node, problem) for node, problems in found.problems.items() for problem in problems]
         console.show(console.make_table(("node", "file"), rows))
+        fix = (
+            f"`{loaded.pull_command} --verify` fetches what is missing from other nodes or the hub; with --replace "
+            "also what has changed: it moves the old file aside first"
+        )
+        if found.repo == folder:
+            fix = "copy the missing files there, as from a node that has them, or set model.repo to fetch them"
         raise WeightsError(
             f"{folder}: {len(rows)} problem(s) on {sum(map(bool, found.problems.values()))} of {len(nodes)} node(s)",
-            fix=f"`{loaded.pull_command} --verify` fetches what is missing from other nodes or the hub; with --replace "
-            "also what has changed: it moves the old file aside first",
+            fix=fix,
         )
     console.say(
         f"{folder} is complete on {len(nodes)} node{'s' if len(nodes) > 1 else ''}\n    {found.files} files, "

@@ -53,10 +53,10 @@ async def check(
         load_format: the launch's engine.load_format.
 
     Returns:
-        The result. Without a manifest, folders that are read-only and complete by their own index pass.
+        The result. Without a manifest, folders that are read-only or of no repo pass if complete by their own index.
 
     Raises:
-        WeightsError: no node has a manifest, though one can be written.
+        WeightsError: no node has a manifest, though one can be written, or there are no files at all.
     """
     began = time.monotonic()
     nodes = agents.refresh()
@@ -70,14 +70,16 @@ async def check(
             node: _list_problems(seen, differences, manifest, folder, repo, revision)
             for (node, seen), differences in zip(states.items(), compared, strict=True)
         }
-    elif any(seen.is_writable or not seen.files for seen in states.values()):
+    elif repo is None and not any(seen.files for seen in states.values()):
+        raise WeightsError(f"{folder} holds no model", fix="copy one there, or set model.repo to fetch it")
+    elif repo is not None and any(seen.is_writable or not seen.files for seen in states.values()):
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
             fix="raylaunch weights pull LAUNCH.yaml: it writes one, and does not fetch existing files again",
         )
     else:
-        files = {name: FileFacts(size) for name, size in next(iter(states.values())).files.items()}
-        source, fast = "its own index: read-only, so without a manifest", True
+        files = {name: FileFacts(size) for name, size in max((seen.files for seen in states.values()), key=len).items()}
+        source, fast = "its own index, for it has no manifest", True
         manifest = Manifest(repo or str(folder), revision, source, files)
         problems = {node: await agents.call(node, "find_problems", load_format) for node in states}
     return CheckResult(

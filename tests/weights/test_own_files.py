@@ -208,6 +208,11 @@ def test_path_without_a_repo_has_nothing_to_fetch(model_hub: Hub, folder: Path, 
     assert (done.returncode, done.stdout) == (0, "")
     assert "nothing to fetch: the launch has no model.repo" in " ".join(done.stderr.split())
     assert read_all(folder) == {"config.json": b'{"my": 1}'}
+    done = run_weights(launch, "check")
+    assert (done.returncode, "copy the missing files there" in done.stderr) == (1, True), done.stderr
+    fill(folder, wanted_of(model_hub))
+    done = run_weights(launch, "check")
+    assert done.returncode == 0, done.stderr
     assert model_hub.requests == []
 
 
