@@ -201,7 +201,8 @@ class _Checker:
         homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
         if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
             return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
-        if path[0] in _OF_VLLM and plain in (shipped := read_shipped()).list_fields(*path[:-1]):
+        shipped = read_shipped()
+        if path[0] in _OF_VLLM and plain not in fields and plain in shipped.list_fields(*path[:-1]):
             return f"vLLM {self.schema.vllm}, which is installed, does not have it; vLLM {shipped.vllm} does"
         if nearest is None and path[0] in _OF_VLLM:
             return f"unknown key: vLLM {self.schema.vllm} has none like it"
