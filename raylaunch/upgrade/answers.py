@@ -39,7 +39,7 @@ def collect_answers(target: Target) -> tuple[Answer, ...]:
 
     Raises:
         BenchError: no answer, or the key is refused.
-        urllib.error.HTTPError: the server refused a request.
+        RequestError: the server refused a request.
     """
     answers = []
     for question in QUESTIONS:

@@ -2,13 +2,13 @@
 
 import json
 import time
-import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from raylaunch.base import paths
-from raylaunch.base.errors import BenchError, ServiceError
+from raylaunch.base.errors import RaylaunchError, ServiceError
+from raylaunch.base.http_client import RequestError
 from raylaunch.bench import result as result_file
 from raylaunch.bench.figures import Level
 from raylaunch.bench.load import LoadTest
@@ -25,6 +25,8 @@ from raylaunch.upgrade.gate import Measured, describe_changes, judge
 
 _PREVIOUS, _CURRENT = "previous-launch.json", "current-launch.json"
 _TOKENS = 32
+_ANSWER_TIMEOUT_S = 120.0
+"""Longest wait for one answer of an engine that is measured."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Upgrade:
         try:
             after = self._measure(self.new, folder / "after.json", before.answers)
             reasons = tuple(judge(before, after))
-        except (BenchError, urllib.error.HTTPError, KeyError, ValueError) as error:
+        except (RaylaunchError, LookupError, TypeError, ValueError) as error:
             reasons = (f"the new engine could not be measured: {error}",)
         (folder / "verdict.json").write_text(json.dumps({"failed": reasons, "kept": not reasons}, indent=1) + "\n")
         if reasons:
@@ -81,7 +83,7 @@ class Upgrade:
         return request_restart(self.service.folder, launch, report=self.report, timeout_s=self.options.timeout_s)
 
     def _measure(self, launch: LaunchConfig, path: Path, answers: tuple[Answer, ...] | None) -> Measured:
-        target = find_target(launch=launch, url=None, port=None, model=None)
+        target = find_target(launch=launch, url=None, port=None, model=None, timeout_s=_ANSWER_TIMEOUT_S)
         self._bench(target, path)
         if not self.options.with_answers:
             return Measured(path, (), (), (), check_features(target, launch))
@@ -109,15 +111,15 @@ def check_features(target: Target, launch: LaunchConfig) -> tuple[str, ...]:
         message = target.ask("/v1/chat/completions", body)["choices"][0]["message"]
         if not any(message.get(key) for key in ("content", "reasoning", "reasoning_content", "tool_calls")):
             problems.append("chat: the answer is empty")
-    except urllib.error.HTTPError as error:
-        if error.code != 400:  # no chat template, as before the upgrade
-            problems.append(f"chat: HTTP {error.code}")
+    except RequestError as error:
+        if error.status != 400:  # no chat template, as before the upgrade
+            problems.append(f"chat: {error}")
     if launch.server.get("enable_auto_tool_choice"):
         tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
         try:
             target.ask("/v1/chat/completions", {**body, "tools": [tool], "tool_choice": "auto"})
-        except urllib.error.HTTPError as error:
-            problems.append(f"tools: HTTP {error.code}")
+        except RequestError as error:
+            problems.append(f"tools: {error}")
     return tuple(problems)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from raylaunch.bench.compare import ComparedMeasure
+from raylaunch.bench.target import Target
+from raylaunch.config import launch_file
 from raylaunch.upgrade.answers import Answer, find_threshold
 from raylaunch.upgrade.gate import Measured, describe_changes, is_worse, judge, judge_answers
-from raylaunch.upgrade.run import find_level
-from tests.bench import made_results
+from raylaunch.upgrade.run import check_features, find_level
+from tests.bench import made_results, odd_server
 
 THROUGHPUT = ComparedMeasure("throughput", "output tokens/s", 100.0, 95.0, True, 0.95, 0.93, 0.97, True)
 TTFT = ComparedMeasure("first token, median", "ms", 100.0, 105.0, False, 1.05, 1.02, 1.08, True)
@@ -71,3 +73,13 @@ def test_changes_are_named() -> None:
 )
 def test_usual_level(given: int | None, running: int | None, expected: int) -> None:
     assert find_level(given, running) == expected
+
+
+def test_a_refused_chat_and_tool_call_are_problems(tmp_path: Path) -> None:
+    """No error that would leave the new engine in place unjudged."""
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("model: {repo: a/b}\nserver: {enable_auto_tool_choice: true, tool_call_parser: hermes}\n")
+    with odd_server.serve(lambda _: "503") as server:
+        problems = check_features(Target(server.url, "odd"), launch_file.load(launch, environ={}))
+    assert [problem.partition(":")[0] for problem in problems] == ["chat", "tools"]
+    assert all("503" in problem for problem in problems)
