@@ -98,7 +98,7 @@ def list_tiles(level: LevelResult) -> list[tuple[str, str, str]]:
         (ms("ttft_ms", "p50"), "ms", "first token, median"),
         (ms("ttft_ms", "p99"), "ms", "first token, p99"),
         (ms("tpot_ms", "p50"), "ms", "each token, median"),
-        (ms("e2e_ms", "p50"), "ms", "complete answer, median"),
+        (ms("e2e_ms", "p50"), "ms", "end to end, median"),
         (f"{level.requests_ok:,}", f"in {level.duration_s:,.1f} s", "requests answered"),
     ]
     if level.requests_failed:
