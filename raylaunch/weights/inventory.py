@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
@@ -113,7 +114,7 @@ async def find_own_files(
         strange = {name for name in seen.files if is_weights(name) and name not in known and "/" not in name}
         asked = lacking | (strange if lacking and not seen.manifest else set())
         if asked and (own := await agents.call(node, "list_own", sorted(asked))):
-            found[node] = tuple(file.expect(expected.sizes.get(file.name)) for file in own)
+            found[node] = tuple(replace(file, wanted=expected.sizes.get(file.name)) for file in own)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Self
@@ -41,10 +41,6 @@ class OwnFile:
         except OSError:
             return cls(name, None)
         return cls(name, seen.st_size if stat.S_ISREG(seen.st_mode) else None)
-
-    def expect(self, wanted: int | None) -> Self:
-        """The same, with the size of the model's file."""
-        return replace(self, wanted=wanted)
 
     def __str__(self) -> str:
         if self.size is None:
