@@ -12,7 +12,7 @@ from raylaunch.base.errors import BenchError
 from raylaunch.base.text import is_encodable
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-_TEXT_FIELDS = ("question", "prompt", "text", "input", "instruction")
+_TEXT_FIELDS = ("question", "prompt", "text", "instruction", "input")
 
 Prompt = str | list[int] | list[dict[str, Any]]
 """Text, token ids, or chat messages."""
@@ -145,13 +145,17 @@ def _read_entry(entry: Any) -> Prompt | None:
         return entry or None
     if not isinstance(entry, dict):
         return None
-    if isinstance(messages := entry.get("messages"), list) and messages and all(isinstance(m, dict) for m in messages):
+    if isinstance(messages := entry.get("messages"), list) and messages and all(map(_is_message, messages)):
         return list(messages)
     turns = entry.get("conversations")
     if isinstance(turns, list):
         asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("from") in ("human", "user")]
         return next((turn["value"] for turn in asked if isinstance(turn.get("value"), str) and turn["value"]), None)
     return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and "role" in message and bool({"content", "tool_calls"} & message.keys())
 
 
 def _read_length(entry: Any, prompt: Prompt, where: str) -> LoadPrompt:

@@ -225,5 +225,7 @@ def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
         if error.kind is not HttpFailure.STATUS or error.status in (401, 403):
             raise target.explain(error) from error
         fix = "try --api completions" if "chat template" in error.words.lower() else "change the request's options"
+        if error.status == 404:
+            fix = f"bench measures models that generate: {target.model} may be one that embeds, scores or classifies"
         raise BenchError(f"{target.url}{path} refuses the first request: {error.words}", fix=fix) from error
     return answer if isinstance(answer, dict) else {}

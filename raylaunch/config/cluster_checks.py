@@ -15,6 +15,7 @@ from raylaunch.config.layers import Key, LayeredValues
 from raylaunch.config.run_options import RunOptions, is_expanded
 
 _PORT = re.compile(r"\[?([^\]]+?)\]?:(\d{1,5})")
+_NUMBERS = re.compile(r"[\d.]+")
 _PORT_HINT = (
     "ssh takes the port from ~/.ssh/config (a `Host` entry with `Port`) for what this machine connects to; the head "
     "starts the workers from its container, always at port 22"
@@ -60,6 +61,8 @@ def _describe_form(host: str) -> str:
         )
     if found := _PORT.fullmatch(host):
         return f"{quote(host)} holds a port: write {found[1]} alone. {_PORT_HINT}"
+    if not is_address(host) and _NUMBERS.fullmatch(host):
+        return f"{quote(host)} is not an IPv4 address: four numbers from 0 to 255, without leading zeros"
     return ""
 
 

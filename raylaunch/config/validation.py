@@ -195,10 +195,10 @@ class _Checker:
         plain = name.lstrip("-").replace("-", "_")
         if path[0] in _OF_VLLM and (removed := read_removed().get(".".join((*path[1:-1], plain)))):
             return str(removed)
-        nearest = find_meant(plain, fields, path[0])
+        nearest = find_meant(plain, {key: part for key, part in fields.items() if _has(fields, key)}, path[0])
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
         noun = "block" if is_block else "key"
-        homes = [block for block in self.schema.list_fields() if plain in self.schema.list_fields(block)]
+        homes = [block for block in self.schema.list_fields() if _has(self.schema.list_fields(block), plain)]
         if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
             return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
         shipped = read_shipped()
@@ -212,6 +212,11 @@ class _Checker:
             return f"unknown block; nearest is {nearest}"
         secret = isinstance(value, str) and (is_secret(name) or is_secret(nearest))
         return f"unknown key; nearest is {nearest} (example: {_adapt_example(nearest, fields[nearest], value, secret)})"
+
+
+def _has(fields: Mapping[str, Part], name: str) -> bool:
+    """Whether a key is known, and not only to be refused."""
+    return name in fields and "not" not in fields[name]
 
 
 def _fit_integers(part: Part, value: JsonValue) -> JsonValue:

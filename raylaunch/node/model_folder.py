@@ -27,6 +27,8 @@ _MATTERS = (".json", ".txt", ".jinja", ".py")
 """Besides weights and tokenizers."""
 _CONFIG, _MISTRAL_CONFIG = "config.json", "params.json"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_ARIA2 = ".aria2"
+"""Beside a file until aria2 has fetched all of it; the file has its full size from the start."""
 _HASHED_AT_MOST_BYTES = 1 << 20
 _HEADER_AT_MOST_BYTES = 100_000_000
 """safetensors' own limit on a header's length."""
@@ -128,6 +130,7 @@ def inspect_folder(
             files += (inside := _inspect_files(folder, _list_inside(folder, module), broken))
             for name in module.list_missing({file.name for file in inside}):
                 _add(broken, ProblemKind.MISSING, name, f"is missing ({MODULES} names {module.path})")
+    _find_unfinished(names, here, broken)
     _check_config(folder, here, broken)
     weights = find_weights(here | broken.keys(), load_format)
     wanted = _read_index(folder, find_index(weights), here, broken)
@@ -202,6 +205,11 @@ def _inspect_file(folder: Path, name: str, broken: dict[str, FolderProblem]) -> 
     except OSError as error:
         _add(broken, ProblemKind.of(error), name, f"cannot be read: {error.strerror}")
     return None
+
+
+def _find_unfinished(names: Iterable[str], here: set[str], broken: dict[str, FolderProblem]) -> None:
+    for name in sorted(here & {name.removesuffix(_ARIA2) for name in names if name.endswith(_ARIA2)}):
+        _add(broken, ProblemKind.DAMAGED, name, f"is not fully downloaded: aria2 left {name}{_ARIA2}")
 
 
 def _check_config(folder: Path, here: set[str], broken: dict[str, FolderProblem]) -> None:

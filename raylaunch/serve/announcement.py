@@ -36,7 +36,8 @@ def announce(
         console.say(f"serving {model} again at {url}/v1", style="bold green")
         return
     assert service.engine is not None
-    console.say(readiness.describe_kv_cache(service.engine, forecast))
+    if service.engine.task == "generate" or service.engine.kv_cache_tokens >= service.engine.max_model_len:
+        console.say(readiness.describe_kv_cache(service.engine, forecast))  # encoders have none
     console.say(f"serving {model} at {url}/v1", style="bold green")
     if resolved.is_rehearsal:
         proved, not_proved = plan.describe_proof(resolved)

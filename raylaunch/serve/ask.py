@@ -179,13 +179,21 @@ def _explain(error: RequestError, server: Server, model: str | None) -> ServiceE
             f"{shown} rejects the API key" if server.access.api_key else f"{shown} requires an API key",
             fix="set RAYLAUNCH_SERVER__API_KEY (or OPENAI_API_KEY) to the key the server was started with",
         )
-    if error.status == 404 and model is not None:
+    if error.status == 404:
         try:
             names = _list_models(server)[0]
         except RequestError:
             names = []
-        if names and model not in names:
+        if names and model is not None and model not in names:
             return ServiceError(f"{shown} serves no model {model}", fix=f"it serves: {', '.join(names)}")
+        if names:
+            what = (
+                f"{shown} has no chat completions: {model or names[0]} may be a model that embeds, scores or classifies"
+            )
+            return ServiceError(
+                what,
+                fix="`raylaunch ask` needs a model that generates; this one has /v1/embeddings, /score or /classify",
+            )
     fixes = {
         **http_client.TLS_FIXES,
         HttpFailure.URL: "as in --url http://10.0.0.1:8080",

@@ -24,6 +24,7 @@ def test_own_questions() -> None:
     [
         ('"Who?"\n\n{"question": "Why?"}\n{"prompt": "How?", "x": 1}\n', ["Who?", "Why?", "How?"]),
         ('{"messages": [{"role": "user", "content": "Hi"}]}', [[{"role": "user", "content": "Hi"}]]),
+        ('{"messages": [{"role": "user"}]}\n{"instruction": "do", "input": "x"}', ["do"]),
         ('[{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, {"x": 1}]', ["b"]),
         ('{"question": "你是谁"}', ["你是谁"]),
         ('{"prompt": "How?", "output_tokens": 7}\n"Who?"', [prompts.SizedPrompt("How?", 7), "Who?"]),

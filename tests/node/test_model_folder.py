@@ -220,6 +220,14 @@ def test_mistral_shards_are_those_of_their_index(tmp_path):
     assert list_broken(tmp_path) == ["consolidated-2.safetensors is missing (the index names it)"]
 
 
+def test_unfinished_download_of_aria2(model):
+    """It allocates the complete file at once: size and header look right."""
+    (model / "model-00002-of-00002.safetensors.aria2").write_bytes(bytes(40))
+    assert list_broken(model) == [
+        "model-00002-of-00002.safetensors is not fully downloaded: aria2 left model-00002-of-00002.safetensors.aria2"
+    ]
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "pytorch_model.bin", "tokenizer.model"])
 def test_lfs_pointer_is_recognised_in_any_file(model, name):
     (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17209920\n")
