@@ -185,7 +185,8 @@ class Planner:
             block = plan.measure_block(layers)
             blocks = Range(max(0.0, low) // block, max(0.0, high) // block) if block else _UNBOUNDED
             found.append(_Filled(overhead, Range(low, high), blocks))
-        lowest = min(found, key=lambda end: end.blocks.low)
+        hopeless = [end for end in found if end.size.high <= 0]  # decides, whatever the others' low ends
+        lowest = min(hopeless or found, key=lambda end: end.blocks.low)
         return replace(lowest, blocks=Range(lowest.blocks.low, min(end.blocks.high for end in found)))
 
 

@@ -83,7 +83,8 @@ def to_lines(plan: Plan) -> list[str]:
     first = plan.layouts[0]
     lines = [
         *textwrap.wrap(f"{plan.name} on {plan.fleet.describe()}: weights {plan.weights_bytes / GIB:.2f} GiB", _WIDTH),
-        f"GiB of one GPU; requests of {first.context:,} tokens at once; source: {first.source}",
+        f"GiB of one GPU; requests of {first.context:,} tokens at once",
+        *_wrap(f"source: {_name_sources(fitting or shown)}"),
         "wire: a prefill chunk / a decode step; lost: replicas lost with one machine",
     ]
     rows = [_COLUMNS, *(_make_row(layout) for layout in fitting)]
@@ -100,6 +101,17 @@ def to_lines(plan: Plan) -> list[str]:
         if layout.fits:
             lines += _list_notes(layout)
     return lines
+
+
+def _name_sources(layouts: list[Layout]) -> str:
+    """The rows' sources in the table's order, each with its rows where there are several."""
+    rows: dict[str, list[str]] = {}
+    for layout in layouts:
+        rows.setdefault(layout.source, []).append(_size(layout))
+    if len(rows) == 1:
+        return next(iter(rows))
+    fewest = sorted(rows, key=lambda source: source == "formulas")
+    return "; ".join(f"{source}: {', '.join(rows[source])}" for source in fewest[:-1]) + f"; else {fewest[-1]}"
 
 
 def _list_notes(layout: Layout) -> list[str]:

@@ -21,8 +21,8 @@ _TIED = (
 _MOST_LAYERS = 10_000
 """More is no model, and would take the memory of this machine."""
 
-Split = Literal["rank", "kv", "all"]
-"""How TP divides a matrix: over ranks, over KV heads (replicated beyond their number), or not at all."""
+Split = Literal["rank", "kv", "groups", "all"]
+"""How TP divides a matrix: over ranks, over KV heads or state groups (replicated beyond their number), or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,8 @@ def _mix_mamba(mixer: Mixer, hidden: int) -> list[Matrix]:
     if mixer.kind == "mamba1":
         low_rank = Matrix(inner * (step + 2 * mixer.state) + inner * step)
         return [Matrix(2 * hidden * inner), Matrix(inner * hidden), low_rank]
-    return [Matrix(hidden * (2 * inner + 2 * mixer.groups * mixer.state + mixer.state_heads)), Matrix(inner * hidden)]
+    grouped = Matrix(hidden * 2 * mixer.groups * mixer.state, "groups")
+    return [Matrix(hidden * (2 * inner + mixer.state_heads)), grouped, Matrix(inner * hidden)]
 
 
 def _feed(fields: Fields, at: int, hidden: int, skipped: frozenset[Role]) -> list[Matrix]:

@@ -100,7 +100,14 @@ class WeightModel:
         return size * (self.checkpoint.layers[at] + copies) / (stored + copies)
 
     def _add_up(self, layer: Layer, tp: int, *, padded: bool = True) -> float:
-        return sum(self._measure_matrix(matrix, tp, padded=padded) for matrix in layer.matrices)
+        groups = layer.mixer.groups
+        shares = {
+            "rank": tp,
+            "kv": min(tp, self.shape.kv_heads),
+            "groups": tp if groups and groups % tp == 0 else max(1, groups),
+            "all": 1,
+        }
+        return sum(self._measure_matrix(m, tp, padded=padded) / shares[m.split] for m in layer.matrices)
 
     def _measure_matrix(self, matrix: Matrix, tp: int, *, padded: bool) -> float:
         shape, quantization = self.shape, self.shape.quantization
@@ -110,8 +117,7 @@ class WeightModel:
             inner = shape.widest_expert
             size *= _round_up(-(-inner // tp), _PADDED_INNER) * tp / inner
             size *= _round_up(shape.hidden, _PADDED_HIDDEN) / shape.hidden
-        divisor = {"rank": tp, "kv": min(tp, shape.kv_heads), "all": 1}[matrix.split]
-        return matrix.elements * size / divisor
+        return matrix.elements * size
 
 
 def measure_stages(model: WeightModel, tp: int, sizes: Sequence[int]) -> tuple[int, ...]:

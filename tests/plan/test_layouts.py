@@ -152,3 +152,19 @@ def test_headers_decide_over_the_shape() -> None:
     assert make_model(config, stored, _NOW, "").measure_all() == pytest.approx(2 * plain.measure_all(), rel=0.1)
     found = summarize_checkpoint([Tensor("visual.blocks.0.w", "BF16", 10), Tensor("lm_head.weight", "BF16", 10)])
     assert (found.layers, found.beside) == ({}, 10)
+
+
+def test_a_stage_above_its_budget_is_always_refused() -> None:
+    """Also where another stage, which samples, has the lower end of the range."""
+    for name, gpus in (("deepseek-r1", "2x8xH100"), ("llama-70b", "1x8x4090"), ("qwen3-235b-fp8", "1x4xH100")):
+        for layout in list_layouts(make_planner(CONFIGS[name], gpus, replace(_NOW, fits_length=True))):
+            memory = 79.10 if "H100" in gpus else 23.52
+            assert not layout.fits or max(layout.weights) < memory * GIB * 0.92
+
+
+def test_table_names_each_source() -> None:
+    planner = make_planner(CONFIGS["llama-70b"], "2x8x4090")
+    first, *rest = list_layouts(planner)
+    layouts = (replace(first, source="vLLM asked"), *rest)
+    lines = to_lines(Plan("owner/name", planner.model.shape, planner.model.measure_all(), planner.fleet, layouts))
+    assert f"source: vLLM asked: {first.tp}x{first.pp}x{first.replicas}; else formulas" in lines
