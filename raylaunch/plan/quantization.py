@@ -32,6 +32,8 @@ class Quantization:
     expert_bytes: float = 2.0
     group: int = 0
     """Elements of the inner dimension that share a scale and cannot be divided over ranks; 0 is no limit."""
+    block: int = 0
+    """Of FP8 by blocks: rows and columns that share a scale; 0 without."""
     is_online: bool = False
     """The checkpoint has 16 bit, vLLM quantizes while it loads."""
     skipped: tuple[str, ...] = ()
@@ -119,7 +121,10 @@ def _read_method(block: Mapping[str, JsonValue]) -> Quantization:
     if method == "mxfp4":
         return Quantization(method, 2.0, 0.5 + 1 / 32)
     if method == "fp8":
-        return Quantization(method, 1.0 + 4 / 128**2, 1.0 + 4 / 128**2)
+        sizes = block.get("weight_block_size")
+        edge = _read_int(*sizes) if isinstance(sizes, list) else 0
+        each = 1.0 + (4 / edge**2 if edge else 0.0)
+        return Quantization(method, each, each, block=edge)
     if method in ("bitsandbytes", "bitsandbytes-4bit"):
         size = 1.0 if block.get("load_in_8bit") else 0.516 if block.get("bnb_4bit_use_double_quant") else 0.5625
         return Quantization(method, size, size)

@@ -91,6 +91,12 @@ def list_warnings(shape: ModelShape, tp: int, stages: Sequence[Stage], settings:
         yield "MLA under TP: every rank keeps the complete KV cache"
     elif tp > shape.kv_heads:
         yield f"TP={tp} is more than {shape.kv_heads} KV heads: each is kept {tp // shape.kv_heads} times"
+    block, width = shape.quantization.block, shape.widest_expert
+    if block and width and width % (tp * block) and not settings.expert_parallel:
+        yield (
+            f"a rank's {width / tp:g} columns of an expert are not a multiple of FP8 blocks of {block}: vLLM needs "
+            "enable_expert_parallel"
+        )
     if settings.is_partial:
         yield "the launch has settings that the arithmetic does not know (offloading, speculation): a rough plan"
     kinds = {stage.kind.name for stage in stages}

@@ -98,6 +98,14 @@ def test_heads_beyond_the_kv_heads_are_kept_twice() -> None:
     assert "TP=8 is more than 4 KV heads: each is kept 2 times" in layout.warnings
 
 
+def test_experts_in_fp8_blocks_need_expert_parallelism() -> None:
+    """1536 columns over 8 ranks are 1.5 blocks: a warning, as vLLM starts with enable_expert_parallel."""
+    plain, parallel = (plan("qwen3-235b-fp8", "1x8xH100", 8, 1, expert_parallel=on) for on in (False, True))
+    assert plain.fits
+    assert any("enable_expert_parallel" in warning for warning in plain.warnings)
+    assert not any("enable_expert_parallel" in warning for warning in parallel.warnings)
+
+
 def test_unequal_cards_get_unequal_layers() -> None:
     """The card with twice the memory gets more layers, and more tokens fit than with vLLM's own division."""
     planner = make_planner(CONFIGS["qwen3-14b"], "1x1xL40S+1x1x4090")
