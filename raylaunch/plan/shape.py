@@ -92,7 +92,8 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         WeightsError: a size that the arithmetic needs is missing.
     """
     fields = Fields(config)
-    hidden, vocab, heads = fields.need("hidden_size", "n_embd", "d_model"), fields.need("vocab_size"), fields.heads
+    hidden, heads = fields.need("hidden_size", "n_embd", "d_model"), fields.heads
+    vocab = fields.need("padded_vocab_size", "vocab_size")
     count = fields.need("num_hidden_layers", "n_layer", "num_layers", "n_layers")
     if count > _MOST_LAYERS:
         raise ValueError(f"{count:,} layers")
@@ -114,7 +115,8 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         is_tied=fields.flag(
             "tie_word_embeddings", default=str(fields.get("model_type")).removesuffix("_text") in _TIED
         ),
-        max_len=fields.size("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length") or 2048,
+        max_len=fields.size("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length", "seq_length")
+        or 2048,
         dtype=str(fields.get("torch_dtype") or fields.get("dtype") or "bfloat16"),
         layers=layers,
         widest=max(fields.intermediate, expert, heads * fields.head_size),

@@ -8,6 +8,8 @@ from raylaunch.plan.shape import Layer, Matrix, ModelShape
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _BESIDE = ("visual", "vision", "vit.", "audio", "multi_modal", "mm_", "encoder.")
+_LEFT_OUT = ("mtp.", "talker.", "code2wav.")
+"""Draft layers and speech: in the checkpoint, but not in what vLLM serves."""
 _FULL_BYTES = {"F64": 8, "F32": 4}
 _PADDED_INNER, _PADDED_HIDDEN = 128, 256
 """Marlin's tiles, to which vLLM pads MXFP4 experts (0.32: mxfp4_round_up_hidden_size_and_intermediate_size)."""
@@ -39,9 +41,12 @@ def summarize_checkpoint(tensors: Iterable[Tensor]) -> Checkpoint:
     layers: dict[int, int] = {}
     beside = 0
     for tensor in tensors:
+        if any(word in tensor.name for word in _LEFT_OUT):
+            continue
         is_scale = tensor.name.endswith(("scale", "scales", "scale_inv", "absmax", "quant_map"))
         size = tensor.size if is_scale else tensor.size * 2 // _FULL_BYTES.get(tensor.kind, 2)
-        if any(word in tensor.name for word in _BESIDE):
+        # ChatGLM's decoder is named an encoder.
+        if any(word in tensor.name.removeprefix("transformer.encoder.") for word in _BESIDE):
             beside += size
         elif found := _LAYER.search(tensor.name):
             layers[int(found[1])] = layers.get(int(found[1]), 0) + size

@@ -176,3 +176,10 @@ def test_table_names_each_source() -> None:
     layouts = (replace(first, source="vLLM asked"), *rest)
     lines = to_lines(Plan("owner/name", planner.model.shape, planner.model.measure_all(), planner.fleet, layouts))
     assert f"source: vLLM asked: {first.tp}x{first.pp}x{first.replicas}; else formulas" in lines
+
+
+def test_what_of_a_checkpoint_is_served() -> None:
+    """Draft layers and speech are left out, a tower stands beside, and ChatGLM's encoder is a decoder."""
+    names = ("model.layers.0.a", "mtp.layers.0.a", "talker.model.layers.0.a", "model.visual.blocks.0.a")
+    found = summarize_checkpoint(Tensor(name, "BF16", 10) for name in (*names, "transformer.encoder.layers.1.a"))
+    assert (found.layers, found.beside) == ({0: 10, 1: 10}, 10)
