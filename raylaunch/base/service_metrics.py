@@ -35,6 +35,8 @@ class ServiceMetrics(Collector):
     """Wall clock, seconds since 1970; 0 before the first engine is ready."""
     gpus_expected: int = 0
     gpus_present: int = 0
+    layout: int = 0
+    """0: the launch's own one; else the fallback that is served, from 1."""
     progress_age_s: float = 0.0
     throttled: tuple[tuple[str, int, str], ...] = ()
     """Node, GPU, reason."""
@@ -54,6 +56,8 @@ class ServiceMetrics(Collector):
         yield _gauge("ready_timestamp_seconds", "When the engine became ready.", self.ready_at)
         yield _gauge("gpus_expected", "GPUs that the launch needs.", self.gpus_expected)
         yield _gauge("gpus_present", "GPUs of the nodes that are alive, as Ray counts them.", self.gpus_present)
+        layout_help = "0 while the launch's own layout is served, else the entry of fallback.layouts, from 1."
+        yield _gauge("degraded", layout_help, self.layout)
         age_help = "Seconds without a token while requests run; 0 when idle."
         yield _gauge("progress_age_seconds", age_help, self.progress_age_s)
         up_help = "1 while the replica is ready, else 0."

@@ -83,6 +83,37 @@ class KeepBlock(_Block):
     """PEM file of its key; null: it is in client_certfile."""
 
 
+class FallbackLayout(_Block):
+    """What a fallback changes in the launch; each value replaces the launch's own."""
+
+    cluster: dict[str, int] = Field(default_factory=dict)
+    """nodes and gpus_per_node."""
+    engine: dict[str, JsonValue] = Field(default_factory=dict)
+    """AsyncEngineArgs by field name."""
+
+    @property
+    def changes(self) -> dict[str, JsonValue]:
+        """Dotted key -> value."""
+        blocks: dict[str, Mapping[str, JsonValue]] = {"cluster": self.cluster, "engine": self.engine}
+        return {f"{block}.{key}": value for block, values in blocks.items() for key, value in values.items()}
+
+
+class FallbackBlock(_Block):
+    """What is served while nodes are away (docs/keep-serving.md)."""
+
+    layouts: tuple[FallbackLayout, ...] = Field(default=(), strict=False)
+    """Other node counts and engine values; the first one that fits the nodes that are left is served."""
+    after_s: float = Field(default=300.0, ge=1, le=86400)
+    """How long nodes have to be away first, in seconds."""
+    return_: Literal["quiet", "now", "never"] = Field(default="quiet", alias="return")
+    """When the launch's own layout is served again: at low traffic, as soon as its nodes are back, or by `raylaunch
+    restart` only."""
+    steady_s: float = Field(default=120.0, ge=1, le=86400)
+    """How long its nodes must have been back, and traffic low, in seconds."""
+    quiet_requests: int = Field(default=1, ge=0)
+    """Traffic is low while no more requests run at once."""
+
+
 @dataclass(frozen=True)
 class LaunchConfig:
     """A launch, complete and checked."""
@@ -94,6 +125,7 @@ class LaunchConfig:
     server: Mapping[str, Any]
     """vLLM's API server options by field name; likewise."""
     keep: KeepBlock
+    fallback: FallbackBlock
     sources: Mapping[str, ValueSource]
     """Dotted key -> where its value came from; a key that is missing has its default."""
     path: Path | None
@@ -110,6 +142,7 @@ class LaunchConfig:
             engine=MappingProxyType(values["engine"]),
             server=MappingProxyType(values["server"]),
             keep=KeepBlock.model_validate(values["keep"]),
+            fallback=FallbackBlock.model_validate(values.get("fallback", {})),
             sources=MappingProxyType(sources),
             path=path,
         )
@@ -246,6 +279,7 @@ class LaunchConfig:
             "engine": copy.deepcopy(dict(self.engine)),
             "server": copy.deepcopy(dict(self.server)),
             "keep": self.keep.model_dump(),
+            "fallback": self.fallback.model_dump(mode="json", by_alias=True),
         }
         return {block: text.mask(fields) for block, fields in values.items()} if mask else values
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.config import overrides, parallelism, schema, validation, yaml_reader
-from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.launch import FallbackLayout, LaunchConfig
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, flatten
 
 
@@ -64,6 +64,48 @@ def with_values(
     return _finish(layered, config.path, schema.find_schema())
 
 
+def list_fallbacks(config: LaunchConfig) -> tuple[LaunchConfig, ...]:
+    """The launch with each of its fallback layouts, in their order; without a fallback of their own.
+
+    Raises:
+        LaunchFileError: one of them does not hold.
+    """
+    key = "fallback.layouts"
+    where = str(config.sources.get(key, ValueSource("default")))
+    launches, problems = [], []
+    for number, layout in enumerate(config.fallback.layouts, 1):
+        problem = _judge_fallback(config, layout)
+        if problem:
+            problems.append(config.complain(key, f"entry {number}: {problem}"))
+            continue
+        try:
+            changes = layout.changes | {"keep.locked": False}  # the lock is that of the launch's own layout
+            launches.append(with_values(config, changes, without=[key], why=where))
+        except LaunchFileError as error:
+            problems += [f"{key}, entry {number}: {found}" for found in error.problems]
+    if problems:
+        raise _make_error(config.path, problems)
+    return tuple(launches)
+
+
+def _judge_fallback(config: LaunchConfig, layout: FallbackLayout) -> str:
+    """Why a fallback layout could not replace the launch's own; "" where it could."""
+    own, other = config.cluster, config.cluster.model_copy(update=layout.cluster)
+    if config.replicas > 1:
+        return (
+            f"this launch has {config.replicas} replicas: while nodes are away, the replicas on the others serve; "
+            "leave fallback out, or set cluster.replicas: 1"
+        )
+    if "served_model_name" in layout.engine:
+        return "engine.served_model_name: a fallback keeps the model's names"
+    if other.nodes >= own.nodes and other.gpus_per_node >= own.gpus_per_node:
+        return (
+            f"it needs {other.nodes} node(s) x {other.gpus_per_node} GPU(s), no less than the launch itself "
+            f"({own.nodes} x {own.gpus_per_node}): set its cluster.nodes (example: cluster: {{nodes: 1}})"
+        )
+    return ""
+
+
 def check_local_model(config: LaunchConfig) -> None:
     """Check heads and layers against the model's config.json, where it is on this machine.
 
@@ -103,6 +145,7 @@ def _finish(layered: LayeredValues, path: Path | None, known: schema.FileSchema)
             problems += parallelism.check_local_shape(config)
     if problems:
         raise _make_error(path, problems)
+    list_fallbacks(config)  # it may refuse
     return config
 
 

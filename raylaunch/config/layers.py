@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from raylaunch.base.text import printable
 
-BLOCKS = ("model", "cluster", "engine", "server", "keep")
+BLOCKS = ("model", "cluster", "engine", "server", "keep", "fallback")
 
 Key = tuple[str, ...]
 """Path of a value: ("engine", "compilation_config", "mode")."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raylaunch.config.launch import ClusterBlock, KeepBlock, ModelBlock
+from raylaunch.config.launch import ClusterBlock, FallbackBlock, KeepBlock, ModelBlock
 from raylaunch.config.layers import BLOCKS
 from raylaunch.config.schema import FileSchema, Part
 from raylaunch.config.type_options import Describer, find_bounds
@@ -94,7 +94,8 @@ def describe() -> FileSchema:
         "server": dict(describer.describe_arguments(frontend, {}, read_docs(frontend))),
     }
     options["server"]["api_server_count"] = {}  # vLLM's command line has it, not FrontendArgs
-    own: Mapping[str, type[BaseModel]] = {"model": ModelBlock, "cluster": ClusterBlock, "keep": KeepBlock}
+    own: Mapping[str, type[BaseModel]]
+    own = {"model": ModelBlock, "cluster": ClusterBlock, "keep": KeepBlock, "fallback": FallbackBlock}
     blocks = {name: describe_block(block) for name, block in own.items()}
     blocks |= {name: {"additionalProperties": False, "properties": fields} for name, fields in options.items()}
     version = vllm.__version__.partition("+")[0]

@@ -132,9 +132,13 @@ class Attempt:
             carried: addresses of the nodes that carried the last engine: those that are gone are named.
             since_s: how long nothing has been served.
         """
-        if self.driver is None or self.is_placed or (waiting := self.driver.last(GpuWait)) is None:
-            return ""
-        return describe_missing(waiting, carried, since_s)
+        waiting = self.gpu_wait
+        return "" if waiting is None else describe_missing(waiting, carried, since_s)
+
+    @property
+    def gpu_wait(self) -> GpuWait | None:
+        """What was counted last of the GPUs that are waited for; None where the ranks are placed."""
+        return None if self.driver is None or self.is_placed else self.driver.last(GpuWait)
 
     @property
     def leaders(self) -> tuple[ProcessId, ...]:

@@ -107,6 +107,7 @@ class AttemptFactory:
         env_vars = self._make_environment()
         with _no_process():
             ray = self.rays.find(launch, standin, env_vars | self._choose_gpus())
+            is_checked = again or self.resolved.is_rehearsal
             order = PlaceRanks(
                 launch=launch,
                 standin=standin,
@@ -115,6 +116,7 @@ class AttemptFactory:
                 env_vars={**env_vars, MARK_VARIABLE: attempt.mark},
                 hold=hold,
                 is_private=ray is not None,
+                fallbacks=() if is_checked else tuple(one.launch for one in self.resolved.fallbacks),
                 first_node=self._find_first_node() if ray is None and self._private is not None else None,
             )
             attempt.place(order, ray)

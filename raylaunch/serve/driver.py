@@ -25,6 +25,7 @@ from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.network.shapes import read_shapes
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
+from raylaunch.serve.fallback_checks import check_fallbacks
 from raylaunch.serve.forecast import forecast_launch
 from raylaunch.serve.messages import JoinPrivateRay
 
@@ -53,6 +54,8 @@ class Driver:
     """Longest wait for the GPUs instead of the launch's own."""
     first_node: int | None = None
     """Of several replicas in one cluster: the node that is tried first; only nodes with enough free GPUs count."""
+    fallbacks: tuple[LaunchConfig, ...] = ()
+    """Fallback layouts that are checked with the launch."""
 
     def join(self, private: JoinPrivateRay | None = None) -> None:
         """Join the Ray cluster, or a private one.
@@ -163,6 +166,7 @@ class Driver:
         if self.standin_kind is None:
             names_of = [[(gpu.name, gpu.usable_bytes) for gpu in list_gpus(node, request)] for node in facts]
             self.forecast = forecast_launch(self.config, names_of)
+        check_fallbacks(self.fallbacks, found, facts, request)
         self.seconds["check"] = time.monotonic() - began
 
     def _compare_with_lock(self, facts: Sequence[NodeFacts]) -> None:

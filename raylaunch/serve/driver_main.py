@@ -18,13 +18,13 @@ from raylaunch.base.ipc import Failed, ParentLink, end_on_sigterm
 from raylaunch.base.processes import MARK_VARIABLE
 from raylaunch.cluster import monitor, placement, ray_session
 from raylaunch.config import launch_file
-from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.preflight.findings import raise_on_errors
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
 from raylaunch.serve import sweep
 from raylaunch.serve.driver import Driver
+from raylaunch.serve.fallback_checks import check_fallbacks
 from raylaunch.serve.messages import (
     CheckLaunch,
     GoOn,
@@ -66,7 +66,7 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
     fetch_s = time.monotonic() - began
     threads = plan.bind_threads(order.standin, launch.world_size)
     driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)
-    driver.first_node = order.first_node
+    driver.first_node, driver.fallbacks = order.first_node, order.fallbacks
     driver.on_wait = parent.send
     try:
         joining = time.monotonic()
@@ -126,7 +126,7 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
             parent.send(health.complete(ranks.make_pulse()))
             for message in parent.receive(max(0.05, _LOOK_EVERY_S - (time.monotonic() - began))):
                 if isinstance(message, CheckLaunch):
-                    problem = check_other(message.launch, rehearse=order.is_rehearsal)
+                    problem = check_other(message, rehearse=order.is_rehearsal)
                     parent.send(LaunchChecked(problem.what if problem else "", problem.fix if problem else ""))
             if parent.is_closed:
                 raise BrokenPipeError("the supervisor is gone")
@@ -134,12 +134,12 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
         health.stop()
 
 
-def check_other(launch: LaunchConfig, *, rehearse: bool) -> RaylaunchError | None:
+def check_other(order: CheckLaunch, *, rehearse: bool) -> RaylaunchError | None:
     """Why another launch could not be served on these nodes, whose GPUs the current one holds; None where it could.
 
     GPU memory is not checked: the current engine frees it first.
     """
-    block = launch.cluster
+    launch, block = order.launch, order.launch.cluster
     try:
         nodes = [node for node in ray_session.list_nodes() if node.gpus >= block.gpus_per_node][: block.nodes]
         if len(nodes) < block.nodes:
@@ -156,7 +156,9 @@ def check_other(launch: LaunchConfig, *, rehearse: bool) -> RaylaunchError | Non
         )
         if not rehearse and launch.model.path is not None:
             request = make_request(launch, logical_gpus=True)
-            raise_on_errors(check_nodes(nodes, request)[1])
+            facts, findings = check_nodes(nodes, request)
+            raise_on_errors(findings)
+            check_fallbacks(order.fallbacks, nodes, facts, request)
     except RaylaunchError as error:
         return error
     return None

@@ -27,6 +27,8 @@ class PlaceRanks:
     """Wait for JoinPrivateRay: it is being started."""
     first_node: int | None
     """Of several replicas: the node that this one tries first, in the order of their addresses."""
+    fallbacks: tuple[LaunchConfig, ...] = ()
+    """Fallback layouts to check on these nodes, too."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class CheckLaunch:
     """To the driver process: could this other launch be served on these nodes?"""
 
     launch: LaunchConfig
+    fallbacks: tuple[LaunchConfig, ...] = ()
+    """Its fallback layouts."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ class DriverPulse:
     """Rank -> pid of the living ones."""
     gpus: int | None = None
     """Of all living nodes; None before the first pulse."""
+    node_gpus: tuple[int, ...] = ()
+    """Those of each living node."""
     nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
     """By address."""
     lost_gpus: tuple[str, ...] = ()

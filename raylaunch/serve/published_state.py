@@ -46,6 +46,7 @@ class ReplicaState:
         self.stand_by: int | None = None
         self.engine: EngineReady | None = None
         self.startup: StartupTimes | None = None
+        self.layout, self.degraded = 0, ""
         self.pulse = DriverPulse()
         """The last one that knew of its Ray."""
         self.progress_age_s = 0.0
@@ -63,6 +64,14 @@ class ReplicaState:
         """Publish what is waited for."""
         if note != self.note:
             self.note = note
+            self._service.publish()
+
+    def set_layout(self, number: int, degraded: str) -> None:
+        """Publish which layout is served: 0 is the launch's own; else what is served instead, and why."""
+        if (number, degraded) != (self.layout, self.degraded):
+            if number != self.layout:
+                console.say(f"degraded: {degraded}" if degraded else "in the launch's own layout again", style="yellow")
+            self.layout, self.degraded = number, degraded
             self._service.publish()
 
     def set_ready(self, attempt: Attempt, times: StartupTimes) -> None:
@@ -186,6 +195,8 @@ class PublishedState:
                 ready_at=time.time() if becomes_ready else before.ready_at,
                 engine=next((one.engine for one in replicas if one.engine), None),
                 startup=next((one.startup for one in replicas if one.startup), None),
+                layout=replicas[0].layout,  # only a single replica has fallbacks
+                degraded=replicas[0].degraded,
                 ranks=tuple(rank for one in replicas for rank in one.ranks),
                 replicas=tuple(one.make_record() for one in replicas),
                 group_leaders=tuple(leader for one in replicas for leader in one.leaders),
@@ -225,6 +236,7 @@ class PublishedState:
                 ready_at=service.ready_at or 0.0,
                 gpus_expected=self._gpus_expected,
                 gpus_present=sum(present) if service.private_ray_folders else max(present),  # a private Ray each
+                layout=service.layout,
                 progress_age_s=max(one.progress_age_s for one in replicas),
                 throttled=tuple(dict.fromkeys(gpu for one in replicas for gpu in one.pulse.throttled)),
                 replicas=tuple(
@@ -247,10 +259,11 @@ class PublishedState:
 
     def make_notice(self) -> Notice:
         """What the listener answers at this moment (called from its thread)."""
-        state, note = self.service.state, self.service.note
+        service = self.service
+        state, degraded = service.state, f"degraded: {service.degraded}" if service.degraded else ""
         return Notice(
             state=state,
-            text=f"{state}: {note}" if note else state,
+            text="; ".join(filter(None, (f"{state}: {service.note}" if service.note else state, degraded))),
             retry_after_s=None if state in ("draining", "stopping") else self._forecast.retry_after_s(),
             metrics=self.metrics.to_text(),
         )

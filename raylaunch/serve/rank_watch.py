@@ -133,11 +133,13 @@ class RankWatcher:
             and not _is_refused(node["NodeManagerAddress"], node["NodeManagerPort"])
         }
         ranks = list_placed_ranks(self._group_id)
+        gpus = tuple(int(node["Resources"].get("GPU", 0)) for node in table if node["Alive"])
         return DriverPulse(
             gone=tuple(ip for node_id, ip in self._nodes.items() if node_id not in alive),
             dead=tuple(self._describe_dead(rank) for rank in ranks if rank.state == "DEAD"),
             pids={rank.find_number(self._tp): rank.pid for rank in ranks if rank.state == "ALIVE"},
-            gpus=int(sum(node["Resources"].get("GPU", 0) for node in table if node["Alive"])),
+            gpus=sum(gpus),
+            node_gpus=gpus,
         )
 
     def _describe_dead(self, rank: Rank) -> DeadRank:

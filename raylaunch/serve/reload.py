@@ -1,6 +1,7 @@
 """Another launch in the place of the running one: checked while the old engine serves, and only then served."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from raylaunch.base.errors import RaylaunchError
 from raylaunch.base.viewpoint import Viewpoint
@@ -9,16 +10,30 @@ from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve.attempts import count_api_servers
 from raylaunch.serve.control_socket import RestartRequest
 from raylaunch.serve.driver_process import DriverProcess
+from raylaunch.serve.fallback import Layouts, ReturnRequest
 from raylaunch.serve.faults import Fault
 from raylaunch.serve.listener import make_tls
 from raylaunch.serve.messages import CheckLaunch, LaunchChecked
+
+
+class Request(Protocol):
+    """Who asked for a reload, and gets its outcome."""
+
+    def report(self, text: str) -> None:
+        """Report progress."""
+
+    def finish(self, text: str) -> None:
+        """Report success."""
+
+    def refuse(self, what: str, fix: str) -> None:
+        """Report an error."""
 
 
 @dataclass
 class Reload:
     """A requested launch, and how far its reload is."""
 
-    request: RestartRequest
+    request: Request
     resolved: ResolvedLaunch
     old: ResolvedLaunch
     """Served again if the new one does not come up."""
@@ -53,17 +68,29 @@ class Reload:
         try:
             resolved = plan.resolve(launch, rehearse=old.is_rehearsal)
             make_tls(launch.server)
-            count_api_servers(resolved)
+            for layout in (resolved, *resolved.fallbacks):
+                count_api_servers(layout)
         except RaylaunchError as error:
             request.refuse(f"{error.what}; the old engine serves on", error.fix)
             return None
         return cls(request, resolved, old)
 
+    @classmethod
+    def back(cls, layouts: Layouts) -> "Reload":
+        """Begin the change from a fallback to the launch's own layout."""
+        return cls(ReturnRequest(layouts), layouts.own, layouts.current)
+
+    @property
+    def is_other_launch(self) -> bool:
+        """False where a fallback makes room for the launch's own layout."""
+        return self.resolved is not self.old.own
+
     def check(self, driver: DriverProcess) -> bool:
         """Have the driver process check the launch on every node; returns whether it was refused."""
         if not self._is_sent:
             driver.forget(LaunchChecked)
-            driver.send(CheckLaunch(self.resolved.launch.for_replica()))
+            fallbacks = tuple(one.launch for one in self.resolved.fallbacks) if self.is_other_launch else ()
+            driver.send(CheckLaunch(self.resolved.launch.for_replica(), fallbacks))
             self._is_sent = True
             self.request.report("checking the launch on every node")
         elif (checked := driver.last(LaunchChecked)) is not None:

@@ -1,10 +1,32 @@
 """When to start again after a failure, and when to give up."""
 
+from dataclasses import dataclass
+
 from raylaunch.base.errors import EngineError
 from raylaunch.serve.faults import Fault
 from raylaunch.serve.incident import Incident
 
+STAGE_TIMEOUT_S = 7200.0
+"""Longest start-up: a 400 GB model from a slow disk."""
+_RESTART_S, _RESTART_TIMES = 600.0, 4.0
 _FIRST_S, _LONGEST_S = 1.0, 60.0
+
+
+@dataclass
+class StartLimit:
+    """How long a restart may take once its ranks are placed: 600 s, or four times the slowest start before."""
+
+    slowest_s: float = 0.0
+    """Of all starts, from placed ranks to the first completion."""
+
+    def note(self, start_s: float) -> None:
+        """A start was completed."""
+        self.slowest_s = max(self.slowest_s, start_s)
+
+    @property
+    def limit_s(self) -> float:
+        """Longest restart."""
+        return max(_RESTART_S, _RESTART_TIMES * self.slowest_s)
 
 
 class RestartPolicy:
@@ -34,6 +56,10 @@ class RestartPolicy:
             return True
         self._causes.append(fault.identity)
         return len(self._causes) < self._limit or len({*self._causes[-self._limit :]}) > 1
+
+    def note(self, text: str) -> None:
+        """Add a line to the open incidents."""
+        self._open = [incident.note(text) for incident in self._open]
 
     def wait_s(self) -> float:
         """Seconds to wait before the next start."""

@@ -72,6 +72,10 @@ class Service:
     restarts: int = 0
     last_incident: str | None = None
     """Its id (serve.incident)."""
+    layout: int = 0
+    """0: the launch's own one is served; else the entry of fallback.layouts, from 1."""
+    degraded: str = ""
+    """What is served instead of the launch's own layout, and why; "" where that is served."""
     warnings: tuple[str, ...] = ()
     """Problems of nodes that still serve: memory, heat."""
     stand_by: int | None = None

@@ -5,13 +5,13 @@ there is none where that is short.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from raylaunch.base.errors import NoProcessError
 from raylaunch.engine.messages import Imported
 from raylaunch.node.host import measure_ram
-from raylaunch.serve.attempt import Attempt
+from raylaunch.serve.attempt import Attempt, rotate_log
 from raylaunch.serve.attempts import AttemptFactory
 
 _AFTER_S = 5.0
@@ -61,6 +61,19 @@ class Standby:
     def _give_up(self) -> None:
         self._retry_at = time.monotonic() + _RETRY_S
         self.dismiss()
+
+    def begin(self, attempts: Sequence[Attempt]) -> Attempt:
+        """The standby, or where there is none a new start; it gets the log of `attempts`, which keep theirs aside.
+
+        Raises:
+            NoProcessError: there is no process or memory for it.
+        """
+        attempt = self.take()
+        rotate_log(self._factory.log, attempts)
+        if attempt is None:
+            return self._factory.begin()
+        attempt.count_from_here(self._factory.log)
+        return attempt
 
     def take(self) -> Attempt | None:
         """Hand over the start, if there is one."""

@@ -46,6 +46,10 @@ class Status:
     restarts: int
     last_incident: str | None
     stand_by: bool
+    layout: int
+    """0: the launch's own one; else the entry of fallback.layouts that is served, from 1."""
+    degraded: str
+    """What is served instead of the launch's own layout, and why; "" where that is served."""
     warnings: tuple[str, ...]
     ray_address: str | None
     requests_running: int | None
@@ -66,6 +70,8 @@ class Status:
         lines = [f"{self.model} at {self.url}/v1: {state} for {describe_age(self.since)}"]
         if self.note:
             lines.append(self.note)
+        if self.degraded:
+            lines.append(f"degraded: {self.degraded}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         if self.restarts:
             command = Viewpoint.of_this_process().command("incidents", self.last_incident or "last")
@@ -111,6 +117,8 @@ def query(service: Service) -> Status:
         restarts=service.restarts,
         last_incident=service.last_incident,
         stand_by=service.stand_by is not None,
+        layout=service.layout,
+        degraded=service.degraded,
         warnings=service.warnings,
         ray_address=service.ray_address,
         requests_running=engine.running if engine else None,

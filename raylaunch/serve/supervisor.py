@@ -34,7 +34,8 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         RaylaunchError: it did not come up, or failed repeatedly for one cause; all its processes have ended.
     """
     resolved = plan.resolve(launch, rehearse=rehearse)
-    count_api_servers(resolved)  # it may refuse
+    for layout in (resolved, *resolved.fallbacks):
+        count_api_servers(layout)  # it may refuse
     if is_served_already(resolved):
         return
     processes.raise_file_limit()
@@ -53,7 +54,7 @@ class Supervisor:
 
     def __init__(self, resolved: ResolvedLaunch) -> None:
         self.resolved = resolved
-        """What is served; replaced by a reload."""
+        """What is served, or is served again once its nodes are back; replaced by a reload."""
         self.front = Front(resolved)
         folder = self.front.published.service.folder
         self.control = ControlSocket(folder)
@@ -95,6 +96,8 @@ class Supervisor:
         if self.reload is None:
             if not self.control.requests.empty():
                 self._begin_reload()
+            elif self.replicas[0].is_ready and self.replicas[0].is_due_back:  # fallbacks are for one replica
+                self._change(Reload.back(self.replicas[0].layouts))
             return
         if self._to_change and self._to_change[0].reload is not None:
             return
@@ -111,10 +114,15 @@ class Supervisor:
 
     def _begin_reload(self) -> None:
         ready = [replica for replica in self.replicas if replica.is_ready]
-        self.reload = Reload.begin(self.control.requests.get(), self.resolved, ready=bool(ready))
-        if self.reload is not None:
-            self._to_change = [*ready, *(replica for replica in self.replicas if replica not in ready)]
-            self._to_change[0].reload = self.reload
+        old = ready[0].layouts.current if ready else self.resolved
+        if reload := Reload.begin(self.control.requests.get(), old, ready=bool(ready)):
+            self._change(reload)
+
+    def _change(self, reload: Reload) -> None:
+        """Give a change to the replicas: those that serve first."""
+        self.reload = reload
+        self._to_change = sorted(self.replicas, key=lambda replica: not replica.is_ready)
+        self._to_change[0].reload = reload
 
     def stop(self) -> None:
         """Drain, and end everything that was started; works at any point of a start-up."""

@@ -55,6 +55,8 @@ def _render_top(view: View, width: int) -> list[Text]:
         lines.append(describe_service(view.service, width))
         if view.service.note and view.service.state != "ready":
             lines.append(Text(view.service.note, style="yellow"))
+        if view.service.degraded:
+            lines.append(Text(f"degraded: {view.service.degraded}", style="yellow"))
         lines.append(describe_engine(view.engine, view.rates, width))
         if view.service.incident:
             lines.append(describe_incident(view.service))

@@ -56,6 +56,8 @@ class ServiceView:
     state: str
     note: str
     """What is happening, where it is not ready."""
+    degraded: str
+    """What is served instead of the launch's own layout, and why; "" where that is served."""
     warnings: tuple[str, ...]
     """What the supervisor sees coming: heat, memory."""
     since: float
@@ -101,6 +103,7 @@ def describe_service(service: Service) -> ServiceView:
         url=service.shown_url,
         state=service.state,
         note=service.note,
+        degraded=service.degraded,
         warnings=service.warnings,
         since=service.state_since or service.started_at,
         rehearsal=service.rehearsal,

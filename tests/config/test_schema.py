@@ -62,7 +62,7 @@ def test_shipped_schema_knows_what_a_launch_needs() -> None:
 def test_every_option_is_described() -> None:
     """Editors show a text for raylaunch's own keys and for nearly all of vLLM's."""
     shipped = schema.read_shipped()
-    for block in ("model", "cluster", "keep"):
+    for block in ("model", "cluster", "keep", "fallback"):
         assert all(part["description"] for part in shipped.list_fields(block).values())
     parts = [*shipped.list_fields("engine").values(), *shipped.list_fields("server").values()]
     assert sum("description" in part or "not" in part for part in parts) > 0.9 * len(parts)
@@ -103,6 +103,8 @@ def test_launch_files_name_a_schema_that_they_meet(path: Path) -> None:
         "x: 1}\nserver: {host: null", "x: 1}\nserver: {host: a b", "x: 1}\nserver: {uds: /x",
         "x: 1}\nserver: {api_key: ''", "x: 1}\nserver: {api_key: []", "x: 1}\nserver: {api_key: ['']",
         "x: 1}\nserver: {lora_modules: [{nam: a, path: b}]", "x: 1}\nengin: {seed: 1",
+        "x: 1}\nfallback: {return: later", "x: 1}\nfallback: {layouts: [{model: {}}]",
+        "x: 1}\nfallback: {layouts: [{engine: {max_model_len: 8k}}]",
     ],
 )  # fmt: skip
 def test_the_schema_rejects_what_config_rejects(tmp_path: Path, line: str) -> None:

@@ -65,6 +65,16 @@ def test_the_reference_launch_keeps_its_reasoning_parser() -> None:
     assert [*list_left_out(launch)] == ["engine.gpu_memory_utilization"]
 
 
+def test_fallbacks_are_rehearsed_with_the_launch() -> None:
+    """Each in its own layout with a stand-in of its own; the rehearsed launch itself has none to check again."""
+    one_box = "fallback.layouts=[{cluster: {nodes: 1}, engine: {tensor_parallel_size: 8, pipeline_parallel_size: 1}}]"
+    resolved = plan.resolve(launches.load(REFERENCE, one_box), rehearse=True)
+    (other,) = resolved.fallbacks
+    assert (resolved.launch.world_size, resolved.launch.fallback.layouts) == (16, ())
+    assert (other.launch.tensor_parallel_size, other.launch.cluster.nodes, other.is_rehearsal) == (8, 1, True)
+    assert other.launch.served_model_names == resolved.launch.served_model_names
+
+
 def test_a_limit_above_the_stand_ins_length_is_lowered() -> None:
     launch = launches.load(None, "model.path=/nowhere/model", "engine.long_prefill_token_threshold=4096")
     rehearsed, _ = plan.make_rehearsal(launch, "cpu")

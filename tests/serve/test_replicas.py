@@ -18,6 +18,7 @@ from raylaunch.base.errors import ServiceError
 from raylaunch.base.ipc import ChildLink
 from raylaunch.base.ports import find_free_ports
 from raylaunch.base.processes import wait_until
+from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
@@ -71,7 +72,9 @@ def resolve(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
 
 
 @contextlib.contextmanager
-def running(folder: Path, monkeypatch: pytest.MonkeyPatch, replicas: int) -> Iterator[Running]:
+def running(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, replicas: int = 1, *, nodes: int = 0, more: str = ""
+) -> Iterator[Running]:
     launch_process = ChildLink.launch.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(
         ChildLink, "launch", classmethod(lambda cls, module, **more: launch_process(cls, DOUBLES[module], **more))
@@ -80,10 +83,10 @@ def running(folder: Path, monkeypatch: pytest.MonkeyPatch, replicas: int) -> Ite
     monkeypatch.setattr("raylaunch.serve.replica._KEEP_ALIVE_S", 0.0)
     (port,) = find_free_ports(1)
     path = launches.write(folder, "model: {repo: owner/name, path: /nowhere/model}\nkeep: {stand_by: false}\n")
-    sets = (f"cluster.nodes={replicas}", f"cluster.replicas={replicas}", f"server.port={port}", "server.host=127.0.0.1")
-    path.write_text(path.read_text() + f"cluster: {{nodes: {replicas}, replicas: {replicas}}}\n")
-    launch = launches.load(path, *sets)
-    supervisor = Supervisor(ResolvedLaunch(launch))
+    path.write_text(path.read_text() + f"cluster: {{nodes: {nodes or replicas}, replicas: {replicas}}}\n{more}")
+    launch = launches.load(path, f"server.port={port}", "server.host=127.0.0.1")
+    fallbacks = tuple(ResolvedLaunch(other) for other in launch_file.list_fallbacks(launch))
+    supervisor = Supervisor(ResolvedLaunch(launch, fallbacks=fallbacks))
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:
@@ -152,6 +155,51 @@ def test_replicas_die_and_change_apart(tmp_path: Path, monkeypatch: pytest.Monke
             two.restart("cluster.replicas=1")
         hammer.pause()
         assert (hammer.refused, set(hammer.statuses)) == ([], {200})
+
+
+FALLBACK = """\
+engine: {pipeline_parallel_size: 2, max_model_len: 1024}
+fallback:
+  after_s: 1
+  steady_s: 1
+  layouts:
+    - cluster: {nodes: 1}
+      engine: {pipeline_parallel_size: 1, max_model_len: 512}
+"""
+
+
+def test_a_lost_node_is_done_without_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fallback serves, goes back in a quiet moment only, and is the old launch of a restart that is refused."""
+    nodes = tmp_path / "nodes"
+    nodes.write_text("1 1")
+    monkeypatch.setenv("DRIVER_DOUBLE_NODES", str(nodes))
+    with running(tmp_path, monkeypatch, nodes=2, more=FALLBACK) as one, Hammer(one.service.url) as hammer:
+        replica = one.supervisor.replicas[0]
+        nodes.write_text("1")
+        assert wait_until(lambda: "after 1 s a fallback layout is served" in one.service.note, DEADLINE_S)
+        assert wait_until(lambda: one.service.layout == 1 and one.is_ready(), DEADLINE_S)
+        assert (replica.launch.world_size, one.service.ranks[0].ip, len(one.service.ranks)) == (1, "10.0.0.0", 1)
+        assert "1 of 2 nodes" in one.service.degraded
+        assert "raylaunch_degraded 1.0" in one.supervisor.front.published.metrics.to_text()
+        assert f"; degraded: {one.service.degraded}" in one.supervisor.front.published.make_notice().text
+        with pytest.raises(ServiceError, match="it is too long"):
+            one.restart("engine.max_model_len=1")
+        assert one.service.layout == 1
+
+        busy = [one.ask(2), one.ask(2)]
+        nodes.write_text("1 1")
+        assert wait_until(lambda: "returns after 1 s with at most 1 request(s)" in one.service.degraded, DEADLINE_S)
+        assert not replica.is_due_back
+        for clients in busy:
+            clients.wait()
+            assert clients.describe() == "2 x stream: HTTP 200, complete"
+        assert wait_until(lambda: one.service.layout == 0 and one.is_ready(), DEADLINE_S)
+        assert (replica.launch.world_size, one.service.degraded, len(one.service.ranks)) == (2, "", 2)
+        (incident,) = incidents.list_incidents()
+        assert (incident.cause, incident.outcome) == ("node", "serving again")
+        assert any("fallback layout 1 of 1" in text for _, text in incident.timeline)
+        hammer.pause()
+        assert (hammer.refused, set(hammer.statuses)) == ([], {200, 503})
 
 
 def test_all_replicas_drain_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,11 +147,17 @@ def test_the_supervisors_words_are_shown(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
     Incident("i1", 8080, "m", "died", "rank 3 died", began_at=time.time() - 300, outcome="serving again").save()
     service = make_service(
-        state="restarting", note="waiting for GPUs, 8 of 16", warnings=("memory of 10.0.0.2: 93 %",), last_incident="i1"
-    )
+        state="restarting", note="waiting for GPUs, 8 of 16", warnings=("memory of 10.0.0.2: 93 %",),
+        last_incident="i1", degraded="1 of 2 nodes",
+    )  # fmt: skip
     lines = draw(make_cluster(), service, 80, 24)
     assert len(lines) <= 24
-    for reported in ("restarting for", "waiting for GPUs, 8 of 16", "memory of 10.0.0.2: 93 %"):
+    for reported in (
+        "restarting for",
+        "waiting for GPUs, 8 of 16",
+        "memory of 10.0.0.2: 93 %",
+        "degraded: 1 of 2 nodes",
+    ):
         assert reported in "\n".join(lines)
     assert "last incident 5 min ago (serving again): rank 3 died" in lines
     assert "last incident: i0" in draw(make_cluster(), replace(service, last_incident="i0"), 80, 24)

@@ -1,7 +1,7 @@
 """Turns a launch into its rehearsal: same layout and code path, a stand-in model, logical GPUs on this machine."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -29,14 +29,28 @@ class ResolvedLaunch:
     """Whether the rehearsed model's own heads and layers were known."""
     left_out: tuple[str, ...] = ()
     """Options that need the real model or real GPUs, as dotted keys."""
+    fallbacks: "tuple[ResolvedLaunch, ...]" = ()
+    """With its fallback layouts, in their order."""
+    fallback_of: "ResolvedLaunch | None" = None
+    """The launch of which it is a fallback, once it is served as one."""
+
+    @property
+    def own(self) -> "ResolvedLaunch":
+        """The launch with its own layout: of a fallback another one, else this."""
+        return self.fallback_of or self
 
 
 def resolve(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
-    """What is served for `launch` on this machine; a rehearsal's stand-in model is written.
+    """What is served for `launch` on this machine, and while nodes are away; a rehearsal's stand-in model is written.
 
     Raises:
         RaylaunchError: no engine is installed, the CPU build is to drive real GPUs, or the launch cannot be rehearsed.
     """
+    fallbacks = tuple(_resolve_layout(other, rehearse=rehearse) for other in launch_file.list_fallbacks(launch))
+    return replace(_resolve_layout(launch, rehearse=rehearse), fallbacks=fallbacks)
+
+
+def _resolve_layout(launch: LaunchConfig, *, rehearse: bool) -> ResolvedLaunch:
     standin = choose_standin(launch, rehearse=rehearse)
     if not rehearse or standin is None:
         return ResolvedLaunch(launch, standin)
@@ -151,9 +165,9 @@ def make_rehearsal(config: LaunchConfig, kind: str) -> tuple[LaunchConfig, bool]
         changes["engine.long_prefill_token_threshold"] = most_tokens
     if kind == "gpu":
         changes |= {"engine.disable_custom_all_reduce": True, "engine.gpu_memory_utilization": 0.05}
-    left_out = [key for key in list_left_out(config) if key not in changes]
+    without = [key for key in (*list_left_out(config), "fallback.layouts") if key not in changes]
     try:
-        return launch_file.with_values(config, changes, without=left_out, why="rehearsal"), real is not None
+        return launch_file.with_values(config, changes, without=without, why="rehearsal"), real is not None
     except LaunchFileError as error:
         raise LaunchFileError(f"this launch cannot be rehearsed: {error.what}", problems=error.problems) from error
 
