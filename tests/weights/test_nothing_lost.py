@@ -54,7 +54,6 @@ TUNED = {
 }
 OTHER_NAMES = ("notes.md", "pytorch_model.bin", "adapter/model.safetensors", "config.json.part", f"{MANIFEST}.part")
 OTHER_NAMES += ("1_Pooling", "1_Pooling/notes.md", "1_Pooling/config.json.part", "2_Dense/model.safetensors/x")
-_RUNS = 500
 
 
 class TwoNodes:
@@ -247,10 +246,20 @@ def endpoint() -> Iterator[str]:
         yield running.url
 
 
-@settings(max_examples=_RUNS, deadline=None, suppress_health_check=list(HealthCheck))
-@given(nodes=st.tuples(NODES, NODES), steps=STEPS)
-def test_no_file_of_the_user_is_lost(endpoint: str, nodes: Any, steps: Any) -> None:
+@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_no_file_of_the_user_is_lost(endpoint: str, runs: int) -> None:
     """After each verb all bytes that no pull brought are where they were, or where --replace says it moved them."""
+
+    @settings(max_examples=runs, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(nodes=st.tuples(NODES, NODES), steps=STEPS)
+    def lose_nothing(nodes: Any, steps: Any) -> None:
+        try_steps(endpoint, nodes, steps)
+
+    lose_nothing()
+
+
+def try_steps(endpoint: str, nodes: Any, steps: Any) -> None:
+    """Two nodes as described, then each step, after which everything of the user must be there."""
     root = Path(tempfile.mkdtemp(dir="/dev/shm"))
     try:
         places = [Place(root / f"n{number}") for number in range(2)]
