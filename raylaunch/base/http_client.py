@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -62,6 +63,11 @@ class RequestError(RaylaunchError):
     def __init__(self, kind: HttpFailure, what: str, *, status: int = 0, words: str = "") -> None:
         super().__init__(what)
         self.kind, self.status, self.words = kind, status, words
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the server may answer the same request later: it starts, is busy or failed."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 @dataclass(frozen=True)

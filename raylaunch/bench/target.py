@@ -115,6 +115,8 @@ class Target:
             HttpFailure.CONTENT: "correct --url: the address of an OpenAI-compatible server, without /v1",
             HttpFailure.STATUS: "correct --url: the address of an OpenAI-compatible server, without /v1",
         }
+        if error.is_passing:
+            fixes[HttpFailure.STATUS] = f"try again; `{Viewpoint.of_this_process().command('status')}` shows its state"
         return BenchError(error.what, fix=fixes.get(error.kind) or _advise_start())
 
 
@@ -222,7 +224,7 @@ def try_request(target: Target, path: str, body: bytes) -> dict[str, Any]:
     try:
         answer = target.ask(path, fields)
     except RequestError as error:
-        if error.kind is not HttpFailure.STATUS or error.status in (401, 403):
+        if error.kind is not HttpFailure.STATUS or error.status in (401, 403) or error.is_passing:
             raise target.explain(error) from error
         fix = "try --api completions" if "chat template" in error.words.lower() else "change the request's options"
         if error.status == 404:

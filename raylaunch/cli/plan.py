@@ -63,7 +63,8 @@ def _read_launch(what: str | None, sets: tuple[str, ...]) -> "tuple[LaunchConfig
     from types import MappingProxyType
 
     folder = Path(what)
-    kind = f"model.path={folder.absolute()}" if folder.is_dir() else f"model.repo={what}"
+    is_path = folder.is_dir() or what.startswith(("/", "./", "../", "~"))
+    kind = f"model.path={folder.expanduser().absolute()}" if is_path else f"model.repo={what}"
     loaded = load_launch(None, (kind, *sets))
     # Without a file the demo's settings apply, which are another model's.
     own = {name: value for name, value in loaded.engine.items() if _is_set(loaded, f"engine.{name}")}

@@ -102,6 +102,7 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ((str(model),), "add --gpus"),
         ((str(model), "--gpus", "2x8x4091"), "nearest is 4090"),
         ((str(tmp_path), "--gpus", "4090"), "config.json cannot be read"),
+        (("./nowhere", "--gpus", "4090"), "nowhere/config.json cannot be read"),
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 1
