@@ -77,7 +77,8 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        # vLLM has no option for a passphrase: uvicorn would ask for it on the terminal, again and again
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), password=lambda: "")
         context.verify_mode = ssl.VerifyMode(int(options.get("ssl_cert_reqs") or 0))
         if options.get("ssl_ca_certs"):
             context.load_verify_locations(options["ssl_ca_certs"])
@@ -86,7 +87,8 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise LaunchFileError(
             f"server.ssl_certfile {options['ssl_certfile']}: TLS cannot be set up with it: {error}",
-            fix="server.ssl_certfile and server.ssl_keyfile must name PEM files of this machine that belong together",
+            fix="server.ssl_certfile, ssl_keyfile and ssl_ca_certs must name PEM files of this machine; the key must be"
+            " the certificate's, without a passphrase",
         ) from error
     return context
 

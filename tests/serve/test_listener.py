@@ -20,6 +20,7 @@ from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.processes import wait_until
 from raylaunch.serve.listener import Listener, listen, make_tls
 from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
+from tests.private_ca import PrivateCa
 
 IDLE_CLIENTS = """\
 import resource, socket, sys
@@ -141,6 +142,17 @@ def test_answers_use_the_servers_tls(listening: socket.socket, tmp_path: Path) -
 def test_a_missing_certificate_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LaunchFileError, match=r"nothing\.pem"):
         make_tls({"ssl_certfile": str(tmp_path / "nothing.pem")})
+
+
+def test_a_key_with_a_passphrase_is_refused(tmp_path: Path) -> None:
+    """And not asked for: nobody is at the terminal of a service."""
+    certificate, key = PrivateCa.make(tmp_path / "ca").server
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "pkey", "-aes256", "-passout", "pass:x", "-in", key, "-out", locked]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(LaunchFileError) as caught:
+        make_tls({"ssl_certfile": str(certificate), "ssl_keyfile": str(locked)})
+    assert "without a passphrase" in caught.value.fix
 
 
 def test_hand_over_and_back_refuses_and_loses_no_client(listening: socket.socket) -> None:
