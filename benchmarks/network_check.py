@@ -3,21 +3,25 @@
     python -m benchmarks.network_check links OUT.json     two GPUs of one node: peer access, shared memory, sockets
     python -m benchmarks.network_check hops OUT.json      two Ray nodes with one GPU each: a pipeline's hop
     python -m benchmarks.network_check starts OUT.json    `raylaunch serve` with and without it, in turns: ready after
+    python -m benchmarks.network_check starts OUT.json --rehearse    the same on logical GPUs of two Ray nodes
 
-Starts Ray nodes of its own on loopback addresses, and serves a Llama of 8B parameters with dummy weights.
+Starts Ray nodes of its own on loopback addresses, and serves a Llama of 8B parameters with dummy weights; in the
+rehearsal `serve --rehearse` has nodes and a stand-in model of its own.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ WAYS: Mapping[str, Mapping[str, str]] = {
     "without peer access": {"NCCL_P2P_DISABLE": "1"},
     "over sockets": {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"},
 }
-_READY = re.compile(r"ready after ([\d.]+) s")
+_READY = re.compile(r"ready after ([\d.]+) s(?:.*?check ([\d.]+) s)?")
 _DEADLINE_S = 400.0
 
 
@@ -84,12 +88,13 @@ def run_netcheck(launch: Path, environment: Mapping[str, str]) -> dict[str, Any]
     return report
 
 
-def time_start(launch: Path, folder: Path, *, check: bool) -> dict[str, Any]:
+def time_start(launch: Path, folder: Path, *, check: bool, rehearse: bool) -> dict[str, Any]:
     """`raylaunch serve` to its "ready after" line, then stopped; nothing is remembered from earlier starts."""
     home = Path(tempfile.mkdtemp(dir=folder))
-    own = {**os.environ, "RAY_ADDRESS": HEAD, "RAYLAUNCH_HOME": str(home)}
+    own = {**os.environ, "RAYLAUNCH_HOME": str(home)} | ({} if rehearse else {"RAY_ADDRESS": HEAD})
     chosen = f"cluster.check_network={str(check).lower()}"
     command = [sys.executable, "-m", "raylaunch", "serve", str(launch), "--set", chosen]
+    command += ["--rehearse"] if rehearse else []
     log = home / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=own, stdout=output, stderr=output)
@@ -102,9 +107,24 @@ def time_start(launch: Path, folder: Path, *, check: bool) -> dict[str, Any]:
     return {
         "check": check,
         "ready_s": float(found[1]) if found else None,
+        "check_s": float(found[2]) if found and found[2] else None,
         "lines": [line for line in text.splitlines() if line.startswith(("network:", "ready after"))],
         "error": "" if found else text[-2000:],
     }
+
+
+def time_starts(launch: Path, folder: Path, pairs: int, *, rehearse: bool) -> dict[str, Any]:
+    """Starts in pairs, and by how much the check makes each pair's later."""
+    time_start(launch, folder, check=True, rehearse=rehearse)  # the first reads everything from disk: not counted
+    starts, differences = [], []
+    for pair in range(pairs):
+        by_check = {}
+        for check in ((True, False), (False, True))[pair % 2]:
+            starts.append(time_start(launch, folder, check=check, rehearse=rehearse))
+            by_check[check] = starts[-1]["ready_s"]
+        if None not in by_check.values():
+            differences.append(round(by_check[True] - by_check[False], 1))
+    return {"starts": starts, "later_by_s": differences, "median_s": statistics.median(differences or [math.nan])}
 
 
 def main() -> None:
@@ -113,17 +133,16 @@ def main() -> None:
     parser.add_argument("what", choices=("links", "hops", "starts"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--rehearse", action="store_true", help="of starts: on logical GPUs")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="net-"))
     nodes, gpus = (1, 2) if asked.what == "links" else (2, 1)
     launch = write_launch(folder, nodes=nodes, gpus=gpus)
-    result: dict[str, Any] = {"command": f"python -m benchmarks.network_check {asked.what}"}
-    with ray_nodes(folder, nodes, gpus):
+    command = f"python -m benchmarks.network_check {asked.what} {asked.out}{' --rehearse' if asked.rehearse else ''}"
+    result: dict[str, Any] = {"command": command}
+    with nullcontext() if asked.rehearse else ray_nodes(folder, nodes, gpus):
         if asked.what == "starts":
-            orders = [(True, False), (False, True)]
-            result["starts"] = [
-                time_start(launch, folder, check=check) for pair in range(asked.pairs) for check in orders[pair % 2]
-            ]
+            result |= time_starts(launch, folder, asked.pairs, rehearse=asked.rehearse)
         else:
             ways = WAYS if asked.what == "links" else {"as it is": {}}
             result["reports"] = {name: run_netcheck(launch, environment) for name, environment in ways.items()}

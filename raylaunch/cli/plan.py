@@ -8,8 +8,10 @@ import click
 from raylaunch.cli.options import JSON, SETS, load_launch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raylaunch.config.launch import LaunchConfig
-    from raylaunch.plan.gpus import Fleet
+    from raylaunch.plan.gpus import ClusterGpus, Fleet
     from raylaunch.plan.report import Plan
 
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 @SETS
 @click.option("--gpus", metavar="2x8x4090", help="Machines x GPUs x kind; unequal machines joined by +.")
 @click.option("--cluster", type=click.Path(path_type=Path), metavar="CLUSTER.yaml", help="Plan on that cluster's GPUs.")
-@click.option("--network-gbit-s", type=float, default=10.0, show_default=True, help="Link between the machines.")
+@click.option("--network-gbit-s", type=float, help="Link between the machines; default what netcheck measured, or 10.")
 @click.option("--context", type=click.IntRange(min=1), help="Count requests of this many tokens.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="LAUNCH.yaml", help="Write the best launch.")
+@click.option("--ask-vllm", is_flag=True, help="Ask vLLM itself about the first layouts (7 to 60 s).")
 @click.option("--force", is_flag=True, help="Exit with 0 even if the launch's own layout cannot fit.")
 @JSON
 def plan(
@@ -28,9 +31,10 @@ def plan(
     sets: tuple[str, ...],
     gpus: str | None,
     cluster: Path | None,
-    network_gbit_s: float,
+    network_gbit_s: float | None,
     context: int | None,
     output: Path | None,
+    ask_vllm: bool,
     force: bool,
     as_json: bool,
 ) -> int | None:
@@ -39,12 +43,16 @@ def plan(
     It reads config.json, and takes named GPUs or a cluster's. MODEL is a folder, or a repo of the hub, whose weights
     are not fetched.
     """
+    from functools import partial
+
     from raylaunch.base import console
     from raylaunch.base.errors import ExitCode
     from raylaunch.plan import report
 
     launch, is_launch = _read_launch(what, sets)
-    made = make_plan(launch, _find_fleet(gpus, cluster, launch, network_gbit_s), is_named=is_launch, context=context)
+    fleet = _find_fleet(gpus, cluster, launch, network_gbit_s)
+    ask = None if not ask_vllm else _ask_here if cluster is None else partial(_ask_cluster, cluster)
+    made = make_plan(launch, fleet, is_named=is_launch, context=context, ask=ask)
     if as_json:
         console.print_json(report.to_json(made))
     else:
@@ -76,36 +84,121 @@ def _is_set(launch: "LaunchConfig", key: str) -> bool:
     return source is not None and source.kind in ("flag", "variable")
 
 
-def _find_fleet(gpus: str | None, cluster: Path | None, launch: "LaunchConfig", network_gbit_s: float) -> "Fleet":
+def _find_fleet(
+    gpus: str | None, cluster: Path | None, launch: "LaunchConfig", network_gbit_s: float | None
+) -> "Fleet":
     from raylaunch.base.errors import LaunchFileError
+    from raylaunch.cluster import ray_session
     from raylaunch.plan import gpus as kinds
 
-    if cluster is not None:
-        from raylaunch.config import cluster_file
-        from raylaunch.provision import remote
+    if gpus is not None:
+        fleet = kinds.parse_gpus(gpus, network_gbit_s)
+        return fleet if cluster is None else kinds.apply_rates(fleet, _read_cluster(cluster), network_gbit_s)
+    if cluster is not None or ray_session.find_address() is not None:
+        return kinds.read_cluster(_read_cluster(cluster), network_gbit_s)
+    raise LaunchFileError(
+        "the GPUs are not named, and no Ray runs here",
+        fix=f"add --gpus {launch.cluster.nodes}x{launch.cluster.gpus_per_node}x4090 (machines x GPUs x kind), "
+        "or --cluster CLUSTER.yaml",
+    )
 
-        lines = remote.read_lines(cluster_file.load(cluster), ["cluster-gpus"])
-        return kinds.read_cluster("".join(lines), network_gbit_s)
-    if gpus is None:
-        raise LaunchFileError(
-            "the GPUs are not named",
-            fix=f"add --gpus {launch.cluster.nodes}x{launch.cluster.gpus_per_node}x4090 (machines x GPUs x kind), "
-            "or --cluster CLUSTER.yaml",
-        )
-    return kinds.parse_gpus(gpus, network_gbit_s)
+
+def _read_cluster(cluster: Path | None) -> "ClusterGpus":
+    """The GPUs of a cluster, or of the Ray that runs here."""
+    from pydantic import TypeAdapter
+
+    from raylaunch.plan.gpus import ClusterGpus
+
+    if cluster is None:
+        return _list_gpus()
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import remote
+
+    answer = "".join(remote.read_lines(cluster_file.load(cluster), ["cluster-gpus"]))
+    return TypeAdapter(ClusterGpus).validate_json(answer)
+
+
+def _list_gpus() -> "ClusterGpus":
+    from raylaunch.plan.gpus import ClusterGpus
+    from raylaunch.preflight.network.memory import recall_rates
+    from raylaunch.preflight.run import list_gpus
+
+    nodes = list_gpus()
+    known = recall_rates([node.ip for node in nodes])
+    return ClusterGpus(
+        [[(gpu.name, gpu.usable_bytes) for gpu in node.gpus] for node in nodes],
+        known.network_bytes_s if known else 0.0,
+        known.peer_bytes_s if known else 0.0,
+    )
 
 
 @click.command("cluster-gpus", hidden=True)
 def cluster_gpus() -> None:
-    """Print name and memory of every GPU of the Ray cluster that this machine is in: `plan --cluster` runs it."""
+    """Print GPUs and link rates of the Ray cluster that this machine is in: `plan --cluster` runs it."""
+    from dataclasses import asdict
+
     from raylaunch.base import console
-    from raylaunch.preflight.run import list_gpus
 
-    console.print_json_line([[[gpu.name, gpu.usable_bytes] for gpu in node] for node in list_gpus()])
+    console.print_json_line(asdict(_list_gpus()))
 
 
-def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context: int | None) -> "Plan":
-    """The plan of a launch on a fleet; of its model only config.json and headers are read."""
+@click.command("ask-vllm", hidden=True)
+@click.argument("question", type=click.Path(path_type=Path))
+def ask_vllm(question: Path) -> None:
+    """Ask vLLM on a GPU node of this cluster, as a Ray task: `plan --cluster --ask-vllm` runs it."""
+    from raylaunch.base import console
+
+    file = Path.home() / question
+    text = file.read_text(encoding="utf-8")
+    file.unlink()
+    console.print_result(_ask_here(text))
+
+
+def _ask_here(question: str) -> str:
+    """The answer of vLLM on a GPU node of the Ray that runs here; of the vLLM installed here where none runs."""
+    from raylaunch.base.errors import EngineError
+    from raylaunch.cluster import ray_session
+    from raylaunch.plan import asked
+
+    if ray_session.find_address() is None:
+        return asked.ask_installed(question)
+    from importlib.resources import files
+
+    from raylaunch.preflight.run import ask_on_node
+
+    source = files("raylaunch.engine").joinpath("ask_layout.py").read_text(encoding="utf-8")
+    answer, error = ask_on_node(source, question, asked.LIMIT_S)
+    if error:
+        raise EngineError("--ask-vllm: vLLM failed", fix="plan without it", excerpt=error.splitlines()[-8:])
+    return answer
+
+
+def _ask_cluster(cluster: Path, question: str) -> str:
+    """The answer of the vLLM in a cluster's image."""
+    import secrets
+
+    from raylaunch.config import cluster_file
+    from raylaunch.provision import remote, remote_launch
+    from raylaunch.provision.host_shell import HostShell
+
+    loaded, name = cluster_file.load(cluster), f"question-{secrets.token_hex(4)}.json"
+    remote_launch.send_file(HostShell.of(loaded), question, name)
+    return "".join(remote.read_lines(loaded, ["ask-vllm", f"{remote_launch.LAUNCHES}/{name}"]))
+
+
+def make_plan(
+    launch: "LaunchConfig",
+    fleet: "Fleet",
+    *,
+    is_named: bool,
+    context: int | None,
+    ask: "Callable[[str], str] | None" = None,
+) -> "Plan":
+    """The plan of a launch on a fleet; of its model only config.json and headers are read.
+
+    Args:
+        ask: asks vLLM about the first layouts (plan/asked.py).
+    """
     from dataclasses import replace
 
     from raylaunch.plan.forecast import make_model
@@ -130,6 +223,10 @@ def make_plan(launch: "LaunchConfig", fleet: "Fleet", *, is_named: bool, context
     model = make_model(files.config, tensors, settings, files.where)
     planner = Planner(model, fleet, settings, context)
     layouts = list_layouts(planner, lambda layout: recall(planner, layout, repo or str(folder)))
+    if ask is not None:
+        from raylaunch.plan.asked import ask_about
+
+        layouts = ask_about(planner, layouts, files.config, launch.engine, ask)
     name = repo if repo and (is_named or not launch.model.path) else folder.name
     return Plan(name, model.shape, model.measure_all(), fleet, tuple(layouts))
 
@@ -152,4 +249,4 @@ def _write_launch(output: Path, made: "Plan", launch: "LaunchConfig") -> None:
     console.say(f"wrote {output}")
 
 
-COMMANDS = (plan, cluster_gpus)
+COMMANDS = (plan, cluster_gpus, ask_vllm)

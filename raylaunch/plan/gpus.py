@@ -1,6 +1,5 @@
 """GPU kinds by name, with the memory that CUDA reports, and the machines that carry them."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from raylaunch.base import text
 from raylaunch.base.errors import LaunchFileError
 
 GIB = 1 << 30
+_BYTES_PER_GBIT = 1e9 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,10 @@ class Fleet:
     """The machines of a plan, in the order of their ranks."""
 
     machines: tuple[Machine, ...]
-    network_rate: float = 1.25e9
+    network_rate: float = 10 * _BYTES_PER_GBIT
     """Between machines, in bytes per second; 10 Gbit/s unless it is known."""
+    link_source: str = "nominal"
+    """Where the rates of links come from."""
 
     @property
     def gpus(self) -> int:
@@ -101,7 +103,7 @@ def find_kind(name: str, memory_bytes: int | None = None) -> GpuKind:
     return replace(kind, memory_gib=memory_bytes / GIB) if memory_bytes else kind
 
 
-def parse_gpus(value: str, network_gbit_s: float = 10.0) -> Fleet:
+def parse_gpus(value: str, network_gbit_s: float | None = None) -> Fleet:
     """ "2x8x4090" (machines x GPUs x kind), "8xH100", "4090"; unequal machines joined by "+".
 
     A kind may be a number of GiB instead of a name: "2x8x23.5GiB".
@@ -119,7 +121,11 @@ def parse_gpus(value: str, network_gbit_s: float = 10.0) -> Fleet:
         if not count or not per_machine:
             raise LaunchFileError(f"--gpus {text.printable(value)}: no GPUs", fix="as 2x8x4090")
         machines += [Machine(_read_kind(name.strip()), per_machine)] * count
-    return Fleet(tuple(machines), network_gbit_s * 1e9 / 8)
+    return _name_rate(Fleet(tuple(machines)), network_gbit_s)
+
+
+def _name_rate(fleet: Fleet, network_gbit_s: float | None) -> Fleet:
+    return fleet if network_gbit_s is None else replace(fleet, network_rate=network_gbit_s * _BYTES_PER_GBIT)
 
 
 def _read_kind(name: str) -> GpuKind:
@@ -135,22 +141,48 @@ def _read_kind(name: str) -> GpuKind:
     return kind
 
 
-def read_cluster(answer: str, network_gbit_s: float) -> Fleet:
-    """The machines of a cluster, from a JSON list of each one's GPUs: [name, bytes of memory].
+@dataclass(frozen=True, slots=True)
+class ClusterGpus:
+    """What a cluster's nodes have: `raylaunch cluster-gpus` prints it."""
+
+    nodes: list[list[tuple[str, int]]]
+    """Name and bytes of each GPU, by node."""
+    network_bytes_s: float = 0.0
+    """What the last check of the network measured between nodes; 0 is not measured."""
+    peer_bytes_s: float = 0.0
+
+
+def read_cluster(answer: ClusterGpus, network_gbit_s: float | None) -> Fleet:
+    """The machines of a cluster; link rates are the check's where it measured them.
+
+    Args:
+        network_gbit_s: what the user names goes before what was measured.
 
     Raises:
-        LaunchFileError: it has no GPUs.
+        LaunchFileError: it has no GPUs, or they exist in Ray's accounts only.
     """
-    listed = [node for node in json.loads(answer) if node]
-    if not listed:
-        raise LaunchFileError("the cluster's nodes have no GPUs", fix="name them with --gpus, as 2x8x4090")
-    return make_fleet([[(str(name), int(size)) for name, size in node] for node in listed], network_gbit_s)
+    if not any(answer.nodes):
+        raise LaunchFileError(
+            "no driver on the cluster's nodes reports a GPU (logical GPUs have no memory to plan with)",
+            fix="name them with --gpus, as 2x8x4090",
+        )
+    fleet = make_fleet(answer.nodes)
+    return apply_rates(fleet, answer, network_gbit_s)
 
 
-def make_fleet(nodes: Sequence[Sequence[tuple[str, int]]], network_gbit_s: float = 10.0) -> Fleet:
+def apply_rates(fleet: Fleet, known: ClusterGpus, network_gbit_s: float | None) -> Fleet:
+    """The fleet with the rates that a cluster's last check of the network measured."""
+    measured = known.network_bytes_s if network_gbit_s is None else 0.0
+    rate = network_gbit_s * _BYTES_PER_GBIT if network_gbit_s is not None else measured or fleet.network_rate
+    peer = known.peer_bytes_s
+    machines = tuple(replace(m, kind=replace(m.kind, peer_rate=peer)) if peer else m for m in fleet.machines)
+    return Fleet(machines, rate, "measured by netcheck" if measured or peer else fleet.link_source)
+
+
+def make_fleet(nodes: Sequence[Sequence[tuple[str, int]]]) -> Fleet:
     """Machines from the names and bytes of their GPUs; one that has unequal cards counts as its smallest."""
     machines = [Machine(find_kind(*min(node, key=lambda gpu: gpu[1])), len(node)) for node in nodes if node]
-    return Fleet(tuple(machines), network_gbit_s * 1e9 / 8)
+    return Fleet(tuple(machines))
 
 
 def describe_gpus(machines: Sequence[Machine]) -> list[dict[str, object]]:

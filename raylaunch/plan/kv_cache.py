@@ -20,10 +20,13 @@ class CacheSettings:
 
     tp: int
     max_model_len: int
-    max_num_batched_tokens: int
+    in_flight: int
+    """Tokens that are scheduled and not settled: a batch for each stage (0.32: VllmConfig.max_in_flight_tokens)."""
     kv_bytes: float = 2.0
     """Of an element."""
     block: int = _KERNEL_BLOCK
+    state_blocks: int = 1
+    """That a request holds of a state: 2 with prefix caching (0.32: MambaSpec in mode "align")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,12 @@ class Group:
     mixer: Mixer
     block: int
     """Tokens of a block; of a state any number."""
+    state_blocks: int = 1
 
     def count_blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks that a request of `tokens` holds at most."""
         if self.mixer.is_state and not self.mixer.has_attention:
-            return 1
+            return self.state_blocks
         if self.mixer.kind == "sliding":
             return -(-min(self.mixer.window - 1 + in_flight, tokens) // self.block) + 1
         if self.mixer.kind == "chunked":
@@ -90,7 +94,7 @@ def plan_cache(shape: ModelShape, settings: CacheSettings) -> CachePlan:
     state = max((mixer.measure_state(tp) for mixer in mixers.values()), default=0)
     block = settings.block
     if state and token:  # attention's page is made at least as large as a state, which is padded to it
-        block = _KERNEL_BLOCK * max(block // _KERNEL_BLOCK, -(-state // int(_KERNEL_BLOCK * token)))
+        block *= max(1, -(-state // int(block * token)))
     page = int(block * token) or state
     counts = [len(layers) for layers in buckets.values()]
     size = max(counts) if max(counts, default=0) < 1.5 * min(counts, default=0) else min(counts, default=1)
@@ -101,7 +105,10 @@ def plan_cache(shape: ModelShape, settings: CacheSettings) -> CachePlan:
         ratio = int(token // own) if own and token % own == 0 else 1
         number = -(-len(layers) // size)
         kept = Mixer("mamba2", shapes=mixer.shapes) if kind == "state" else mixer
-        groups += [Group(tuple(layers[start::number]), kept, block * ratio) for start in range(number)]
+        held = settings.state_blocks if token else 1
+        if held > 1 and kept.kind == "mamba2":  # and one for checkpoints of a prefill (0.32: MambaMixer2)
+            held += 1
+        groups += [Group(tuple(layers[start::number]), kept, block * ratio, held) for start in range(number)]
     return CachePlan(tuple(groups), page)
 
 
@@ -112,7 +119,7 @@ def measure_tokens(plan: CachePlan, blocks: int, settings: CacheSettings, *, by_
         by_concurrency: requests of max_model_len that fit, times that length (0.30 and later); else blocks by tokens.
     """
     if by_concurrency:
-        held = plan.count_request(settings.max_model_len, settings.max_num_batched_tokens)
+        held = plan.count_request(settings.max_model_len, settings.in_flight)
         return int(blocks / held * settings.max_model_len) if held else 0
     return blocks // max(1, len(plan.groups)) * min((group.block for group in plan.groups), default=0)
 
@@ -122,6 +129,6 @@ def find_longest(plan: CachePlan, blocks: int, settings: CacheSettings) -> int:
     low, high = 0, settings.max_model_len
     while low < high:
         middle = (low + high + 1) // 2
-        fits = plan.count_request(middle, settings.max_num_batched_tokens) <= blocks
+        fits = plan.count_request(middle, settings.in_flight) <= blocks
         low, high = (middle, high) if fits else (low, middle - 1)
     return low

@@ -137,7 +137,8 @@ def _make_mamba(fields: Fields) -> Mixer:
     heads = fields.size("mamba_n_heads", "mamba_num_heads", "num_heads")
     size = fields.size("mamba_d_head", "mamba_head_dim", "head_dim")
     kernel = fields.size("mamba_d_conv", "conv_kernel", "mamba_conv_kernel") or 4
-    state_bytes = 4 if fields.get("mamba_ssm_cache_dtype", "mamba_ssm_dtype") == "float32" else 2
+    default = "float32" if fields.get("model_type") == "nemotron_h" else ""  # 0.32: NemotronHForCausalLMConfig
+    state_bytes = 4 if (fields.get("mamba_ssm_cache_dtype", "mamba_ssm_dtype") or default) == "float32" else 2
     both = fields.get("model_type") == "falcon_h1"
     if not heads:
         inner = fields.size("mamba_d_inner", "intermediate_size") if fields.get("model_type") == "mamba" else 0

@@ -39,6 +39,7 @@ def to_json(plan: Plan) -> dict[str, object]:
     return {
         "model": plan.name,
         "gpus": describe_gpus(plan.fleet.machines),
+        "link_rates": plan.fleet.link_source,
         "reason": explain_first(list(plan.layouts)),
         "layouts": [_dump(plan, layout) for layout in plan.layouts],
     }
@@ -99,7 +100,7 @@ def to_lines(plan: Plan) -> list[str]:
     lines += _wrap(explain_first(list(plan.layouts)))
     for layout in dict.fromkeys((first, plan.named or first)):
         if layout.fits:
-            lines += _list_notes(layout)
+            lines += _list_notes(layout, plan.fleet.link_source)
     return lines
 
 
@@ -114,8 +115,8 @@ def _name_sources(layouts: list[Layout]) -> str:
     return "; ".join(f"{source}: {', '.join(rows[source])}" for source in fewest[:-1]) + f"; else {fewest[-1]}"
 
 
-def _list_notes(layout: Layout) -> list[str]:
-    size, rate = _size(layout), f"{layout.wire.rate / 1e9:.3g} GB/s" if layout.wire.rate else "none"
+def _list_notes(layout: Layout, link_source: str) -> list[str]:
+    size, rate = _size(layout), f"{layout.wire.rate / 1e9:.3g} GB/s ({link_source})" if layout.wire.rate else "none"
     notes = [f"{size}: stage {layout.heaviest} is heaviest; slowest link {rate}"]
     if layout.is_partitioned:
         notes.append(f"{size} needs {PARTITION}={','.join(map(str, layout.sizes))} in serve's environment")

@@ -47,6 +47,7 @@ class PlanSettings:
     quantization: str | None = None
     enforce_eager: bool = False
     expert_parallel: bool = False
+    prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
     block_size: int = 16
     tp_across_nodes: bool = False
@@ -93,6 +94,7 @@ def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ)
         kv_cache_dtype=str(engine.get("kv_cache_dtype") or "auto"),
         quantization=quantization,
         enforce_eager=bool(engine.get("enforce_eager")),
+        prefix_caching=engine.get("enable_prefix_caching") is not False,
         expert_parallel=bool(engine.get("enable_expert_parallel")),
         kv_cache_memory_bytes=_read_int(engine.get("kv_cache_memory_bytes")),
         block_size=_read_int(engine.get("block_size")) or 16,

@@ -3,8 +3,9 @@
 A check is a probe (node/facts.py, on the node) and rules (here); every finding has a node, a problem and a fix.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raylaunch.base.errors import ClusterError
@@ -12,6 +13,7 @@ from raylaunch.cluster import ship
 from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.node.facts import FactsRequest, NodeFacts, collect_facts
 from raylaunch.node.nvml import DriverFacts, NodeGpu, read_gpus
+from raylaunch.node.script import run_script
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.gpu_rules import judge_gpus
 from raylaunch.preflight.machine_rules import judge_addresses, judge_machine, judge_versions
@@ -21,6 +23,14 @@ from raylaunch.preflight.requirements import CheckRequest
 _DEADLINE_S = 60.0
 """Ray starts a process on each node first: 1 to 3 s, more where a disk is cold."""
 _RULES = (judge_versions, judge_addresses, judge_model, judge_companions, judge_machine, judge_gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNode:
+    """A node of the cluster and its GPUs, as their driver reports them."""
+
+    ip: str
+    gpus: tuple[NodeGpu, ...]
 
 
 def check_nodes(
@@ -92,12 +102,36 @@ def _shorten(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def list_gpus() -> list[tuple[NodeGpu, ...]]:
-    """The GPUs of each node of the Ray cluster that this machine is in, the head's first.
+def list_gpus() -> list[GpuNode]:
+    """The nodes with GPUs of the Ray cluster that this machine is in, the head first; a logical GPU is not listed.
 
     Raises:
         ClusterError: no Ray runs here.
     """
+    with _gpu_nodes() as nodes:
+        answers: list[DriverFacts] = _run_on([(node, read_gpus, ()) for node in nodes], _DEADLINE_S)
+        found = [tuple(gpu for gpu in facts.gpus if not gpu.error) for facts in answers]
+        return [GpuNode(node.ip, gpus) for node, gpus in zip(nodes, found, strict=True)]
+
+
+def ask_on_node(source: str, question: str, timeout_s: float) -> tuple[str, str]:
+    """Run a Python program on the first node that has GPUs, as a Ray task without any; its answer and its error.
+
+    Raises:
+        ClusterError: no Ray runs here, or none of its nodes has a GPU.
+    """
+    with _gpu_nodes() as nodes:
+        if not nodes:
+            raise ClusterError("no node of the cluster has a GPU", fix="check `ray status`")
+        answers: list[tuple[str, str]] = _run_on(
+            [(nodes[0], run_script, (source, question, timeout_s))], timeout_s + _DEADLINE_S
+        )
+        return answers[0]
+
+
+@contextmanager
+def _gpu_nodes() -> Iterator[list[ClusterNode]]:
+    """Join the Ray that this machine is in; its nodes that have GPUs."""
     import ray
 
     from raylaunch.cluster import ray_session
@@ -107,13 +141,21 @@ def list_gpus() -> list[tuple[NodeGpu, ...]]:
         raise ClusterError("no Ray runs on this machine", fix="`raylaunch up CLUSTER.yaml` brings the cluster up")
     ray_session.join(address, env_vars={})
     try:
-        with ship.node_code():
-            probe = ray.remote(num_cpus=0, max_retries=0)(read_gpus)
-            nodes = [node for node in ray_session.list_nodes() if node.gpus]
-            asked = [probe.options(scheduling_strategy=ship.on_node(node.node_id)).remote() for node in nodes]
-        answers: list[DriverFacts] = ray.get(asked, timeout=_DEADLINE_S)
-        return [tuple(gpu for gpu in facts.gpus if not gpu.error) for facts in answers]
+        yield [node for node in ray_session.list_nodes() if node.gpus]
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"the nodes' GPUs cannot be read: {_shorten(error)}", fix="check `ray status`") from error
+        raise ClusterError(f"the nodes do not answer: {_shorten(error)}", fix="check `ray status`") from error
     finally:
         ray_session.leave()
+
+
+def _run_on(calls: Sequence[tuple[ClusterNode, Callable[..., Any], tuple[Any, ...]]], timeout_s: float) -> Any:
+    import ray
+
+    with ship.node_code():
+        asked = [
+            ray.remote(num_cpus=0, max_retries=0)(function)
+            .options(scheduling_strategy=ship.on_node(node.node_id))
+            .remote(*arguments)
+            for node, function, arguments in calls
+        ]
+    return ray.get(asked, timeout=timeout_s)

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from raylaunch.cli import main
+from raylaunch.cluster import ray_session
+from raylaunch.plan import asked
 from tests.hub_server import Hub, serve
 from tests.plan.shapes import CONFIGS
 
@@ -111,3 +113,18 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "is not a JSON object" in run(capsys, str(model), "--gpus", "4090")[2]
     (model / "config.json").write_text("{}")
     assert "no usable hidden_size" in run(capsys, str(model), "--gpus", "4090")[2]
+
+
+def test_a_question_from_the_laptop_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ask-vllm` on the head: a file below its home, which is removed; one line of JSON, however long."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ray_session, "find_address", lambda: None)
+    monkeypatch.setattr(asked, "ask_installed", lambda question: question)
+    text = json.dumps({"layouts": ["[bold]x"] * 200})
+    (tmp_path / "question.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["ask-vllm", "question.json"])
+    assert (ended.value.code or 0, capsys.readouterr().out.strip()) == (0, text)
+    assert not (tmp_path / "question.json").exists()

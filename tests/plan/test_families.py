@@ -6,6 +6,7 @@ import pytest
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.plan.forecast import make_model
+from raylaunch.plan.kv_cache import CacheSettings, plan_cache
 from raylaunch.plan.quantization import read_quantization
 from raylaunch.plan.settings import PlanSettings
 from tests.plan.shapes import CONFIGS
@@ -174,3 +175,18 @@ def test_too_many_layers_are_no_model() -> None:
     """A damaged config.json is an error, not all of this machine's memory."""
     with pytest.raises(WeightsError, match="not understood"):
         make_model(CONFIGS["llama-3-8b"] | {"num_hidden_layers": 10**9}, [], PlanSettings(), "x")
+
+
+@pytest.mark.parametrize(
+    ("family", "tp", "batches", "block", "held"),
+    [("mistral", 1, 2, 128, 65), ("falcon_h1", 1, 1, 3200, 6 + 3), ("jamba", 2, 1, 256, 64 + 7 * 2)],
+)
+def test_blocks_of_a_request_are_vllms(family: str, tp: int, batches: int, block: int, held: int) -> None:
+    """As vLLM 0.32 counts them: a window holds a batch for each stage; a state two blocks, or three."""
+    mistral = CONFIGS["llama-3-8b"] | {"model_type": "mistral", "sliding_window": 4096}
+    config = next((config for config, _, _ in _FAMILIES if config.get("model_type") == family), mistral)
+    shape = make_model({**_BASE, **config, "mamba_ssm_dtype": "float32"}, [], PlanSettings(), "").shape
+    cache = CacheSettings(tp, 16384, batches * 2048, block=128, state_blocks=2)
+    plan = plan_cache(shape, cache)
+    assert plan.groups[0].block == block
+    assert plan.count_request(16384, cache.in_flight) == held

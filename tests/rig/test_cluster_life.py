@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import wait_until
+from tests.plan.shapes import CONFIGS
 from tests.rig.host import wait_until as host_wait_until
 from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
 from tests.rig.owner import CONTAINER, Owner, bring_out_of_step, find_image, wait_for_line
@@ -82,6 +83,19 @@ def test_up_serves_a_model(laptop: Owner, tmp_path: Path) -> None:
     assert json.loads(laptop.must("status", "--json", *on).stdout)["pid"] == status["pid"]
     ended = laptop.type(stop)
     assert (ended.status, "nothing" in ended.text) == (0, False), ended.text
+
+
+@pytest.mark.whole
+def test_plan_asks_the_cluster(laptop: Owner, tmp_path: Path) -> None:
+    """Its GPUs through Ray, which have no memory here; and the vLLM of its image, in a Ray task."""
+    laptop.up()
+    config = CONFIGS["llama-3-8b"] | {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": 500000.0}))
+    on = ("--cluster", str(laptop.cluster_file))
+    refused = laptop.run("plan", str(tmp_path), *on)
+    assert (refused.returncode, "logical GPUs have no memory" in refused.stderr) == (1, True), refused.stderr
+    planned = laptop.must("plan", str(tmp_path), "--gpus", "2x2x4090", "--ask-vllm", "--json", *on)
+    assert json.loads(planned.stdout)["layouts"][0]["source"] == "vLLM asked"
 
 
 def test_a_detached_service_with_an_open_api(laptop: Owner, tmp_path: Path) -> None:

@@ -58,6 +58,11 @@ class GroupTrial:
         found = [float(one[value]) for result in self.results if (one := result.find(step)) is not None]
         return max(found) if found else None
 
+    def find_reduce_rate(self) -> float | None:
+        """Bytes a second that a rank sends in the slowest rank's all-reduce; None where none was timed."""
+        seconds, size = self.find_slowest("allreduce", "seconds"), self.find_slowest("allreduce", "bytes")
+        return 2 * size * (len(self.ranks) - 1) / len(self.ranks) / seconds if seconds and size else None
+
 
 @dataclass(frozen=True, slots=True)
 class HopMeasured:
@@ -107,6 +112,22 @@ class NetworkMeasured:
     def find_trial(self, name: str) -> GroupTrial | None:
         """By its name."""
         return next((trial for trial in self.trials if trial.name == name), None)
+
+    def find_network_rate(self, hops: Sequence[HopMeasured]) -> float:
+        """Bytes a second of the slowest link between nodes: NCCL's where hops were tried, else TCP's; 0 without any."""
+        crossing = [hop.bytes / hop.prefill_s for hop in hops if hop.source != hop.target and hop.prefill_s]
+        plain = [rate * 1e6 for link in self.links for rate in (link.out_mb_s, link.in_mb_s) if rate]
+        return min(crossing or plain, default=0.0)
+
+    def find_peer_rate(self) -> float:
+        """Bytes a second that the ranks of a stage reach in an all-reduce, where each stage is on one node; else 0."""
+        rates = [
+            rate
+            for trial in self.trials
+            if trial.name.startswith("tp ") and trial.has_passed and (rate := trial.find_reduce_rate())
+            if len({self.find_ip(rank) for rank in trial.ranks}) == 1
+        ]
+        return min(rates, default=0.0)
 
     @property
     def is_one_machine(self) -> bool:

@@ -1,10 +1,13 @@
 """What was proved at an earlier start, by the fingerprint of hardware, software and layout."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from raylaunch.base import paths
 from raylaunch.cluster.placement import RankPlace
@@ -19,6 +22,12 @@ class Proof:
     proved: tuple[str, ...]
     environment: Mapping[str, str]
     disable_custom_all_reduce: bool
+    nodes: tuple[str, ...] = ()
+    """Addresses of the nodes."""
+    network_bytes_s: float = 0.0
+    """Of the slowest link between two nodes; 0 is not measured."""
+    peer_bytes_s: float = 0.0
+    """Of the slowest all-reduce within a node; 0 is not measured."""
 
 
 def make_fingerprint(
@@ -39,11 +48,25 @@ def _find_file(fingerprint: str) -> Path:
 
 def recall(fingerprint: str) -> Proof | None:
     """The proof of this fingerprint, if there is one."""
+    return _read(_find_file(fingerprint))
+
+
+def _read(file: Path) -> Proof | None:
     try:
-        fields = json.loads(_find_file(fingerprint).read_text(encoding="utf-8"))
-        return Proof(tuple(fields["proved"]), dict(fields["environment"]), bool(fields["disable_custom_all_reduce"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return TypeAdapter(Proof).validate_json(file.read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+def recall_rates(nodes: Collection[str]) -> Proof | None:
+    """The last check that measured a rate among these nodes, whatever its model and layout."""
+    with contextlib.suppress(OSError):
+        files = sorted(_find_file("").parent.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        known = (proof for file in files if (proof := _read(file)) is not None)
+        return next(
+            (p for p in known if p.nodes and set(p.nodes) <= set(nodes) and (p.network_bytes_s or p.peer_bytes_s)), None
+        )
+    return None
 
 
 def remember(fingerprint: str, proof: Proof) -> None:

@@ -72,7 +72,17 @@ def check_network(request: NetworkRequest) -> NetworkReport:
             )
     report = _report(measured, findings, proof, is_logical=request.is_logical)
     if proof is None and report.has_passed and measured.trials:
-        memory.remember(fingerprint, memory.Proof(report.proved, report.environment, report.disable_custom_all_reduce))
+        memory.remember(
+            fingerprint,
+            memory.Proof(
+                report.proved,
+                report.environment,
+                report.disable_custom_all_reduce,
+                nodes=tuple(node.ip for node in nodes),
+                network_bytes_s=measured.find_network_rate(report.hops),
+                peer_bytes_s=measured.find_peer_rate(),
+            ),
+        )
     return replace(report, seconds=time.monotonic() - began)
 
 

@@ -138,11 +138,10 @@ def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[s
         if not trial.has_passed:
             continue
         name = f"Gloo over {len(trial.ranks)} ranks" if trial.name == "gloo" else f"NCCL {_describe_group(trial)}"
-        seconds, size = trial.find_slowest("allreduce", "seconds"), trial.find_slowest("allreduce", "bytes")
         kinds = dict.fromkeys(kind for log in trial.read_logs().values() for kind in log.list_kinds())
         facts = [", ".join(kinds)] if kinds else []
-        if seconds and size:
-            facts.append(f"all-reduce {2 * size * (len(trial.ranks) - 1) / len(trial.ranks) / seconds / 1e9:,.1f} GB/s")
+        if rate := trial.find_reduce_rate():
+            facts.append(f"all-reduce {rate / 1e9:,.1f} GB/s")
         proved.append(name + (f" ({'; '.join(facts)})" if facts else ""))
     missing = []
     if is_logical and len(measured.places) > 1:
