@@ -14,8 +14,8 @@ from raylaunch.plan.weights import WeightModel, measure_stages, partition_layers
 from raylaunch.plan.wire import Stage, Wire, estimate_rate, measure_wire, place_stages
 
 _BY_CONCURRENCY_SINCE = (0, 30)
-_STATES_ALIGNED_SINCE = (0, 17)
-"""Prefix caching is on for models with states; seen in 0.32, and off in 0.10."""
+_HELD_MORE_SINCE = (0, 32)
+"""A window holds a batch for each stage, and with prefix caching a state two blocks; logs of older versions do not."""
 _UNBOUNDED = Range(2.0**40, 2.0**40)
 """Blocks of a stage that keeps nothing of a token."""
 _QUANTIZED_SLACK = 0.02
@@ -95,10 +95,11 @@ class Planner:
             here[0].kind, settings.max_num_batched_tokens, settings.max_num_seqs, eager=settings.enforce_eager
         )
         max_len = settings.max_model_len or shape.max_len
-        is_new = settings.vllm >= _BY_CONCURRENCY_SINCE
+        by_concurrency = settings.vllm >= _BY_CONCURRENCY_SINCE
+        holds_more = settings.vllm >= _HELD_MORE_SINCE
         cache = CacheSettings(
-            tp, max_len, run.max_num_batched_tokens * (pp if is_new else 1), measure_element(self.kv_dtype),
-            settings.block_size, 2 if settings.prefix_caching and settings.vllm >= _STATES_ALIGNED_SINCE else 1,
+            tp, max_len, run.max_num_batched_tokens * (pp if holds_more else 1), measure_element(self.kv_dtype),
+            settings.block_size, 2 if settings.prefix_caching and holds_more else 1,
         )  # fmt: skip
         plan = plan_cache(shape, cache)
         sizes, is_partitioned = self._divide(here[:pp], tp, pp, is_named=is_named)
@@ -110,7 +111,7 @@ class Planner:
         context = min(self.context or max_len, max_len)
         held = max(1, plan.count_request(context, cache.in_flight))
         low, high = (
-            sum(measure_tokens(plan, int(blocks), cache, by_concurrency=is_new) for blocks in counts)
+            sum(measure_tokens(plan, int(blocks), cache, by_concurrency=by_concurrency) for blocks in counts)
             for counts in ([end.blocks.low for end in ends], [end.blocks.high for end in ends])
         )
         requests = Range(sum(end.blocks.low / held for end in ends), sum(end.blocks.high / held for end in ends))
