@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE, ClusterPlan, write
 from tests.rig.host import Host
 from tests.rig.rig import Rig
@@ -24,6 +23,8 @@ class Owner:
     rig: Rig
     home: Path
     cluster_file: Path
+    name: str
+    """The cluster's."""
     transcript: Path
     """All that was typed, and what came."""
     typed: list[Typed] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Owner:
         file = folder / "cluster.yaml"
         hosts = [host.address for host in rig.hosts]
         write(ClusterPlan(hosts=hosts, user="root", key=str(rig.key), name=name), file)
-        return cls(rig, home, file, folder / "transcript.txt")
+        return cls(rig, home, file, name, folder / "transcript.txt")
 
     @property
     def environ(self) -> dict[str, str]:
@@ -98,6 +99,10 @@ class Owner:
         )
         return dict(eval(printed))
 
+    def list_ray_states(self) -> list[Path]:
+        """Where plain `ray` finds the cluster."""
+        return [*Path("/tmp/ray").glob(f"cluster-{self.name}.*")]
+
     def list_traces(self) -> list[str]:
         """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state.
 
@@ -114,8 +119,7 @@ class Owner:
             lines = host.run(look, check=False).stdout.splitlines()
             found += [f"{host.name}: {line}" for line in lines if not line.startswith(shared)]
         found += [str(path) for path in self.home.glob(".raylaunch/clusters/*/ray")]
-        name = cluster_file.load(self.cluster_file).cluster_name
-        found += [str(path) for path in Path("/tmp/ray").glob(f"cluster-{name}.*")]
+        found += map(str, self.list_ray_states())
         return found + [str(path) for path in self.home.glob(".raylaunch/clusters/*/keys")]
 
 

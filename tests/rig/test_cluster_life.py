@@ -48,7 +48,10 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
-        yield Owner.of(rig, tmp_path_factory.mktemp("life"))
+        laptop = Owner.of(rig, tmp_path_factory.mktemp("life"))
+        yield laptop
+        for left in laptop.list_ray_states():  # where a test failed
+            left.unlink()
 
 
 def test_up_serves_a_model(laptop: Owner, tmp_path: Path) -> None:

@@ -60,10 +60,12 @@ def laptop(tmp_path: Path) -> Iterator[Owner]:
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
-        laptop = Owner.of(rig, tmp_path)
+        laptop = Owner.of(rig, tmp_path, "cluster")  # as `init` names it
         laptop.cluster_file.unlink()
         (tmp_path / "launch.yaml").write_text(LAUNCH)
         yield laptop
+        for left in laptop.list_ray_states():  # where the test failed
+            left.unlink()
 
 
 @pytest.mark.timeout(900)
@@ -120,7 +122,7 @@ def bring_the_model(laptop: Owner) -> None:
     with serve(Hub("rig/model", files), host=laptop.rig.laptop_address) as hub:
         pulled = type_line(laptop, f"HF_ENDPOINT={hub.url} raylaunch weights pull launch.yaml {ON}")
         assert hub.count_sent() < 4_000_000
-    assert pulled.commands == [f"raylaunch serve launch.yaml {ON}"]
+    assert pulled.commands == [f"raylaunch serve {laptop.cluster_file.with_name('launch.yaml')} {ON}"]
     for host in laptop.rig.hosts:
         assert host.run("cat /data/model/model.safetensors | wc -c").stdout.strip() == "3000000"
     type_line(laptop, f"raylaunch weights check launch.yaml {ON}")
