@@ -12,6 +12,8 @@ _CONNECT_TIMEOUT_S = 5.0
 ALL_INTERFACES = ("", "0.0.0.0", "::")
 """Hosts to bind that mean every interface."""
 _POLL_S = 0.05
+OTHER_PORT = "choose another with --set server.port=8090"
+"""What to do where a port cannot be had; 8081 and 8082 are Ray's on a cluster that `up` started."""
 
 
 def accepts_connections(address: str, timeout_s: float = _CONNECT_TIMEOUT_S) -> bool:
@@ -45,7 +47,6 @@ def check_port_free(host: str, port: int) -> None:
         PortTakenError: another process listens there (named, where this user may see it), it is no address of this
             machine, or this user may not bind it.
     """
-    fix = "choose another with --set server.port=8081"
     fix_host = "set server.host to 127.0.0.1 or 0.0.0.0"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -59,9 +60,9 @@ def check_port_free(host: str, port: int) -> None:
             trial.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortTakenError(f"{host}:{port} is taken {_describe_holders(port)}", fix=fix) from None
+                raise PortTakenError(f"{host}:{port} is taken {_describe_holders(port)}", fix=OTHER_PORT) from None
             if error.errno == errno.EACCES:
-                raise PortTakenError(f"{host}:{port}: ports below 1024 need root", fix=fix) from None
+                raise PortTakenError(f"{host}:{port}: ports below 1024 need root", fix=OTHER_PORT) from None
             raise PortTakenError(f"{host}:{port}: {error.strerror}", fix=fix_host) from None
 
 

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
-from raylaunch.base.ports import check_port_free
+from raylaunch.base.ports import OTHER_PORT, check_port_free
 from raylaunch.serve.start_forecast import LONGEST_S
 from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 
@@ -60,9 +60,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise PortTakenError(
-            f"{host}:{port}: {error.strerror}", fix="choose another with --set server.port=8081"
-        ) from error
+        raise PortTakenError(f"{host}:{port}: {error.strerror}", fix=OTHER_PORT) from error
     listening.setblocking(False)  # for both processes: the flag belongs to the socket
     return listening
 

@@ -120,6 +120,7 @@ def check_a_refused_serve(laptop: Owner, launch: Path) -> None:
     assert refused.status == 1
     assert refused.text.count("is taken") == 1, refused.text
     assert "Runtime env" not in refused.text
+    assert int(refused.text.rpartition("server.port=")[2].split()[0]) not in ports.NAMES  # which Ray has
     status = json.loads(laptop.must("status", "--json", "--cluster", str(laptop.cluster_file)).stdout)
     kept = laptop.rig.head.run(f"docker exec {CONTAINER} cat {status['launch_file']}").stdout
     assert "rig/model" in kept
