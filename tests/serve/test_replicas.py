@@ -202,6 +202,20 @@ def test_a_lost_node_is_done_without_until_it_is_back(tmp_path: Path, monkeypatc
         assert (hammer.refused, set(hammer.statuses)) == ([], {200, 503})
 
 
+def test_a_restart_goes_back_from_a_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first start without all nodes serves the fallback; with `return: never` only a restart ends it."""
+    nodes = tmp_path / "nodes"
+    nodes.write_text("1")
+    monkeypatch.setenv("DRIVER_DOUBLE_NODES", str(nodes))
+    more = FALLBACK.replace("steady_s: 1", "return: never")
+    with running(tmp_path, monkeypatch, nodes=2, more=more) as one:
+        assert (one.service.layout, one.service.restarts, incidents.list_incidents()) == (1, 0, [])
+        nodes.write_text("1 1")
+        assert wait_until(lambda: "`raylaunch restart LAUNCH.yaml` returns" in one.service.degraded, DEADLINE_S)
+        assert "is served at" in one.restart()
+        assert (one.service.layout, one.service.degraded, len(one.service.ranks)) == (0, "", 2)
+
+
 def test_all_replicas_drain_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(tmp_path, monkeypatch, 2) as two:
         clients = two.ask(6)
