@@ -117,12 +117,12 @@ def two_replicas(folder: Path, **environ: str) -> Iterator[Two]:
             yield two
 
 
-def ask_steadily(url: str, is_over: threading.Event, wrong: list[str], *, keeps: bool) -> None:
+def ask_steadily(url: str, is_over: threading.Event, wrong: list[str], *, pause_s: float, keeps: bool) -> None:
     """Ask again and again: on one connection as pools do, which look whether it was closed, or on new ones."""
     host, _, port = url.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=120)
     body = json.dumps({"model": MODEL, "prompt": "Hello", "max_tokens": 40, "ignore_eos": True})
-    while not is_over.is_set():
+    while not is_over.wait(pause_s):
         if connection.sock and (not keeps or select.select([connection.sock], [], [], 0)[0]):
             connection.close()
         try:
@@ -138,12 +138,18 @@ def ask_steadily(url: str, is_over: threading.Event, wrong: list[str], *, keeps:
 
 
 @contextlib.contextmanager
-def steady_clients(url: str, count: int) -> Iterator[list[list[str]]]:
-    """Clients that ask again and again, every other one on a connection that it keeps; what went wrong for each."""
+def steady_clients(url: str, count: int, *, pause_s: float = 0.0) -> Iterator[list[list[str]]]:
+    """Clients that ask again and again, every other one on a connection that it keeps; what went wrong for each.
+
+    Args:
+        pause_s: after each answer: without one they take both cores.
+    """
     wrong: list[list[str]] = [[] for _ in range(count)]
     is_over = threading.Event()
     threads = [
-        threading.Thread(target=ask_steadily, args=(url, is_over, found), kwargs={"keeps": number % 2 == 0})
+        threading.Thread(
+            target=ask_steadily, args=(url, is_over, found), kwargs={"pause_s": pause_s, "keeps": number % 2 == 0}
+        )
         for number, found in enumerate(wrong)
     ]
     for thread in threads:
@@ -170,7 +176,7 @@ def test_a_replica_dies_and_the_launch_changes(tmp_path: Path) -> None:
 
         two.hammer.statuses.pop(503, None)  # connections that the dead replica had accepted
         cores = [two.find_core(0), two.find_core(1)]
-        with steady_clients(served.url, 8) as wrong:
+        with steady_clients(served.url, 8, pause_s=0.2) as wrong:
             changed = harness.run("restart", str(two.launch), "--set", f"server.port={served.url.rpartition(':')[2]}",
                                   "--set", "engine.max_num_seqs=32", home=served.home, timeout_s=300)  # fmt: skip
             assert changed.returncode == 0, changed.stderr
