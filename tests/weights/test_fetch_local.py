@@ -95,7 +95,8 @@ def test_interrupted_download_resumes(model_hub: Hub, folder: Path, how: signal.
     model_hub.hold_after_bytes = 30 << 20
     fetching = start_fetch(folder)
     aside = folder.with_name(f"{folder.name}.download")
-    assert wait_until(lambda: any(path.stat().st_size >= 10 << 20 for path in aside.rglob("*.part")), _DEADLINE_S)
+    part = aside / f"{broken}.part"
+    assert wait_until(lambda: part.exists() and part.stat().st_size >= 10 << 20, _DEADLINE_S)
     assert wait_until((aside / finished).exists, _DEADLINE_S)
     fetching.send_signal(how)
     fetching.wait(_DEADLINE_S)
