@@ -23,7 +23,7 @@ from raylaunch.weights.progress import ConsoleReporter
 from raylaunch.weights.pull import pull
 from tests.hub_server import Hub
 
-from .conftest import REPO, SHARDS, make_safetensors, wanted_of
+from .conftest import REPO, SHARDS, make_safetensors, run_pull, wanted_of
 
 
 def fetch(folder: Path, revision: str | None = None) -> list[str]:
@@ -127,7 +127,7 @@ def test_bytes_that_differ_from_the_listing_are_refused(model_hub: Hub, folder: 
 def test_hostile_names_are_refused(model_hub: Hub, folder: Path, name: str) -> None:
     model_hub.files[name] = b"{}"
     with pytest.raises(WeightsError, match="outside the model's folder: refused"):
-        fetch(folder)
+        run_pull(folder, model_hub.url)
     assert model_hub.count_sent() == 0
 
 
