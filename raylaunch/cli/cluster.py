@@ -116,7 +116,8 @@ def down(cluster: Path, yes: bool) -> None:
     file = cluster_file.load(cluster)
     artifacts.check_owner(file)
     if not yes and (serving := teardown.list_services(file)):
-        what = f"{file.cluster_name} serves {', '.join(serving)}"
+        what = ", ".join(f"{model} on port {port}" for port, model in serving.items())
+        what = f"{file.cluster_name} serves {what}"
         if not sys.stdin.isatty():
             raise ClusterError(what, fix=f"`raylaunch down {file.shown_path} --yes` takes it down all the same")
         click.confirm(f"{what}: take it down?", abort=True, err=True)

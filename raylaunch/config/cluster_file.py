@@ -11,6 +11,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import yaml_reader
@@ -114,6 +117,41 @@ def parse(path: Path, text: str) -> ClusterFile:
         ClusterFileError: as `load`.
     """
     return _read(path, text.encode(), LayeredValues())
+
+
+def change_image(path: Path, image: str) -> str:
+    """The file's text with another `docker.image`; its comments stay.
+
+    Raises:
+        ClusterFileError: it is written so that only a person can change it.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        node: Any = yaml.compose(text, yaml.SafeLoader)
+        for key in ("docker", "image"):
+            node = next(value for name, value in node.value if name.value == key)
+        changed = text[: node.start_mark.index] + image + text[node.end_mark.index :]
+        if parse(path, changed).image == image:
+            return changed
+    except (yaml.YAMLError, StopIteration, AttributeError, TypeError):
+        pass
+    raise ClusterFileError(
+        f"docker.image of {describe_path(path)} cannot be changed to {image}", fix="set docker.image in it by hand"
+    )
+
+
+def write_image(path: Path, image: str) -> None:
+    """Change `docker.image` in the file itself.
+
+    Raises:
+        ClusterFileError: it cannot be written.
+    """
+    try:
+        path.write_text(change_image(path, image), encoding="utf-8")
+    except OSError as error:
+        raise ClusterFileError(
+            f"{describe_path(path)} cannot be written: {error.strerror}", fix=f"set docker.image in it to {image}"
+        ) from error
 
 
 def _read(path: Path, content: bytes | None, layered: LayeredValues) -> ClusterFile:

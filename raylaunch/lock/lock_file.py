@@ -71,7 +71,7 @@ def to_text(lock: Lock) -> str:
 
 
 def write_lock(path: Path, text: str) -> None:
-    """Write `to_text`'s result; an older one is kept as LAUNCH.lock.1.yaml, which `raylaunch rollback` reads.
+    """Write `to_text`'s result; an older one is kept as LAUNCH.lock.1.yaml.
 
     Raises:
         LaunchFileError: it cannot be written.

@@ -34,6 +34,7 @@ class Docker:
     remove: str = "docker rm -f {container}"
     list_ids: str = "docker ps --all --quiet --no-trunc --filter label={label}"
     run_once: str = "docker run --rm --entrypoint {program} -v {mount} {image} {arguments}"
+    run_alone: str = "docker run --rm --network none --entrypoint {program} {image} {arguments}"
     run_on_gpus: str = "docker run --rm --gpus all --entrypoint {program} {image}"
 
     pull: str = "docker pull {image}"

@@ -25,7 +25,7 @@ _LIST_SERVICES = """\
 from raylaunch.serve.service_record import list_services
 for one in list_services():
     if one.is_alive():
-        print(f"{one.models[0]} on port {one.port}")"""
+        print(one.port, one.models[0])"""
 """Runs in the head's container."""
 _MOUNTS = "/tmp/ray_tmp_mount"
 """Where Ray's launcher keeps each cluster's file_mounts on a host."""
@@ -41,11 +41,12 @@ class Remains:
     """ssh's message where the host could not be checked."""
 
 
-def list_services(cluster: ClusterFile) -> list[str]:
-    """What the head serves now: "MODEL on port 8080"; empty where the cluster is not up, or cannot be asked."""
+def list_services(cluster: ClusterFile) -> dict[int, str]:
+    """What the head serves now, port -> model; empty where the cluster is not up, or cannot be asked."""
     shell = HostShell.of(cluster)
     command = shell.runtime.execute(cluster.container_name, ["python3", "-c", _LIST_SERVICES])
-    return shell.run(cluster.head_ip, command, timeout_s=_LIST_TIMEOUT_S).stdout.splitlines()
+    lines = shell.run(cluster.head_ip, command, timeout_s=_LIST_TIMEOUT_S).stdout.splitlines()
+    return {int(port): model for port, _, model in (line.partition(" ") for line in lines)}
 
 
 def down(cluster: ClusterFile) -> None:

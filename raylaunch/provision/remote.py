@@ -39,12 +39,16 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _STOP_TIMEOUT_S = 180.0
+_POLL_S = 2.0
 _BACKLOG = 1000
 """Lines of a verb that are kept while this process is slow to print them."""
 
 
-def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach: bool, with_key: bool) -> None:
+def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach: bool, with_key: bool) -> str:
     """Serve a launch on the cluster and follow its log until it ends; Ctrl-C stops following, not the service.
+
+    Returns:
+        The Ray job.
 
     Args:
         detach: return once the job is submitted.
@@ -71,12 +75,33 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
             console.say(f"Ray job {job} on {cluster.head_ip} starts {launch.served_model_names[0]}")
             if detach:
                 console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
-                return
+                return job
             jobs.follow(client, job)
         except KeyboardInterrupt:
             console.say(f"the service keeps running; {_describe_verbs(view, launch.port)}")
-            return
+            return job
         _raise_for_end(client, job, view)
+        return job
+
+
+def wait_until_ready(cluster: ClusterFile, job: str, port: int, timeout_s: float) -> None:
+    """Wait until the service of a job of `serve` answers.
+
+    Raises:
+        ServiceError: it ended, or is not ready in time.
+    """
+    shell, deadline = HostShell.of(cluster), time.monotonic() + timeout_s
+    status = ["raylaunch", "status", "--json", f"--port={port}"]
+    with shell.tunnel(cluster_ports.DASHBOARD) as local, console.waiting(f"loading on {cluster.head_ip}"):
+        client = jobs.connect(cluster, local)
+        while time.monotonic() < deadline:
+            if jobs.wait_for_end(client, job, _POLL_S) is not None:
+                what, fix = read_error(client.get_job_logs(job))
+                raise ServiceError(what or "the service ended", fix=fix)
+            answer = shell.run_in_head(status)
+            if answer.status == 0 and json.loads(answer.stdout)["ready"]:
+                return
+    raise ServiceError(f"the service is not ready after {timeout_s:.0f} s")
 
 
 def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:

@@ -1,8 +1,8 @@
-"""`raylaunch upgrade` and `rollback` on the machine that serves."""
+"""`raylaunch upgrade` and `rollback`: exchange, measure, keep or go back."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,14 @@ from raylaunch.bench.load import LoadTest
 from raylaunch.bench.local_shards import LocalShards
 from raylaunch.bench.prompts import RequestOptions, list_own_questions
 from raylaunch.bench.run import run_test
-from raylaunch.bench.target import Target, find_target
+from raylaunch.bench.target import Target
 from raylaunch.config.launch import LaunchConfig
-from raylaunch.config.launch_file import describe_rows, format_value
-from raylaunch.serve.control_socket import request_restart
-from raylaunch.serve.service_record import Service
 from raylaunch.upgrade.answers import Answer, collect_answers, score_answers
-from raylaunch.upgrade.gate import Measured, describe_changes, judge
+from raylaunch.upgrade.gate import Measured, judge
+from raylaunch.upgrade.place import Place, Served
 
-_PREVIOUS, _CURRENT = "previous-launch.json", "current-launch.json"
+_PREVIOUS, _CURRENT = "previous.json", "current.json"
 _TOKENS = 32
-_ANSWER_TIMEOUT_S = 120.0
-"""Longest wait for one answer of an engine that is measured."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,15 @@ class UpgradeOptions:
     measure_s: float
     """For both levels together, in seconds."""
     with_answers: bool
-    timeout_s: float
-    """Longest wait for an engine to serve."""
 
 
 @dataclass(frozen=True)
 class Upgrade:
     """One upgrade of a service that is ready."""
 
-    service: Service
-    old: LaunchConfig
-    new: LaunchConfig
+    place: Place
+    old: Served
+    new: Served
     options: UpgradeOptions
     report: Callable[[str], None]
 
@@ -56,41 +50,48 @@ class Upgrade:
         """Measure, swap, measure, and go back if the new engine is worse.
 
         Returns:
-            Why it went back; () where the new launch is served.
+            Why it went back; () where the new one is served.
 
         Raises:
-            ServiceError: the new launch did not come up (the old one is served again), or going back failed.
+            RaylaunchError: the new one did not come up (the old one is served again), or going back failed.
             BenchError: the old engine could not be measured; nothing was changed.
         """
         folder = paths.make_private(paths.home() / "upgrades" / time.strftime("%Y%m%d-%H%M%S"))
         self.report(f"measuring the running engine for {self.options.measure_s:.0f} s; reports: {folder}")
         before = self._measure(self.old, folder / "before.json", None)
-        self.report(self._swap(self.new))
         try:
-            after = self._measure(self.new, folder / "after.json", before.answers)
-            reasons = tuple(judge(before, after))
-        except (RaylaunchError, LookupError, TypeError, ValueError) as error:
-            reasons = (f"the new engine could not be measured: {error}",)
-        (folder / "verdict.json").write_text(json.dumps({"failed": reasons, "kept": not reasons}, indent=1) + "\n")
+            self.report(self.place.swap(self.old, self.new))
+        except RaylaunchError as error:
+            _write_verdict(folder, (str(error),))
+            raise
+        if reasons := self._judge(before, folder):
+            self.report("measuring again, as it has just started: " + "; ".join(reasons))
+            reasons = self._judge(before, folder)
+        _write_verdict(folder, reasons)
         if reasons:
             self.report("going back: " + "; ".join(reasons))
-            self.report(self._swap(self.old))
+            self.report(self.place.swap(self.new, self.old))
             return reasons
-        _remember(self.service, previous=self.old, current=self.new)
+        _settle(self.place, previous=self.old, current=self.new)
         return ()
 
-    def _swap(self, launch: LaunchConfig) -> str:
-        return request_restart(self.service.folder, launch, report=self.report, timeout_s=self.options.timeout_s)
+    def _judge(self, before: Measured, folder: Path) -> tuple[str, ...]:
+        """Why the new engine may not stay."""
+        try:
+            return tuple(judge(before, self._measure(self.new, folder / "after.json", before.answers)))
+        except (RaylaunchError, LookupError, TypeError, ValueError) as error:
+            return (f"the new engine could not be measured: {error}",)
 
-    def _measure(self, launch: LaunchConfig, path: Path, answers: tuple[Answer, ...] | None) -> Measured:
-        target = find_target(launch=launch, url=None, port=None, model=None, timeout_s=_ANSWER_TIMEOUT_S)
-        self._bench(target, path)
-        if not self.options.with_answers:
-            return Measured(path, (), (), (), check_features(target, launch))
-        known = collect_answers(target) if answers is None else answers
-        # Only the old engine's scatter is asked for: its answers are scored a second time, all at once.
-        at_once = score_answers(target, known, at_once=len(known)) if answers is None else ()
-        return Measured(path, known, score_answers(target, known), at_once, check_features(target, launch))
+    def _measure(self, served: Served, path: Path, answers: tuple[Answer, ...] | None) -> Measured:
+        with self.place.reach(served) as target:
+            self._bench(target, path)
+            problems = check_features(target, served.launch)
+            if not self.options.with_answers:
+                return Measured(path, (), (), (), problems)
+            known = collect_answers(target) if answers is None else answers
+            # Only the old engine's scatter is asked for: its answers are scored a second time, all at once.
+            at_once = score_answers(target, known, at_once=len(known)) if answers is None else ()
+            return Measured(path, known, score_answers(target, known), at_once, problems)
 
     def _bench(self, target: Target, path: Path) -> None:
         levels = tuple(Level(concurrency=count) for count in dict.fromkeys((1, self.options.at_once)))
@@ -123,33 +124,33 @@ def check_features(target: Target, launch: LaunchConfig) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def list_changes(old: LaunchConfig, new: LaunchConfig) -> list[str]:
-    """What differs between two launches, secrets masked."""
-    values = [{key: format_value(value) for key, value, _ in describe_rows(launch)} for launch in (old, new)]
-    return list(describe_changes(values[0], values[1]))
-
-
-def roll_back(service: Service, *, report: Callable[[str], None], timeout_s: float) -> str:
-    """Serve the launch that the last upgrade replaced; a second call returns to the newer one.
+def roll_back(place: Place) -> str:
+    """Serve again what the last upgrade replaced; a second call returns to the newer one.
 
     Raises:
-        ServiceError: there was no upgrade, or the launch did not come up.
+        RaylaunchError: there was no upgrade, or it did not come up.
     """
     try:
-        previous = LaunchConfig.from_json((service.folder / _PREVIOUS).read_text(encoding="utf-8"))
+        previous, current = (
+            Served.from_json((place.folder / name).read_text("utf-8")) for name in (_PREVIOUS, _CURRENT)
+        )
     except FileNotFoundError as error:
         raise ServiceError(
-            f"no upgrade of the service on port {service.port} is known", fix="`raylaunch restart LAUNCH.yaml`"
+            f"no upgrade of the service on port {place.port} is known", fix="`raylaunch restart LAUNCH.yaml`"
         ) from error
-    current = LaunchConfig.from_json((service.folder / _CURRENT).read_text(encoding="utf-8"))
-    done = request_restart(service.folder, previous, report=report, timeout_s=timeout_s)
-    _remember(service, previous=current, current=previous)
+    done = place.swap(current, previous)
+    _settle(place, previous=current, current=previous)
     return done
 
 
-def _remember(service: Service, *, previous: LaunchConfig, current: LaunchConfig) -> None:
-    paths.write_private(service.folder / _PREVIOUS, previous.to_json())
-    paths.write_private(service.folder / _CURRENT, current.to_json())
+def _settle(place: Place, *, previous: Served, current: Served) -> None:
+    paths.write_private(place.folder / _PREVIOUS, previous.to_json())
+    paths.write_private(place.folder / _CURRENT, current.to_json())
+    place.settle(current)
+
+
+def _write_verdict(folder: Path, reasons: Sequence[str]) -> None:
+    (folder / "verdict.json").write_text(json.dumps({"failed": reasons, "kept": not reasons}, indent=1) + "\n")
 
 
 def find_level(given: int | None, running: int | None) -> int:

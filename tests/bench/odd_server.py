@@ -104,8 +104,9 @@ def serve(
             elif how == "stall":
                 stopping.wait(30)
                 self.connection.close()
-            elif not asked["stream"]:
-                self.answer(200, {"choices": [{"finish_reason": "stop"}], "usage": usage})
+            elif not asked.get("stream"):
+                choice = {"finish_reason": "stop", "message": {"content": "odd"}}
+                self.answer(200, {"choices": [choice], "usage": usage})
             else:
                 self.stream(how, usage, chat="messages" in asked)
 

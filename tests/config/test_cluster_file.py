@@ -232,3 +232,24 @@ def test_ports_are_distinct() -> None:
     assert not [port for port in single if cluster_ports.MIN_WORKER <= port <= cluster_ports.MAX_WORKER]
     assert cluster_ports.describe(6379) == "6379 (GCS)"
     assert cluster_ports.describe(10100) == "10100 (workers)"
+
+
+def test_the_image_is_changed_and_nothing_else(tmp_path: Path) -> None:
+    """Comments and quotes stay; an image that docker would reject, and one behind an alias, are not written."""
+    path = write(tmp_path, COMPLETE.replace("v0.32.0", "v0.32.0 # pinned").replace("ubuntu", "'ubuntu'"))
+    before = path.read_text()
+    cluster_file.write_image(path, "registry.example:5000/next@sha256:" + "0" * 64)
+    assert path.read_text() == before.replace(
+        "vllm/vllm-openai:v0.32.0", "registry.example:5000/next@sha256:" + "0" * 64
+    )
+    for wrong in ("a b", "a;b", "a # b", ""):
+        with pytest.raises(ClusterFileError):
+            cluster_file.change_image(path, wrong)
+    path = write(
+        tmp_path,
+        COMPLETE.replace("cluster_name: two-node", "cluster_name: &name two-node").replace(
+            "vllm/vllm-openai:v0.32.0", "*name"
+        ),
+    )
+    with pytest.raises(ClusterFileError):
+        cluster_file.change_image(path, "next")

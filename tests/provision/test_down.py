@@ -118,7 +118,7 @@ def test_a_cluster_that_serves_is_not_taken_down_unasked(
     cluster: ClusterFile, fake_ssh: FakeSsh, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a terminal: what serves, and --yes; nothing was stopped."""
-    fake_ssh.answer("list_services", stdout="a/b on port 8080\n")
+    fake_ssh.answer("list_services", stdout="8080 a/b\n")
     with pytest.raises(SystemExit) as ended:
         main.main(["down", str(cluster.path)])
     assert ended.value.code == 1

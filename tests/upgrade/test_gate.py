@@ -1,16 +1,22 @@
 """The gate's judgements, on made results."""
 
-from dataclasses import replace
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from raylaunch.base.errors import ServiceError
 from raylaunch.bench.compare import ComparedMeasure
 from raylaunch.bench.target import Target
 from raylaunch.config import launch_file
+from raylaunch.config.launch import LaunchConfig
 from raylaunch.upgrade.answers import Answer, find_threshold
 from raylaunch.upgrade.gate import Measured, describe_changes, is_worse, judge, judge_answers
-from raylaunch.upgrade.run import check_features, find_level
+from raylaunch.upgrade.place import Preparation, Served, compare_launches
+from raylaunch.upgrade.run import Upgrade, UpgradeOptions, check_features, find_level, roll_back
 from tests.bench import made_results, odd_server
 
 THROUGHPUT = ComparedMeasure("throughput", "output tokens/s", 100.0, 95.0, True, 0.95, 0.93, 0.97, True)
@@ -83,3 +89,61 @@ def test_a_refused_chat_and_tool_call_are_problems(tmp_path: Path) -> None:
         problems = check_features(Target(server.url, "odd"), launch_file.load(launch, environ={}))
     assert [problem.partition(":")[0] for problem in problems] == ["chat", "tools"]
     assert all("503" in problem for problem in problems)
+
+
+@dataclass
+class Scene:
+    """Two servers, of which the second answers nothing; what was served in turn."""
+
+    folder: Path
+    urls: dict[str, str]
+    swaps: list[str] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
+    port: int = 1
+    running: int | None = 0
+
+    def prepare(self, old: LaunchConfig, new: LaunchConfig) -> Preparation:
+        return compare_launches(Served(old), Served(new))
+
+    def swap(self, _now: Served, to: Served, /) -> str:
+        self.swaps.append(to.image)
+        return "swapped"
+
+    @contextmanager
+    def reach(self, served: Served) -> Iterator[Target]:
+        yield Target(self.urls[served.image], "odd")
+
+    def settle(self, served: Served) -> None:
+        self.settled.append(served.image)
+
+
+def test_an_engine_that_cannot_be_measured_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path / "home"))
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("model: {repo: a/b}\n")
+    config = launch_file.load(launch, environ={})
+    with odd_server.serve() as good, odd_server.serve(lambda _: "503") as bad:
+        place = Scene(tmp_path, {"old": good.url, "new": bad.url})
+        options = UpgradeOptions(at_once=2, measure_s=0.4, with_answers=False)
+        reasons = Upgrade(place, Served(config, "old"), Served(config, "new"), options, lambda _: None).run()
+    assert reasons
+    assert place.swaps == ["new", "old"]
+    assert place.settled == []
+    (verdict,) = (tmp_path / "home" / "upgrades").glob("*/verdict.json")
+    assert json.loads(verdict.read_text())["kept"] is False
+
+
+def test_a_rollback_returns_to_what_was_before(tmp_path: Path) -> None:
+    """And a second one to the newer."""
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("model: {repo: a/b}\nserver: {api_key: secret}\n")
+    config = launch_file.load(launch, environ={})
+    place = Scene(tmp_path, {})
+    with pytest.raises(ServiceError, match="no upgrade of the service on port 1 is known"):
+        roll_back(place)
+    (tmp_path / "previous.json").write_text(Served(config, "old").to_json())
+    (tmp_path / "current.json").write_text(Served(config, "new").to_json())
+    roll_back(place)
+    roll_back(place)
+    assert place.swaps == place.settled == ["old", "new"]
+    assert Served.from_json((tmp_path / "current.json").read_text()).launch.api_keys == ("secret",)

@@ -27,8 +27,8 @@ server: {{port: {port}}}
 
 def read_slots(home: Path) -> int:
     """max_num_seqs of the launch that is served now, by the record of the last upgrade or rollback."""
-    (file,) = home.glob("services/*/current-launch.json")
-    return int(json.loads(file.read_text())["values"]["engine"]["max_num_seqs"])
+    (file,) = home.glob("services/*/current.json")
+    return int(json.loads(file.read_text())["launch"]["values"]["engine"]["max_num_seqs"])
 
 
 @pytest.mark.timeout(900)

@@ -1,0 +1,179 @@
+"""Another image for a whole cluster, and back; `explain --cluster` over its hosts. Needs root, docker and sshd."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raylaunch.base.processes import wait_until
+from raylaunch.config import cluster_file
+from raylaunch.provision.template import LAYER_IMAGE
+from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.owner import CONTAINER, Owner
+from tests.rig.rig import start_rig
+from tests.rig.service_checks import READY_DEADLINE_S, is_ready
+
+pytestmark = [pytest.mark.engine, pytest.mark.root, pytest.mark.rig, pytest.mark.whole, pytest.mark.timeout(1800)]
+LAUNCH = """\
+model: {{repo: rig/model, path: /data/model}}
+cluster: {{nodes: 1, gpus_per_node: 1, wait_s: 60}}
+engine: {{tensor_parallel_size: 1, dtype: float32, max_num_seqs: {seqs}}}
+server: {{host: 0.0.0.0, port: 8080}}
+"""
+DYING_ACTOR = """\
+import os
+@ray.remote
+class Dying:
+    def die(self):
+        os.kill(os.getpid(), 9)
+actor = Dying.options(resources={{"node:{address}": 0.001}}).remote()
+try:
+    ray.get(actor.die.remote())
+except Exception as error:
+    print(type(error).__name__)
+"""
+SAME = "ENV RIG=next"
+BROKEN = (
+    "RUN echo 'raise ImportError(\"rig\")' "
+    ">$(python3 -c 'import importlib.util as u; print(u.find_spec(\"vllm\").origin)')"
+)
+OTHER_WEIGHTS = (
+    "RUN sed -i 's/random.Random(seed)/random.Random(seed + 7)/' "
+    "$(python3 -c 'import raylaunch.engine.rehearsal.standin_model as m; print(m.__file__)')"
+)
+
+
+def write_launch(laptop: Owner, name: str, *, seqs: int = 16) -> Path:
+    path = laptop.cluster_file.parent / f"{name}.yaml"
+    path.write_text(LAUNCH.format(seqs=seqs))
+    return path
+
+
+def build_image(laptop: Owner, name: str, change: str) -> None:
+    """On every host, from the image of `up`."""
+    for host in laptop.rig.hosts:
+        host.run("mkdir -p /tmp/next")
+        host.write("/tmp/next/Dockerfile", f"FROM {LAYER_IMAGE}\n{change}\n")
+        host.run(f"docker build --quiet --network=host --tag {name} /tmp/next", timeout_s=300)
+
+
+def find_running_images(laptop: Owner) -> set[str]:
+    inspect = f"docker inspect -f '{{{{.Config.Image}}}}' {CONTAINER}"
+    return {host.run(inspect).stdout.strip() for host in laptop.rig.hosts}
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
+    """Two hosts that are up, with two GPUs each."""
+    docker_folder = find_docker_folder()
+    with (
+        tempfile.TemporaryDirectory(prefix="upgrade-", dir=CACHE) as disks,
+        start_rig(Path(disks) / "hosts", docker_folder=docker_folder) as rig,
+    ):
+        for host in rig.hosts:
+            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+        owner = Owner.of(rig, tmp_path_factory.mktemp("upgrade"))
+        owner.up()
+        yield owner
+        owner.must("down", str(owner.cluster_file), "--yes")
+        assert owner.list_traces() == []
+
+
+@pytest.fixture
+def served(laptop: Owner) -> Path:
+    """The launch that the cluster serves, as a rehearsal; from one test to the next."""
+    launch = write_launch(laptop, "launch")
+    if not is_ready(laptop):
+        on = ("--cluster", str(laptop.cluster_file))
+        laptop.must("serve", str(launch), "--rehearse", "--detach", *on)
+        assert wait_until(lambda: is_ready(laptop), READY_DEADLINE_S), laptop.run("logs", *on).stdout
+    return launch
+
+
+def upgrade(laptop: Owner, launch: Path, to: str) -> tuple[int, str]:
+    done = laptop.run(
+        *("upgrade", str(launch), "--to", to, "--cluster", str(laptop.cluster_file), "--yes", "--measure-s=8"),
+        timeout_s=900,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def read_verdicts(laptop: Owner) -> list[bool]:
+    reports = sorted((laptop.home / ".raylaunch" / "upgrades").glob("*/verdict.json"))
+    return [json.loads(report.read_text())["kept"] for report in reports]
+
+
+def ask(laptop: Owner) -> str:
+    """With the key that this laptop has kept."""
+    return laptop.must("ask", "hello", "--max-tokens", "4", "--cluster", str(laptop.cluster_file)).stdout.strip()
+
+
+def test_an_image_that_no_host_has_changes_nothing(laptop: Owner, served: Path) -> None:
+    status, text = upgrade(laptop, served, "rig/nothing:1")
+    assert (status, "rig/nothing:1 is not there" in text) == (1, True), text
+    assert ask(laptop)
+
+
+def test_an_image_that_serves_as_well_stays(laptop: Owner, served: Path) -> None:
+    build_image(laptop, "rig/next:1", SAME)
+    status, text = upgrade(laptop, served, "rig/next:1")
+    assert status == 0, text
+    assert f"image: {LAYER_IMAGE} -> rig/next:1" in text
+    assert find_running_images(laptop) == {"rig/next:1"}
+    assert cluster_file.load(laptop.cluster_file).image == "rig/next:1"
+    assert read_verdicts(laptop)[-1:] == [True]
+    assert ask(laptop)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        pytest.param("rig/broken:1", BROKEN, "does not serve", id="no_host_has"),
+        ("rig/other:1", OTHER_WEIGHTS, "less likely"),
+    ],
+)
+def test_an_image_that_fails_gives_way_to_the_old_one(
+    laptop: Owner, served: Path, name: str, change: str, why: str
+) -> None:
+    """One in which vLLM does not start, and one that answers otherwise."""
+    before = find_running_images(laptop)
+    build_image(laptop, name, change)
+    status, text = upgrade(laptop, served, name)
+    assert (status, why in text) == (1, True), text
+    assert find_running_images(laptop) == before == {cluster_file.load(laptop.cluster_file).image}
+    assert ask(laptop)
+    assert read_verdicts(laptop)[-1:] == [False]
+
+
+def test_another_launch_and_back_to_the_image_before(laptop: Owner, served: Path) -> None:
+    """From the laptop; `rollback` undoes the last upgrade, whatever it exchanged."""
+    new = write_launch(laptop, "new", seqs=17)
+    status, text = upgrade(laptop, served, str(new))
+    assert status == 0, text
+    assert "engine.max_num_seqs: 16 -> 17" in text
+    on = ("--cluster", str(laptop.cluster_file))
+    laptop.must("rollback", *on, timeout_s=600)
+    before = find_running_images(laptop)
+    build_image(laptop, "rig/back:1", SAME)
+    assert upgrade(laptop, served, "rig/back:1")[0] == 0
+    laptop.must("rollback", *on, timeout_s=600)
+    assert find_running_images(laptop) == before == {cluster_file.load(laptop.cluster_file).image}
+    assert ask(laptop)
+
+
+def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
+    """A process of Ray's that was killed on the worker: found while Ray runs, and when the containers have stopped."""
+    on = ("--cluster", str(laptop.cluster_file))
+    worker = laptop.rig.workers[0].address
+    assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker))
+    for stop in (False, True):
+        if stop:
+            for host in laptop.rig.hosts:
+                host.run(f"docker stop {CONTAINER}", timeout_s=120)
+        explained = laptop.run("explain", "--json", *on)
+        found = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
+        assert "worker_killed" in found, explained.stdout
+        assert worker in {place["host"] for place in found["worker_killed"]["where"]}, explained.stdout
+        assert f"fetching the logs of {laptop.rig.head.address}, {worker}" in explained.stderr
