@@ -170,6 +170,12 @@ def test_one_word_per_failure_to_connect() -> None:
             collect(f"http://127.0.0.1:{closed.getsockname()[1]}")
 
 
+def test_a_model_that_does_not_chat() -> None:
+    """An embedding model's server has no such API."""
+    what = fail(LIST | {CHAT: answer(b'{"detail": "Not Found"}', "404 Not Found")})
+    assert "m may be a model that embeds, scores or classifies" in what
+
+
 def test_private_ca_and_client_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of a private CA that requires a certificate: each way to name them, and each fault of a file."""
     ca = PrivateCa.make(tmp_path / "a folder")
