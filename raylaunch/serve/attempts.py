@@ -155,7 +155,8 @@ class AttemptFactory:
         return f"{self.resolved.launch.port}-{os.getpid()}"
 
     def _make_environment(self) -> dict[str, str]:
-        return plan.make_environment(self.resolved.standin, self.resolved.launch.world_size)
+        launch = self.resolved.launch
+        return plan.make_environment(self.resolved.standin, launch.world_size * launch.replicas)
 
 
 def count_api_servers(resolved: ResolvedLaunch) -> int:

@@ -1,6 +1,7 @@
 """A system without processes or files: a clear error, no leak, and a restart that waits for them."""
 
 import contextlib
+import os
 import threading
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def test_a_shortage_is_told_and_nothing_leaks(tmp_path: Path) -> None:
         assert attempt.engine.is_alive()
         attempt.end()
         assert count_files() == before
+
+
+def test_workers_of_several_replicas_are_not_bound_to_the_same_cores(tmp_path: Path) -> None:
+    """One that starts would hardly run beside one that decodes."""
+    launch = launches.load(launches.write(tmp_path), "cluster.nodes=2", "cluster.gpus_per_node=1", "cluster.replicas=2",
+                           "engine.tensor_parallel_size=1", "engine.pipeline_parallel_size=1")  # fmt: skip
+    with listen("127.0.0.1", 0) as bound:
+        resolved = ResolvedLaunch(launch, standin="cpu")
+        attempt = AttemptFactory(resolved, bound, tmp_path, loads=LoadTable.create(32)).begin()
+        environment = Path(f"/proc/{attempt.engine.process.identity.pid}/environ").read_text().split("\0")
+        attempt.end()
+    assert "VLLM_CPU_OMP_THREADS_BIND=nobind" in environment
+    assert f"OMP_NUM_THREADS={max(1, (os.cpu_count() or 1) // 2)}" in environment
 
 
 def test_a_restart_that_never_comes_up_is_a_wedge() -> None:

@@ -85,10 +85,13 @@ def choose_standin(config: LaunchConfig, *, rehearse: bool) -> str | None:
     )
 
 
-def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
+def make_environment(kind: str | None, workers: int) -> dict[str, str]:
     """Environment of the engine and its workers, over what the user set.
 
     The model is a local folder by now, so the hub is not needed.
+
+    Args:
+        workers: of all replicas: on CPU they share the cores, and none is bound to some where there are several.
     """
     offline = {"HF_HUB_OFFLINE": "1"}
     if kind is None:
@@ -96,9 +99,9 @@ def make_environment(kind: str | None, world_size: int) -> dict[str, str]:
     standin_only = {STANDIN_VARIABLE: kind}
     if kind == "gpu" and (shared := os.environ.get("CUDA_VISIBLE_DEVICES")):
         standin_only["CUDA_VISIBLE_DEVICES"] = shared  # to the workers: a private Ray's nodes do not have it
-    if kind == "gpu" or world_size == 1:
+    if kind == "gpu" or workers == 1:
         return offline | standin_only
-    threads = max(1, (os.cpu_count() or 1) // world_size)
+    threads = max(1, (os.cpu_count() or 1) // workers)
     return offline | standin_only | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
