@@ -5,6 +5,7 @@ for CPU. Made once per set of versions and kept, as docker's own folder, in .cac
 by hard links, so that an image of 2 GB costs neither minutes nor memory for each of them.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -12,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from raylaunch.base import versions
@@ -109,6 +112,14 @@ def make_docker_folder(folder: Path) -> None:
         (rig.head.disk / "docker").rename(folder / "docker")
     pipe.unlink()
     shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def make_disks(prefix: str) -> Iterator[Path]:
+    """A folder for a rig's disks, beside the image: its files are hard links."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=CACHE) as disks:
+        yield Path(disks)
 
 
 def find_docker_folder() -> Path:

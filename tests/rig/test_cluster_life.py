@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from raylaunch.base.processes import wait_until
 from tests.plan.shapes import CONFIGS
 from tests.rig.host import wait_until as host_wait_until
-from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
 from tests.rig.owner import CONTAINER, Owner, bring_out_of_step, find_image, wait_for_line
 from tests.rig.rig import start_rig
 from tests.rig.service_checks import (
@@ -43,8 +42,8 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     """Two hosts with two GPUs each and the official image's stand-in, and the laptop that owns them."""
     docker_folder = find_docker_folder()
     with (
-        tempfile.TemporaryDirectory(prefix="life-", dir=CACHE) as disks,  # beside the image: its files are hard links
-        start_rig(Path(disks) / "hosts", docker_folder=docker_folder, shared=(ROOT, Path(sys.base_prefix))) as rig,
+        make_disks("life-") as disks,
+        start_rig(disks / "hosts", docker_folder=docker_folder, shared=(ROOT, Path(sys.base_prefix))) as rig,
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")

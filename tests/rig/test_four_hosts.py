@@ -1,12 +1,11 @@
 """A cluster of four hosts: `up` brings all in, and one that was lost comes back beside the others."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from raylaunch.base.processes import wait_until
-from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
 from tests.rig.owner import CONTAINER, Owner
 from tests.rig.rig import start_rig
 
@@ -17,8 +16,8 @@ def test_four_hosts(tmp_path: Path) -> None:
     """Each with its GPUs, by one command; again by one command, and only the lost one is touched; then nothing."""
     docker_folder = find_docker_folder()
     with (
-        tempfile.TemporaryDirectory(prefix="four-", dir=CACHE) as disks,
-        start_rig(Path(disks) / "hosts", hosts=4, docker_folder=docker_folder) as rig,
+        make_disks("four-") as disks,
+        start_rig(disks / "hosts", hosts=4, docker_folder=docker_folder) as rig,
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")

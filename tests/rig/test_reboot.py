@@ -1,7 +1,6 @@
 """The head loses power and comes back, and so does the service, by the docker commands of docs/keep-serving.md."""
 
 import re
-import tempfile
 import time
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from raylaunch.provision.template import LAYER_IMAGE
 from tests.rig.host import Host, wait_until
-from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
 from tests.rig.owner import Owner
 from tests.rig.rig import start_rig
 
@@ -47,8 +46,8 @@ def test_service_is_back_after_a_power_cut_of_the_head(tmp_path: Path) -> None:
     """Two hosts, two ranks on each. Needs root, docker, sshd and iproute2; five minutes."""
     docker_folder = find_docker_folder()
     with (
-        tempfile.TemporaryDirectory(prefix="reboot-", dir=CACHE) as disks,
-        start_rig(Path(disks) / "hosts", docker_folder=docker_folder) as rig,
+        make_disks("reboot-") as disks,
+        start_rig(disks / "hosts", docker_folder=docker_folder) as rig,
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")

@@ -1,7 +1,6 @@
 """Another image for a whole cluster, and back; `explain --cluster` over its hosts. Needs root, docker and sshd."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from raylaunch.base.processes import wait_until
 from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE
-from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
 from tests.rig.owner import CONTAINER, Owner
 from tests.rig.rig import start_rig
 from tests.rig.service_checks import READY_DEADLINE_S, is_ready
@@ -69,8 +68,8 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     """Two hosts that are up, with two GPUs each."""
     docker_folder = find_docker_folder()
     with (
-        tempfile.TemporaryDirectory(prefix="upgrade-", dir=CACHE) as disks,
-        start_rig(Path(disks) / "hosts", docker_folder=docker_folder) as rig,
+        make_disks("upgrade-") as disks,
+        start_rig(disks / "hosts", docker_folder=docker_folder) as rig,
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")

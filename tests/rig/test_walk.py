@@ -5,7 +5,6 @@ Every command that a line prints is typed, too. The transcript is in the test's 
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from raylaunch.base.processes import wait_until
 from tests.hub_server import Hub, serve
-from tests.rig.image import CACHE, LOGICAL_GPUS, find_docker_folder
+from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
 from tests.rig.owner import Owner
 from tests.rig.rig import start_rig
 from tests.rig.service_checks import (
@@ -53,10 +52,8 @@ ON = "--cluster cluster.yaml"
 def laptop(tmp_path: Path) -> Iterator[Owner]:
     """Two hosts with two GPUs each and the official image's stand-in; a laptop with a launch and no cluster file."""
     with (
-        tempfile.TemporaryDirectory(prefix="walk-", dir=CACHE) as disks,  # beside the image: its files are hard links
-        start_rig(
-            Path(disks) / "hosts", docker_folder=find_docker_folder(), shared=(ROOT, Path(sys.base_prefix))
-        ) as rig,
+        make_disks("walk-") as disks,
+        start_rig(disks / "hosts", docker_folder=find_docker_folder(), shared=(ROOT, Path(sys.base_prefix))) as rig,
     ):
         for host in rig.hosts:
             host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")

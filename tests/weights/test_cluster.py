@@ -117,4 +117,4 @@ def test_live_lines_on_a_terminal(hosts: Islands, hub: Hub, model: Path) -> None
         assert re.search(line, text), text
     assert "\x1b[1A" in drawn or "\x1b[2A" in drawn  # goes back up over its own lines
     assert f"{REPO} is complete in {model} on 3 nodes" in text
-    assert "GB from the hub" in text
+    assert re.search(r" \d\.\d\d from the hub, ", text)
