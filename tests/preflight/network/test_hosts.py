@@ -77,9 +77,8 @@ def test_a_stopped_rank_is_named(hosts: Islands) -> None:
     finally:
         done.set()
         stopper.join()
-    (finding,) = report["findings"]
-    assert finding["node"] == hosts.islands[1].ip
-    assert f"rank 1 ({hosts.islands[1].ip})" in finding["what"]
+    findings = [finding for finding in report["findings"] if finding["node"] == hosts.islands[1].ip]
+    assert any(f"rank 1 ({hosts.islands[1].ip})" in finding["what"] for finding in findings), report["findings"]
 
 
 def stop_child(island: Island, done: threading.Event) -> None:
