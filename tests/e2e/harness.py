@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +136,3 @@ def serving(home: Path, *arguments: str, port: int | None = None, **environ: str
         for pid in list_processes(home):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def fetch(url: str) -> str:
-    """The text behind a URL of a service."""
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return str(response.read().decode())

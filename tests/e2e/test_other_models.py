@@ -4,12 +4,13 @@ import json
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import openai
 import pytest
 
+from raylaunch.base.http_client import fetch_text
+from raylaunch.base.processes import wait_until
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 
 from . import harness
@@ -65,17 +66,15 @@ def write_encoder(folder: Path, tokenizer: Path, *, classifies: bool) -> Path:
 
 def sum_metric(served: harness.Serving, *names: str) -> float:
     """The sum of the series of these counters."""
-    lines = harness.fetch(f"{served.url}/metrics").splitlines()
+    lines = (fetch_text(f"{served.url}/metrics", 60.0) or "").splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
 
 
 def wait_for_probe(served: harness.Serving) -> None:
     """An idle engine is asked, and answers."""
     counters = ("vllm:request_success_total", "vllm:prompt_tokens_total")
-    before, until = sum_metric(served, *counters), time.monotonic() + PROBED_WITHIN_S
-    while sum_metric(served, *counters) == before:
-        assert time.monotonic() < until, served.text()
-        time.sleep(0.5)
+    before = sum_metric(served, *counters)
+    assert wait_until(lambda: sum_metric(served, *counters) > before, PROBED_WITHIN_S), served.text()
 
 
 def end(served: harness.Serving) -> None:

@@ -54,6 +54,8 @@ class Clients:
             "model": self.model, "prompt": f"{number} Hello", "max_tokens": max_tokens, "temperature": 0,
             "ignore_eos": True, "stream": sent.stream,
         }  # fmt: skip
+        if sent.stream:
+            body["stream_options"] = {"include_usage": True}
         connection = http.client.HTTPConnection(self.host, self.port, timeout=self.deadline_s)
         try:
             connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -96,6 +98,8 @@ class Clients:
                 event = json.loads(line.removeprefix("data: "))
                 if "error" in event:
                     sent.error = event["error"]["message"]
+                elif usage := event.get("usage"):
+                    sent.tokens = usage["completion_tokens"]  # an event may hold several
                 else:
                     sent.tokens += 1
                     sent.first_token.set()

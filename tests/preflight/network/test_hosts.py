@@ -77,8 +77,10 @@ def test_a_stopped_rank_is_named(hosts: Islands) -> None:
     finally:
         done.set()
         stopper.join()
-    findings = [finding for finding in report["findings"] if finding["node"] == hosts.islands[1].ip]
-    assert any(f"rank 1 ({hosts.islands[1].ip})" in finding["what"] for finding in findings), report["findings"]
+    assert len(report["findings"]) == 1, report["findings"]
+    (finding,) = report["findings"]
+    assert finding["node"] == hosts.islands[1].ip
+    assert f"rank 1 ({hosts.islands[1].ip})" in finding["what"]
 
 
 def stop_child(island: Island, done: threading.Event) -> None:
