@@ -156,21 +156,14 @@ def ask_vllm(question: Path) -> None:
 
 def _ask_here(question: str) -> str:
     """The answer of vLLM on a GPU node of the Ray that runs here; of the vLLM installed here where none runs."""
-    from raylaunch.base.errors import EngineError
     from raylaunch.cluster import ray_session
     from raylaunch.plan import asked
 
     if ray_session.find_address() is None:
         return asked.ask_installed(question)
-    from importlib.resources import files
-
     from raylaunch.preflight.run import ask_on_node
 
-    source = files("raylaunch.engine").joinpath("ask_layout.py").read_text(encoding="utf-8")
-    answer, error = ask_on_node(source, question, asked.LIMIT_S)
-    if error:
-        raise EngineError("--ask-vllm: vLLM failed", fix="plan without it", excerpt=error.splitlines()[-8:])
-    return answer
+    return asked.ask_by(ask_on_node, question)
 
 
 def _ask_cluster(cluster: Path, question: str) -> str:

@@ -2,25 +2,24 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from raylaunch.base import console, versions
 from raylaunch.base.errors import EngineError
+from raylaunch.node.script import run_script
 from raylaunch.plan.gpus import GIB
 from raylaunch.plan.layout import Layout, Planner
 from raylaunch.plan.overhead import Range
 from raylaunch.plan.wire import place_stages
 
 SOURCE = "vLLM asked"
-CHILD = "raylaunch.engine.ask_layout"
 _ASKED_AT_MOST = 4
-LIMIT_S = 300.0
+_LIMIT_S = 300.0
 """vLLM's import takes 7 s, a minute from a cold disk; a layout 0.1 to 3 s."""
 _PASSED_ON = ("kv_cache_dtype", "quantization", "block_size")
 
@@ -100,17 +99,23 @@ def ask_installed(question: str) -> str:
             "--ask-vllm: no vLLM is installed here",
             fix="add --cluster CLUSTER.yaml to ask its image, or plan without it",
         )
-    command = [sys.executable, "-m", CHILD]
-    try:
-        return subprocess.run(
-            command, input=question, capture_output=True, text=True, timeout=LIMIT_S, check=True
-        ).stdout  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise EngineError(f"--ask-vllm: no answer within {LIMIT_S:.0f} s", fix="plan without it") from None
-    except subprocess.CalledProcessError as error:
-        raise EngineError(
-            "--ask-vllm: vLLM failed", fix="plan without it", excerpt=error.stderr.splitlines()[-8:]
-        ) from None
+    return ask_by(run_script, question)
+
+
+def ask_by(run: Callable[[str, str, float], tuple[str, str]], question: str) -> str:
+    """The child's answer to a question.
+
+    Args:
+        run: runs a Python program as node/script.py does, wherever vLLM is.
+
+    Raises:
+        EngineError: the child process fails.
+    """
+    source = files("raylaunch.engine").joinpath("ask_layout.py").read_text(encoding="utf-8")
+    answer, error = run(source, question, _LIMIT_S)
+    if error:
+        raise EngineError("--ask-vllm: vLLM failed", fix="plan without it", excerpt=error.splitlines()[-8:])
+    return answer
 
 
 def list_budgets(planner: Planner, layout: Layout) -> list[list[int]]:

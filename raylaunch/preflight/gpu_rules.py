@@ -68,6 +68,11 @@ def list_gpus(node: NodeFacts, request: CheckRequest) -> list[NodeGpu]:
     return [gpus[place] for place in chosen]
 
 
+def list_memory(facts: Sequence[NodeFacts], request: CheckRequest) -> list[list[tuple[str, int]]]:
+    """Name and usable bytes of the GPUs of each node that this launch uses."""
+    return [[(gpu.name, gpu.usable_bytes) for gpu in list_gpus(node, request)] for node in facts]
+
+
 def _find_visible(node: NodeFacts) -> GpuSelection:
     """The GPUs of a node that its CUDA_VISIBLE_DEVICES leaves to Ray."""
     gpus = node.driver.gpus if node.driver else ()

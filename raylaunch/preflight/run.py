@@ -76,24 +76,25 @@ def judge(facts: Sequence[NodeFacts], request: CheckRequest) -> list[Finding]:
 
 
 def _start_probe(node: ClusterNode, request: CheckRequest) -> Any:
-    """Start the probe of one node; it needs no CPU in Ray's accounts, so a busy cluster answers too."""
+    facts = FactsRequest(
+        node_ip=node.ip,
+        model_folder=request.model_folder,
+        load_format=request.load_format,
+        log_folder=request.log_folder,
+        ask_gpus=not request.logical_gpus,
+        companions=request.companions,
+    )
+    return _start_on(node, collect_facts, facts)
+
+
+def _start_on(node: ClusterNode, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Start a function on a node; it needs no CPU in Ray's accounts, so a busy cluster answers too."""
     import ray
 
     with ship.node_code():
-        probe = ray.remote(num_cpus=0, max_retries=0)(collect_facts)
-        return probe.options(
-            name=f"raylaunch checks {node.ip}",
-            scheduling_strategy=ship.on_node(node.node_id),
-        ).remote(
-            FactsRequest(
-                node_ip=node.ip,
-                model_folder=request.model_folder,
-                load_format=request.load_format,
-                log_folder=request.log_folder,
-                ask_gpus=not request.logical_gpus,
-                companions=request.companions,
-            )
-        )
+        task = ray.remote(num_cpus=0, max_retries=0)(function)
+        where = ship.on_node(node.node_id)
+        return task.options(name=f"raylaunch checks {node.ip}", scheduling_strategy=where).remote(*arguments)
 
 
 def _shorten(error: Exception) -> str:
@@ -108,8 +109,11 @@ def list_gpus() -> list[GpuNode]:
     Raises:
         ClusterError: no Ray runs here.
     """
+    import ray
+
     with _gpu_nodes() as nodes:
-        answers: list[DriverFacts] = _run_on([(node, read_gpus, ()) for node in nodes], _DEADLINE_S)
+        asked = [_start_on(node, read_gpus) for node in nodes]
+        answers: list[DriverFacts] = ray.get(asked, timeout=_DEADLINE_S)
         found = [tuple(gpu for gpu in facts.gpus if not gpu.error) for facts in answers]
         return [GpuNode(node.ip, gpus) for node, gpus in zip(nodes, found, strict=True)]
 
@@ -120,13 +124,14 @@ def ask_on_node(source: str, question: str, timeout_s: float) -> tuple[str, str]
     Raises:
         ClusterError: no Ray runs here, or none of its nodes has a GPU.
     """
+    import ray
+
     with _gpu_nodes() as nodes:
         if not nodes:
             raise ClusterError("no node of the cluster has a GPU", fix="check `ray status`")
-        answers: list[tuple[str, str]] = _run_on(
-            [(nodes[0], run_script, (source, question, timeout_s))], timeout_s + _DEADLINE_S
-        )
-        return answers[0]
+        asked = _start_on(nodes[0], run_script, source, question, timeout_s)
+        answer: tuple[str, str] = ray.get(asked, timeout=timeout_s + _DEADLINE_S)
+        return answer
 
 
 @contextmanager
@@ -146,16 +151,3 @@ def _gpu_nodes() -> Iterator[list[ClusterNode]]:
         raise ClusterError(f"the nodes do not answer: {_shorten(error)}", fix="check `ray status`") from error
     finally:
         ray_session.leave()
-
-
-def _run_on(calls: Sequence[tuple[ClusterNode, Callable[..., Any], tuple[Any, ...]]], timeout_s: float) -> Any:
-    import ray
-
-    with ship.node_code():
-        asked = [
-            ray.remote(num_cpus=0, max_retries=0)(function)
-            .options(scheduling_strategy=ship.on_node(node.node_id))
-            .remote(*arguments)
-            for node, function, arguments in calls
-        ]
-    return ray.get(asked, timeout=timeout_s)

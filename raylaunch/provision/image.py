@@ -11,6 +11,8 @@ from raylaunch.provision.container import LAYER_LABEL
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ssh import CommandResult
 
+_LAYER = f'{{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
+"""Of a Go template: which layer of `up` an image has, or nothing."""
 _LOAD_TIMEOUT_S = 3600.0
 _RUN_TIMEOUT_S = 120.0
 _LIST_VERSIONS = """\
@@ -41,8 +43,7 @@ def load_archive(shell: HostShell, archive: Path, hosts: Sequence[str]) -> None:
         _load(shell, archive, others)
         ids = _find_ids(shell, hosts)
     if len({*ids.values()}) > 1:
-        found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
-        raise ClusterError(f"the hosts have different images by the name {image}, though {archive} was loaded: {found}")
+        raise _complain_of_different(image, ids, f", though {archive} was loaded")
 
 
 def fetch(shell: HostShell) -> None:
@@ -60,11 +61,15 @@ def fetch(shell: HostShell) -> None:
             f"{image} is not there: {'; '.join(f'{host}: {why}' for host, why in failed.items())}",
             fix=f"on a host that has it: {runtime.save.format(image=image)} | ssh HOST {runtime.load}",
         )
-    template = f'{{{{.Id}}}} {{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
+    template = f"{{{{.Id}}}} {_LAYER}"
     asked = shell.run_on_all(lambda host: shell.run(host, runtime.inspect_image(image, template)))
     if not are_same(ids := {host: result.stdout.strip() for host, result in asked.items()}):
-        found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
-        raise ClusterError(f"the hosts have different images by the name {image}: {found}")
+        raise _complain_of_different(image, ids)
+
+
+def _complain_of_different(image: str, ids: Mapping[str, str], though: str = "") -> ClusterError:
+    found = ", ".join(f"{host} {id_[:19]}" for host, id_ in ids.items())
+    return ClusterError(f"the hosts have different images by the name {image}{though}: {found}")
 
 
 def read_versions(shell: HostShell) -> dict[str, str]:
@@ -91,7 +96,7 @@ def compare_images(shell: HostShell) -> None:
     Raises:
         ClusterError: they do not.
     """
-    template = f'{{{{.Image}}}} {{{{index .Config.Labels "{LAYER_LABEL}"}}}}'
+    template = f"{{{{.Image}}}} {_LAYER}"
     command = shell.runtime.inspect(shell.cluster.container_name, template)
     results = shell.run_on_all(lambda host: shell.run(host, command))
     images = {host: result.stdout.strip() for host, result in results.items()}

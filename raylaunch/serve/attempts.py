@@ -159,6 +159,16 @@ class AttemptFactory:
         return plan.make_environment(self.resolved.standin, launch.world_size * launch.replicas)
 
 
+def check_api_servers(resolved: ResolvedLaunch) -> None:
+    """Check the number of API servers of a launch and of its fallback layouts.
+
+    Raises:
+        LaunchFileError: one cannot have as many as it sets.
+    """
+    for layout in (resolved, *resolved.fallbacks):
+        count_api_servers(layout)
+
+
 def count_api_servers(resolved: ResolvedLaunch) -> int:
     """How many API servers serve an engine of this launch on this machine.
 

@@ -20,7 +20,7 @@ from raylaunch.lock.collect import make_lock
 from raylaunch.node.facts import NodeFacts
 from raylaunch.plan.history import Forecast
 from raylaunch.preflight.findings import findings_table, raise_on_errors
-from raylaunch.preflight.gpu_rules import list_gpus
+from raylaunch.preflight.gpu_rules import list_gpus, list_memory
 from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.network.shapes import read_shapes
 from raylaunch.preflight.requirements import make_request
@@ -164,8 +164,7 @@ class Driver:
             self.reservation = self.reservation.locate(gpus)
         self._compare_with_lock(facts)
         if self.standin_kind is None:
-            names_of = [[(gpu.name, gpu.usable_bytes) for gpu in list_gpus(node, request)] for node in facts]
-            self.forecast = forecast_launch(self.config, names_of)
+            self.forecast = forecast_launch(self.config, list_memory(facts, request))
         check_fallbacks(self.fallbacks, found, facts, request)
         self.seconds["check"] = time.monotonic() - began
 

@@ -8,7 +8,7 @@ from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.node.facts import NodeFacts
 from raylaunch.preflight.findings import raise_on_errors
-from raylaunch.preflight.gpu_rules import list_gpus
+from raylaunch.preflight.gpu_rules import list_memory
 from raylaunch.preflight.requirements import CheckRequest, make_request
 from raylaunch.preflight.run import check_nodes, judge
 from raylaunch.serve.forecast import forecast_launch
@@ -45,8 +45,7 @@ def _find_weakest(
 ) -> list[list[tuple[str, int]]]:
     """Name and bytes of the GPUs of the nodes with the least memory; of none where too few GPUs are known."""
     cluster = launch.cluster
-    gpus = [[(gpu.name, gpu.usable_bytes) for gpu in list_gpus(node, request)] for node in facts]
-    fit = [found for found in gpus if len(found) >= cluster.gpus_per_node]
+    fit = [found for found in list_memory(facts, request) if len(found) >= cluster.gpus_per_node]
     if len(fit) < cluster.nodes:
         return []
     return sorted(fit, key=lambda found: sum(size for _, size in found))[: cluster.nodes]

@@ -7,7 +7,7 @@ from raylaunch.base.errors import RaylaunchError
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
-from raylaunch.serve.attempts import count_api_servers
+from raylaunch.serve.attempts import check_api_servers
 from raylaunch.serve.control_socket import RestartRequest
 from raylaunch.serve.driver_process import DriverProcess
 from raylaunch.serve.fallback import Layouts, ReturnRequest
@@ -68,8 +68,7 @@ class Reload:
         try:
             resolved = plan.resolve(launch, rehearse=old.is_rehearsal)
             make_tls(launch.server)
-            for layout in (resolved, *resolved.fallbacks):
-                count_api_servers(layout)
+            check_api_servers(resolved)
         except RaylaunchError as error:
             request.refuse(f"{error.what}; the old engine serves on", error.fix)
             return None

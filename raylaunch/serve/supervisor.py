@@ -12,7 +12,7 @@ from raylaunch.base import console, processes
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
-from raylaunch.serve.attempts import count_api_servers
+from raylaunch.serve.attempts import check_api_servers
 from raylaunch.serve.control_socket import ControlSocket
 from raylaunch.serve.front import Front
 from raylaunch.serve.readiness import check_own_request
@@ -34,8 +34,7 @@ def serve(launch: LaunchConfig, *, rehearse: bool = False) -> None:
         RaylaunchError: it did not come up, or failed repeatedly for one cause; all its processes have ended.
     """
     resolved = plan.resolve(launch, rehearse=rehearse)
-    for layout in (resolved, *resolved.fallbacks):
-        count_api_servers(layout)  # it may refuse
+    check_api_servers(resolved)
     if is_served_already(resolved):
         return
     processes.raise_file_limit()

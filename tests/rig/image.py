@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raylaunch.base import versions
-from tests.rig.rig import start_rig
+from tests.rig.rig import Rig, start_rig
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "rig"
 BASE_IMAGE = f"vllm/vllm-openai:v{versions.VLLM}"
@@ -114,14 +114,6 @@ def make_docker_folder(folder: Path) -> None:
     shutil.rmtree(root)
 
 
-@contextlib.contextmanager
-def make_disks(prefix: str) -> Iterator[Path]:
-    """A folder for a rig's disks, beside the image: its files are hard links."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=CACHE) as disks:
-        yield Path(disks)
-
-
 def find_docker_folder() -> Path:
     """The folder, made where it is not there yet; others that wait for it get the same one."""
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -135,6 +127,23 @@ def find_docker_folder() -> Path:
             make_docker_folder(making)
             making.rename(folder)
     return folder / "docker"
+
+
+@contextlib.contextmanager
+def start_equipped_rig(name: str, *, hosts: int = 2, shared: tuple[Path, ...] = ()) -> Iterator[Rig]:
+    """A rig whose hosts have this image and LOGICAL_GPUS GPUs each.
+
+    Args:
+        name: of the folder of their disks, which lies beside the image: its files are hard links.
+    """
+    docker_folder = find_docker_folder()
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=CACHE) as disks,
+        start_rig(Path(disks) / "hosts", hosts, docker_folder=docker_folder, shared=shared) as rig,
+    ):
+        for host in rig.hosts:
+            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+        yield rig
 
 
 def _find_unused_kernels() -> list[str]:

@@ -12,9 +12,8 @@ import pytest
 from raylaunch.base.processes import wait_until
 from tests.plan.shapes import CONFIGS
 from tests.rig.host import wait_until as host_wait_until
-from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
+from tests.rig.image import LOGICAL_GPUS, start_equipped_rig
 from tests.rig.owner import CONTAINER, Owner, bring_out_of_step, find_image, wait_for_line
-from tests.rig.rig import start_rig
 from tests.rig.service_checks import (
     READY_DEADLINE_S,
     check_ranks_in_top,
@@ -40,13 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     """Two hosts with two GPUs each and the official image's stand-in, and the laptop that owns them."""
-    docker_folder = find_docker_folder()
-    with (
-        make_disks("life-") as disks,
-        start_rig(disks / "hosts", docker_folder=docker_folder, shared=(ROOT, Path(sys.base_prefix))) as rig,
-    ):
-        for host in rig.hosts:
-            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+    with start_equipped_rig("life", shared=(ROOT, Path(sys.base_prefix))) as rig:
         laptop = Owner.of(rig, tmp_path_factory.mktemp("life"))
         yield laptop
         for left in laptop.list_ray_states():  # where a test failed
@@ -87,7 +80,6 @@ def test_up_serves_a_model(laptop: Owner, tmp_path: Path) -> None:
     assert (ended.status, "nothing" in ended.text) == (0, False), ended.text
 
 
-@pytest.mark.whole
 def test_plan_asks_the_cluster(laptop: Owner, tmp_path: Path) -> None:
     """Its GPUs through Ray, which have no memory here; and the vLLM of its image, in a Ray task."""
     laptop.up()

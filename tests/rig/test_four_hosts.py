@@ -5,22 +5,15 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import wait_until
-from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
+from tests.rig.image import LOGICAL_GPUS, start_equipped_rig
 from tests.rig.owner import CONTAINER, Owner
-from tests.rig.rig import start_rig
 
 pytestmark = [pytest.mark.root, pytest.mark.rig, pytest.mark.whole]
 
 
 def test_four_hosts(tmp_path: Path) -> None:
     """Each with its GPUs, by one command; again by one command, and only the lost one is touched; then nothing."""
-    docker_folder = find_docker_folder()
-    with (
-        make_disks("four-") as disks,
-        start_rig(disks / "hosts", hosts=4, docker_folder=docker_folder) as rig,
-    ):
-        for host in rig.hosts:
-            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+    with start_equipped_rig("four", hosts=4) as rig:
         laptop = Owner.of(rig, tmp_path)
         assert f"4 hosts, {4 * LOGICAL_GPUS} GPUs" in laptop.up().stderr
         addresses = [host.address for host in rig.hosts]

@@ -8,9 +8,8 @@ import pytest
 
 from raylaunch.provision.template import LAYER_IMAGE
 from tests.rig.host import Host, wait_until
-from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
+from tests.rig.image import LOGICAL_GPUS, start_equipped_rig
 from tests.rig.owner import Owner
-from tests.rig.rig import start_rig
 
 pytestmark = [pytest.mark.engine, pytest.mark.root, pytest.mark.rig, pytest.mark.whole]
 ROOT = Path(__file__).parents[2]
@@ -44,13 +43,7 @@ def answers(head: Host) -> bool:
 
 def test_service_is_back_after_a_power_cut_of_the_head(tmp_path: Path) -> None:
     """Two hosts, two ranks on each. Needs root, docker, sshd and iproute2; five minutes."""
-    docker_folder = find_docker_folder()
-    with (
-        make_disks("reboot-") as disks,
-        start_rig(disks / "hosts", docker_folder=docker_folder) as rig,
-    ):
-        for host in rig.hosts:
-            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+    with start_equipped_rig("reboot") as rig:
         laptop = Owner.of(rig, tmp_path)
         laptop.up()  # for the image
         laptop.down()

@@ -9,9 +9,8 @@ import pytest
 from raylaunch.base.processes import wait_until
 from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE
-from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
+from tests.rig.image import start_equipped_rig
 from tests.rig.owner import CONTAINER, Owner
-from tests.rig.rig import start_rig
 from tests.rig.service_checks import READY_DEADLINE_S, is_ready
 
 pytestmark = [pytest.mark.engine, pytest.mark.root, pytest.mark.rig, pytest.mark.whole, pytest.mark.timeout(1800)]
@@ -66,13 +65,7 @@ def find_running_images(laptop: Owner) -> set[str]:
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     """Two hosts that are up, with two GPUs each."""
-    docker_folder = find_docker_folder()
-    with (
-        make_disks("upgrade-") as disks,
-        start_rig(disks / "hosts", docker_folder=docker_folder) as rig,
-    ):
-        for host in rig.hosts:
-            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+    with start_equipped_rig("upgrade") as rig:
         owner = Owner.of(rig, tmp_path_factory.mktemp("upgrade"))
         owner.up()
         yield owner
@@ -129,7 +122,7 @@ def test_an_image_that_serves_as_well_stays(laptop: Owner, served: Path) -> None
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        pytest.param("rig/broken:1", BROKEN, "does not serve", id="no_host_has"),
+        ("rig/broken:1", BROKEN, "does not serve"),
         ("rig/other:1", OTHER_WEIGHTS, "less likely"),
     ],
 )

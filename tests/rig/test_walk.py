@@ -12,9 +12,8 @@ import pytest
 
 from raylaunch.base.processes import wait_until
 from tests.hub_server import Hub, serve
-from tests.rig.image import LOGICAL_GPUS, find_docker_folder, make_disks
+from tests.rig.image import LOGICAL_GPUS, start_equipped_rig
 from tests.rig.owner import Owner
-from tests.rig.rig import start_rig
 from tests.rig.service_checks import (
     READY_DEADLINE_S,
     check_a_refused_serve,
@@ -51,12 +50,7 @@ ON = "--cluster cluster.yaml"
 @pytest.fixture
 def laptop(tmp_path: Path) -> Iterator[Owner]:
     """Two hosts with two GPUs each and the official image's stand-in; a laptop with a launch and no cluster file."""
-    with (
-        make_disks("walk-") as disks,
-        start_rig(disks / "hosts", docker_folder=find_docker_folder(), shared=(ROOT, Path(sys.base_prefix))) as rig,
-    ):
-        for host in rig.hosts:
-            host.write("/etc/rig-gpus", f"COUNT={LOGICAL_GPUS}\n")
+    with start_equipped_rig("walk", shared=(ROOT, Path(sys.base_prefix))) as rig:
         laptop = Owner.of(rig, tmp_path, "cluster")  # as `init` names it
         laptop.cluster_file.unlink()
         (tmp_path / "launch.yaml").write_text(LAUNCH)
