@@ -6,8 +6,8 @@
     python -m benchmarks.many_streams demo        the demo model on CPU: raylaunch and vllm serve at 1, 8 and 32
 
 A Llama of 8B parameters with dummy weights, CUDA graphs on, 256 tokens in and 128 out; the load is `raylaunch bench`.
-Servers of one case are up together where they fit and take turns, round by round in another order. Ratios are of
-medians.
+Servers of one case are up together and take turns, round by round in another order: all on one GPU, or --apart, each on
+one of its own. Ratios are of medians. Only the GPUs in CUDA_VISIBLE_DEVICES are used, where it is set.
 """
 
 import argparse
@@ -24,9 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from benchmarks import servers
 from benchmarks.load import DEMO_ENGINE, write_8b_model
 from benchmarks.servers import Server
+from raylaunch.base.http_client import fetch_text
 
 ENGINE = {
     "dtype": "float16", "max_model_len": 2048, "load_format": "dummy",
@@ -34,6 +37,7 @@ ENGINE = {
 }  # fmt: skip
 TOKENS = ("--input-tokens", "256", "--output-tokens", "128", "--api", "completions")
 _AHEAD_S = 20.0
+_REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:request_success_total")
 _VLLM_SERVE = """
 from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -81,18 +85,25 @@ def theirs(folder: Path, name: str, model: str, engine: Mapping[str, Any], *more
 
 @contextlib.contextmanager
 def all_up(starts: Sequence[Any]) -> Iterator[list[Server]]:
-    """Start servers at once, but the first one ahead: it checks that nothing else uses the GPU. End them."""
+    """Start servers at once, but the first one ahead: it checks that nothing else uses the GPU. End them.
+
+    A peer that does not come up is left out, and said.
+    """
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
 
-        def enter(number: int) -> Server:
+        def enter(number: int) -> Server | None:
             time.sleep(_AHEAD_S if number else 0)
-            server: Server = starts[number].__enter__()
+            try:
+                server: Server = starts[number].__enter__()
+            except SystemExit as error:
+                if number == 0:
+                    raise
+                print(error, flush=True)
+                return None
+            stack.push(starts[number].__exit__)
             return server
 
-        up = list(pool.map(enter, range(len(starts))))
-        for start in starts:
-            stack.push(start.__exit__)
-        yield up
+        yield [server for server in pool.map(enter, range(len(starts))) if server is not None]
 
 
 def measure(server: Server, folder: Path, level: int, requests: int) -> dict[str, Any]:
@@ -132,16 +143,20 @@ def compare(up: Sequence[Server], folder: Path, level: int, requests: int, round
 
 
 def run_one_gpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One GPU carries all servers, each with its own memory."""
+    """One GPU carries all servers, each with its own memory; or each has a GPU."""
     model = str(write_8b_model(folder / "model"))
+    engine = ENGINE | ({"gpu_memory_utilization": 0.8, "kv_cache_memory_bytes": 48 << 30} if options.apart else {})
+    gpus = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in servers.list_gpus()] if options.apart else [{}] * 4
     starts = [
-        ours(folder, "raylaunch", model, ENGINE),
-        theirs(folder, "vllm-serve", model, ENGINE),
-        theirs(folder, "vllm-serve-4", model, ENGINE, "--api-server-count", "4"),
+        ours(folder, "raylaunch", model, engine, **gpus[0]),
+        theirs(folder, "vllm-serve", model, engine, **gpus[1]),
     ]
+    if len(gpus) > 2:
+        starts.append(theirs(folder, "vllm-serve-4", model, engine, "--api-server-count", "4", **gpus[2]))
     if options.rust:
-        starts.append(theirs(folder, "vllm-serve-rust", model, ENGINE, VLLM_USE_RUST_FRONTEND="1"))
-    return run_levels(starts, folder, options, {500: 1500, 64: 256, 1: 8})
+        starts.append(theirs(folder, "vllm-serve-rust", model, engine, VLLM_USE_RUST_FRONTEND="1", **gpus[3]))
+    found = run_levels(starts, folder, options, {500: 1500, 64: 256, 1: 4})
+    return {"engine": engine, "apart": options.apart, **found}
 
 
 def run_demo(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -166,57 +181,30 @@ def run_levels(
         }
 
 
-@contextlib.contextmanager
-def two_nodes(folder: Path) -> Iterator[str]:
-    """Two Ray nodes of this machine, one GPU each; the address of the first."""
-    port = servers.find_free_port()
-    address = f"127.0.0.1:{port}"
-    nodes = []
-    for number, where in enumerate(
-        (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address={address}"])
-    ):
-        ip = f"127.0.0.{number + 1}"
-        environ = {
-            "CUDA_VISIBLE_DEVICES": str(number), "VLLM_HOST_IP": ip, "NCCL_SOCKET_IFNAME": "lo",
-            "GLOO_SOCKET_IFNAME": "lo", "VLLM_CACHE_ROOT": str(folder / f"cache-{number}"),
-        }  # fmt: skip
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", "--num-gpus=1"]
-        nodes.append(
-            subprocess.Popen(
-                [*command, f"--node-ip-address={ip}", "--disable-usage-stats"],
-                env=os.environ | environ,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
-        time.sleep(8)
-    try:
-        yield address
-    finally:
-        for node in reversed(nodes):
-            node.send_signal(signal.SIGTERM)
-            node.wait(60)
-
-
 def run_pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One after the other on the same two nodes, since each takes both GPUs: cold, and ours once more warm."""
+    """One after the other on the same two nodes, since each takes both GPUs; ours first with empty caches.
+
+    And once more without the check of the network, which the starts before made in full: RAYLAUNCH_HOME is new.
+    """
     model = str(write_8b_model(folder / "model"))
     engine = ENGINE | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.8, "kv_cache_memory_bytes": 48 << 30}
     alone = engine | {"distributed_executor_backend": "ray"}
     found: dict[str, Any] = {}
-    with two_nodes(folder) as address:
+    loopback = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
+    with servers.ray_nodes(folder, 2, 1, **loopback) as address:
         environ = {"RAY_ADDRESS": address, "VLLM_HOST_IP": "127.0.0.1"}
         nodes = ("--set", "cluster.nodes=2", "--set", "cluster.gpus_per_node=1", "--set", "cluster.local=false")
+        unchecked = ("--set", "cluster.check_network=false")
         runs: list[tuple[str, Callable[[], Any]]] = [
             ("raylaunch-cold", lambda: ours(folder, "raylaunch-cold", model, engine, *nodes, **environ)),
             ("raylaunch", lambda: ours(folder, "raylaunch", model, engine, *nodes, **environ)),
             ("vllm-serve", lambda: theirs(folder, "vllm-serve", model, alone, **environ)),
+            ("unchecked", lambda: ours(folder, "unchecked", model, engine, *nodes, *unchecked, **environ)),
         ]
         for name, start in runs:
             with start() as server:
                 found[name] = {"ready_s": server.ready_s}
-                if name != "raylaunch-cold":
+                if name in ("raylaunch", "vllm-serve"):
                     measure(server, folder, 32, 64)
                     for level, requests in ((64, 256), (500, 1500)):
                         rows = [measure(server, folder, level, requests) for _ in range(options.rounds)]
@@ -258,6 +246,7 @@ def kill_rank(server: Server, folder: Path, home: Path) -> dict[str, Any]:
         time.sleep(8)
         (record,) = home.glob("services/*/service.json")
         ranks = [rank for rank in json.loads(record.read_text())["ranks"] if rank["replica"] == 1]
+        before = read_requests(server)
         os.kill(ranks[0]["pid"], signal.SIGKILL)
         struck = time.monotonic()
         while read_replicas(home)[1]["state"] == "ready":
@@ -265,7 +254,23 @@ def kill_rank(server: Server, folder: Path, home: Path) -> dict[str, Any]:
         while read_replicas(home)[1]["state"] != "ready":
             time.sleep(0.5)
         ready_s = time.monotonic() - struck
-        return {"ready_s": ready_s, "ratio_to_first_start": ready_s / server.ready_s, "load": load.result()}
+        return {
+            "ready_s": ready_s, "ratio_to_first_start": ready_s / server.ready_s, "requests_before": before,
+            "load": load.result(), "requests_after": read_requests(server),
+        }  # fmt: skip
+
+
+def read_requests(server: Server) -> dict[str, float]:
+    """Of each replica: requests that run and wait, and those that ended, by reason."""
+    text = fetch_text(f"{server.url}/metrics", 10.0) or ""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in _REQUESTS:
+                name = sample.name.removeprefix("vllm:")
+                key = " ".join([name, sample.labels.get("finished_reason", ""), sample.labels.get("replica", "")])
+                found[key] = found.get(key, 0.0) + sample.value
+    return found
 
 
 CASES = {"one-gpu": run_one_gpu, "pipeline": run_pipeline, "replicas": run_replicas, "demo": run_demo}
@@ -277,11 +282,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--levels", type=int, nargs="+")
     parser.add_argument("--rust", action="store_true", help="vLLM's Rust front end as one more row (one-gpu)")
+    parser.add_argument("--apart", action="store_true", help="each server on a GPU of its own (one-gpu)")
     parser.add_argument("--out", type=Path, default=servers.RESULTS)
     options = parser.parse_args()
     with servers.scratch() as folder:
         found = CASES[options.case](folder, options)
-    servers.write_result(f"many-streams-{options.case}", {"case": options.case, "engine": ENGINE, **found}, options.out)
+    name = f"many-streams-{options.case}{'-apart' if options.apart else ''}"
+    servers.write_result(name, {"case": options.case, "engine": ENGINE, **found}, options.out)
 
 
 if __name__ == "__main__":

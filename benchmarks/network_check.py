@@ -20,16 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks import servers
 from benchmarks.load import write_8b_model
 
-HEAD = "127.0.0.1:6397"
 WAYS: Mapping[str, Mapping[str, str]] = {
     "as it is": {},
     "without peer access": {"NCCL_P2P_DISABLE": "1"},
@@ -37,30 +37,6 @@ WAYS: Mapping[str, Mapping[str, str]] = {
 }
 _READY = re.compile(r"ready after ([\d.]+) s(?:.*?check ([\d.]+) s)?")
 _DEADLINE_S = 400.0
-
-
-@contextmanager
-def ray_nodes(folder: Path, nodes: int, gpus: int) -> Iterator[None]:
-    """Ray nodes at 127.0.0.1, 127.0.0.2, ..., with `gpus` GPUs of this machine each."""
-    started = []
-    for number in range(nodes):
-        where = ["--head", "--port=6397", "--include-dashboard=false"] if number == 0 else [f"--address={HEAD}"]
-        ip = f"127.0.0.{number + 1}"
-        mine = ",".join(str(number * gpus + gpu) for gpu in range(gpus))
-        command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", f"--num-gpus={gpus}",
-            f"--node-ip-address={ip}", f"--temp-dir={folder / f'r{number}'}", "--disable-usage-stats",
-        ]  # fmt: skip
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": mine, "VLLM_HOST_IP": ip}
-        with (folder / f"ray{number}.log").open("wb") as log:
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-        time.sleep(8)
-    try:
-        yield
-    finally:
-        for process in reversed(started):
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
 
 
 def write_launch(folder: Path, *, nodes: int, gpus: int) -> Path:
@@ -78,23 +54,27 @@ def write_launch(folder: Path, *, nodes: int, gpus: int) -> Path:
     return path
 
 
-def run_netcheck(launch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+def run_netcheck(launch: Path, address: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The report of `raylaunch netcheck --json`."""
     command = [sys.executable, "-m", "raylaunch", "netcheck", str(launch), "--json"]
-    own = {**os.environ, "RAY_ADDRESS": HEAD, **environment}
+    own = {**os.environ, "RAY_ADDRESS": address, **environment}
     done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
     print(done.stderr[-3000:], file=sys.stderr)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 
-def time_start(launch: Path, folder: Path, *, check: bool, rehearse: bool) -> dict[str, Any]:
-    """`raylaunch serve` to its "ready after" line, then stopped; nothing is remembered from earlier starts."""
+def time_start(launch: Path, folder: Path, address: str | None, *, check: bool) -> dict[str, Any]:
+    """`raylaunch serve` to its "ready after" line, then stopped; nothing is remembered from earlier starts.
+
+    Args:
+        address: of the Ray to join; None: a rehearsal, with nodes of its own.
+    """
     home = Path(tempfile.mkdtemp(dir=folder))
-    own = {**os.environ, "RAYLAUNCH_HOME": str(home)} | ({} if rehearse else {"RAY_ADDRESS": HEAD})
+    own = {**os.environ, "RAYLAUNCH_HOME": str(home)} | ({"RAY_ADDRESS": address} if address else {})
     chosen = f"cluster.check_network={str(check).lower()}"
     command = [sys.executable, "-m", "raylaunch", "serve", str(launch), "--set", chosen]
-    command += ["--rehearse"] if rehearse else []
+    command += [] if address else ["--rehearse"]
     log = home / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=own, stdout=output, stderr=output)
@@ -113,14 +93,14 @@ def time_start(launch: Path, folder: Path, *, check: bool, rehearse: bool) -> di
     }
 
 
-def time_starts(launch: Path, folder: Path, pairs: int, *, rehearse: bool) -> dict[str, Any]:
+def time_starts(launch: Path, folder: Path, address: str | None, pairs: int) -> dict[str, Any]:
     """Starts in pairs, and by how much the check makes each pair's later."""
-    time_start(launch, folder, check=True, rehearse=rehearse)  # the first reads everything from disk: not counted
+    time_start(launch, folder, address, check=True)  # the first reads everything from disk: not counted
     starts, differences = [], []
     for pair in range(pairs):
         by_check = {}
         for check in ((True, False), (False, True))[pair % 2]:
-            starts.append(time_start(launch, folder, check=check, rehearse=rehearse))
+            starts.append(time_start(launch, folder, address, check=check))
             by_check[check] = starts[-1]["ready_s"]
         if None not in by_check.values():
             differences.append(round(by_check[True] - by_check[False], 1))
@@ -140,12 +120,12 @@ def main() -> None:
     launch = write_launch(folder, nodes=nodes, gpus=gpus)
     command = f"python -m benchmarks.network_check {asked.what} {asked.out}{' --rehearse' if asked.rehearse else ''}"
     result: dict[str, Any] = {"command": command}
-    with nullcontext() if asked.rehearse else ray_nodes(folder, nodes, gpus):
-        if asked.what == "starts":
-            result |= time_starts(launch, folder, asked.pairs, rehearse=asked.rehearse)
+    with nullcontext() if asked.rehearse else servers.ray_nodes(folder, nodes, gpus) as address:
+        if asked.what == "starts" or address is None:
+            result |= time_starts(launch, folder, address, asked.pairs)
         else:
             ways = WAYS if asked.what == "links" else {"as it is": {}}
-            result["reports"] = {name: run_netcheck(launch, environment) for name, environment in ways.items()}
+            result["reports"] = {name: run_netcheck(launch, address, environment) for name, environment in ways.items()}
     asked.out.write_text(json.dumps(result, indent=1) + "\n")
     print(asked.out.read_text())
 

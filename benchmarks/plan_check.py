@@ -1,6 +1,6 @@
 """The forecast of `raylaunch plan` against what vLLM reports, on this machine's GPUs.
 
-    python -m benchmarks.plan_check --output benchmarks/results/plan-gpu.json [--limit-s 420]
+    python -m benchmarks.plan_check --output benchmarks/results/plan-gpu.json [--limit-s 420] [--gpus 1]
 
 Each case starts vLLM's engine with dummy weights in a process of its own, reads its log, and stops it. Cases that need
 more GPUs than there are, or that would begin after --limit-s, are left out and named. Two model shapes: a dense one
@@ -146,12 +146,13 @@ def main() -> None:
     """Run the cases and write the results after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--gpus", type=int, help="only cases that take as many GPUs")
     parser.add_argument("--limit-s", type=float, default=420.0, help="begin no case after this many seconds")
     options = parser.parse_args()
     began, count = time.monotonic(), len(read_gpus().gpus)
     results: list[Result] = []
     left_out: list[str] = []
-    for case in CASES:
+    for case in (case for case in CASES if options.gpus in (None, case.tp * case.pp)):
         if case.tp * case.pp > count or time.monotonic() - began > options.limit_s:
             left_out.append(case.name)
             continue

@@ -100,6 +100,44 @@ def start(
             process.wait()
 
 
+@contextlib.contextmanager
+def ray_nodes(folder: Path, nodes: int, gpus: int, **environ: str) -> Iterator[str]:
+    """Ray nodes at 127.0.0.1, 127.0.0.2, ..., with `gpus` GPUs of this machine each; the address of the first."""
+    address = f"127.0.0.1:{find_free_port()}"
+    port = address.rpartition(":")[2]
+    started = []
+    for number in range(nodes):
+        where = ["--head", f"--port={port}", "--include-dashboard=false"] if number == 0 else [f"--address={address}"]
+        ip = f"127.0.0.{number + 1}"
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", f"--num-gpus={gpus}",
+            f"--node-ip-address={ip}", f"--temp-dir={folder / f'r{number}'}", "--disable-usage-stats",
+        ]  # fmt: skip
+        mine = ",".join(list_gpus()[number * gpus : (number + 1) * gpus])
+        own = {"CUDA_VISIBLE_DEVICES": mine, "VLLM_HOST_IP": ip, "VLLM_CACHE_ROOT": str(folder / f"cache-{number}")}
+        with (folder / f"ray{number}.log").open("wb") as log:
+            started.append(
+                subprocess.Popen(
+                    command, env=os.environ | own | environ, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        time.sleep(8)
+    try:
+        yield address
+    finally:
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def list_gpus() -> list[str]:
+    """The GPUs to use, as CUDA_VISIBLE_DEVICES names them."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",")
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+    return [str(number) for number in range(len(listed.splitlines()))]
+
+
 def find_demo_model() -> str:
     """The demo model's folder, fetched into raylaunch's own folder where it is not there yet."""
     from raylaunch.config import launch_file
