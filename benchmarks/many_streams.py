@@ -189,7 +189,7 @@ def run_pipeline(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = str(write_8b_model(folder / "model"))
     engine = ENGINE | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.8, "kv_cache_memory_bytes": 48 << 30}
     alone = engine | {"distributed_executor_backend": "ray"}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"engine": engine}
     loopback = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
     with servers.ray_nodes(folder, 2, 1, **loopback) as address:
         environ = {"RAY_ADDRESS": address, "VLLM_HOST_IP": "127.0.0.1"}
@@ -218,7 +218,7 @@ def run_replicas(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One replica, then two over both GPUs; at last a rank of the second replica is killed under load."""
     model = str(write_8b_model(folder / "model"))
     engine = ENGINE | {"gpu_memory_utilization": 0.8, "kv_cache_memory_bytes": 48 << 30}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"engine": engine}
     for name, count in (("one-replica", 1), ("two-replicas", 2)):
         nodes = ("--set", f"cluster.nodes={count}", "--set", "cluster.gpus_per_node=1")
         with ours(folder, name, model, engine, *nodes, "--set", f"cluster.replicas={count}") as server:

@@ -277,8 +277,10 @@ class Stream:
             return f"http {answer.status}", answer.error or ""
         if answer.error:
             return "error in the answer", answer.error
-        if not answer.finished or (answer.streaming and not answer.arrivals):
+        if not answer.finished:
             return "broken off", "the answer ended without [DONE] or a finish reason"
+        if answer.streaming and not answer.arrivals:
+            return "broken off", "the answer ended without a token"
         return "", ""
 
     def take_arrivals(self) -> None:

@@ -253,6 +253,8 @@ class HttpAnswer:
         if self.streaming:
             if self._tail.strip():
                 self._take_event(self._tail.strip(b"\n"), self.last_s)
+            if self.finished and not self.arrivals and self.usage and self.usage.get("completion_tokens"):
+                self.arrivals.append(self.last_s)  # all its tokens in its last event, and no text: a busy server
             return
         body = b"".join(self._body)
         try:

@@ -33,21 +33,19 @@ class Rank:
 
 def list_living_ranks() -> tuple[Rank, ...]:
     """The living ranks of all engines in this Ray cluster."""
-    return tuple(
-        _read_rank(actor)
-        for actor in _list_actors("ALIVE")
-        if actor.class_name.partition(".")[0].startswith("RayWorker")
-    )
+    return tuple(_read_rank(actor) for actor in _list_ranks("ALIVE"))
 
 
 def list_placed_ranks(group_id: str) -> tuple[Rank, ...]:
     """The ranks that were placed in one placement group, dead ones too.
 
+    The check of the network has had actors there as well, one for each rank.
+
     Args:
         group_id: its hexadecimal id.
     """
     group = bytes.fromhex(group_id)
-    return tuple(_read_rank(actor) for actor in _list_actors(None) if actor.placement_group_id == group)
+    return tuple(_read_rank(actor) for actor in _list_ranks(None) if actor.placement_group_id == group)
 
 
 def list_free_resources() -> dict[str, dict[str, float]]:
@@ -58,13 +56,14 @@ def list_free_resources() -> dict[str, dict[str, float]]:
     return found
 
 
-def _list_actors(state_name: str | None) -> list[Any]:
-    """ActorTableData of all actors in the cluster."""
+def _list_ranks(state_name: str | None) -> list[Any]:
+    """ActorTableData of vLLM's workers in the cluster."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
     accessor = state._connect_and_get_accessor()
-    return [gcs_pb2.ActorTableData.FromString(raw) for raw in accessor.get_actor_table(None, state_name)]
+    actors = (gcs_pb2.ActorTableData.FromString(raw) for raw in accessor.get_actor_table(None, state_name))
+    return [actor for actor in actors if actor.class_name.partition(".")[0].startswith("RayWorker")]
 
 
 def _read_rank(actor: Any) -> Rank:

@@ -201,3 +201,11 @@ def test_a_token_without_text_counts(one: dict[str, Any]) -> None:
     stream = [event(id="1", choices=[{"index": 0, **choice}]) for choice in (one, one, one, ended)]
     answer = read([HEAD, *map(chunk, stream), b"0\r\n\r\n"])
     assert (len(answer.arrivals), answer.finished) == (3, True)
+
+
+def test_all_tokens_in_the_last_event() -> None:
+    """A busy server sends them at once; without text only its usage tells that there were any."""
+    last = event(id="1", choices=[{"index": 0, "text": "", "finish_reason": "length"}])
+    answer = read([HEAD, chunk(last), chunk(USAGE), chunk(DONE), b"0\r\n\r\n"])
+    assert (list(answer.arrivals), answer.finished) == ([4.0], True)
+    assert list(read([HEAD, chunk(last), b"0\r\n\r\n"]).arrivals) == []

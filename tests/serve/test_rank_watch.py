@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylaunch.base.processes import ProcessId, wait_until
 from raylaunch.cluster import ray_session
@@ -20,12 +21,14 @@ from raylaunch.serve.rank_watch import HealthSampler, RankWatcher
 from tests.e2e import harness
 
 
-@pytest.fixture
-def two_nodes(tmp_path: Path) -> Iterator[PrivateRay]:
-    private = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars={harness.MARK: str(tmp_path)})
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The mark of two nodes that this process has joined."""
+    home = tmp_path_factory.mktemp("home")
+    private = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars={harness.MARK: str(home)})
     try:
         ray_session.join(private.address, env_vars={})
-        yield private
+        yield home
     finally:
         ray_session.leave()
         private.stop()
@@ -43,14 +46,43 @@ def find_raylet(home: Path, ip: str) -> ProcessId:
     return identity
 
 
+class NetworkProber:
+    def answer(self) -> int:
+        return os.getpid()
+
+
+class RayWorkerProc(NetworkProber):
+    """Named as vLLM's."""
+
+
 @pytest.mark.ray
-def test_dead_raylet_is_seen_by_its_refused_port(two_nodes: PrivateRay, tmp_path: Path) -> None:
+def test_actors_of_the_network_check_are_no_ranks(home: Path) -> None:
+    """They were in the ranks' places and have ended when the ranks come: only a rank's death is one."""
+    import ray
+
+    group = ray.util.placement_group([{"GPU": 1, "CPU": 1}] * 2, strategy="SPREAD")
+    assert group.wait(60)
+    watcher = RankWatcher(group.id.hex(), {}, tensor_parallel_size=1)
+    for kind, dead in ((NetworkProber, 0), (RayWorkerProc, 1)):
+        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1)
+        actor = ray.remote(num_gpus=1)(kind).options(scheduling_strategy=place).remote()
+        pid = ray.get(actor.answer.remote(), timeout=60)
+        assert list(watcher.make_pulse().pids.values()) == [pid] * dead
+        ray.kill(actor)
+        assert wait_until(lambda pid=pid: ProcessId.of(pid) is None, 30)
+        assert wait_until(lambda: not watcher.make_pulse().pids, 30)
+        assert len(watcher.make_pulse().dead) == dead
+    ray.util.remove_placement_group(group)
+
+
+@pytest.mark.ray
+def test_dead_raylet_is_seen_by_its_refused_port(home: Path) -> None:
     """Its node is named as soon as its port refuses, whatever Ray's own table says for seconds more."""
     assert wait_until(lambda: len(ray_session.list_nodes()) == 2, 60)
     nodes = {node.node_id: node.ip for node in ray_session.list_nodes()}
     watcher = RankWatcher("00" * 18, nodes, tensor_parallel_size=1)
     assert watcher.make_pulse().gone == ()
-    raylet = find_raylet(tmp_path, "127.0.0.2")
+    raylet = find_raylet(home, "127.0.0.2")
     os.kill(raylet.pid, signal.SIGKILL)
     assert wait_until(lambda: not raylet.is_alive(), 10)
     assert wait_until(lambda: watcher.make_pulse().gone == ("127.0.0.2",), 10)

@@ -51,12 +51,14 @@ def check_network(request: NetworkRequest) -> NetworkReport:
     """Measure, judge, and end everything that was started; this process must have joined Ray."""
     began = time.monotonic()
     nodes = list({place.node.node_id: place.node for place in request.places}.values())
-    with _start_probers(request, nodes) as (hosts, ranks):
+    with _ending() as started:
+        hosts = _start_hosts(nodes, started)
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
         versions = [find_version(name) or "" for name in ("torch", "ray")]
         fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
         proof = None if request.is_fresh else memory.recall(fingerprint)
+        ranks = _start_ranks(request, hosts, started) if proof is None else {}
         links = _measure_links(hosts, facts, quick=proof is not None)
         measured = NetworkMeasured(request.places, facts, links, shapes=request.shapes)
         findings = _find_silent(nodes, facts) + _judge_hosts(measured)
@@ -92,41 +94,50 @@ def _carry_variables() -> dict[str, str]:
 
 
 @contextmanager
-def _start_probers(
-    request: NetworkRequest, nodes: Sequence[ClusterNode]
-) -> Iterator[tuple[Mapping[str, Any], Mapping[int, Any]]]:
-    """An actor on each node, by address, and one for each rank; in a rehearsal a node's actor is its first rank."""
+def _ending() -> Iterator[list[Any]]:
+    """A list for the actors that are started; those in it are ended."""
     import ray
 
-    source = inspect.getsource(collective)
-    with ship.node_code():
-        prober = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(NetworkProber)
-        hosts = {
-            node.ip: prober.options(scheduling_strategy=ship.on_node(node.node_id)).remote(node.ip, source)
-            for node in nodes
-        }
-        ranks: dict[int, Any] = {}
-        if request.is_logical or request.reservation is None:
-            for place in request.places:
-                if all(request.places[rank].node.ip != place.node.ip for rank in ranks):
-                    ranks[place.rank] = hosts[place.node.ip]
-        else:
-            ranks = {
-                place.rank: prober.options(
-                    num_gpus=1, scheduling_strategy=ship.in_bundle(request.reservation, place.rank)
-                ).remote(place.node.ip, source)
-                for place in request.places
-            }
-    everyone = list({id(actor): actor for actor in [*hosts.values(), *ranks.values()]}.values())
+    started: list[Any] = []
+    try:
+        yield started
+    finally:
+        trials.gather({number: actor.close.remote() for number, actor in enumerate(started)}, 10.0)
+        for actor in started:
+            ray.kill(actor)
+
+
+def _start_hosts(nodes: Sequence[ClusterNode], started: list[Any]) -> Mapping[str, Any]:
+    """An actor on each node, by address."""
+    hosts = {node.ip: _start(ship.on_node(node.node_id), node.ip, num_gpus=0) for node in nodes}
+    started += hosts.values()
+    return hosts
+
+
+def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], started: list[Any]) -> Mapping[int, Any]:
+    """An actor for each rank, which imports PyTorch; in a rehearsal a node's actor is its first rank."""
+    ranks: dict[int, Any] = {}
+    if request.is_logical or request.reservation is None:
+        for place in request.places:
+            if all(request.places[rank].node.ip != place.node.ip for rank in ranks):
+                ranks[place.rank] = hosts[place.node.ip]
+    else:
+        for place in request.places:
+            where = ship.in_bundle(request.reservation, place.rank)
+            ranks[place.rank] = _start(where, place.node.ip, num_gpus=1)
+        started += ranks.values()
     if len(request.places) > 1:
         for actor in ranks.values():
             actor.prepare.remote()
-    try:
-        yield hosts, ranks
-    finally:
-        trials.gather({number: actor.close.remote() for number, actor in enumerate(everyone)}, 10.0)
-        for actor in everyone:
-            ray.kill(actor)
+    return ranks
+
+
+def _start(where: Any, ip: str, *, num_gpus: int) -> Any:
+    import ray
+
+    with ship.node_code():
+        prober = ray.remote(num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=8)(NetworkProber)
+        return prober.options(scheduling_strategy=where).remote(ip, inspect.getsource(collective))
 
 
 def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NodeNetwork]) -> list[Finding]:
