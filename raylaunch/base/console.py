@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -19,6 +20,7 @@ from rich.text import Text
 from raylaunch.base.errors import LaunchFileError, RaylaunchError
 
 _STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_speaker: ContextVar[str] = ContextVar("speaker", default="")
 
 
 def is_terminal() -> bool:
@@ -26,10 +28,20 @@ def is_terminal() -> bool:
     return _STDERR.is_terminal
 
 
-def say(text: str, *, style: str | None = None) -> None:
-    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) is dropped."""
+def speak_as(name: str) -> None:
+    """Begin this thread's lines of progress with a name, as one of several replicas; "" ends that."""
+    _speaker.set(name)
+
+
+def say(text: str, *, style: str | None = None, named: bool = True) -> None:
+    """Write a line of progress to stderr; one that cannot be written (full disk, closed terminal) is dropped.
+
+    Args:
+        named: begin it with the name that `speak_as` gave.
+    """
+    name = _speaker.get() if named else ""
     with contextlib.suppress(OSError):
-        _STDERR.print(Text(text), style=style)
+        _STDERR.print(Text(f"{name}: {text}" if name else text), style=style)
 
 
 def print_result(text: str) -> None:
@@ -88,6 +100,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def show(renderable: RenderableType) -> None:
     """Write a table or other rich object to stderr."""
     with contextlib.suppress(OSError):
+        if name := _speaker.get():
+            _STDERR.print(f"{name}:")
         _STDERR.print(renderable)
 
 

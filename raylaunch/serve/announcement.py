@@ -20,12 +20,14 @@ def announce(
     forecast: Forecast | None = None,
     *,
     again: bool,
+    too: bool = False,
 ) -> None:
     """Print that the service is ready.
 
     Args:
         forecast: of the KV cache; what vLLM took is kept for the next one.
-        again: an engine of this service has been ready before: two lines are enough.
+        again: this replica has been ready before: two lines are enough.
+        too: another replica has been.
     """
     launch = resolved.launch
     model, url = launch.served_model_names[0], service.shown_url
@@ -35,16 +37,19 @@ def announce(
     if again:
         console.say(f"serving {model} again at {url}/v1", style="bold green")
         return
+    if too:
+        console.say(f"serving {model} at {url}/v1, too", style="bold green")
+        return
     assert service.engine is not None
     if service.engine.task == "generate" or service.engine.kv_cache_tokens >= service.engine.max_model_len:
         console.say(readiness.describe_kv_cache(service.engine, forecast))  # encoders have none
-    console.say(f"serving {model} at {url}/v1", style="bold green")
+    console.say(f"serving {model} at {url}/v1", style="bold green", named=False)
     if resolved.is_rehearsal:
         proved, not_proved = plan.describe_proof(resolved)
-        console.say("this rehearsal proved: " + "; ".join(proved))
-        console.say("it did not prove: " + "; ".join(not_proved))
+        console.say("this rehearsal proved: " + "; ".join(proved), named=False)
+        console.say("it did not prove: " + "; ".join(not_proved), named=False)
     for line in list_next_steps(launch, url, Viewpoint.of_this_process(), task=service.engine.task):
-        console.say(line)
+        console.say(line, named=False)
 
 
 def list_next_steps(launch: LaunchConfig, url: str, view: Viewpoint, *, task: str = "generate") -> list[str]:

@@ -118,6 +118,7 @@ class AttemptFactory:
                 is_private=ray is not None,
                 fallbacks=() if is_checked else tuple(one.launch for one in self.resolved.fallbacks),
                 first_node=self._find_first_node() if ray is None and self._private is not None else None,
+                speaker=self.speaker,
             )
             attempt.place(order, ray)
         if not hold:  # the engine before has ended
@@ -135,6 +136,11 @@ class AttemptFactory:
         self.rays.close()
         if self._private is not None:
             self._private.close()
+
+    @property
+    def speaker(self) -> str:
+        """What the lines of progress begin with; "" where there is one replica."""
+        return f"replica {self._index}" if self.resolved.launch.replicas > 1 else ""
 
     def _find_first_node(self) -> int:
         launch = self.resolved.launch

@@ -170,6 +170,7 @@ def main() -> None:
     parent = ParentLink()
     try:
         order = parent.wait_for(PlaceRanks)
+        console.speak_as(order.speaker)
         os.environ.update(order.env_vars)
         driver = place(order, parent)
     except RaylaunchError as error:

@@ -29,6 +29,8 @@ class PlaceRanks:
     """Of several replicas: the node that this one tries first, in the order of their addresses."""
     fallbacks: tuple[LaunchConfig, ...] = ()
     """Fallback layouts to check on these nodes, too."""
+    speaker: str = ""
+    """What its lines of progress begin with; "" where there is one replica."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Replica(ReplicaEngine):
             self._thread.join()
 
     def _run_to_end(self) -> None:
+        console.speak_as(self.factory.speaker)
         try:
             self._run()
         except Stopping:

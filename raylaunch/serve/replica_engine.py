@@ -134,7 +134,14 @@ class ReplicaEngine:
         times = attempt.read_times(first_s)
         self.state.set_ready(attempt, times)
         service = self.front.published.service
-        announce(service, self.factory.resolved, times, attempt.placed.forecast, again=self.front.was_ready)
+        announce(
+            service,
+            self.factory.resolved,
+            times,
+            attempt.placed.forecast,
+            again=self.was_ready,
+            too=self.front.was_ready and not self.was_ready,
+        )
         self.was_ready = self.front.was_ready = True
         self.progress = EngineProgress(time.monotonic())
         self.probe = LivenessProbe(url, self.launch, attempt.task)

@@ -5,6 +5,7 @@ tests/e2e/test_replicas.py has the same with engines.
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -124,11 +125,16 @@ def test_one_engine_dies_and_is_started_again(tmp_path: Path, monkeypatch: pytes
         assert set(hammer.statuses) == {200, 503}
 
 
-def test_replicas_die_and_change_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_die_and_change_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The streams of the other one run on, and never a 503; a restart under steady clients has no error at all."""
     with running(tmp_path, monkeypatch, 2) as two, Hammer(two.service.url) as hammer:
         assert [replica.nodes for replica in two.service.replicas] == [("10.0.0.0",), ("10.0.0.1",)]
         assert len({replica.factory.private_url for replica in two.supervisor.replicas}) == 2
+        said = capfd.readouterr().err
+        for line in (f"serving owner/name at {two.service.url}/v1", "replica [01]: .* at http.*, too", "  curl .*"):
+            assert len(re.findall(f"^{line}$", said, re.MULTILINE)) == 1, said
         first, second = two.list_pids()
         clients = two.ask(12)
         os.kill(second, signal.SIGKILL)
@@ -139,6 +145,7 @@ def test_replicas_die_and_change_apart(tmp_path: Path, monkeypatch: pytest.Monke
         assert wait_until(lambda: two.is_ready() and second not in two.list_pids(), DEADLINE_S)
         assert two.list_pids()[0] == first
         assert [incident.replica for incident in incidents.list_incidents()] == [1]
+        assert "\nreplica 1: serving owner/name again" in capfd.readouterr().err
 
         before, errors, until = two.list_pids(), [], time.monotonic() + 1.0
         restarting = threading.Thread(target=two.restart, args=("engine.max_model_len=64",))
