@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from raylaunch.base import console
 from raylaunch.base.errors import NoProcessError
 from raylaunch.base.processes import MARK_VARIABLE
 from raylaunch.config.launch import LaunchConfig
@@ -171,6 +172,8 @@ def check_api_servers(resolved: ResolvedLaunch) -> None:
     Raises:
         LaunchFileError: one cannot have as many as it sets.
     """
+    if os.environ.get(api_servers.RUST, "0").strip().lower() in ("1", "true"):
+        console.say(f"warning: {api_servers.RUST} has no effect: {api_servers.KEY} says how many processes serve")
     for layout in (resolved, *resolved.fallbacks):
         count_api_servers(layout)
 

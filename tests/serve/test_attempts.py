@@ -12,7 +12,7 @@ from raylaunch.base.ports import find_free_ports
 from raylaunch.engine.load_table import LoadTable
 from raylaunch.engine.rehearsal import plan
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
-from raylaunch.serve.attempts import AttemptFactory
+from raylaunch.serve.attempts import AttemptFactory, check_api_servers
 from raylaunch.serve.faults import EngineFault
 from raylaunch.serve.listener import listen
 from raylaunch.serve.supervisor import Supervisor
@@ -50,6 +50,15 @@ def test_workers_of_several_replicas_are_not_bound_to_the_same_cores(tmp_path: P
         attempt.end()
     assert "VLLM_CPU_OMP_THREADS_BIND=nobind" in environment
     assert f"OMP_NUM_THREADS={max(1, (os.cpu_count() or 1) // 2)}" in environment
+
+
+def test_the_rust_front_end_is_not_taken_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its speed would be expected where it is asked for."""
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    check_api_servers(ResolvedLaunch(launches.load(launches.write(tmp_path))))
+    assert "VLLM_USE_RUST_FRONTEND has no effect" in capfd.readouterr().err
 
 
 def test_a_restart_that_never_comes_up_is_a_wedge() -> None:
