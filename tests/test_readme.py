@@ -20,12 +20,12 @@ from raylaunch.config.launch_file import load
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 REFERENCE = "configs/deepseek-r1-70b.yaml"
-DEMO_TEST = "tests/e2e/test_demo.py::test_demo_serves_a_real_model_and_leaves_nothing"
-BENCH_TEST = "tests/e2e/test_bench.py::test_bench_measures_the_demo"
+DEMO_TEST = "tests/e2e/test_demo.py::test_make_serve_on_a_terminal"
+SERVICE_TESTS = "tests/e2e/test_one_service.py"
+BENCH_TEST = f"{SERVICE_TESTS}::test_bench_measures_the_service"
 BY_HAND_TEST = "tests/rig/test_by_hand.py::test_readme_by_hand_serves_across_two_hosts"
 WALK_TEST = "tests/rig/test_walk.py::test_the_path_as_it_is_typed"
 BY_CONTAINER_TEST = "tests/rig/test_cluster_life.py::test_readme_by_container"
-TOP_TESTS = "tests/e2e/test_top.py"
 FAULTS_TEST = "tests/e2e/faults/test_faults.py::test_main_faults"
 SWAP_TEST = "tests/e2e/faults/test_swap.py::test_restart_swaps_and_refuses"
 WEIGHTS_TEST = "tests/weights/test_cluster.py::test_each_byte_comes_from_the_hub_once"
@@ -158,7 +158,7 @@ def names_debian_packages(command: str) -> None:
 CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     # command: how it is checked here, and the test that runs it completely
     "sudo apt-get install -y make python3-venv": (names_debian_packages, None),
-    "make serve": (makes, "tests/e2e/test_demo.py::test_make_serve_on_a_terminal"),
+    "make serve": (makes, DEMO_TEST),
     ". .venv/bin/activate": (activates, None),
     'raylaunch ask "What is the capital of France?"': (is_parsed_by_raylaunch, DEMO_TEST),
     "make test": (makes, None),
@@ -185,9 +185,9 @@ CHECKS: dict[str, tuple[Callable[[str], None], str | None]] = {
     f"raylaunch restart {REFERENCE}": (is_parsed_by_raylaunch, SWAP_TEST),
     f"raylaunch serve {REFERENCE} --systemd": (runs, None),
     "raylaunch stop": (has_nothing_to_stop, None),
-    "raylaunch top": (is_parsed_by_raylaunch, f"{TOP_TESTS}::test_ctrl_c_leaves_the_view_and_not_the_service"),
+    "raylaunch top": (is_parsed_by_raylaunch, f"{SERVICE_TESTS}::test_ctrl_c_leaves_the_view_and_not_the_service"),
     "raylaunch top --cluster cluster.yaml": (is_parsed_by_raylaunch, WALK_TEST),
-    "raylaunch top --once --json": (runs, f"{TOP_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
+    "raylaunch top --once --json": (runs, f"{SERVICE_TESTS}::test_once_tells_every_rank_and_leaves_nothing"),
     "raylaunch --version": (runs, None),
     "raylaunch bench --concurrency 500": (finds_nothing_serving, BENCH_TEST),
     "raylaunch bench --concurrency 500 --cluster configs/two-node.yaml": (is_parsed_by_bench, None),

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.ray
 _Answer = TypeVar("_Answer")
 
 
-@pytest.fixture
-def foreign_ray(tmp_path: Path) -> Iterator[PrivateRay]:
+@pytest.fixture(scope="module")
+def foreign_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRay]:
     """A cluster of one node with two logical GPUs that raylaunch did not start."""
-    running = PrivateRay.start(nodes=1, gpus_per_node=2, env_vars={harness.MARK: str(tmp_path / "foreign")})
+    running = PrivateRay.start(nodes=1, gpus_per_node=2, env_vars={harness.MARK: str(tmp_path_factory.mktemp("ray"))})
     yield running
     running.stop()
 

@@ -1,6 +1,10 @@
-"""`raylaunch top` and Prometheus on a real service: two vLLM workers on two Ray nodes of this machine."""
+"""What is done beside a service, one start for all: top, Prometheus, a load test, clients with and without the key.
+
+Two vLLM workers on two Ray nodes of this machine, two API servers. Needs the CPU engine and about 4 GB of memory.
+"""
 
 import fcntl
+import http.client
 import json
 import os
 import pty
@@ -18,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from raylaunch.base.processes import wait_until
+from raylaunch.engine.key_guard import OPEN_PATHS
 from tests.deploy import prometheus
 
 from . import harness
@@ -25,6 +30,7 @@ from .harness import Serving
 
 pytestmark = pytest.mark.engine
 DEADLINE_S = 60.0
+KEY = "sk-5a1f-only-here"
 _SAMPLING = ("raylaunch.cluster.monitor_process", "ray::NodeSampler")
 
 
@@ -38,8 +44,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterat
         "cluster: {nodes: 2, gpus_per_node: 1, local: true}\n"
         "engine: {pipeline_parallel_size: 2, dtype: float32, enforce_eager: true, max_model_len: 1024,"
         " kv_cache_memory_bytes: 67108864}\n"
+        "server: {api_server_count: 2}\n"
     )
-    with harness.serving(folder / "home", str(launch)) as serving:
+    with harness.serving(folder / "home", str(launch), RAYLAUNCH_SERVER__API_KEY=KEY) as serving:
         serving.wait_ready()
         yield serving
 
@@ -66,9 +73,8 @@ def read_health(url: str) -> int:
 
 def complete(served: Serving) -> None:
     body = {"model": "example/stand-in", "prompt": "Hello world", "max_tokens": 16, "ignore_eos": True}
-    request = urllib.request.Request(
-        f"{served.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{served.url}/v1/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=120) as response:
         assert response.status == 200
 
@@ -159,3 +165,74 @@ def test_prometheus_reads_the_servers_metrics(served: Serving, tmp_path: Path) -
         only_when_there_are_any = {"raylaunch_incidents_total", "raylaunch_gpu_throttled"}
         assert {name for name in named if not name.startswith("ray_")} - published <= only_when_there_are_any
         assert watching.list_alerts("firing") == set()
+
+
+@pytest.mark.timeout(600)
+def test_bench_measures_the_service(served: Serving, tmp_path: Path) -> None:
+    """A sweep in chat with our own questions, and exact synthetic prompts: counts, files, the engine's figures."""
+    result = tmp_path / "sweep.json"
+    done = harness.run(
+        "bench", "-c", "1,4", "-n", "8", "--max-tokens", "100", "--warmup", "2", "-o", str(result), home=served.home,
+        timeout_s=300, RAYLAUNCH_SERVER__API_KEY=KEY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "valid: the client kept up" in done.stdout
+    sweep = json.loads(result.read_text())
+    assert [level["requests_ok"] for level in sweep["levels"]] == [8, 8]
+    assert sweep["tokens_counted_by"] == "usage"
+    assert 0 < sweep["output_tokens"] <= 8 * 100
+    assert max(level["engine"]["running_max"] for level in sweep["levels"]) >= 1, sweep  # each lasts many samples
+    assert sweep["levels"][1]["samples"][0]["nodes"][0]["cpu_percent"] is not None
+
+    exact = harness.run(
+        "bench", "--input-tokens", "40", "--output-tokens", "16", "-c", "4", "-n", "8", "--warmup", "0", "--json",
+        "-o", str(tmp_path / "exact.json"), home=served.home, timeout_s=300, RAYLAUNCH_SERVER__API_KEY=KEY,
+    )  # fmt: skip
+    assert exact.returncode == 0, exact.stderr
+    result = json.loads(exact.stdout)
+    assert (result["input_tokens"], result["output_tokens"]) == (8 * 40, 8 * 16)
+    assert result["asked"]["prompts"] == "synthetic text, 40 tokens"
+    assert result["versions"]["vllm"]
+
+
+def ask_all_routes(url: str) -> dict[str, int]:
+    """Verb and path of every route of the app -> the status that a client without a key gets."""
+    server = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    server.request("GET", "/openapi.json")
+    answers = {}
+    for path, verbs in json.load(server.getresponse())["paths"].items():
+        for verb in map(str.upper, verbs):
+            server.request(verb, path, "{}", {"Content-Type": "application/json"})
+            with server.getresponse() as response:
+                response.read()
+                answers[f"{verb} {path}"] = response.status
+    return answers
+
+
+@pytest.mark.timeout(300)
+def test_api_key_guards_the_server_and_is_written_nowhere(served: Serving) -> None:
+    """No answer without the key, an answer with it, and the key in no log, record, argument list or printed line.
+
+    The last test: it ends the service.
+    """
+    home = served.home
+    refused = harness.run("ask", "Hello", home=home)
+    assert refused.returncode == 1
+    assert "API key" in refused.stderr
+    answers = ask_all_routes(served.url)
+    assert answers["POST /invocations"] == answers["POST /tokenize"] == 401
+    assert answers["GET /health"] == answers["GET /version"] == 200
+    assert {name.split()[1] for name, status in answers.items() if status != 401} <= OPEN_PATHS
+    wrong = harness.run("ask", "Hello", home=home, OPENAI_API_KEY="sk-wrong")
+    assert wrong.returncode == 1
+    assert "sk-wrong" not in wrong.stderr
+    asked = harness.run("ask", "Hello", "--max-tokens", "4", home=home, RAYLAUNCH_SERVER__API_KEY=KEY)
+    assert asked.returncode == 0, asked.stderr
+    assert not [line for line in harness.list_processes(home).values() if KEY in line]
+    printed = served.text() + harness.run("status", "--json", home=home).stdout
+    assert KEY not in printed
+    assert served.end() == 0
+    assert served.wait_gone() == {}
+    kept = [path for path in home.rglob("*") if path.is_file()]
+    assert any(path.name == "engine.log" for path in kept)
+    assert [path for path in kept if KEY in path.read_text(errors="replace")] == []
