@@ -227,7 +227,8 @@ class ApiGroup:
     def _report(self) -> None:
         alive = [server for server in self._servers if server.is_alive()]
         pulses = [pulse for server in alive if (pulse := server.last(EnginePulse)) and server.silent_s() < _MUTE_S]
-        is_dead = self._is_engine_dead() or any(pulse.is_dead for pulse in pulses)
+        # vLLM (0.32) ends a server's own client at SIGTERM, which then takes the engine for dead: all have to say so.
+        is_dead = self._is_engine_dead() or bool(pulses and all(pulse.is_dead for pulse in pulses))
         running = sum(pulse.running for pulse in pulses)
         moves = self._moves + sum((server.last(EnginePulse) or EnginePulse()).moves for server in alive)
         pids = tuple(server.pid for server in alive if server.last(Accepting))
