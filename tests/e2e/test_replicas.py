@@ -28,7 +28,7 @@ from . import harness
 from .faults.clients import Clients, Hammer
 from .faults.stage import MODEL, list_cores
 
-pytestmark = [pytest.mark.engine, pytest.mark.alone]
+pytestmark = [pytest.mark.engine, pytest.mark.alone, pytest.mark.faults]
 BACK_S = 120.0
 
 
@@ -86,6 +86,11 @@ class Two:
         lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
         return int(sum(float(line.rpartition(" ")[2]) for line in lines if f'replica="{replica}"' in line))
 
+    def are_up(self) -> bool:
+        """Whether /metrics says so of both."""
+        text = fetch_text(f"{self.served.url}/metrics", 10.0) or ""
+        return all(f'raylaunch_replica_up{{replica="{index}"}} 1.0' in text for index in (0, 1))
+
     def strike(self, find: Callable[[int], int], *, lost_at_most: int | None = None) -> None:
         """kill -9 something of replica 1 under eight streams: those of replica 0 run on, and it comes back.
 
@@ -95,7 +100,7 @@ class Two:
         clients.start(streaming=8, plain=0, max_tokens=900)
         assert wait_until(lambda: self.count_streams(0) + self.count_streams(1) == 8, 20)
         hit = self.count_streams(1)
-        assert 2 <= hit <= 6, hit
+        assert 1 <= hit <= 7, hit
         with steady_clients(self.served.url, 4) as wrong:
             os.kill(find(1), signal.SIGKILL)
             clients.wait()
@@ -162,19 +167,34 @@ def steady_clients(url: str, count: int, *, pause_s: float = 0.0) -> Iterator[li
             thread.join(120)
 
 
-@pytest.mark.faults
-@pytest.mark.whole
 @pytest.mark.timeout(600)
-def test_a_replica_dies_and_the_launch_changes(tmp_path: Path) -> None:
-    """kill -9 of a rank; then a rolling restart under eight steady clients without an error; then a drain of both."""
-    before = harness.list_shared_memory()
+def test_a_rank_of_a_replica_dies(tmp_path: Path) -> None:
+    """kill -9 of a rank under streams: those of the other run on, and the dead one comes back; then a drain of both."""
+    before, folders = harness.list_shared_memory(), set(Path("/tmp").glob("raylaunch-*"))
     with two_replicas(tmp_path) as two:
         served = two.served
         two.strike(two.find_rank)
         (incident,) = json.loads(harness.run("incidents", "--json", home=served.home).stdout)
         assert (incident["replica"], incident["cause"]) == (1, "worker")
+        assert wait_until(two.are_up, 20), served.text()  # the API servers hear of it a moment later
 
-        two.hammer.statuses.pop(503, None)  # connections that the dead replica had accepted
+        two.hammer.pause()
+        last = Clients(served.url, MODEL)
+        last.start(streaming=6, plain=0, max_tokens=200)
+        assert served.end(signal.SIGTERM) == 0
+        last.wait()
+        assert last.describe() == "6 x stream: HTTP 200, complete"
+        assert served.wait_gone() == {}
+    assert harness.list_shared_memory() - before == set()
+    assert set(Path("/tmp").glob("raylaunch-*")) <= folders, "a private Ray's folder stayed"
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(600)
+def test_the_launch_changes_under_clients(tmp_path: Path) -> None:
+    """Another launch, one replica after the other, under eight steady clients: no error, and no refused connection."""
+    with two_replicas(tmp_path) as two:
+        served = two.served
         cores = [two.find_core(0), two.find_core(1)]
         with steady_clients(served.url, 8, pause_s=0.2) as wrong:
             changed = harness.run("restart", str(two.launch), "--set", f"server.port={served.url.rpartition(':')[2]}",
@@ -185,20 +205,8 @@ def test_a_replica_dies_and_the_launch_changes(tmp_path: Path) -> None:
         assert not {two.find_core(0), two.find_core(1)} & {*cores}
         assert two.hammer.refused == []
         assert 503 not in two.hammer.statuses
-        text = fetch_text(f"{served.url}/metrics", 10.0) or ""
-        assert {f'raylaunch_replica_up{{replica="{index}"}} 1.0' in text for index in (0, 1)} == {True}
-
-        two.hammer.pause()
-        last = Clients(served.url, MODEL)
-        last.start(streaming=6, plain=0, max_tokens=200)
-        assert served.end(signal.SIGTERM) == 0
-        last.wait()
-        assert last.describe() == "6 x stream: HTTP 200, complete"
-        assert served.wait_gone() == {}
-    assert harness.list_shared_memory() - before == set()
 
 
-@pytest.mark.faults
 @pytest.mark.whole
 @pytest.mark.timeout(900)
 def test_other_deaths_of_a_replica(tmp_path: Path) -> None:
@@ -211,7 +219,6 @@ def test_other_deaths_of_a_replica(tmp_path: Path) -> None:
         assert two.find_core(1) == core
 
 
-@pytest.mark.faults
 @pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_a_node_of_a_joined_cluster_dies(tmp_path: Path) -> None:
@@ -220,8 +227,8 @@ def test_a_node_of_a_joined_cluster_dies(tmp_path: Path) -> None:
     try:
         with two_replicas(tmp_path, RAY_ADDRESS=cluster.address) as two:
             nodes = [two.replica(index)["nodes"] for index in (0, 1)]
-            assert sorted(nodes) == [["127.0.0.1"], ["127.0.0.2"]]
             away = nodes.index(["127.0.0.2"])
+            assert len(nodes[1 - away]) == 1  # the head, by the machine's address
             clients = Clients(two.served.url, MODEL)
             clients.start(streaming=8, plain=0, max_tokens=900)
             assert wait_until(lambda: two.count_streams(0) + two.count_streams(1) == 8, 20)
