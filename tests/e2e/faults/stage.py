@@ -1,4 +1,4 @@
-"""The stage of the fault suite: TP=2 x PP=2 of a tiny model over two private Ray nodes, served, struck, measured."""
+"""The stage of the fault suite: TP=2 x PP=2 (in CI TP=1) of a tiny model over two Ray nodes, served and struck."""
 
 import contextlib
 import json
@@ -48,16 +48,16 @@ class Row:
         return self.ready_s / self.first_ready_s
 
 
-def write_launch(folder: Path, **keep: float) -> Path:
+def write_launch(folder: Path, tp: int, **keep: float) -> Path:
     """The launch of the suite; its model lies beside it."""
     write_standin(folder / "model", Shape(heads=8, kv_heads=8, layers=4))
     block = {"progress_limit_s": PROGRESS_LIMIT_S, "canary_s": CANARY_S, "drain_s": 20} | keep
     launch = folder / "launch.yaml"
     launch.write_text(f"""\
 model: {{repo: {MODEL}, path: {folder / "model"}}}
-cluster: {{nodes: 2, gpus_per_node: 2, local: true}}
+cluster: {{nodes: 2, gpus_per_node: {tp}, local: true}}
 engine:
-  tensor_parallel_size: 2
+  tensor_parallel_size: {tp}
   pipeline_parallel_size: 2
   dtype: float32
   enforce_eager: true
@@ -209,10 +209,12 @@ def _read_pss(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, *, environ: Mapping[str, str] = MappingProxyType({}), **keep: float) -> Iterator[Stage]:
+def stage(
+    folder: Path, *, tp: int = 2, environ: Mapping[str, str] = MappingProxyType({}), **keep: float
+) -> Iterator[Stage]:
     """Serve, with a hammer on the port from the first second to the last."""
     folder.mkdir(parents=True, exist_ok=True)
-    launch = write_launch(folder, **keep)
+    launch = write_launch(folder, tp, **keep)
     began = time.monotonic()
     with harness.serving(folder / "home", str(launch), **environ) as served, Hammer(served.url) as hammer:
         one = Stage(served, hammer, launch)
