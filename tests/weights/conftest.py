@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models" / "some--llama"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Islands]:
     """Three hosts, 96 MiB of disk each."""
     with islands(3, tmp_path_factory.mktemp("data"), data_mib=96, is_reachable=True) as made:

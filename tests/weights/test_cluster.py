@@ -71,17 +71,15 @@ def test_folder_filled_by_hand_is_a_source(hosts: Islands, hub: Hub, model: Path
 
 
 def test_refusals_are_one_sentence_with_where_to_ask(hosts: Islands, hub: Hub, model: Path) -> None:
-    """Gated, a missing revision or repo, an invalid token: reported once, not by each node."""
+    """Gated, an invalid token: reported once, not by each node. The others are in test_fetch_local.py."""
 
-    def is_reported(sentence: str, fix: str, *words: str, token: str = "") -> None:
-        status, text = run(hosts, model, "pull", *words, endpoint=hub.url, token=token)
+    def is_reported(sentence: str, fix: str, token: str = "") -> None:
+        status, text = run(hosts, model, "pull", endpoint=hub.url, token=token)
         assert status == 1, text
         assert text.count(sentence) == 1, text
         assert fix in text.replace("\n", " ")
         assert "Traceback" not in text
 
-    is_reported(f"{REPO} has no revision v9", f"{hub.url}/{REPO}/commits/main", "--set", "model.revision=v9")
-    is_reported("has no model somebody/typo (404)", "check the spelling", "--set", "model.repo=somebody/typo")
     hub.refuse_files = (403, "GatedRepo")
     is_reported(f"{REPO} is gated", f"accept its terms at {hub.url}/{REPO}")
     hub.refuse_all = (401, "")

@@ -241,6 +241,7 @@ def test_package_is_of_the_default_model() -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.whole  # tests/e2e/test_demo.py asks vLLM the same
 def test_default_model_answers_paris(smollm2_folder: Path) -> None:
     """The converted weights are SmolLM2's: transformers reads them and knows the capital of France."""
     code = """
