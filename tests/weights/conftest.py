@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Islands]:
-    """Three hosts, 96 MiB of disk each."""
+    """Three hosts, 96 MiB of disk each. They stay up until the last test here: no other hosts can be made meanwhile."""
     with islands(3, tmp_path_factory.mktemp("data"), data_mib=96, is_reachable=True) as made:
         yield made
 

@@ -13,13 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.islands import Islands
+from benchmarks.islands import Islands, islands
 from tests.hub_server import Hub
 
 from .conftest import REPO, SHARDS, wanted_of
 from .fleet import DEADLINE_S, assert_whole, pull, run, start, wait_until, write_command
 
 pytestmark = [pytest.mark.ray, pytest.mark.root]
+
+
+def test_hosts_can_follow_others_at_once(tmp_path: Path) -> None:
+    """The kernel is slow to take a namespace's links away. The first test here: from the next one on, hosts are up."""
+    for _ in range(3):
+        with islands(0, tmp_path / "data", bare=2, is_reachable=True) as made:
+            assert len(made.islands) == 2
 
 
 def test_each_byte_comes_from_the_hub_once(hosts: Islands, hub: Hub, model: Path) -> None:
