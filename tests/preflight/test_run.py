@@ -1,6 +1,7 @@
 """check_nodes against real Ray: two nodes on this machine, each a process tree of its own."""
 
 import contextlib
+import inspect
 import os
 import shutil
 import signal
@@ -15,9 +16,15 @@ import pytest
 from raylaunch.base import ports, versions
 from raylaunch.base.ports import find_free_ports
 from raylaunch.base.processes import Child, wait_until
-from raylaunch.cluster import ray_session
+from raylaunch.cluster import ray_session, ship
+from raylaunch.cluster.placement import RankPlace
 from raylaunch.engine.rehearsal.standin_model import Shape, write_standin
 from raylaunch.node.facts import NodeFacts
+from raylaunch.node.network import collective
+from raylaunch.node.network.prober import NetworkProber
+from raylaunch.preflight.network import trials
+from raylaunch.preflight.network.measured import NetworkMeasured
+from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.requirements import CheckRequest
 from raylaunch.preflight.run import check_nodes
 
@@ -158,6 +165,32 @@ def test_a_node_that_is_gone_is_a_finding(nodes, fit):
     (found,) = [finding for finding in findings if finding.level == "error"]
     assert found.node == "10.0.0.99"
     assert found.what.startswith("cannot run a Ray task: ")
+
+
+def test_the_network_of_a_node_with_another_raylaunch_is_checked(nodes):
+    places = tuple(RankPlace(rank, 0, rank, node, 0) for rank, node in enumerate(nodes))
+    report = check_network(NetworkRequest(places, None, shapes=None, is_logical=True, is_fresh=True))
+    assert "Gloo over 2 ranks" in report.proved, report.findings
+
+
+def test_a_rank_that_imports_late_is_waited_for(nodes):
+    """From a cold disk PyTorch takes longer on one node than another waits for its group."""
+    import ray
+
+    source = inspect.getsource(collective)
+    texts = (source, "import time\ntime.sleep(8)\n" + source)
+    with ship.node_code():
+        prober = ray.remote(num_cpus=0, max_concurrency=8)(NetworkProber)
+        actors = {
+            rank: prober.options(scheduling_strategy=ship.on_node(node.node_id)).remote(node.ip, text)
+            for rank, (node, text) in enumerate(zip(nodes, texts, strict=True))
+        }
+        facts = ray.get([actor.describe.remote() for actor in actors.values()], timeout=60)
+        places = tuple(RankPlace(rank, 0, rank, node, 0) for rank, node in enumerate(nodes))
+        measured = NetworkMeasured(places, tuple(facts), ())
+        (gloo,) = trials.run_trials(measured, actors, uses_gpus=False, import_s=60)
+    ray.get([actor.close.remote() for actor in actors.values()], timeout=60)
+    assert gloo.has_passed, gloo.results
 
 
 def test_a_node_that_does_not_answer_is_a_finding(running, fit):

@@ -37,9 +37,7 @@ class Trial:
     timeout_s: float
     """Of each operation within PyTorch."""
     deadline_s: float
-    """The child is killed after this, counted from its import of PyTorch on."""
-    import_s: float = 60.0
-    """Longest time for that import: 2 to 5 s, a minute from a cold disk."""
+    """The child is killed after this."""
     tasks: tuple[Mapping[str, Any], ...] = ()
     device: int = 0
     """Index of the rank's GPU among those it sees."""
@@ -116,9 +114,17 @@ class NetworkProber:
                 stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
-    def run(self, trial: Trial) -> TrialResult:
-        """Run one trial; a child that is not through by the deadline is killed."""
+    def wait_imported(self, timeout_s: float) -> bool:
+        """Whether the child has imported PyTorch by then."""
         self.prepare()
+        self._has_imported = self._has_imported or bool(self._read_steps("", "imported", timeout_s))
+        return self._has_imported
+
+    def run(self, trial: Trial) -> TrialResult:
+        """Run one trial; a child that has not imported PyTorch, or is not through by the deadline, is killed."""
+        if not self.wait_imported(0.0):
+            self.kill()
+            return TrialResult(trial.rank, ())
         assert self._child is not None
         assert self._child.stdin is not None
         with tempfile.TemporaryDirectory(prefix="raylaunch-net-") as folder:
@@ -129,11 +135,7 @@ class NetworkProber:
             with contextlib.suppress(BrokenPipeError):
                 self._child.stdin.write(json.dumps(order).encode() + b"\n")
                 self._child.stdin.flush()
-            steps: list[Mapping[str, Any]] = []
-            if not self._has_imported:
-                self._has_imported = bool(self._read_steps("", "imported", trial.import_s))
-            if self._has_imported:
-                steps = self._read_steps(trial.name, "end", trial.deadline_s)
+            steps = self._read_steps(trial.name, "end", trial.deadline_s)
             if not steps or steps[-1]["step"] not in _LAST_STEPS:
                 self.kill()
             text = log.read_text(errors="replace")[-_LOG_LIMIT:] if log.is_file() else ""

@@ -44,14 +44,14 @@ class NetworkRequest:
     is_fresh: bool = False
     """Try everything again, whatever is remembered."""
     import_s: float = 60.0
-    """Longest time for PyTorch's import: 2 to 5 s, a minute from a cold disk."""
+    """Longest time for PyTorch's import on all nodes: 2 to 5 s, a minute from a cold disk."""
 
 
 def check_network(request: NetworkRequest) -> NetworkReport:
     """Measure, judge, and end everything that was started; this process must have joined Ray."""
     began = time.monotonic()
     nodes = list({place.node.node_id: place.node for place in request.places}.values())
-    with _ending() as started:
+    with ship.node_code(), _ending() as started:
         hosts = _start_hosts(nodes, started)
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
@@ -135,9 +135,8 @@ def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], started: lis
 def _start(where: Any, ip: str, *, num_gpus: int) -> Any:
     import ray
 
-    with ship.node_code():
-        prober = ray.remote(num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=8)(NetworkProber)
-        return prober.options(scheduling_strategy=where).remote(ip, inspect.getsource(collective))
+    prober = ray.remote(num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=8)(NetworkProber)
+    return prober.options(scheduling_strategy=where).remote(ip, inspect.getsource(collective))
 
 
 def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NodeNetwork]) -> list[Finding]:

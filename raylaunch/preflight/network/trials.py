@@ -53,7 +53,9 @@ class _Runner:
     def run(
         self, groups: Mapping[str, Sequence[int]], trial: Trial, *, environment: Mapping[str, str] | None = None
     ) -> list[GroupTrial]:
-        """Run a trial in several groups at once."""
+        """Run a trial in several groups at once, when all have imported PyTorch: one would time out on a later one."""
+        imports = {rank: actor.wait_imported.remote(self._import_s) for rank, actor in self._actors.items()}
+        gather(imports, self._import_s + _NCCL_S)
         heads = {name: ranks[0] for name, ranks in groups.items()}
         ports = gather({name: self._actors[head].find_port.remote() for name, head in heads.items()}, _NCCL_S)
         pending = {}
@@ -67,7 +69,6 @@ class _Runner:
                     world=len(ranks),
                     host=self._ip[ranks[0]],
                     port=ports.get(name, 0),
-                    import_s=self._import_s,
                     device=gpu.get("device", 0),
                     environment={
                         **self._variables.get(self._ip[rank], {}),
@@ -76,7 +77,7 @@ class _Runner:
                     },
                 )
                 pending[name, rank] = self._actors[rank].run.remote(asked)
-        answers = gather(pending, self._import_s + trial.deadline_s + 10.0)
+        answers = gather(pending, trial.deadline_s + 10.0)
         return [
             GroupTrial(name, tuple(ranks), tuple(answers.get((name, rank)) or TrialResult(rank, ()) for rank in ranks))
             for name, ranks in groups.items()
