@@ -7,6 +7,8 @@ import click
 
 from raylaunch.cli.options import JSON, PORT
 
+_MOST_PROCESSES = 8
+
 
 @click.command()
 @click.argument("logs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True), metavar="[LOG...|-]")
@@ -21,6 +23,7 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
     the kernel, plain or .gz. Without one: the service on this machine, or its last incident. Exit 1 where no cause is
     found.
     """
+    import os
     from dataclasses import replace
 
     from raylaunch.base import console
@@ -40,7 +43,9 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
         elif not logs:
             sources = read.find_logs(find_last_logs(port))
         show = stack.enter_context(console.live_lines())
-        found = read.explain_logs(sources, lambda line: show([line]))
+        found = read.explain_logs(
+            sources, lambda line: show([line]), processes=min(_MOST_PROCESSES, os.cpu_count() or 1)
+        )
     is_vague = not found.causes or found.causes[0].weight < SYMPTOM_BELOW  # what the supervisor ended looks killed
     if is_vague and not logs and cluster is None and (cause := explain_incident(port)):
         same = [seen for seen in found.causes if seen.key == cause.key]

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
@@ -110,16 +110,25 @@ def _make_endings() -> list[Signature]:
     return [replace(_ERROR_LINE, patterns=(entry.until,), under=frozenset({entry.key})) for entry in ending]
 
 
-def explain_logs(sources: Sequence[LogInput], report: Callable[[str], None] = lambda _: None) -> Explanation:
+def explain_logs(
+    sources: Sequence[LogInput], report: Callable[[str], None] = lambda _: None, *, processes: int = 1
+) -> Explanation:
     """What logs show.
 
     Args:
         report: called with a line of progress after each block.
+        processes: that read a large log whose lines do not repeat, at most.
 
     Raises:
         LogError: a log cannot be read to its end.
     """
-    scanner, collector = Scanner([*load(), _ERROR_LINE, _RANK_LINE, _REMOTE_LINE, *_make_endings()]), Collector()
+    signatures = [*load(), _ERROR_LINE, _RANK_LINE, _REMOTE_LINE, *_make_endings()]
+    with closing(Scanner(signatures, processes)) as scanner:
+        return _explain(sources, report, scanner)
+
+
+def _explain(sources: Sequence[LogInput], report: Callable[[str], None], scanner: Scanner) -> Explanation:
+    collector = Collector()
     total = sum(source.size or 0 for source in sources)
     done = 0
     for source in sources:
