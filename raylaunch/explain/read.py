@@ -33,8 +33,9 @@ _REMOTE_LINE = replace(_ERROR_LINE, patterns=(r"\bray::\S+ \(pid=(?P<pid>\d+), i
 _ERROR_LEVELS = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _NOT_LOGS = re.compile(r"\.(sock|pid|db|sqlite3?|pyc|so|safetensors|bin|pt|gguf|zst|xz|bz2|zip|tar|tgz|lock|port)$")
 _GZIP = b"\x1f\x8b"
-_HARMLESS_ABOVE = (b"while starting the metrics server",)
-"""What is raised after such a line ends nothing: a second Ray on one machine finds that port taken (Ray 2.60)."""
+_HARMLESS_ABOVE = (b"while starting the metrics server", b"Report event failed")
+"""What is raised after such a line ends nothing: a second Ray on one machine finds that port taken, and a worker's
+agent reports events to a dashboard that listens on the head's loopback only (Ray 2.60)."""
 
 
 @dataclass(frozen=True)

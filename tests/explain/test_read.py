@@ -195,6 +195,17 @@ def test_a_stall_that_ended_is_no_cause() -> None:
     assert [cause.key for cause in explain(stall.format(8) * 2 + done + rest).causes] == ["engine_stalled"]
 
 
+def test_an_event_that_no_dashboard_took_is_no_cause() -> None:
+    """A worker's agent cannot report to a dashboard on the head's loopback; what it wanted to report counts."""
+    event = "'label': 'RAY_WORKER_FAILURE', 'message': 'A worker died or was killed while executing a task'"
+    log = f"""\
+2026-11-24 02:47:02,352\tERROR event_agent.py:106 -- Report event failed: [{event}]
+Traceback (most recent call last):
+ConnectionRefusedError: [Errno 111] Connect call failed ('127.0.0.1', 8265)
+"""
+    assert [cause.key for cause in explain(log).causes] == ["worker_killed"]
+
+
 def test_what_users_wrote_is_no_cause() -> None:
     assert explain(f"INFO 11-24 02:47:02 [logger.py:39] Received request a-1: prompt: 'why {OOM}'\n").causes == ()
 

@@ -1,14 +1,19 @@
 """Another image for a whole cluster, and back; `explain --cluster` over its hosts. Needs root, docker and sshd."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raylaunch.base.processes import wait_until
 from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE
+from tests.rig.host import Host
 from tests.rig.image import start_equipped_rig
 from tests.rig.owner import CONTAINER, Owner
 from tests.rig.service_checks import READY_DEADLINE_S, is_ready
@@ -32,6 +37,7 @@ try:
 except Exception as error:
     print(type(error).__name__)
 """
+AHEAD_S = 90.0
 SAME = "ENV RIG=next"
 BROKEN = (
     "RUN echo 'raise ImportError(\"rig\")' "
@@ -62,6 +68,17 @@ def find_running_images(laptop: Owner) -> set[str]:
     return {host.run(inspect).stdout.strip() for host in laptop.rig.hosts}
 
 
+@contextmanager
+def set_clock_ahead(host: Host, seconds: float) -> Iterator[None]:
+    """Let `date` on the host be ahead: all hosts of a rig have one kernel, and so one clock."""
+    host.run("mv /usr/bin/date /usr/bin/date-real")
+    host.write("/usr/bin/date", f'#!/bin/sh\nexec date-real -d "{seconds} seconds" "$@"\n', mode="755")
+    try:
+        yield
+    finally:
+        host.run("mv /usr/bin/date-real /usr/bin/date")
+
+
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     """Two hosts that are up, with two GPUs each."""
@@ -84,17 +101,22 @@ def served(laptop: Owner) -> Path:
     return launch
 
 
-def upgrade(laptop: Owner, launch: Path, to: str) -> tuple[int, str]:
-    done = laptop.run(
-        *("upgrade", str(launch), "--to", to, "--cluster", str(laptop.cluster_file), "--yes", "--measure-s=8"),
-        timeout_s=900,
-    )
+def upgrade(laptop: Owner, launch: Path, to: str, *more: str) -> tuple[int, str]:
+    on = ("--cluster", str(laptop.cluster_file))
+    done = laptop.run("upgrade", str(launch), "--to", to, *on, "--yes", "--measure-s=8", *more, timeout_s=900)
     return done.returncode, done.stdout + done.stderr
 
 
 def read_verdicts(laptop: Owner) -> list[bool]:
     reports = sorted((laptop.home / ".raylaunch" / "upgrades").glob("*/verdict.json"))
     return [json.loads(report.read_text())["kept"] for report in reports]
+
+
+def read_slots(laptop: Owner) -> int:
+    """max_num_seqs of the launch that is served now, by the service's own record."""
+    status = json.loads(laptop.must("status", "--json", "--cluster", str(laptop.cluster_file)).stdout)
+    kept = yaml.safe_load(laptop.rig.head.run(f"docker exec {CONTAINER} cat {status['launch_file']}").stdout)
+    return int(kept["engine"]["max_num_seqs"])
 
 
 def ask(laptop: Owner) -> str:
@@ -108,7 +130,7 @@ def test_an_image_that_no_host_has_changes_nothing(laptop: Owner, served: Path) 
     assert ask(laptop)
 
 
-def test_an_image_that_serves_as_well_stays(laptop: Owner, served: Path) -> None:
+def test_an_image_that_serves_as_well_stays_until_the_rollback(laptop: Owner, served: Path) -> None:
     build_image(laptop, "rig/next:1", SAME)
     status, text = upgrade(laptop, served, "rig/next:1")
     assert status == 0, text
@@ -116,6 +138,9 @@ def test_an_image_that_serves_as_well_stays(laptop: Owner, served: Path) -> None
     assert find_running_images(laptop) == {"rig/next:1"}
     assert cluster_file.load(laptop.cluster_file).image == "rig/next:1"
     assert read_verdicts(laptop)[-1:] == [True]
+    assert ask(laptop)
+    laptop.must("rollback", "--cluster", str(laptop.cluster_file), timeout_s=600)
+    assert find_running_images(laptop) == {LAYER_IMAGE} == {cluster_file.load(laptop.cluster_file).image}
     assert ask(laptop)
 
 
@@ -139,33 +164,43 @@ def test_an_image_that_fails_gives_way_to_the_old_one(
     assert read_verdicts(laptop)[-1:] == [False]
 
 
-def test_another_launch_and_back_to_the_image_before(laptop: Owner, served: Path) -> None:
-    """From the laptop; `rollback` undoes the last upgrade, whatever it exchanged."""
-    new = write_launch(laptop, "new", seqs=17)
-    status, text = upgrade(laptop, served, str(new))
+def test_another_launch_stays_until_the_rollback(laptop: Owner, served: Path) -> None:
+    """From the laptop, as an exchange of the launch alone: one that is slower gives way, one that is not stays."""
+    status, text = upgrade(laptop, served, str(write_launch(laptop, "slow", seqs=1)), "--at-once=8")
+    assert (status, "throughput went from" in text or "first token, median went from" in text) == (1, True), text
+    assert read_slots(laptop) == 16
+    status, text = upgrade(laptop, served, str(write_launch(laptop, "new", seqs=17)))
     assert status == 0, text
     assert "engine.max_num_seqs: 16 -> 17" in text
-    on = ("--cluster", str(laptop.cluster_file))
-    laptop.must("rollback", *on, timeout_s=600)
-    before = find_running_images(laptop)
-    build_image(laptop, "rig/back:1", SAME)
-    assert upgrade(laptop, served, "rig/back:1")[0] == 0
-    laptop.must("rollback", *on, timeout_s=600)
-    assert find_running_images(laptop) == before == {cluster_file.load(laptop.cluster_file).image}
+    assert read_slots(laptop) == 17
+    assert read_verdicts(laptop)[-2:] == [False, True]
+    laptop.must("rollback", "--cluster", str(laptop.cluster_file), timeout_s=600)
+    assert read_slots(laptop) == 16
     assert ask(laptop)
 
 
 def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
-    """A process of Ray's that was killed on the worker: found while Ray runs, and when the containers have stopped."""
+    """A process of Ray's that was killed on the worker, whose clock seems to be ahead: found while Ray runs, and when
+    the containers have stopped."""
     on = ("--cluster", str(laptop.cluster_file))
-    worker = laptop.rig.workers[0].address
-    assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker))
-    for stop in (False, True):
-        if stop:
-            for host in laptop.rig.hosts:
-                host.run(f"docker stop {CONTAINER}", timeout_s=120)
-        explained = laptop.run("explain", "--json", *on)
-        found = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
-        assert "worker_killed" in found, explained.stdout
-        assert worker in {place["host"] for place in found["worker_killed"]["where"]}, explained.stdout
-        assert f"fetching the logs of {laptop.rig.head.address}, {worker}" in explained.stderr
+    worker = laptop.rig.workers[0]
+    before = time.time()
+    assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker.address))
+    after = time.time()
+    with set_clock_ahead(worker, AHEAD_S):
+        for stop in (False, True):
+            if stop:
+                for host in laptop.rig.hosts:
+                    host.run(f"docker stop {CONTAINER}", timeout_s=120)
+            explained = laptop.run("explain", "--json", *on)
+            found = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
+            assert "worker_killed" in found, explained.stdout
+            assert worker.address in {place["host"] for place in found["worker_killed"]["where"]}, explained.stdout
+            lines = [line for line in found["worker_killed"]["evidence"] if line["host"] == worker.address]
+            assert lines, explained.stdout
+            assert {line["file"].partition(":")[0] for line in lines} == {worker.address}, lines
+            moments = [datetime.fromisoformat(line["at"]).timestamp() + AHEAD_S for line in lines if line["at"]]
+            assert all(before - 5 < moment < after + 5 for moment in moments), (before, after, lines)
+            assert moments, lines
+            assert f"{worker.address}: its clock is " in explained.stderr
+            assert f"fetching the logs of {laptop.rig.head.address}, {worker.address}" in explained.stderr
