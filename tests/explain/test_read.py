@@ -206,6 +206,21 @@ ConnectionRefusedError: [Errno 111] Connect call failed ('127.0.0.1', 8265)
     assert [cause.key for cause in explain(log).causes] == ["worker_killed"]
 
 
+def test_a_driver_that_ended_is_no_cause() -> None:
+    """As after each `raylaunch restart`, by Ray 2.60's own logs; a worker's end is one."""
+    ray = "[2026-11-24 02:47:02,216 I 66 90] (gcs_server) gcs_worker_manager.cc:55: "
+    ended = "address = 10.0.0.1, exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits"
+    owner = "The actor is dead because its owner has died. Owner worker exit type: SYSTEM_ERROR"
+    lines = [
+        f"Reporting worker exit, worker id = 0c000000{'f' * 48}, node id = 1c, {ended}",
+        f"Force kill actor request has received. exiting immediately... {owner} Worker exit detail: crash",
+        f"RayletIpcClient::Disconnect, exit_type=INTENDED_SYSTEM_EXIT, exit_detail={owner} Worker exit detail: crash",
+    ]
+    assert explain("".join(f"{ray}{line}\n" for line in lines)).causes == ()
+    killed = f"{ray}Reporting worker exit, worker id = {'ab01' * 14}, node id = 1c, {ended}\n"
+    assert [cause.key for cause in explain(killed).causes] == ["worker_killed"]
+
+
 def test_what_users_wrote_is_no_cause() -> None:
     assert explain(f"INFO 11-24 02:47:02 [logger.py:39] Received request a-1: prompt: 'why {OOM}'\n").causes == ()
 

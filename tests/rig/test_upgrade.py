@@ -180,9 +180,11 @@ def test_another_launch_stays_until_the_rollback(laptop: Owner, served: Path) ->
 
 
 def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
-    """A process of Ray's that was killed on the worker, whose clock seems to be ahead: found while Ray runs, and when
-    the containers have stopped."""
+    """Nothing while all is well; then a process of Ray's that was killed on the worker, whose clock seems to be ahead:
+    found while Ray runs, and when the containers have stopped."""
     on = ("--cluster", str(laptop.cluster_file))
+    healthy = laptop.run("explain", "--json", *on)
+    assert (healthy.returncode, json.loads(healthy.stdout)["causes"]) == (1, []), healthy.stdout
     worker = laptop.rig.workers[0]
     before = time.time()
     assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker.address))
