@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.text import escape
+from raylaunch.base.text import quote as quote_text
 from raylaunch.base.tls import SYSTEM_TLS, CertificateFileError, CertificateFiles, ClientTls, make_client_context
 
 _MAX_REDIRECTS = 5
@@ -238,8 +240,9 @@ def describe_error(error: Any) -> str:
     """A server's error in one line: its message where it has one."""
     if isinstance(error, dict):
         inner = error.get("error") or error.get("message") or error.get("detail")
-        error = describe_error(inner) if inner else json.dumps(error, ensure_ascii=False)
-    return " ".join(str(error).split())[:200]
+        return describe_error(inner or json.dumps(error, ensure_ascii=False))
+    said = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
+    return escape(" ".join(said.split())[:200])
 
 
 def _make_opener(url: str, access: Access) -> urllib.request.OpenerDirector:
@@ -297,7 +300,7 @@ def _find_words(content: bytes) -> str:
     try:
         return describe_error(json.loads(text))
     except (ValueError, RecursionError):
-        return " ".join(text.split())[:200]
+        return describe_error(text)
 
 
 def read_json(answer: http.client.HTTPResponse, url: str) -> Any:
@@ -313,7 +316,7 @@ def read_json(answer: http.client.HTTPResponse, url: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError):
         is_page = content.lstrip()[:1] == b"<"
-        got = "an HTML page" if is_page else f"{content[:60]!r}" if content else "nothing"
+        got = "an HTML page" if is_page else quote_text(content[:60].decode(errors="replace")) if content else "nothing"
         raise RequestError(
             HttpFailure.CONTENT, f"{hide_password(url)} is no OpenAI-compatible server: it answered {got}"
         ) from None

@@ -220,6 +220,8 @@ class HttpAnswer:
         if data == b"[DONE]":
             self.finished = True
             return
+        if not data:
+            return  # a gateway's sign of life
         try:
             fields = json.loads(data)
         except (ValueError, RecursionError):

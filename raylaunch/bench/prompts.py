@@ -99,7 +99,8 @@ def read_questions(path: Path) -> list[LoadPrompt]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}", fix="name a JSONL or ShareGPT file in UTF-8") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BenchError(f"cannot read {path}: {reason}", fix="name a JSONL or ShareGPT file in UTF-8") from error
     is_list = text.lstrip().startswith("[")
     try:
         # Other line ends than \n (U+2028) may stand in a text.
@@ -145,13 +146,18 @@ def _read_entry(entry: Any) -> Prompt | None:
         return entry or None
     if not isinstance(entry, dict):
         return None
-    if isinstance(messages := entry.get("messages"), list) and messages and all(map(_is_message, messages)):
-        return list(messages)
-    turns = entry.get("conversations")
+    if isinstance(body := entry.get("body"), dict):  # a line of OpenAI's batch files
+        return _read_entry(body)
+    for messages in (entry.get("messages"), turns := entry.get("conversations")):
+        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+            return list(messages)
     if isinstance(turns, list):
         asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("from") in ("human", "user")]
         return next((turn["value"] for turn in asked if isinstance(turn.get("value"), str) and turn["value"]), None)
-    return next((entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name]), None)
+    texts = [entry[name] for name in _TEXT_FIELDS if isinstance(entry.get(name), str) and entry[name].strip()]
+    if texts and texts[0] == entry.get("instruction"):
+        return "\n".join(texts)  # Alpaca's: an instruction, and the input that it is about
+    return texts[0] if texts else None
 
 
 def _is_message(message: Any) -> bool:

@@ -174,17 +174,19 @@ def _read_stdin() -> str:
 def _print_pieces(pieces: "Iterator[Piece]") -> None:
     """The answer to stdout; thinking (dim) and notes to stderr."""
     last = ""
-    for piece in pieces:
-        if last and piece.kind != last:
-            click.echo(err=last != "answer")
-        last = piece.kind
-        if piece.kind == "note":
-            click.echo(f"({piece.text})", err=True)
-        else:
-            is_thinking = piece.kind == "thinking"
-            click.echo(click.style(piece.text, dim=True) if is_thinking else piece.text, nl=False, err=is_thinking)
-    if last in ("answer", "thinking"):
-        click.echo(err=last == "thinking")
+    try:
+        for piece in pieces:
+            if last and piece.kind != last:
+                click.echo(err=last != "answer")
+            last = piece.kind
+            if piece.kind == "note":
+                click.echo(f"({piece.text})", err=True)
+            else:
+                is_thinking = piece.kind == "thinking"
+                click.echo(click.style(piece.text, dim=True) if is_thinking else piece.text, nl=False, err=is_thinking)
+    finally:  # an error begins on a line of its own, too
+        if last in ("answer", "thinking"):
+            click.echo(err=last == "thinking")
 
 
 @click.command()

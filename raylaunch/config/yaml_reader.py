@@ -16,14 +16,19 @@ from typing import Any
 import yaml
 from pydantic import JsonValue
 
-from raylaunch.base.text import is_encodable
-from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, show_key
+from raylaunch.base.text import is_encodable, printable
+from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, flatten, show_key
 from raylaunch.config.yaml_scalars import TAG, list_resolvers, read_scalar
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_NUMBER = 1 << 63
+_QUOTED = re.compile(r"'([^']*)'")
+_INDENTATION = re.compile(r"expected <block end>, but found '(<block \w+ start>|-|\?)'")
+_WIDE_COLON = re.compile(r"^[ -]*\w+(?=：)", re.MULTILINE)
+_COLON_HINT = "a full-width colon (：); write : and a space"
+_VARIABLE = re.compile(r"\$(\w+|\{.*\})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +116,15 @@ class _Walker:
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != f"{TAG}str":
-                self.report(line, key, "this key is not a string; put it in quotes")
+                self.report(line, key, _describe_key(name_node))
                 continue
             name = name_node.value
+            if name_node.style is None and _WIDE_COLON.match(name):
+                self.report(line, key, _COLON_HINT)
+                continue
+            if name_node.style is None and not name.isprintable():
+                self.report(line, key, f"{printable(name)} has a character that looks like a space and is none")
+                continue
             path = (*key, name)
             if name in values:
                 self.report(line, path, f"duplicate key, first on line {self.lines[path]}")
@@ -143,6 +154,12 @@ class _Walker:
         return value
 
 
+def _describe_key(node: yaml.Node) -> str:
+    if node.tag == f"{TAG}merge":
+        return "merge keys (<<) are not read: repeat their keys, or give a complete block by its alias (engine: *name)"
+    return "this key is not a string; put it in quotes"
+
+
 def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[JsonValue, dict[Key, int]]:
     """The plain value of a YAML document, and the line of every key.
 
@@ -163,7 +180,10 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Json
         raise BadYamlError("a control character, which YAML does not allow", mark) from None
     except yaml.MarkedYAMLError as error:
         # Quoted text of the file may be a secret: only single characters and token names are repeated.
-        what = re.sub(r"'(?!<)[^']{2,}'", "...", error.problem or "not YAML")
+        problem = error.problem or "not YAML"
+        what = _QUOTED.sub(lambda found: found[0] if len(found[1]) < 2 or found[1][0] == "<" else "...", problem)
+        if _INDENTATION.fullmatch(problem):
+            what = "the indentation differs from that of the lines above"
         if "'\\t' that cannot start any token" in (error.problem or ""):
             what = "a tab; YAML indents with spaces"
         if "expected a single document" in (error.context or ""):
@@ -182,15 +202,38 @@ def read_file(path: Path | None, content: bytes, layered: LayeredValues, kind: F
     def report(line: int, key: Key, what: str) -> None:
         layered.problems.append(f"{name}:{line}: {show_key(key) + ': ' if key else ''}{what}")
 
+    text = ""
     try:
-        document, lines = parse_yaml(_decode(content, kind), report)
+        text = _decode(content, kind)
+        document, lines = parse_yaml(text, report)
         values = _read_blocks(document, kind)
-    except BadYamlError as error:
+    except BadYamlError as caught:
+        error = _find_wide_colon(text) or caught
         layered.problems = [f"{name}:{error.line}: column {error.column}: {error.what}"]
         layered.unread = True
         return
     layered.values = values
     layered.sources = {key: ValueSource("file", f"{name}:{line}") for key, line in lines.items()}
+    if kind is LAUNCH_FILE:
+        _refuse_variables(layered)
+
+
+def _find_wide_colon(text: str) -> BadYamlError | None:
+    if (found := _WIDE_COLON.search(text)) is None:
+        return None
+    line, column = text.count("\n", 0, found.end()), found.end() - text.rfind("\n", 0, found.end()) - 1
+    return BadYamlError(_COLON_HINT, yaml.Mark("", 0, line, column, None, 0))
+
+
+def _refuse_variables(layered: LayeredValues) -> None:
+    """A value such as ${API_KEY} would be taken as it stands, as a key that everyone can guess."""
+    for key, value in flatten(layered.values):
+        texts = [text for text in (value if isinstance(value, list) else (value,)) if isinstance(text, str)]
+        if any(_VARIABLE.fullmatch(text) or (key[0] == "model" and _VARIABLE.search(text)) for text in texts):
+            variable = f"RAYLAUNCH_{'__'.join(key)}".upper()
+            layered.complain(
+                key, f"variables are not replaced in this file: leave the key out and set {variable}, or use --set"
+            )
 
 
 def _read_blocks(document: JsonValue, kind: FileKind) -> dict[str, JsonValue]:
@@ -205,6 +248,8 @@ def _read_blocks(document: JsonValue, kind: FileKind) -> dict[str, JsonValue]:
 def _decode(content: bytes, kind: FileKind) -> str:
     if len(content) > _MAX_BYTES:
         raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is not a {kind.noun}")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadYamlError("UTF-16 text: save the file as UTF-8")
     if b"\0" in content:
         raise BadYamlError(f"binary data, not text: this is not a {kind.noun}")
     try:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 from raylaunch.base import http_client
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.http_client import Access, HttpFailure, RequestError, describe_error
+from raylaunch.base.text import quote
 from raylaunch.base.viewpoint import HERE, Viewpoint
 
 _LONGEST_LINE = 16 << 20
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tab and newline: a model's text must not command the terminal."""
 _THINKING = ("reasoning", "reasoning_content")
 """vLLM's field, and that of others (and of vLLM before 0.12)."""
 
@@ -92,7 +96,9 @@ def _stream(server: Server, path: str, fields: Mapping[str, Any]) -> Iterator[Pi
     url = server.url + path
     try:
         with http_client.open_url(url, server.access, json.dumps(fields).encode()) as answer:
-            is_stream = answer.headers.get_content_type() == "text/event-stream"
+            start = answer.peek(1).lstrip()  # some gateways send streams as text/plain, and JSON as a stream
+            is_stream = answer.headers.get_content_type() == "text/event-stream" and not start.startswith(b"{")
+            is_stream = is_stream or start.startswith((b"data:", b"event:", b":"))
             yield from _read_pieces(_read_events(answer) if is_stream else [http_client.read_json(answer, url)])
     except (OSError, http.client.HTTPException) as error:
         raise http_client.explain(error, url, server.access.timeout_s) from error
@@ -104,26 +110,33 @@ def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:
     Raises:
         RequestError: an event that is not JSON, or an error's event.
     """
-    is_error = False
+    is_error, held = False, ""
     while line := answer.readline(_LONGEST_LINE):
-        name, _, value = line.decode(errors="replace").strip().partition(":")
-        value = value.strip()
+        text = line.decode(errors="replace").strip()
+        name, _, value = text.partition(":")
         if name == "event":
-            is_error = value == "error"
-        if name != "data" or not value:
+            is_error = value.strip() == "error"
+        if name == "data":
+            held = f"{held}\n{value}".strip()
+        if not held or (text and name != "data"):
             continue
-        if value == "[DONE]":
+        if held == "[DONE]":
             yield {"choices": [{"finish_reason": "stop"}]}
             return
         try:
-            event = json.loads(value)
+            event = json.loads(held)
         except (ValueError, RecursionError):
+            if text and not is_error:
+                continue  # an event's data may go on in the next line
             event = None
         if is_error:
-            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event or value)}")
-        if event is None and value != "null":
-            raise RequestError(HttpFailure.CONTENT, f"the stream has an event that is not JSON: {value[:80]!r}")
+            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event or held)}")
+        if event is None and held != "null":
+            break
+        held = ""
         yield event
+    if held:
+        raise RequestError(HttpFailure.CONTENT, f"the stream has an event that is not JSON: {quote(held[:80])}")
 
 
 def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
@@ -133,7 +146,7 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         RequestError: the server sent an error, or the answer broke off.
     """
     kinds: set[str] = set()
-    reason = ""
+    reason, calls_tool = "", False
     for event in events:
         if isinstance(event, dict) and event.get("error"):
             raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event['error'])}")
@@ -141,6 +154,7 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         for piece in _split(choice):
             kinds.add(piece.kind)
             yield piece
+        calls_tool = calls_tool or bool(_find_part(choice).get("tool_calls"))
         reason = reason or str(choice.get("finish_reason") or "")
         if reason == "stop" and not choice.get("delta", True):
             break
@@ -150,6 +164,10 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         yield Piece("max_tokens ended the answer while the model was thinking; raise --max-tokens", "note")
     elif reason == "length":
         yield Piece("max_tokens ended the answer", "note")
+    elif reason == "content_filter":
+        yield Piece("the server's content filter ended the answer", "note")
+    elif calls_tool and "answer" not in kinds:
+        yield Piece("the model calls a tool instead of an answer", "note")
     elif not kinds:
         yield Piece("the answer is empty", "note")
 
@@ -161,14 +179,20 @@ def _find_choice(event: Any) -> Mapping[str, Any]:
     return choice if isinstance(choice, dict) else {}
 
 
+def _find_part(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    part = choice.get("delta") or choice.get("message")
+    return part if isinstance(part, dict) else {}
+
+
 def _split(choice: Mapping[str, Any]) -> Iterator[Piece]:
-    part = choice.get("delta") or choice.get("message") or {}
-    part = part if isinstance(part, dict) else {}
+    part = _find_part(choice)
     thinking = next((part[name] for name in _THINKING if isinstance(part.get(name), str)), "")
-    text = part.get("content") or choice.get("text") or ""
+    text = part.get("content") or part.get("refusal") or choice.get("text") or ""
+    if isinstance(text, list):  # content parts
+        text = "".join(str(entry.get("text") or "") for entry in text if isinstance(entry, dict))
     for kind, value in (("thinking", thinking), ("answer", text)):
-        if isinstance(value, str) and value:
-            yield Piece(value.encode(errors="replace").decode(), kind)  # lone surrogates can be sent, but not written
+        if isinstance(value, str) and (shown := _CONTROL.sub("", value)):
+            yield Piece(shown.encode(errors="replace").decode(), kind)  # lone surrogates can be sent, but not written
 
 
 def _explain(error: RequestError, server: Server, model: str | None) -> ServiceError:
@@ -186,6 +210,10 @@ def _explain(error: RequestError, server: Server, model: str | None) -> ServiceE
             names = []
         if names and model is not None and model not in names:
             return ServiceError(f"{shown} serves no model {model}", fix=f"it serves: {', '.join(names)}")
+        if names and error.words.lower() != "not found":
+            return ServiceError(
+                error.what, fix=f"`raylaunch ask` needs a model that generates; it lists: {', '.join(names)}"
+            )
         if names:
             what = (
                 f"{shown} has no chat completions: {model or names[0]} may be a model that embeds, scores or classifies"

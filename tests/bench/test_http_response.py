@@ -110,6 +110,12 @@ def test_errors_are_told_in_the_servers_words(body: bytes, said: str) -> None:
     assert (answer.status, answer.error, answer.finished) == (400, said, False)
 
 
+def test_empty_events_of_a_gateway() -> None:
+    """Signs of life without data are no failure."""
+    answer = read([HEAD, *(chunk(one + b"data:\n\ndata: \n\n: ping\n\n") for one in STREAM), b"0\r\n\r\n"])
+    is_right(answer)
+
+
 def test_error_event_under_200() -> None:
     """vLLM tells of a dead engine inside the stream."""
     stream = [ROLE, token("a"), event(error={"message": "EngineCore died", "code": 500}), DONE]

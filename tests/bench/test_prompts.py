@@ -24,7 +24,13 @@ def test_own_questions() -> None:
     [
         ('"Who?"\n\n{"question": "Why?"}\n{"prompt": "How?", "x": 1}\n', ["Who?", "Why?", "How?"]),
         ('{"messages": [{"role": "user", "content": "Hi"}]}', [[{"role": "user", "content": "Hi"}]]),
-        ('{"messages": [{"role": "user"}]}\n{"instruction": "do", "input": "x"}', ["do"]),
+        ('{"messages": [{"role": "user"}]}\n{"instruction": "do", "input": "x"}', ["do\nx"]),
+        (
+            '{"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}',
+            [[{"role": "user", "content": "Hi"}]],
+        ),
+        ('[{"conversations": [{"role": "user", "content": "Hi"}]}]', [[{"role": "user", "content": "Hi"}]]),
+        ('{"instruction": "do", "input": ""}\n{"instruction": " ", "input": "x"}', ["do", "x"]),
         ('[{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, {"x": 1}]', ["b"]),
         ('{"question": "你是谁"}', ["你是谁"]),
         ('{"prompt": "How?", "output_tokens": 7}\n"Who?"', [prompts.SizedPrompt("How?", 7), "Who?"]),

@@ -88,6 +88,34 @@ def test_other_answers_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chat", "pieces"),
+    [
+        (stream(b'data: {"choices":[{"delta":\ndata: {"content":"Paris"}}]}'), {"answer": "Paris"}),
+        (stream(b'data:{"choices":[{"delta":{"content":"Paris"}}]}', b"data:"), {"answer": "Paris"}),
+        (STREAM + b'{"choices":[{"message":{"content":"Paris"},"finish_reason":"stop"}]}', {"answer": "Paris"}),
+        (stream(delta(content="Paris")).replace(b"event-stream", b"plain"), {"answer": "Paris"}),
+        (stream(delta(content=[{"type": "text", "text": "Paris"}, 1])), {"answer": "Paris"}),
+        (stream(delta(content="\x1b]0;x\x07Pa\tris\r\n\x9b2J")), {"answer": "]0;xPa\tris\n2J"}),
+        (stream(delta("content_filter", refusal="No.")),
+         {"answer": "No.", "note": "the server's content filter ended the answer"}),
+        (stream(delta("tool_calls", tool_calls=[{"function": {"name": "f"}}])),
+         {"note": "the model calls a tool instead of an answer"}),
+    ],
+)  # fmt: skip
+def test_gateways_write_it_otherwise(chat: bytes, pieces: dict[str, str]) -> None:
+    """Data over two lines, other content types, content parts; control characters stay away from the terminal."""
+    with serve(LIST | {CHAT: chat}) as url:
+        assert collect(url) == pieces
+
+
+def test_an_error_begins_on_its_own_line() -> None:
+    with serve(LIST | {CHAT: stream(delta(content="half"), {"error": ["\x1b[31m", 1]}, done=False)}) as url:
+        done = run("hi", "--url", url)
+    assert done.stdout == "half\n"
+    assert 'ended in an error: ["\\u001b[31m", 1]' in done.stderr
+
+
+@pytest.mark.parametrize(
     ("answers", "words"),
     [
         ({"": answer(b"<html>login</html>", kind="text/html")}, "no OpenAI-compatible server: it answered an HTML"),
@@ -126,6 +154,9 @@ def test_one_sentence_for_each_failure(answers: dict[str, bytes], words: str) ->
 
 
 def test_a_model_that_is_not_served_is_named() -> None:
+    """By the server's own words, where it lists the model."""
+    found = fail(LIST | {CHAT: answer(b'{"message":"`m` does not exist"}', "404 Not Found")})
+    assert "HTTP 404: `m` does not exist | `raylaunch ask` needs a model that generates; it lists: m" in found
     found = fail(LIST | {CHAT: answer(b'{"error":{"message":"no such model"}}', "404 Not Found")}, model="other")
     assert "serves no model other | it serves: m" in found
 
