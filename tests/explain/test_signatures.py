@@ -155,6 +155,17 @@ def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
         "size. Falling back to data parallelism for the vision encoder.",
         "WARNING 11-02 09:14:22 [u.py:1] To make v1/embeddings API fast, please install orjson by `pip install orjson`",
         "RuntimeError: NIXL compatibility hash mismatch. Local: 7, Remote: 7.",
+        "WARNING 11-02 09:14:22 [flashinfer.py:637] NVIDIA artifactory returned failed status code: 403",
+        "DEBUG 11-02 09:14:22 [hf.py:316] There is no chat template fallback for GemmaForCausalLM",
+        "WARNING 11-02 09:14:22 [tokenizer.py:91] Failed to generate chat template from 'm': x. Falling back to no "
+        "chat template.",
+        "WARNING 11-02 09:14:22 [logging_utils.py:514] RAY_SERVE_ENABLE_MEMORY_PROFILING is enabled, but memray is not "
+        "installed. No memory profiling is happening. `pip install memray` to enable memory profiling.",
+        "MXFP4 quantization is only supported on GPUs with compute capability >= 7.5 (e.g T4, A100, L4, H100, or "
+        "B200). We will default to dequantizing the model to bf16.",
+        "DEBUG 11-02 09:14:22 [lora_utils.py:172] LoRA adapter config file not found at /m",
+        "WARNING 11-02 09:14:22 [mooncake_connector.py:82] Please install mooncake by following the instructions at "
+        "https://github.com/kvcache-ai/Mooncake/blob/main/doc/en/build.md to run VLLM with MooncakeTransferEngine.",
         "ValueError: EC source size mismatch for mm_hash=7",
         "MemoryError: Not enough space in the data buffer, try calling free_buf() to free up space",
     ],
