@@ -16,6 +16,8 @@ HEALTHY = [
     f"{at}.5 tokens/s, Running: {at % 7} reqs, Waiting: 0 reqs, GPU KV cache usage: 4.2%"
     for at in range(3000)
 ]
+DOCKER = "2026-11-28T01:02:03.123456789Z "
+RAY = "\x1b[36m(RayWorkerProc pid=7, ip=10.0.0.2)\x1b[0m "
 ACTIONS = (
     46,
     48,
@@ -61,11 +63,13 @@ def test_keys_are_unique_and_many() -> None:
 
 @pytest.mark.parametrize("key", [signature.key for signature in load()])
 def test_a_signature_finds_its_lines_and_no_other_does(key: str) -> None:
-    """Each line alone, as a log of its own, and `least` times where one is not enough."""
+    """Each line alone, and as docker and Ray write it; `least` times where one is not enough."""
     signature = by_key()[key]
     assert signature.lines
     for line in signature.lines:
-        assert explain(line.splitlines() * signature.least) == [key], line
+        for prefix in ("", DOCKER, DOCKER + RAY, RAY):
+            lines = [prefix + part for part in line.splitlines()]
+            assert explain(lines * signature.least) == [key], prefix + line
 
 
 def test_texts_are_filled_and_links_are_there() -> None:
