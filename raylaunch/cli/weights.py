@@ -135,7 +135,9 @@ def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool)
     results = []
     for number, (repo, revision, place, load_format) in enumerate(asked):
         agents = _gather_agents(loaded, place, waits=number == 0)
-        checked = checking.check(repo, revision, place, agents, fast=fast, load_format=load_format)
+        checked = checking.check(
+            repo, revision, place, agents, fast=fast, load_format=load_format, pull_command=loaded.pull_command
+        )
         results.append(asyncio.run(checked))
     if as_json:
         first, *others = map(dataclasses.asdict, results)
@@ -191,7 +193,7 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
 
     folders = [loaded.model_folder, *(Path(found.folder) for found in list_fetched(loaded))]
     for running, folder in itertools.product(service_record.list_services(), folders):
-        if running.is_alive() and str(folder) in running.models:
+        if running.is_alive() and folder.resolve() in map(Path.resolve, map(Path, running.model_folders)):
             stop = Viewpoint.of_this_process().command("stop", f"--port={running.port}")
             raise WeightsError(f"{folder} is being served on port {running.port}", fix=f"`{stop}`")
     gathered = [_gather_agents(loaded, folder, waits=False) for folder in folders]

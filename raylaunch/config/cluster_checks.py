@@ -15,7 +15,7 @@ from raylaunch.config.layers import Key, LayeredValues
 from raylaunch.config.run_options import RunOptions, is_expanded
 
 _PORT = re.compile(r"\[?([^\]]+?)\]?:(\d{1,5})")
-_NUMBERS = re.compile(r"[\d.]+")
+_NUMBERS = re.compile(r"[\d.]+(-[\d.]+)?")
 _PORT_HINT = (
     "ssh takes the port from ~/.ssh/config (a `Host` entry with `Port`) for what this machine connects to; the head "
     "starts the workers from its container, always at port 22"
@@ -28,6 +28,14 @@ def check_cluster(layered: LayeredValues) -> None:
     _check_docker(layered)
     _check_workers(layered)
     _check_mounts(layered)
+
+
+def _check_user(layered: LayeredValues, hosts: Sequence[str]) -> None:
+    """A domain user (alice@corp.example) is one; a user at a host is not."""
+    user = layered.find_block(("auth",)).get("ssh_user")
+    name, _, place = user.partition("@") if isinstance(user, str) else ("", "", "")
+    if place and (place in hosts or is_address(place)):
+        layered.complain(("auth", "ssh_user"), f"{quote(user)} names a host: write {name} alone")
 
 
 def _check_hosts(layered: LayeredValues) -> None:
@@ -47,6 +55,7 @@ def _check_hosts(layered: LayeredValues) -> None:
             what = f"{host}{resolved if host != 'localhost' else ''} is a different machine on every host"
             layered.complain(("provider",), f"{what}: use an address of the network")
     _check_twins(layered, hosts, addresses)
+    _check_user(layered, [host for _, host in hosts])
 
 
 def _describe_form(host: str) -> str:
@@ -89,6 +98,9 @@ def _check_docker(layered: LayeredValues) -> None:
     docker = layered.find_block(("docker",))
     if docker.get("use_podman"):
         layered.complain(("docker", "use_podman"), "podman is not supported yet; set it to false or leave it out")
+    image = docker.get("image")
+    if isinstance(image, str) and re.search("[A-Z]", image.rpartition("/")[2].partition("@")[0].partition(":")[0]):
+        layered.complain(("docker", "image"), f"{quote(image)}: docker accepts small letters only in an image's name")
     for name in ("head_image", "worker_image"):
         if docker.get(name) not in (None, docker.get("image")):
             layered.complain(
@@ -116,6 +128,12 @@ def _check_options(layered: LayeredValues, key: Key, lines: Sequence[str]) -> No
             f"{quote(options.stray[0])} belongs to no option: docker would take it for the image. A value with "
             'spaces needs quotes: -v "/mnt/big disk:/data"',
         )
+    for option in options.options:
+        if option.name == "--name" or (option.name in ("--net", "--network") and option.value != "host"):
+            ours = "docker.container_name" if option.name == "--name" else "--net=host"
+            layered.complain(
+                key, f"{option.name} {option.value}: Ray's launcher gives each container {ours}: leave it out"
+            )
     targets = [volume.target for volume in options.list_volumes()]
     for target, count in Counter(targets).items():
         if count > 1:

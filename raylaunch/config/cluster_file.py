@@ -25,7 +25,11 @@ from raylaunch.config.run_options import RunOptions
 from raylaunch.config.schema import FileSchema
 from raylaunch.config.validation import check_values
 
-KIND = yaml_reader.FileKind("cluster file", "a `cluster_name:` and a `provider:` block at least")
+KIND = yaml_reader.FileKind(
+    "cluster file",
+    "a `cluster_name:` and a `provider:` block at least",
+    frozenset({"model", "cluster", "engine", "server"}),
+)
 
 
 @dataclass(frozen=True, slots=True)

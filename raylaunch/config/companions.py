@@ -11,10 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from raylaunch.base import paths
+from raylaunch.base.text import quote
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.node.companion import Companion, CompanionKind
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_RELATIVE = re.compile(r"[~.]|[^/]+/[^/]*/")
 _DRAFT_KEY, _TOKENIZER_KEY = "engine.speculative_config.model", "engine.tokenizer"
 
 
@@ -47,6 +49,21 @@ def list_fetched(config: LaunchConfig) -> list[Companion]:
             if known is None or known.kind is CompanionKind.TOKENIZER:
                 found[companion.folder] = companion
     return list(found.values())
+
+
+def check_companions(config: LaunchConfig) -> list[str]:
+    """Problems of relative paths: they are neither ids nor the same folder on every node."""
+    draft = config.engine.get("speculative_config")
+    named = [(_TOKENIZER_KEY, "", config.engine.get("tokenizer"))]
+    named.append((_DRAFT_KEY, "", draft.get("model") if isinstance(draft, Mapping) else None))
+    for number, module in enumerate(config.server.get("lora_modules") or (), 1):
+        path = module.get("path") if isinstance(module, Mapping) else None
+        named.append(("server.lora_modules", f"entry {number}: ", path))
+    return [
+        config.complain(key, f"{entry}{quote(value)} is neither a Hugging Face id (owner/name) nor an absolute path")
+        for key, entry, value in named
+        if isinstance(value, str) and _RELATIVE.match(value) and "://" not in value and not Path(value).is_dir()
+    ]
 
 
 def _find(config: LaunchConfig, key: str, kind: CompanionKind, value: object, revision: object) -> Companion | None:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.config import overrides, parallelism, schema, validation, yaml_reader
+from raylaunch.config.companions import check_companions
 from raylaunch.config.launch import FallbackLayout, LaunchConfig
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, flatten
 
@@ -140,6 +141,7 @@ def _finish(layered: LayeredValues, path: Path | None, known: schema.FileSchema)
     if not layered.unread:
         problems += parallelism.check_layout(config, bad)
         problems += _check_client_cert(config)
+        problems += check_companions(config)
         needed = {parallelism.TP, parallelism.PP, "engine", "model", "model.path"}
         if config.model.path is not None and not bad & needed:
             problems += parallelism.check_local_shape(config)

@@ -193,7 +193,8 @@ class _Checker:
 
     def _describe_unknown(self, name: str, value: JsonValue, fields: Mapping[str, Part], path: Key) -> str:
         plain = name.lstrip("-").replace("-", "_")
-        if path[0] in _OF_VLLM and (removed := read_removed().get(".".join((*path[1:-1], plain)))):
+        of_vllm = path[0] in _OF_VLLM and len(path) > 1
+        if of_vllm and (removed := read_removed().get(".".join((*path[1:-1], plain)))):
             return str(removed)
         nearest = find_meant(plain, {key: part for key, part in fields.items() if _has(fields, key)}, path[0])
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
@@ -202,9 +203,9 @@ class _Checker:
         if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
             return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
         shipped = read_shipped()
-        if path[0] in _OF_VLLM and plain not in fields and plain in shipped.list_fields(*path[:-1]):
+        if of_vllm and plain not in fields and plain in shipped.list_fields(*path[:-1]):
             return f"vLLM {self.schema.vllm}, which is installed, does not have it; vLLM {shipped.vllm} does"
-        if nearest is None and path[0] in _OF_VLLM:
+        if nearest is None and of_vllm:
             return f"unknown key: vLLM {self.schema.vllm} has none like it"
         if nearest is None:
             return f"unknown {noun}; valid are {', '.join(fields)}"

@@ -28,7 +28,8 @@ _QUOTED = re.compile(r"'([^']*)'")
 _INDENTATION = re.compile(r"expected <block end>, but found '(<block \w+ start>|-|\?)'")
 _WIDE_COLON = re.compile(r"^[ -]*\w+(?=：)", re.MULTILINE)
 _COLON_HINT = "a full-width colon (：); write : and a space"
-_VARIABLE = re.compile(r"\$(\w+|\{.*\})")
+_VARIABLE = re.compile(r"\$(?:\w+|\{.*\})")
+_IN_PATH = re.compile(r"\$\{\w+\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,11 @@ class FileKind:
 
     noun: str
     needs: str
+    of_others: frozenset[str] = frozenset()
+    """Blocks that a file of another kind begins with."""
 
 
-LAUNCH_FILE = FileKind("launch file", "a `model:` block at least")
+LAUNCH_FILE = FileKind("launch file", "a `model:` block at least", frozenset({"provider", "auth", "cluster_name"}))
 
 
 class BadYamlError(Exception):
@@ -229,7 +232,7 @@ def _refuse_variables(layered: LayeredValues) -> None:
     """A value such as ${API_KEY} would be taken as it stands, as a key that everyone can guess."""
     for key, value in flatten(layered.values):
         texts = [text for text in (value if isinstance(value, list) else (value,)) if isinstance(text, str)]
-        if any(_VARIABLE.fullmatch(text) or (key[0] == "model" and _VARIABLE.search(text)) for text in texts):
+        if any(_VARIABLE.fullmatch(text) or (key[0] == "model" and _IN_PATH.search(text)) for text in texts):
             variable = f"RAYLAUNCH_{'__'.join(key)}".upper()
             layered.complain(
                 key, f"variables are not replaced in this file: leave the key out and set {variable}, or use --set"
@@ -238,6 +241,10 @@ def _refuse_variables(layered: LayeredValues) -> None:
 
 def _read_blocks(document: JsonValue, kind: FileKind) -> dict[str, JsonValue]:
     if isinstance(document, dict):
+        if len(kind.of_others & document.keys()) > 1:
+            raise BadYamlError(
+                f"this is no {kind.noun}: it has {' and '.join(sorted(kind.of_others & document.keys()))}"
+            )
         return document
     if document is None:
         raise BadYamlError(f"the file is empty; it needs {kind.needs}")

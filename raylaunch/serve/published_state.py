@@ -10,6 +10,7 @@ from pathlib import Path
 from raylaunch.base import console, paths
 from raylaunch.base.processes import ProcessId
 from raylaunch.base.service_metrics import ReplicaMetrics, ServiceMetrics
+from raylaunch.config.companions import list_fetched
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine import metrics_folder
 from raylaunch.engine.messages import ApiServers, EngineReady
@@ -168,6 +169,7 @@ class PublishedState:
                 models=launch.served_model_names,
                 fingerprint=fingerprint,
                 launch_file=str(launch.path) if launch.path else None,
+                model_folders=(str(launch.model_folder), *(found.folder for found in list_fetched(launch))),
                 needs_api_key=bool(launch.api_keys),
                 tls=launch.uses_tls,
                 client_cert=launch.client_cert,

@@ -61,6 +61,8 @@ class Service:
     started_at: float
     """Wall clock, seconds since 1970."""
     launch_file: str | None = None
+    model_folders: tuple[str, ...] = ()
+    """Folders that it loads: the model's, and those of what was fetched with it."""
     rehearsal: str | None = None
     """The stand-in platform ("cpu" or "gpu"), if any."""
     state: str = "starting"

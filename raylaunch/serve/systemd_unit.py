@@ -16,7 +16,9 @@ from raylaunch.config.launch import LaunchConfig
 _END_S = 60
 """Beyond drain_s, to end engine, workers and Ray."""
 _PASSED_ON = re.compile(
-    r"(RAYLAUNCH|NCCL|VLLM|HF|RAY|GLOO|UCX|TORCH|CUDA|TRITON|OMP)_|((http|https|no|all)_proxy|HTTPS?_PROXY|NO_PROXY|ALL_PROXY)$"
+    r"(RAYLAUNCH|NCCL|VLLM|HF|HUGGING_FACE|RAY|GLOO|UCX|TORCH|PYTORCH|CUDA|NVIDIA|FLASHINFER|TRITON|OMP|SSL)_"
+    r"|(PATH|LD_LIBRARY_PATH|LD_PRELOAD|PYTHONPATH|REQUESTS_CA_BUNDLE|TMPDIR|XDG_CACHE_HOME"
+    r"|(http|https|no|all)_proxy|HTTPS?_PROXY|NO_PROXY|ALL_PROXY)$"
 )
 """Variables that change what `serve` does."""
 _NEVER = ("RAYLAUNCH_MARK", "RAYLAUNCH_STANDIN")
@@ -37,8 +39,7 @@ def make_unit(
         LaunchFileError: a --set holds a secret.
     """
     for key, _, value in (setting.partition("=") for setting in sets):
-        is_text = re.fullmatch(r"(?i)\s*([-+.\d_e]+|true|false|yes|no|on|off|null|~)\s*", value) is None
-        if (is_text and text.is_secret(key.rpartition(".")[2])) or text.is_secret_value(value):
+        if (_is_text(launch, key) and text.is_secret(key.rpartition(".")[2])) or text.is_secret_value(value):
             raise LaunchFileError(
                 f"--set {key}: every user of this machine can read a unit, and this is a secret",
                 fix=f"put RAYLAUNCH_... into {home / 'serve.env'} (mode 0600); the unit reads it",
@@ -64,6 +65,14 @@ def make_unit(
     gpus = f"--num-gpus={launch.cluster.gpus_per_node}"
     ray = _read_template("raylaunch-ray.service").substitute(ray=_quote_argument(_find_program("ray")), gpus=gpus)
     return unit + _RAY_COMMENT.format(gpus=gpus) + "\n".join(f"#   {line}" for line in ray.splitlines())
+
+
+def _is_text(launch: LaunchConfig, key: str) -> bool:
+    """Whether the launch has text at a key: 123456 is a key in server.api_key, and a number elsewhere."""
+    value: object = launch.dump(mask=False)
+    for name in key.split("."):
+        value = value.get(name, "") if isinstance(value, dict) else value
+    return isinstance(value, str | list)
 
 
 def _find_program(name: str) -> str:

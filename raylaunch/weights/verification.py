@@ -44,6 +44,7 @@ async def check(
     *,
     fast: bool,
     load_format: str = DEFAULT_FORMAT,
+    pull_command: str = "raylaunch weights pull LAUNCH.yaml",
 ) -> CheckResult:
     """Compare the model's folder on all nodes with the manifest that most of them have.
 
@@ -51,6 +52,7 @@ async def check(
         repo: None accepts that of the manifest.
         fast: sizes and sampled blocks; else every byte.
         load_format: the launch's engine.load_format.
+        pull_command: what fetches the model, as the user types it.
 
     Returns:
         The result. Without a manifest, folders that are read-only or of no repo pass if complete by their own index.
@@ -75,7 +77,7 @@ async def check(
     elif repo is not None and any(seen.is_writable or not seen.files for seen in states.values()):
         raise WeightsError(
             f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
-            fix="raylaunch weights pull LAUNCH.yaml: it writes one, and does not fetch existing files again",
+            fix=f"`{pull_command}` writes one, and does not fetch existing files again",
         )
     else:
         files = {name: FileFacts(size) for name, size in max((seen.files for seen in states.values()), key=len).items()}

@@ -113,6 +113,13 @@ def test_one_bad_line_is_reported_with_its_place(tmp_path: Path, old: str, new: 
     assert problem in problems_of(tmp_path, COMPLETE.replace(old, new, 1))
 
 
+def test_a_launch_file_is_named_as_such(tmp_path: Path) -> None:
+    """And a single block of one is an unknown key."""
+    (problem,) = problems_of(tmp_path, "model: {repo: a/b}\nengine: {seed: 1}\n")
+    assert "this is no cluster file: it has engine and model" in problem
+    assert "engine: unknown key" in " ".join(problems_of(tmp_path, COMPLETE + "engine: {seed: 1}\n"))
+
+
 NAME = "cluster_name: two-node"
 VOLUME = "-v /srv/models:/data"
 
@@ -132,6 +139,12 @@ VOLUME = "-v /srv/models:/data"
             '"mia@10.0.0.1" names a user: write it as auth.ssh_',
         ),
         ("ip: 10.0.0.1", "ip: 10.0.0.256", "4: provider.head_ip", '"10.0.0.256" is not an IPv4 address: four numbers'),
+        ("auth:\n", "auth:\n  ssh_password: x\n", "7: auth.ssh_password", "logs in with a key alone"),
+        ("ssh_user: ubuntu", "ssh_user: mia@10.0.0.1", "7: auth.ssh_user", "names a host: write mia alone"),
+        ("image: vllm/", "image: vllm/V", "10: docker.image", "small letters only"),
+        ("--gpus all", "--gpus all --name x", "13: docker.run_options", "gives each container docker.container_name"),
+        ("--gpus all", "--gpus all --network=bridge", "13: docker.run_options", "gives each container --net=host"),
+        ("10.0.0.3]", "10.0.0.3-5]", "5: provider.worker_ips", '"10.0.0.3-5" is not an IPv4 address'),
         ("10.0.0.3]", '"10.0.0.[3-5]"]', "5: provider.worker_ips", '"10.0.0.[3-5]" is not an address'),
         ("  type", "  ssh_port: 22\n  type", "3: provider.ssh_port", "unknown key; valid are type, head_ip"),
         ("ip: 10.0.0.1", 'ip: "fd00::1"', "4: provider.head_ip", '"fd00::1" is an IPv6 address, which Ray'),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from raylaunch.base.errors import LaunchFileError
 from raylaunch.config.companions import list_companions, list_fetched, use_folders
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.launch_file import load
@@ -44,8 +45,18 @@ def test_vllm_gets_folders_instead_of_ids(tmp_path: Path) -> None:
     assert [module["path"] for module in used.server["lora_modules"]] == [str(tmp_path / "some--lora"), "/data/lora"]
 
 
-@pytest.mark.parametrize("value", ["ngram", "s3://bucket/x", "gpt2", "../up/x", "a/b/c", "~/lora"])
+@pytest.mark.parametrize("value", ["ngram", "s3://bucket/x", "gpt2"])
 def test_what_is_no_folder_and_no_id_is_left_alone(tmp_path: Path, value: str) -> None:
     file = tmp_path / "launch.yaml"
     file.write_text(f"model: {{repo: big/model}}\nengine: {{tokenizer: '{value}'}}\n")
     assert list_companions(load(file, environ={})) == []
+
+
+@pytest.mark.parametrize("value", ["../up/x", "a/b/c", "~/lora", "./x"])
+def test_a_relative_path_is_refused(tmp_path: Path, value: str) -> None:
+    """It is another folder on every node; one that exists here is taken by its absolute path."""
+    file = tmp_path / "launch.yaml"
+    file.write_text(f"model: {{repo: big/model}}\nserver: {{lora_modules: [{{name: a, path: '{value}'}}]}}\n")
+    with pytest.raises(LaunchFileError) as caught:
+        load(file, environ={})
+    assert f'{file}:2: server.lora_modules: entry 1: "{value}" is neither' in caught.value.problems[0]

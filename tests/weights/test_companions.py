@@ -9,6 +9,7 @@ import pytest
 from raylaunch.config.companions import list_companions
 from raylaunch.config.launch_file import load
 from raylaunch.node.companion import inspect_companion
+from raylaunch.serve.published_state import PublishedState
 from tests.hub_server import COMMIT, Hub
 
 from .conftest import REPO, run_weights, wanted_of
@@ -25,6 +26,26 @@ def test_check_names_a_damaged_companion(model_hub: Hub, tmp_path: Path) -> None
     done = run_weights(launch, "check")
     assert done.returncode == 1
     assert "config.json has 0 bytes" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["model", REPO.replace("/", "--"), "link"])
+def test_folders_that_a_service_loads_are_not_removed(model_hub: Hub, tmp_path: Path, name: str) -> None:
+    """Also where the service has another name for its model, and by a link to the folder."""
+    launch = tmp_path / "launch.yaml"
+    draft = f"{{model: {REPO}, revision: {COMMIT}, num_speculative_tokens: 2}}"
+    launch.write_text(
+        f"model: {{repo: {REPO}, path: {tmp_path}/model}}\n"
+        f"engine: {{served_model_name: mine, speculative_config: {draft}}}\n"
+    )
+    assert run_weights(launch, "pull").returncode == 0
+    (tmp_path / "link").symlink_to("model")
+    served = dataclasses.replace(PublishedState(load(launch, environ={}), rehearsal=None).service, port=1)
+    assert served.model_folders == (str(tmp_path / "model"), str(tmp_path / REPO.replace("/", "--")))
+    dataclasses.replace(served, model_folders=(str(tmp_path / name),)).save()
+    done = run_weights(launch, "rm", "--yes")
+    assert done.returncode == 1
+    assert "is being served on port 1" in done.stderr
+    assert (tmp_path / name / "config.json").exists()
 
 
 @pytest.mark.parametrize("key", ["speculative_config: {model: %s, num_speculative_tokens: 2}", "tokenizer: %s"])
