@@ -163,7 +163,7 @@ def run_demo(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Two cores, no GPU: one API server each."""
     model = servers.find_demo_model()
     starts = [ours(folder, "raylaunch", model, DEMO_ENGINE), theirs(folder, "vllm-serve", model, DEMO_ENGINE)]
-    return run_levels(starts, folder, options, {1: 2, 8: 8, 32: 32})
+    return {"engine": DEMO_ENGINE, **run_levels(starts, folder, options, {1: 2, 8: 8, 32: 32})}
 
 
 def run_levels(
