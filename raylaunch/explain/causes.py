@@ -279,7 +279,7 @@ def _locate(hit: Hit) -> Place:
     head, groups = hit.evidence.head, hit.finding.groups
     rank = groups.get("rank", "")
     return Place(
-        host=head.host or groups.get("ip", ""),
+        host=groups.get("host") or head.host or groups.get("ip", ""),
         rank=int(rank) if rank.isdigit() else head.rank,
         gpu=groups.get("gpu", head.gpu),
         file=hit.evidence.origin.name,

@@ -4,6 +4,7 @@ A line may carry several heads, one inside the other::
 
     Nov 24 02:47:02 gpu07 kernel: [  512.345678] NVRM: ...                       journal, kernel
     {"log":"...","stream":"stderr","time":"2026-11-24T02:47:02.1Z"}              docker's json-file
+    {"label":"RAY_WORKER_FAILURE","message":"...","timestamp":1795488422}        Ray's events
     2026-11-24T02:47:02.1Z stderr F (RayWorkerProc pid=7, ip=10.0.0.2) ERROR 11-24 02:47:02 [w.py:9] ...
     [2026-11-24 02:47:02,730 E 1 1] gcs_rpc_client.h:179: ...                    Ray (C++)
     [rank3]:[E1124 02:47:02.123456789 ProcessGroupNCCL.cpp:629] ...              torch (C++)
@@ -147,7 +148,9 @@ def _unpack_json(text: str, heads: _Heads, origin: LogOrigin) -> str:
     if not isinstance(inner, str):
         return text
     when = entry.get("time") or entry.get("timestamp") or ""
-    if isinstance(when, str) and (found := re.match(rf"{_ISO}{_ZONE}?", when)):
+    if isinstance(when, int):  # Ray's events: seconds since 1970
+        heads.at = when - origin.clock_ahead_s
+    elif isinstance(when, str) and (found := re.match(rf"{_ISO}{_ZONE}?", when)):
         _take(found.groupdict(), heads, origin)
     return _ANSI.sub("", inner.rstrip("\r\n"))
 

@@ -12,8 +12,9 @@ command -v nvidia-smi >/dev/null && { section nvidia-smi; timeout 10 nvidia-smi 
 
 # In the container where it runs, else on a copy of its files; $1: where its root is, $2: mark, $3: bytes of each log
 show='cd "$1" 2>/dev/null || exit 0
+session=$(ls -td tmp/ray/session_2* 2>/dev/null | head -n 1)
 for log in root/.raylaunch/services/*/engine*.log root/.raylaunch/incidents/*/engine.log \
-    $(ls -td tmp/ray/session_2* 2>/dev/null | head -n 1)/logs/*; do
+    $session/logs/* $session/logs/events/event_RAYLET.log; do
     [ -f "$log" ] && [ -s "$log" ] && [ -n "$(find "$log" -mtime -7)" ] || continue
     printf "\n%s /%s\n" "$2" "$log"; tail -c "$3" "$log"
 done'

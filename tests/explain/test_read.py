@@ -89,6 +89,7 @@ def explain(*logs: str | bytes) -> Explanation:
         ("2026-11-24T02:47:02.000000000Z boom", {}),
         ("2026-11-24T03:47:02.0+01:00 stderr F boom", {}),
         ('{"log":"boom\\n","stream":"stderr","time":"2026-11-24T02:47:02.000Z"}', {}),
+        ('{"label":"RAY_WORKER_FAILURE","message":"boom","timestamp":1795488422}', {}),
         ("2026-11-24 02:47:02.000 | ERROR    | boom", {"level": "ERROR"}),
     ],
 )
@@ -213,12 +214,14 @@ def test_a_driver_that_ended_is_no_cause() -> None:
     owner = "The actor is dead because its owner has died. Owner worker exit type: SYSTEM_ERROR"
     lines = [
         f"Reporting worker exit, worker id = 0c000000{'f' * 48}, node id = 1c, {ended}",
+        f"Reporting worker exit, worker id = {'ab01' * 14}, node id = 1c, {ended}. The process receives a SIGTERM.",
         f"Force kill actor request has received. exiting immediately... {owner} Worker exit detail: crash",
         f"RayletIpcClient::Disconnect, exit_type=INTENDED_SYSTEM_EXIT, exit_detail={owner} Worker exit detail: crash",
     ]
     assert explain("".join(f"{ray}{line}\n" for line in lines)).causes == ()
     killed = f"{ray}Reporting worker exit, worker id = {'ab01' * 14}, node id = 1c, {ended}\n"
-    assert [cause.key for cause in explain(killed).causes] == ["worker_killed"]
+    (cause,) = explain_logs([make_log(killed, LogOrigin("x", host="10.0.0.9", utc_offset_s=0))]).causes
+    assert (cause.key, cause.where[0].host) == ("worker_killed", "10.0.0.1")  # not the head, whose log it is
 
 
 def test_what_users_wrote_is_no_cause() -> None:
