@@ -92,8 +92,9 @@ class Planner:
         stages = place_stages(self.fleet, tp, pp * replicas, across=across)
         here = stages or [Stage((0,) * tp, self.fleet.machines[0].kind)] * (pp * replicas)
         run = choose_run_settings(
-            here[0].kind, settings.max_num_batched_tokens, settings.max_num_seqs, eager=settings.enforce_eager
-        )
+            here[0].kind, settings.max_num_batched_tokens, settings.max_num_seqs, eager=settings.enforce_eager,
+            images=settings.sees_images,
+        )  # fmt: skip
         max_len = settings.max_model_len or shape.max_len
         by_concurrency = settings.vllm >= _BY_CONCURRENCY_SINCE
         holds_more = settings.vllm >= _HELD_MORE_SINCE

@@ -12,12 +12,14 @@ from raylaunch.plan.shape import ModelShape
 
 _SAMPLER_LOW, _SAMPLER_HIGH, _SAMPLER_SORT = 3.0, 4.0, 9.5
 """Copies of float32 logits at the peak: without a sort, and with PyTorch's sort for top-k and top-p."""
-_ACTIVATION_LOW, _ACTIVATION_HIGH = 0.8, 1.2
-_BASE_LOW, _BASE_HIGH, _COLD_HIGH = 0.03 * GIB, 0.45 * GIB, 1.22 * GIB
+_ACTIVATION_LOW, _ACTIVATION_HIGH = 0.75, 1.2
+_TOWER_LOW = 0.6
+"""Of a vision tower's largest batch: its kernels differ more."""
+_BASE_LOW, _BASE_HIGH, _COLD_HIGH = 0.02 * GIB, 0.45 * GIB, 1.22 * GIB
 """Small buffers; the same after a cold compile, and where the compile itself set the peak."""
 _SORTS_BEFORE = (0, 25)
 """Older versions always sort; from here on the cold compile is the larger part."""
-_RANKS_LOW = 0.1 * GIB
+_RANKS_LOW = 0.092 * GIB
 """NCCL's least, where ranks talk."""
 _NVLINK_HIGH = 1.2 * GIB
 """NCCL with NVLink, custom all-reduce and symmetric memory buffers."""
@@ -47,15 +49,19 @@ class RunSettings:
     max_num_batched_tokens: int
     max_num_seqs: int
     enforce_eager: bool = False
+    sees_images: bool = True
+    """Whether a vision tower's run is at its defaults; else it may be smaller or none."""
 
 
-def choose_run_settings(kind: GpuKind, batched: int | None, seqs: int | None, *, eager: bool = False) -> RunSettings:
+def choose_run_settings(
+    kind: GpuKind, batched: int | None, seqs: int | None, *, eager: bool = False, images: bool = True
+) -> RunSettings:
     """The launch's, or vLLM's defaults of its API server for a card (0.32: EngineArgs.get_batch_defaults)."""
     large = kind.memory_gib >= 70 and not kind.name.upper().startswith("A100")
     huge = kind.memory_gib >= 160
     batched = batched or (16384 if huge else 8192 if large else 2048)
     seqs = seqs or (1024 if large else 256)
-    return RunSettings(batched, min(seqs, batched), eager)
+    return RunSettings(batched, min(seqs, batched), eager, images)
 
 
 def estimate_overhead(
@@ -78,13 +84,16 @@ def estimate_overhead(
     activation = batch * (3 * shape.widest / tp + 4 * shape.hidden)
     routed = batch * shape.experts_per_token * (shape.hidden + 2 * shape.widest_expert / tp)
     logits = run.max_num_seqs * shape.vocab * 4.0 if is_last else 0.0
-    low = max(_ACTIVATION_LOW * activation, _SAMPLER_LOW * logits) + _BASE_LOW + (_RANKS_LOW if world > 1 else 0.0)
-    largest = _ACTIVATION_HIGH * (activation + routed)
+    seen = shape.tower.measure_run(run.max_num_batched_tokens, shape.hidden, tp)
+    least = max(_ACTIVATION_LOW * activation, _SAMPLER_LOW * logits)
+    if run.sees_images:
+        least = max(least, _TOWER_LOW * seen.activation) + seen.output
+    low = least + _BASE_LOW + (_RANKS_LOW if world > 1 else 0.0)
+    largest = _ACTIVATION_HIGH * max(activation + routed, seen.activation)
     high = max(largest, _SAMPLER_SORT * logits) + _BASE_HIGH
     if vllm >= _SORTS_BEFORE:
         high = min(high, max(largest, _SAMPLER_HIGH * logits) + _COLD_HIGH)
-    if shape.is_moe:
-        high += _EXPERTS_HIGH
+    high += seen.output + (_EXPERTS_HIGH if shape.is_moe else 0.0)
     if world > 1 and kind.has_nvlink:
         high += _NVLINK_HIGH
     if not run.enforce_eager and kind.memory_gib >= _LARGE_GIB:

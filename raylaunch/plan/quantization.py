@@ -18,6 +18,8 @@ _MODULES: Mapping[Role, tuple[str, ...]] = {
 """Modules of a layer that stand for its parts, by the names that model families give them."""
 _LISTS = ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "llm_int8_skip_modules")
 """What the methods call their list of modules that are not quantized."""
+_NF4 = 0.5 + 4 / 64
+"""bitsandbytes: a float32 scale for 64 elements; scales that are quantized too vLLM unpacks (0.32: dequantize_dq)."""
 _OTHER_TOWERS = ("visual", "vision", "audio", "multi_modal", "mm_")
 
 
@@ -99,7 +101,7 @@ def read_quantization(config: Mapping[str, JsonValue], asked: str | None = None)
         )
     if asked in ("fp8", "int8"):
         return Quantization(asked, 1.0, 1.0, is_online=True)
-    return Quantization("bitsandbytes", 0.516, 0.516, is_online=True) if asked == "bitsandbytes" else Quantization()
+    return Quantization("bitsandbytes", _NF4, _NF4, is_online=True) if asked == "bitsandbytes" else Quantization()
 
 
 def _read_kv_dtype(block: Mapping[str, JsonValue]) -> str:
@@ -126,7 +128,7 @@ def _read_method(block: Mapping[str, JsonValue]) -> Quantization:
         each = 1.0 + (4 / edge**2 if edge else 0.0)
         return Quantization(method, each, each, block=edge)
     if method in ("bitsandbytes", "bitsandbytes-4bit"):
-        size = 1.0 if block.get("load_in_8bit") else 0.516 if block.get("bnb_4bit_use_double_quant") else 0.5625
+        size = 1.0 if block.get("load_in_8bit") else _NF4
         return Quantization(method, size, size)
     if method == "compressed-tensors":
         return _read_compressed(block)

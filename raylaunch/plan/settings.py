@@ -16,6 +16,8 @@ _UNKNOWN = (
     *("decode_context_parallel_size", "kv_transfer_config", "kv_offloading_size", "num_gpu_blocks_override"),
     *("additional_config", "model_impl", "runner", "convert", "enable_lora"),
 )
+_LESS_IMAGES = ("limit_mm_per_prompt", "mm_processor_kwargs", "language_model_only", "skip_mm_profiling")
+"""With any of these a vision tower's profile run is smaller, or none."""
 _KNOWN_METHODS = (
     "fp8",
     "int8",
@@ -46,6 +48,7 @@ class PlanSettings:
     kv_cache_dtype: str = "auto"
     quantization: str | None = None
     enforce_eager: bool = False
+    sees_images: bool = True
     expert_parallel: bool = False
     prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
@@ -94,6 +97,7 @@ def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ)
         kv_cache_dtype=str(engine.get("kv_cache_dtype") or "auto"),
         quantization=quantization,
         enforce_eager=bool(engine.get("enforce_eager")),
+        sees_images=not any(engine.get(name) for name in _LESS_IMAGES),
         prefix_caching=engine.get("enable_prefix_caching") is not False,
         expert_parallel=bool(engine.get("enable_expert_parallel")),
         kv_cache_memory_bytes=_read_int(engine.get("kv_cache_memory_bytes")),

@@ -205,8 +205,12 @@ def _feed(fields: Fields, at: int, hidden: int, skipped: frozenset[Role]) -> lis
 def _count_rotary(fields: Fields) -> int:
     """vLLM's cos_sin_cache: one row for each position that the model was made for."""
     size = fields.size("qk_rope_head_dim") or fields.head_size
-    share = fields.get("partial_rotary_factor")
+    found = fields.get("rope_parameters", "rope_scaling")
+    rope = found if isinstance(found, Mapping) else {}
+    share = fields.get("partial_rotary_factor") or rope.get("partial_rotary_factor")
     tables = 2 if str(fields.get("model_type")).startswith("gemma3") else 1  # of windows and of full attention
+    if "mrope_section" in rope:  # rows for positions in time, height and width too (0.32: MRotaryEmbedding)
+        tables = 4
     return tables * int(fields.size("max_position_embeddings") * size * (share if isinstance(share, float) else 1.0))
 
 

@@ -13,6 +13,18 @@ _ROTARY = ("qwen2_vl", "qwen2_5_vl", "pixtral", "mistral3", "llama4")
 """Without a table of positions."""
 
 
+_LARGEST_IMAGE = 16_384
+"""Tokens of an image where patches are joined: the limit of Qwen's processors."""
+
+
+@dataclass(frozen=True, slots=True)
+class TowerRun:
+    """Bytes on a rank in vLLM's profile run of a tower: at its peak, and of the result that is kept beside the rest."""
+
+    activation: float = 0.0
+    output: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Tower:
     """Elements of a vision tower and its projector, which vLLM keeps on every stage (0.32: no model leaves it out)."""
@@ -21,6 +33,22 @@ class Tower:
     """Divided by TP."""
     kept: int = 0
     """On every rank: patch embedding and positions."""
+    hidden: int = 0
+    inner: int = 0
+    patches: int = 0
+    """That become one token."""
+    largest: int = 0
+    """Tokens of the largest image."""
+    levels: int = 1
+    """Results for each token that are handed on."""
+
+    def measure_run(self, batched: int, text_hidden: int, tp: int) -> TowerRun:
+        """What the profile run takes: images for a batch of `batched` tokens, at least one (0.32: MultiModalBudget)."""
+        if not self.patches:
+            return TowerRun()
+        tokens = max(batched, self.largest) * 2.0  # of 16 bit
+        activation = tokens * self.patches * (3 * self.inner / tp + 4 * self.hidden)
+        return TowerRun(activation, tokens * text_hidden * self.levels)
 
 
 def measure_tower(config: Mapping[str, JsonValue], text_hidden: int) -> Tower:
@@ -40,7 +68,14 @@ def measure_tower(config: Mapping[str, JsonValue], text_hidden: int) -> Tower:
     if patch and not families & set(_ROTARY):
         kept += (fields.size("num_position_embeddings") or (image // patch) ** 2) * hidden
     split = layers * (4 * hidden**2 + matrices * hidden * inner) + _measure_projector(fields, hidden, text_hidden)
-    return Tower(split, kept)
+    whole = (image // patch) ** 2 if patch else 0
+    merge = fields.size("spatial_merge_size") ** 2
+    levels = fields.get("deepstack_visual_indexes")
+    tokens = _LARGEST_IMAGE if merge else Fields(config).size("mm_tokens_per_image") or whole
+    return Tower(
+        split, kept, hidden, inner, merge or (whole // tokens if tokens else 0), tokens,
+        1 + (len(levels) if isinstance(levels, list) else 0),
+    )  # fmt: skip
 
 
 def _measure_projector(fields: Fields, hidden: int, text_hidden: int) -> int:

@@ -18,6 +18,36 @@ _QWEN3_14B = _QWEN3 | {
     "model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
     "num_key_value_heads": 8, "intermediate_size": 17408,
 }  # fmt: skip
+_QWEN2_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "max_position_embeddings": 32768,
+    "sliding_window": 131072, "use_sliding_window": False,
+}  # fmt: skip
+_QWEN25 = {
+    "model_type": "qwen2", "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 2,
+    "use_sliding_window": False, "sliding_window": 131072, "tie_word_embeddings": True,
+}  # fmt: skip
+_QWEN25_14B = _QWEN25 | {
+    "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
+    "intermediate_size": 13824, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+_QWEN3_8B = _QWEN3_14B | {
+    "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 12288,
+}  # fmt: skip
+_QWEN3_30B = _QWEN3 | _EXPERTS | {
+    "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "moe_intermediate_size": 768,
+    "intermediate_size": 6144,
+}  # fmt: skip
+_QWEN3_VISION = {
+    "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "patch_size": 16,
+    "temporal_patch_size": 2, "spatial_merge_size": 2, "num_position_embeddings": 2304,
+}  # fmt: skip
+_AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+_GPT_OSS = {
+    "model_type": "gpt_oss", "hidden_size": 2880, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
+    "num_experts_per_tok": 4, "intermediate_size": 2880, "vocab_size": 201088, "sliding_window": 128,
+    "attention_bias": True, "max_position_embeddings": 131072, "quantization_config": {"quant_method": "mxfp4"},
+}  # fmt: skip
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-3-8b": _LLAMA_8B,
@@ -29,17 +59,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int"}}},
         }
     },
-    "qwen2-7b": {
-        "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
-        "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "max_position_embeddings": 32768,
-        "sliding_window": 131072, "use_sliding_window": False,
-    },
+    "qwen2-7b": _QWEN2_7B,
     "qwen3-14b": _QWEN3_14B,
-    "qwen3-14b-awq": _QWEN3_14B | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}},
-    "qwen3-30b-a3b": _QWEN3 | _EXPERTS | {
-        "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "moe_intermediate_size": 768,
-        "intermediate_size": 6144,
-    },
+    "qwen3-14b-awq": _QWEN3_14B | _AWQ,
+    "qwen3-30b-a3b": _QWEN3_30B,
     "qwen3-235b-fp8": _QWEN3 | _EXPERTS | _FP8 | {
         "hidden_size": 4096, "num_hidden_layers": 94, "num_attention_heads": 64, "moe_intermediate_size": 1536,
         "intermediate_size": 12288,
@@ -52,12 +75,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 151936, "intermediate_size": 5120, "max_position_embeddings": 262144,
         "partial_rotary_factor": 0.25,
     },
-    "gpt-oss-120b": {
-        "model_type": "gpt_oss", "hidden_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
-        "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 128, "num_experts_per_tok": 4,
-        "intermediate_size": 2880, "vocab_size": 201088, "sliding_window": 128, "attention_bias": True,
-        "layer_types": ["sliding_attention", "full_attention"] * 18, "max_position_embeddings": 131072,
-        "quantization_config": {"quant_method": "mxfp4"},
+    "gpt-oss-120b": _GPT_OSS | {
+        "num_hidden_layers": 36, "num_local_experts": 128, "layer_types": ["sliding_attention", "full_attention"] * 18
+    },
+    "gpt-oss-20b": _GPT_OSS | {
+        "num_hidden_layers": 24, "num_local_experts": 32, "layer_types": ["sliding_attention", "full_attention"] * 12
     },
     "deepseek-r1": _FP8 | {
         "model_type": "deepseek_v3", "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
@@ -65,5 +87,106 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "qk_nope_head_dim": 128, "v_head_dim": 128, "n_routed_experts": 256, "num_experts_per_tok": 8,
         "n_shared_experts": 1, "moe_intermediate_size": 2048, "intermediate_size": 18432, "first_k_dense_replace": 3,
         "vocab_size": 129280, "max_position_embeddings": 163840,
+    },
+    "llama-3.2-1b": _LLAMA_8B | {
+        "hidden_size": 2048, "num_hidden_layers": 16, "head_dim": 64, "intermediate_size": 8192,
+        "max_position_embeddings": 131072, "tie_word_embeddings": True,
+    },
+    "llama-70b-fp8": _LLAMA_70B | {
+        "quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+    },
+    "llama-70b-awq": _LLAMA_70B | _AWQ,
+    "qwen2.5-0.5b": _QWEN25 | {
+        "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864
+    },
+    "qwen2.5-1.5b": _QWEN25 | {
+        "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960
+    },
+    "qwen2.5-3b": _QWEN25 | {
+        "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "intermediate_size": 11008
+    },
+    "qwen2.5-7b": _QWEN2_7B,
+    "qwen2.5-7b-base": _QWEN2_7B | {"max_position_embeddings": 131072},
+    "qwen2.5-14b": _QWEN25_14B,
+    "qwen2.5-14b-awq": _QWEN25_14B | _AWQ,
+    "qwen2.5-14b-fp8-dynamic": _QWEN25_14B | {
+        "quantization_config": {
+            "quant_method": "compressed-tensors", "ignore": ["lm_head"],
+            "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+        }
+    },
+    "qwen2.5-vl-7b": _QWEN2_7B | {
+        "model_type": "qwen2_5_vl", "max_position_embeddings": 128000,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "vision_config": {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584, "patch_size": 14,
+            "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+    },
+    "qwen3-8b": _QWEN3_8B,
+    "qwen3-8b-fp8": _QWEN3_8B | _FP8,
+    "qwen3-30b-fp8": _QWEN3_30B | _FP8,
+    "qwen3-vl-30b": {
+        "model_type": "qwen3_vl_moe", "tie_word_embeddings": False,
+        "text_config": _QWEN3_30B | {
+            "model_type": "qwen3_vl_moe_text", "max_position_embeddings": 262144,
+            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        },
+        "vision_config": _QWEN3_VISION | {
+            "model_type": "qwen3_vl_moe", "out_hidden_size": 2048, "deepstack_visual_indexes": [8, 16, 24]
+        },
+    },
+    "qwen3.5-9b": {
+        "model_type": "qwen3_5", "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "qwen3_5_text", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 12288, "full_attention_interval": 4,
+            "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "mamba_ssm_dtype": "float32",
+            "vocab_size": 248320, "max_position_embeddings": 262144, "tie_word_embeddings": False,
+            "rope_parameters": {"partial_rotary_factor": 0.25, "mrope_section": [11, 11, 10]},
+        },
+        "vision_config": _QWEN3_VISION | {
+            "model_type": "qwen3_5", "out_hidden_size": 4096, "deepstack_visual_indexes": []
+        },
+    },
+    "opt-2.7b": {
+        "model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "ffn_dim": 10240, "vocab_size": 50272, "max_position_embeddings": 2048, "torch_dtype": "float16",
+    },
+    "gemma-3-27b": {
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text", "head_dim": 128, "hidden_size": 5376, "intermediate_size": 21504,
+            "num_attention_heads": 32, "num_hidden_layers": 62, "num_key_value_heads": 16, "sliding_window": 1024,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+            "num_attention_heads": 16, "num_hidden_layers": 27, "image_size": 896, "patch_size": 14,
+        },
+    },
+    "ministral-3-14b": {
+        "model_type": "ministral3", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 16384, "vocab_size": 131072,
+        "max_position_embeddings": 262144, "tie_word_embeddings": False,
+    },
+    "glm-4.7": {
+        "model_type": "glm4_moe", "hidden_size": 5120, "num_hidden_layers": 92, "num_attention_heads": 96,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+        "n_routed_experts": 160, "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 3,
+        "vocab_size": 151552, "max_position_embeddings": 202752, "partial_rotary_factor": 0.5, "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "exaone-4-32b-fp8": {
+        "model_type": "exaone4", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 27392, "vocab_size": 102400,
+        "max_position_embeddings": 131072, "sliding_window": 4096, "tie_word_embeddings": False,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 16,
+        "quantization_config": {"quant_method": "fp8"},
+    },
+    "granite-3.3-2b": {
+        "model_type": "granite", "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 49159, "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
     },
 }  # fmt: skip

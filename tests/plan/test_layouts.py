@@ -183,3 +183,19 @@ def test_what_of_a_checkpoint_is_served() -> None:
     names = ("model.layers.0.a", "mtp.layers.0.a", "talker.model.layers.0.a", "model.visual.blocks.0.a")
     found = summarize_checkpoint(Tensor(name, "BF16", 10) for name in (*names, "transformer.encoder.layers.1.a"))
     assert (found.layers, found.beside) == ({0: 10, 1: 10}, 10)
+
+
+def test_fewer_images_may_take_less() -> None:
+    """limit_mm_per_prompt and the like: the tower's run may be smaller, so only the high end counts it whole."""
+    whole = plan("qwen2.5-vl-7b", "1x1x4090", 1, 1, max_model_len=8192)
+    less = plan("qwen2.5-vl-7b", "1x1x4090", 1, 1, max_model_len=8192, sees_images=False)
+    assert less.overhead.low < whole.overhead.low - 0.5 * GIB
+    assert less.overhead.high == whole.overhead.high
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [("NVIDIA L40", "L40"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("NVIDIA A30", "A30")],
+)
+def test_cards_of_like_names(reported: str, name: str) -> None:
+    assert find_kind(reported).name == name

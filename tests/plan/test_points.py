@@ -11,7 +11,7 @@ from raylaunch.plan.forecast import make_model
 from raylaunch.plan.gpus import GIB, Fleet, Machine, find_kind
 from raylaunch.plan.kv_cache import CacheSettings, measure_tokens, plan_cache
 from raylaunch.plan.layout import Layout, Planner
-from raylaunch.plan.settings import PlanSettings, read_version
+from raylaunch.plan.settings import PlanSettings, measure_element, read_version
 from raylaunch.plan.shape import read_shape
 from tests.plan.shapes import CONFIGS
 
@@ -30,18 +30,19 @@ class Point:
 
     def plan(self) -> Layout:
         tp, pp = int(self.row["tp"]), int(self.row["pp"])
-        kind = replace(find_kind(self.row["gpu"]), memory_gib=float(self.row["total_gib"]))
+        kind = replace(find_kind(self.row["gpu"] or "A100"), memory_gib=float(self.row["total_gib"]))
         settings = PlanSettings(
             max_model_len=self.whole("max_model_len"), max_num_batched_tokens=self.whole("batched"),
             max_num_seqs=self.whole("seqs"), gpu_memory_utilization=self.number("util") or 0.9, named=(tp, pp),
-            vllm=read_version(self.row["vllm"]),
+            vllm=read_version(self.row["vllm"]), enforce_eager=bool(self.row["eager"]),
+            kv_cache_dtype=self.row["kv"] or "auto", quantization=self.row["quantization"] or None,
         )  # fmt: skip
         model = make_model(CONFIGS[self.row["config"]], [], settings, "")
         return Planner(model, Fleet((Machine(kind, tp * pp),)), settings).plan(tp, pp, is_named=True)
 
     def has_range(self) -> bool:
         """Whether the log has all that the range depends on, of the engine that vLLM has now (V1, since 0.8.5)."""
-        needed = (self.number("avail_kv_gib"), self.number("util"))
+        needed = (self.number("avail_kv_gib"), self.number("util"), self.row["gpu"] or None)
         return None not in needed and read_version(self.row["vllm"]) >= (0, 8, 5)
 
     def is_inside(self) -> bool:
@@ -58,7 +59,8 @@ def test_weights_are_those_of_the_log(point: Point) -> None:
     """Within 1 %, quantized ones within 2 %."""
     loaded = point.number("load_gib")
     assert loaded is not None
-    limit = 0.02 if "quantization_config" in CONFIGS[point.row["config"]] else 0.01
+    is_quantized = "quantization_config" in CONFIGS[point.row["config"]] or point.row["quantization"]
+    limit = 0.02 if is_quantized else 0.01
     assert max(point.plan().weights) / GIB == pytest.approx(loaded, rel=limit)
 
 
@@ -70,7 +72,8 @@ def test_weights_are_those_of_the_log(point: Point) -> None:
 def test_tokens_follow_from_available_bytes(point: Point) -> None:
     """Within 0.5 %, by the rule of that version of vLLM."""
     layout, shape = point.plan(), read_shape(CONFIGS[point.row["config"]])
-    cache = CacheSettings(layout.tp, layout.max_model_len, layout.run.max_num_batched_tokens)
+    element = measure_element(point.row["kv"] or "bfloat16")
+    cache = CacheSettings(layout.tp, layout.max_model_len, layout.run.max_num_batched_tokens, element)
     plan = plan_cache(shape, cache)
     begins = [sum(layout.sizes[:at]) for at in range(layout.pp)]
     stages = [range(begin, begin + size) for begin, size in zip(begins, layout.sizes, strict=True)]
@@ -83,35 +86,34 @@ def test_tokens_follow_from_available_bytes(point: Point) -> None:
 
 
 def test_range_holds_what_vllm_took() -> None:
-    """In at least 90 % of the logs, and at most 20 % wide on cards under 50 GB."""
+    """In at least 90 % of the logs, and at most 20 % wide on cards under 50 GB.
+
+    Where less than 7 GiB are left for the cache, a cold compile alone is more (148 and 149: 4.92 and 5.91 GiB of one
+    launch): there at most 1.75 GiB.
+    """
     inside = [point.is_inside() for point in RANGED]
     assert sum(inside) >= 0.9 * len(inside)
     for point in RANGED:
         layout = point.plan()
         if float(point.row["total_gib"]) < 50:
             middle = (layout.tokens.low + layout.tokens.high) / 2
-            assert layout.tokens.high - layout.tokens.low <= 0.2 * middle, point.row["id"]
+            is_narrow = layout.tokens.high - layout.tokens.low <= 0.2 * middle
+            is_full = layout.kv_cache.low < 7 * GIB and layout.kv_cache.high - layout.kv_cache.low <= 1.75 * GIB
+            assert is_narrow or is_full, point.row["id"]
 
 
 def test_constants_do_not_hang_on_one_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave one out: with the upper constants as small as the other logs allow, most logs are still inside."""
+    """Leave one out: the upper constants that the other logs allow are at most 0.2 GiB smaller."""
     names = ("_BASE_HIGH", "_COLD_HIGH")
     kept = {name: getattr(overhead, name) for name in names}
+    inside = [point for point in RANGED if point.is_inside()]
 
-    def shrink(by: float) -> None:
+    def shrink(by: float) -> list[Point]:
         for name, value in kept.items():
             monkeypatch.setattr(overhead, name, value - by)
+        return [point for point in inside if not point.is_inside()]
 
-    def find_least(points: list[Point]) -> float:
-        steps = [step / 20 * GIB for step in range(24, -1, -1)]
-        for step in steps:
-            shrink(step)
-            if all(point.is_inside() for point in points):
-                return step
-        return 0.0
-
-    held = []
-    for left_out in RANGED:
-        shrink(find_least([point for point in RANGED if point is not left_out]))
-        held.append(left_out.is_inside())
-    assert sum(held) >= len(held) - 1
+    outside = {step: len(shrink(step / 10 * GIB)) for step in range(13)}
+    first = min(step for step, count in outside.items() if count)
+    second = min(step for step, count in outside.items() if count > 1)
+    assert second - first <= 2
