@@ -4,12 +4,9 @@ Addresses of this machine and of private networks are asked directly, whatever h
 never goes through a proxy. Redirects are followed to the same host only, with method, body and key.
 """
 
-import contextlib
 import errno
 import http.client
-import ipaddress
 import json
-import os
 import re
 import socket
 import ssl
@@ -22,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from raylaunch.base.errors import RaylaunchError
+from raylaunch.base.proxies import find_proxy, is_near
 from raylaunch.base.text import escape
 from raylaunch.base.text import quote as quote_text
 from raylaunch.base.tls import SYSTEM_TLS, CertificateFileError, CertificateFiles, ClientTls, make_client_context
@@ -104,6 +102,9 @@ def find_base_url(url: str) -> str:
         is_server = False
     if not is_server or any(char.isspace() or not char.isprintable() for char in text):
         raise RequestError(HttpFailure.URL, f"{hide_password(url)!r} is not a URL of a server")
+    if "@" in parts.netloc:
+        what = f"{hide_password(text)} had a user name or password, which raylaunch does not send: an API key is all"
+        raise RequestError(HttpFailure.URL, what)
     path = quote(_ENDPOINT.sub("", parts.path.rstrip("/")), safe="/%:@!$&'()*+,;=~")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
@@ -111,37 +112,6 @@ def find_base_url(url: str) -> str:
 def hide_password(url: str) -> str:
     """A URL without what may be a password in it."""
     return re.sub(r"(?<=://)[^/@\s]*@", "", url)
-
-
-def is_near(host: str) -> bool:
-    """Whether a host is this machine, or has an address that is not public."""
-    try:
-        found = {entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):
-        return False
-    return any(_is_near_address(str(address)) for address in found)
-
-
-def _is_near_address(address: str) -> bool:
-    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
-        return True
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        return True  # an address of this machine
-    return False
-
-
-def needs_no_proxy(url: str) -> bool:
-    """Whether a proxy of this environment would take requests to `url`, which is near."""
-    parts = urlsplit(url)
-    return bool(urllib.request.getproxies().keys() & {parts.scheme, "all"}) and is_near(parts.hostname or "")
-
-
-def exempt_loopback() -> None:
-    """Exempt loopback from this process's proxies, for HTTP clients of others."""
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
 def open_url(url: str, access: Access, body: bytes | None = None) -> http.client.HTTPResponse:
@@ -207,6 +177,9 @@ def explain(error: Exception, url: str, timeout_s: float) -> RequestError:
         return RequestError(HttpFailure.TLS_CLOSED, f"{url} closed the TLS connection before its answer was complete")
     if isinstance(cause, ssl.SSLError):
         return _explain_tls(cause, url)
+    if isinstance(cause, ConnectionRefusedError | socket.gaierror) and (proxy := hide_password(find_proxy(url))):
+        words = f"{cause.strerror}; no_proxy={urlsplit(url).hostname} asks it directly"
+        return RequestError(HttpFailure.UNREACHABLE, f"no way to {url} through the proxy {proxy}: {words}")
     if isinstance(cause, TimeoutError):
         return RequestError(HttpFailure.SILENT, f"no answer from {url} within {timeout_s:g} s")
     if isinstance(cause, ConnectionRefusedError):

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from raylaunch.base import http_client
+from raylaunch.base import proxies
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts
@@ -28,7 +28,7 @@ def connect(cluster: ClusterFile, port: int) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
     token = artifacts.find_token(cluster).read_text().strip()
-    http_client.exempt_loopback()  # Ray's client takes the proxies of the environment
+    proxies.exempt_loopback()  # Ray's client takes the proxies of the environment
     try:
         return JobSubmissionClient(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"})
     except (ConnectionError, RuntimeError) as error:

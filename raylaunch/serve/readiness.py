@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from raylaunch.base import http_client
+from raylaunch.base import http_client, proxies
 from raylaunch.base.errors import EngineError
 from raylaunch.base.http_client import Access, HttpFailure, RequestError
 from raylaunch.base.tls import CertificateFiles, ClientTls
@@ -192,7 +192,7 @@ def make_curl(
     if client_cert is not None:
         files = zip(("--cert", "--key"), client_cert, strict=True)
         options += "".join(f"{name} {shlex.quote(str(path))} " for name, path in files if path is not None)
-    if http_client.needs_no_proxy(url):
+    if proxies.needs_no_proxy(url):
         options += "--noproxy '*' "
     if question is None:
         return f"curl -s -i {options}{shlex.quote(f'{url}/health')}"

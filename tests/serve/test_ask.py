@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from raylaunch.base.errors import ServiceError
-from raylaunch.base.http_client import Access, find_base_url, is_near
+from raylaunch.base.http_client import Access, find_base_url
+from raylaunch.base.proxies import is_near
 from raylaunch.base.tls import ClientTls, make_client_context
 from raylaunch.cli.main import _run
 from raylaunch.serve.ask import Server, ask
@@ -244,6 +245,18 @@ def test_own_addresses_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch
     assert is_near("fd00::1")
     assert is_near("100.64.0.1")
     assert not is_near("8.8.8.8")
+
+
+def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the server behind it, which nobody asked; and no password."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://u:hush@127.0.0.1:1")
+    with pytest.raises(ServiceError) as caught:
+        collect("http://8.8.8.8")
+    assert "no way to http://8.8.8.8/v1/models through the proxy http://127.0.0.1:1: Connection" in caught.value.what
+    assert "no_proxy=8.8.8.8" in caught.value.what
+    with pytest.raises(ServiceError, match="had a user name or password, which raylaunch does not"):
+        collect("http://u:hush@127.0.0.1:1")
 
 
 def test_a_question_that_is_no_utf8_is_refused() -> None:
