@@ -98,9 +98,9 @@ def find_kind(name: str, memory_bytes: int | None = None) -> GpuKind:
 
     A name that no kind matches has the rates of a PCIe card, and needs `memory_bytes`.
     """
-    plain = re.sub(r"nvidia|geforce|rtx|tesla|generation|[\s_-]", "", name.lower())
-    matching = [kind for key, kind in KINDS.items() if key.replace("-", "") in plain.replace("gb", "gb")]
-    if plain.startswith("a100") and memory_bytes and memory_bytes < 50 * GIB:
+    plain = re.sub(r"[\s_-]\d+\s?gb|nvidia|geforce|rtx|tesla|generation|[\s_-]", "", name.lower())
+    matching = [kind for key, kind in KINDS.items() if re.search(rf"{key}(?!\d)", plain)]
+    if plain.startswith("a100") and ("40gb" in name.lower() or (memory_bytes and memory_bytes < 50 * GIB)):
         matching = [KINDS["a100-40gb"]]
     kind = max(matching, key=lambda found: len(found.name), default=replace(_UNKNOWN, name=name))
     return replace(kind, memory_gib=memory_bytes / GIB) if memory_bytes else kind

@@ -195,7 +195,11 @@ def test_fewer_images_may_take_less() -> None:
 
 @pytest.mark.parametrize(
     ("reported", "name"),
-    [("NVIDIA L40", "L40"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("NVIDIA A30", "A30")],
+    [
+        *(("NVIDIA L40", "L40"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("NVIDIA A30", "A30")),
+        *(("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-PCIE-40GB", "A100-40GB"), ("A100-SXM4-80GB", "A100")),
+        ("NVIDIA RTX A4000", "NVIDIA RTX A4000"),  # of 16 GB, and no A40
+    ],
 )
 def test_cards_of_like_names(reported: str, name: str) -> None:
     assert find_kind(reported).name == name
