@@ -1,7 +1,8 @@
 """Options and environment variables that vLLM removed, 0.6 to 0.33: since which release, and what to write now.
 
 `data/removed_options.json` has them, from the sources of all these releases: the fields of EngineArgs, AsyncEngineArgs
-and FrontendArgs, those of the config classes since 0.16 (dotted), and the variables of vllm/envs.py that users set.
+and FrontendArgs, those of the config classes since 0.16 (dotted, three older ones too), and the variables of
+vllm/envs.py that users set.
 """
 
 import functools
