@@ -1,4 +1,4 @@
-"""bench, and what is done with its results: compare, report."""
+"""bench; bench_results.py has what is done with its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raylaunch.cli import values
+from raylaunch.cli.bench_results import compare, draw, draw_report
 from raylaunch.cli.options import CLUSTER, JSON, LAUNCH, PORT, load_launch, make_tls, tls_options
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def run_bench(context: click.Context, /, **given: Any) -> int:
         _run_there(context, path)
     else:
         _run_here(options, path)
-    _draw(path, html=options.report, png=options.png)
+    draw(path, html=options.report, png=options.png)
     result = result_file.read_result(path)
     if options.as_json:
         console.print_json(result_file.to_json(result))
@@ -267,42 +268,6 @@ def _run(test: "LoadTest", *, address: str | None, sample: bool) -> Any:
         return run_test(test, runner, sampler, show=show)
 
 
-def _draw(result: Path, *, html: bool, png: bool) -> None:
-    from raylaunch.base import console
-
-    if html:
-        from raylaunch.bench.report import write_report
-
-        console.say(f"report: {write_report(result, result.with_suffix('.html'))}")
-    if png:
-        from raylaunch.bench.png_card import write_png
-
-        console.say(f"picture: {write_png(result, result.with_suffix('.png'))}")
-
-
-@bench.command("report", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("result", type=click.Path(path_type=Path))
-@click.option("--png", is_flag=True, help="Also draw a PNG.")
-def draw_report(result: Path, png: bool) -> None:
-    """Draw a result again: RESULT.html beside it, and RESULT.png with --png."""
-    _draw(result, html=True, png=png)
-
-
-@bench.command("compare", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@JSON
-def compare(a: Path, b: Path, as_json: bool) -> None:
-    """Compare two results: confidence intervals, and a verdict where the data support one."""
-    from raylaunch.base import console
-    from raylaunch.bench.compare import compare_files, describe_comparison
-
-    differences, found = compare_files(a, b)
-    if as_json:
-        levels = [one.to_fields() for one in found]
-        console.print_json({"a": str(a), "b": str(b), "differences": differences, "levels": levels})
-    else:
-        console.print_result("\n".join([f"A: {a}", f"B: {b}", *describe_comparison(differences, found)]))
-
-
+bench.add_command(draw_report)
+bench.add_command(compare)
 COMMANDS = (bench,)

@@ -19,13 +19,14 @@ from raylaunch.base.errors import ClusterFileError
 from raylaunch.config import yaml_reader
 from raylaunch.config.cluster_checks import check_cluster
 from raylaunch.config.defaults import MODELS_FOLDER
+from raylaunch.config.file_content import FileKind, fetch_content
 from raylaunch.config.gpu_request import GpuRequest
 from raylaunch.config.layers import LayeredValues, describe_path
 from raylaunch.config.run_options import RunOptions
 from raylaunch.config.schema import FileSchema
 from raylaunch.config.validation import check_values
 
-KIND = yaml_reader.FileKind(
+KIND = FileKind(
     "cluster file",
     "a `cluster_name:` and a `provider:` block at least",
     frozenset({"model", "cluster", "engine", "server"}),
@@ -110,7 +111,7 @@ def load(path: Path) -> ClusterFile:
         ClusterFileError: with every problem found, each with file:line: key.
     """
     layered = LayeredValues()
-    content = yaml_reader.fetch_content(path, layered, KIND)
+    content = fetch_content(path, layered, KIND)
     return _read(path, content, layered)
 
 

@@ -12,8 +12,10 @@ from pydantic import JsonValue
 
 from raylaunch.base.errors import LaunchFileError
 from raylaunch.config import overrides, parallelism, schema, validation, yaml_reader
+from raylaunch.config.blocks import FallbackLayout
 from raylaunch.config.companions import check_companions
-from raylaunch.config.launch import FallbackLayout, LaunchConfig
+from raylaunch.config.file_content import fetch_content
+from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, flatten
 
 
@@ -33,7 +35,7 @@ def load(path: Path | None, *, sets: Sequence[str] = (), environ: Mapping[str, s
     if path is None:
         content: bytes | None = (importlib.resources.files("raylaunch.data") / "demo.yaml").read_bytes()
     else:
-        content = yaml_reader.fetch_content(path, layered)
+        content = fetch_content(path, layered)
     if content is not None:
         yaml_reader.read_file(path, content, layered)
     overrides.read_variables(environ, known, layered)

@@ -3,13 +3,8 @@
 Only the form is checked here; `validation` and `cluster_file` check keys and values.
 """
 
-import difflib
-import itertools
-import os
 import re
-import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,10 @@ import yaml
 from pydantic import JsonValue
 
 from raylaunch.base.text import is_encodable, printable
+from raylaunch.config.file_content import LAUNCH_FILE, MAX_BYTES, FileKind
 from raylaunch.config.layers import BLOCKS, Key, LayeredValues, ValueSource, describe_path, flatten, show_key
 from raylaunch.config.yaml_scalars import TAG, list_resolvers, read_scalar
 
-_MAX_BYTES = 1 << 20
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_NUMBER = 1 << 63
@@ -30,19 +25,6 @@ _WIDE_COLON = re.compile(r"^[ -]*\w+(?=：)", re.MULTILINE)
 _COLON_HINT = "a full-width colon (：); write : and a space"
 _VARIABLE = re.compile(r"\$(?:\w+|\{.*\})")
 _IN_PATH = re.compile(r"\$\{\w+\}")
-
-
-@dataclass(frozen=True, slots=True)
-class FileKind:
-    """What a file is called in messages, and what it needs at least."""
-
-    noun: str
-    needs: str
-    of_others: frozenset[str] = frozenset()
-    """Blocks that a file of another kind begins with."""
-
-
-LAUNCH_FILE = FileKind("launch file", "a `model:` block at least", frozenset({"provider", "auth", "cluster_name"}))
 
 
 class BadYamlError(Exception):
@@ -253,8 +235,8 @@ def _read_blocks(document: JsonValue, kind: FileKind) -> dict[str, JsonValue]:
 
 
 def _decode(content: bytes, kind: FileKind) -> str:
-    if len(content) > _MAX_BYTES:
-        raise BadYamlError(f"larger than {_MAX_BYTES >> 20} MiB: this is not a {kind.noun}")
+    if len(content) > MAX_BYTES:
+        raise BadYamlError(f"larger than {MAX_BYTES >> 20} MiB: this is not a {kind.noun}")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadYamlError("UTF-16 text: save the file as UTF-8")
     if b"\0" in content:
@@ -265,47 +247,3 @@ def _decode(content: bytes, kind: FileKind) -> str:
         before = content[: error.start]
         mark = yaml.Mark("", 0, before.count(b"\n"), len(before) - before.rfind(b"\n") - 1, None, 0)
         raise BadYamlError("not UTF-8 text", mark) from None
-
-
-def fetch_content(path: Path, layered: LayeredValues, kind: FileKind = LAUNCH_FILE) -> bytes | None:
-    """The bytes of a launch file (at most one more than may be), or None with the problem layered."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            what = f"is a directory, not a {kind.noun}" + _name_files(path)
-        elif not stat.S_ISREG(status.st_mode):
-            what = "is not a regular file"
-        else:
-            with path.open("rb") as file:
-                return file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        what = "no such file" + _name_nearest(path)
-    except PermissionError:
-        what = "no permission to read it"
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        what = f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}"
-    layered.problems.append(f"{describe_path(path)}: {what}")
-    layered.unread = True
-    return None
-
-
-def _list_launch_files(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in itertools.islice(entries, 1000)]
-    except OSError:
-        return []
-    return sorted(name for name in names if name.endswith((".yaml", ".yml")) and is_encodable(name))
-
-
-def _name_files(folder: Path) -> str:
-    names = _list_launch_files(folder)
-    return f"; in it: {', '.join(names[:5])}" if names else ""
-
-
-def _name_nearest(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f", nor a folder {describe_path(path.parent)}"
-    names = _list_launch_files(path.parent)
-    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4) or names[:1]
-    return f"; nearest is {path.parent / nearest[0]}" if nearest else ""

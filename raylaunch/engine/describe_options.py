@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raylaunch.config.launch import ClusterBlock, FallbackBlock, KeepBlock, ModelBlock
+from raylaunch.config.blocks import ClusterBlock, FallbackBlock, KeepBlock, ModelBlock
 from raylaunch.config.layers import BLOCKS
 from raylaunch.config.schema import FileSchema, Part
 from raylaunch.config.type_options import Describer, find_bounds

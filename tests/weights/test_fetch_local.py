@@ -15,7 +15,7 @@ import pytest
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.processes import wait_until
-from raylaunch.config.launch import ModelBlock
+from raylaunch.config.blocks import ModelBlock
 from raylaunch.node.manifest import MANIFEST, Manifest
 from raylaunch.node.model_folder import find_problems
 from raylaunch.weights import hub, smollm2
