@@ -115,13 +115,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--rehearse", action="store_true", help="of starts: on logical GPUs")
     asked = parser.parse_args()
+    if asked.rehearse and asked.what != "starts":
+        parser.error(f"{asked.what} needs GPUs")
     folder = Path(tempfile.mkdtemp(prefix="net-"))
     nodes, gpus = (1, 2) if asked.what == "links" else (2, 1)
     launch = write_launch(folder, nodes=nodes, gpus=gpus)
     command = f"python -m benchmarks.network_check {asked.what} {asked.out}{' --rehearse' if asked.rehearse else ''}"
     result: dict[str, Any] = {"command": command}
     with nullcontext() if asked.rehearse else servers.ray_nodes(folder, nodes, gpus) as address:
-        if asked.what == "starts" or address is None:
+        if address is None or asked.what == "starts":
             result |= time_starts(launch, folder, address, asked.pairs)
         else:
             ways = WAYS if asked.what == "links" else {"as it is": {}}

@@ -193,7 +193,8 @@ def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
 
     folders = [loaded.model_folder, *(Path(found.folder) for found in list_fetched(loaded))]
     for running, folder in itertools.product(service_record.list_services(), folders):
-        if running.is_alive() and folder.resolve() in map(Path.resolve, map(Path, running.model_folders)):
+        loads = (*running.model_folders, *running.models)  # one of an older raylaunch has its path as a name only
+        if running.is_alive() and folder.resolve() in map(Path.resolve, map(Path, loads)):
             stop = Viewpoint.of_this_process().command("stop", f"--port={running.port}")
             raise WeightsError(f"{folder} is being served on port {running.port}", fix=f"`{stop}`")
     gathered = [_gather_agents(loaded, folder, waits=False) for folder in folders]

@@ -29,6 +29,11 @@ _OF_ONE_ENGINE = _OF_ONE | {"VLLM_SERVER_DEV_MODE": "what a request puts to slee
 """The same of one replica."""
 
 
+def is_on(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether an environment variable of vLLM's is switched on."""
+    return environ.get(name, "0").strip().lower() in ("1", "true")
+
+
 def choose_count(launch: LaunchConfig, *, is_real: bool, cores: int, environ: Mapping[str, str] = os.environ) -> int:
     """The number for a launch: what it sets; for `auto` four where the head has the cores and streams may be many.
 
@@ -40,7 +45,7 @@ def choose_count(launch: LaunchConfig, *, is_real: bool, cores: int, environ: Ma
         LaunchFileError: several processes or replicas are set, and an environment variable lets requests change one.
     """
     value = launch.server.get("api_server_count") or AUTO
-    set_here = [name for name in _OF_ONE_ENGINE if environ.get(name, "0").strip().lower() in ("1", "true")]
+    set_here = [name for name in _OF_ONE_ENGINE if is_on(name, environ)]
     if launch.replicas > 1 and set_here:
         what = f"{launch.replicas} replicas, but {set_here[0]} is set: {_OF_ONE_ENGINE[set_here[0]]} "
         what += "would be known to one of them only"

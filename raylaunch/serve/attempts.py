@@ -172,7 +172,7 @@ def check_api_servers(resolved: ResolvedLaunch) -> None:
     Raises:
         LaunchFileError: one cannot have as many as it sets.
     """
-    if os.environ.get(api_servers.RUST, "0").strip().lower() in ("1", "true"):
+    if api_servers.is_on(api_servers.RUST):
         console.say(f"warning: {api_servers.RUST} has no effect: {api_servers.KEY} says how many processes serve")
     for layout in (resolved, *resolved.fallbacks):
         count_api_servers(layout)

@@ -28,9 +28,13 @@ def test_check_names_a_damaged_companion(model_hub: Hub, tmp_path: Path) -> None
     assert "config.json has 0 bytes" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("field", ["model_folders", "models"])
 @pytest.mark.parametrize("name", ["model", REPO.replace("/", "--"), "link"])
-def test_folders_that_a_service_loads_are_not_removed(model_hub: Hub, tmp_path: Path, name: str) -> None:
-    """Also where the service has another name for its model, and by a link to the folder."""
+def test_folders_that_a_service_loads_are_not_removed(model_hub: Hub, tmp_path: Path, name: str, field: str) -> None:
+    """Also where the service has another name for its model, and by a link to the folder.
+
+    A service of an older raylaunch has the path among its models only.
+    """
     launch = tmp_path / "launch.yaml"
     draft = f"{{model: {REPO}, revision: {COMMIT}, num_speculative_tokens: 2}}"
     launch.write_text(
@@ -41,7 +45,7 @@ def test_folders_that_a_service_loads_are_not_removed(model_hub: Hub, tmp_path: 
     (tmp_path / "link").symlink_to("model")
     served = dataclasses.replace(PublishedState(load(launch, environ={}), rehearsal=None).service, port=1)
     assert served.model_folders == (str(tmp_path / "model"), str(tmp_path / REPO.replace("/", "--")))
-    dataclasses.replace(served, model_folders=(str(tmp_path / name),)).save()
+    dataclasses.replace(served, **{"model_folders": (), field: (str(tmp_path / name),)}).save()
     done = run_weights(launch, "rm", "--yes")
     assert done.returncode == 1
     assert "is being served on port 1" in done.stderr

@@ -6,7 +6,7 @@ Actors carry the code to the nodes; each starts a child that can be killed, so a
 import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,14 +51,14 @@ def check_network(request: NetworkRequest) -> NetworkReport:
     """Measure, judge, and end everything that was started; this process must have joined Ray."""
     began = time.monotonic()
     nodes = list({place.node.node_id: place.node for place in request.places}.values())
-    with ship.node_code(), _ending() as started:
-        hosts = _start_hosts(nodes, started)
+    with ship.node_code(), _starting() as start:
+        hosts = {node.ip: start(node.ip, ship.on_node(node.node_id)) for node in nodes}
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
         versions = [find_version(name) or "" for name in ("torch", "ray")]
         fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
         proof = None if request.is_fresh else memory.recall(fingerprint)
-        ranks = _start_ranks(request, hosts, started) if proof is None else {}
+        ranks = _start_ranks(request, hosts, start) if proof is None else {}
         links = _measure_links(hosts, facts, quick=proof is not None)
         measured = NetworkMeasured(request.places, facts, links, shapes=request.shapes)
         findings = _find_silent(nodes, facts) + _judge_hosts(measured)
@@ -94,27 +94,27 @@ def _carry_variables() -> dict[str, str]:
 
 
 @contextmanager
-def _ending() -> Iterator[list[Any]]:
-    """A list for the actors that are started; those in it are ended."""
+def _starting() -> Iterator[Callable[..., Any]]:
+    """A function that starts an actor, from its node's address and a scheduling strategy; all are ended."""
     import ray
 
+    prober = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(NetworkProber)
+    source = inspect.getsource(collective)
     started: list[Any] = []
+
+    def start(ip: str, where: Any, *, num_gpus: int = 0) -> Any:
+        started.append(prober.options(num_gpus=num_gpus, scheduling_strategy=where).remote(ip, source))
+        return started[-1]
+
     try:
-        yield started
+        yield start
     finally:
         trials.gather({number: actor.close.remote() for number, actor in enumerate(started)}, 10.0)
         for actor in started:
             ray.kill(actor)
 
 
-def _start_hosts(nodes: Sequence[ClusterNode], started: list[Any]) -> Mapping[str, Any]:
-    """An actor on each node, by address."""
-    hosts = {node.ip: _start(ship.on_node(node.node_id), node.ip, num_gpus=0) for node in nodes}
-    started += hosts.values()
-    return hosts
-
-
-def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], started: list[Any]) -> Mapping[int, Any]:
+def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], start: Callable[..., Any]) -> Mapping[int, Any]:
     """An actor for each rank, which imports PyTorch; in a rehearsal a node's actor is its first rank."""
     ranks: dict[int, Any] = {}
     if request.is_logical or request.reservation is None:
@@ -124,19 +124,11 @@ def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], started: lis
     else:
         for place in request.places:
             where = ship.in_bundle(request.reservation, place.rank)
-            ranks[place.rank] = _start(where, place.node.ip, num_gpus=1)
-        started += ranks.values()
+            ranks[place.rank] = start(place.node.ip, where, num_gpus=1)
     if len(request.places) > 1:
         for actor in ranks.values():
             actor.prepare.remote()
     return ranks
-
-
-def _start(where: Any, ip: str, *, num_gpus: int) -> Any:
-    import ray
-
-    prober = ray.remote(num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=8)(NetworkProber)
-    return prober.options(scheduling_strategy=where).remote(ip, inspect.getsource(collective))
 
 
 def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NodeNetwork]) -> list[Finding]:
