@@ -1,6 +1,7 @@
 """Another image for a whole cluster, and back; `explain --cluster` over its hosts. Needs root, docker and sshd."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -221,7 +222,11 @@ def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
         causes = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
         assert "worker_killed" in causes, explained.stdout
         assert {place["host"] for place in causes["worker_killed"]["where"]} == {worker}, explained.stdout
-        lines = [line for line in causes["worker_killed"]["evidence"] if line["file"].startswith(f"{worker}:")]
+        lines = [
+            line
+            for line in causes["worker_killed"]["evidence"]
+            if re.fullmatch(f"{worker}:.*/event_RAYLET.log", line["file"])
+        ]
         moments = [datetime.fromisoformat(line["at"]).timestamp() + AHEAD_S for line in lines]
         assert moments, explained.stdout
         assert all(before - 5 < moment < after + 5 for moment in moments), (before, after, lines)
