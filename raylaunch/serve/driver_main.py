@@ -18,6 +18,7 @@ from raylaunch.base.ipc import Failed, ParentLink, end_on_sigterm
 from raylaunch.base.processes import MARK_VARIABLE
 from raylaunch.cluster import monitor, placement, ray_session
 from raylaunch.config import launch_file
+from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.preflight.findings import raise_on_errors
 from raylaunch.preflight.requirements import make_request
@@ -44,15 +45,13 @@ _FREEING_S = 20.0
 """A killed process's GPU memory is free within a second or two, a zombie's never."""
 
 
-def place(order: PlaceRanks, parent: ParentLink) -> Driver:
-    """From an order to reserved GPUs, reporting each stage; the driver that holds them.
+def fetch(launch: LaunchConfig) -> float:
+    """Fetch a model that belongs into raylaunch's own folder; returns the seconds that it took.
 
     Raises:
-        RaylaunchError: what keeps the ranks from their places.
-        BrokenPipeError: the supervisor is gone.
+        RaylaunchError: it cannot be fetched, or is none that can be served.
     """
     began = time.monotonic()
-    launch = order.launch
     if launch.model.path is None and launch.model.repo is not None:
         fetch_model(
             launch.model.repo,
@@ -63,7 +62,20 @@ def place(order: PlaceRanks, parent: ParentLink) -> Driver:
             report=console.say,
         )
         launch_file.check_local_model(launch)
-    fetch_s = time.monotonic() - began
+    return time.monotonic() - began
+
+
+def place(order: PlaceRanks, parent: ParentLink, fetch_s: float) -> Driver:
+    """From an order to reserved GPUs, reporting each stage; the driver that holds them.
+
+    Args:
+        fetch_s: what `fetch` took.
+
+    Raises:
+        RaylaunchError: what keeps the ranks from their places.
+        BrokenPipeError: the supervisor is gone.
+    """
+    launch = order.launch
     threads = plan.bind_threads(order.standin, launch.world_size)
     driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)
     driver.first_node, driver.fallbacks = order.first_node, order.fallbacks
@@ -171,8 +183,9 @@ def main() -> None:
     try:
         order = parent.wait_for(PlaceRanks)
         console.speak_as(order.speaker)
+        fetch_s = fetch(order.launch)  # before the engine's environment, which keeps it from the hub
         os.environ.update(order.env_vars)
-        driver = place(order, parent)
+        driver = place(order, parent, fetch_s)
     except RaylaunchError as error:
         parent.send(Failed(error))
         sys.exit(1)

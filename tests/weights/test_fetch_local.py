@@ -15,9 +15,13 @@ import pytest
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.processes import wait_until
+from raylaunch.config import launch_file
 from raylaunch.config.blocks import ModelBlock
+from raylaunch.engine.rehearsal import plan
 from raylaunch.node.manifest import MANIFEST, Manifest
 from raylaunch.node.model_folder import find_problems
+from raylaunch.serve.driver_process import DriverProcess
+from raylaunch.serve.messages import PlaceRanks
 from raylaunch.weights import hub, smollm2
 from raylaunch.weights.fetch_local import fetch_model
 from tests.hub_server import COMMIT, Hub
@@ -66,6 +70,24 @@ def test_fetches_what_a_server_needs_and_nothing_else(model_hub: Hub, folder: Pa
     assert kept == wanted_of(model_hub)
     assert [path.name for path in folder.parent.iterdir() if path != folder] == [f"{folder.name}.lock"]
     assert model_hub.url in lines[0]
+
+
+def test_serve_fetches_from_the_hub(model_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the engine that follows is kept from it."""
+    monkeypatch.setenv("RAYLAUNCH_HOME", str(tmp_path))
+    file = tmp_path / "launch.yaml"
+    file.write_text(f"model: {{repo: {REPO}}}\ncluster: {{local: true}}\n")
+    launch = launch_file.load(file, environ=os.environ)
+    order = PlaceRanks(
+        launch, "cpu", is_rehearsal=False, wait_s=None, env_vars=plan.make_environment("cpu", 1), hold=False,
+        is_private=True, first_node=None,
+    )  # fmt: skip
+    driver = DriverProcess.start(order, os.environ)
+    try:
+        assert wait_until(lambda: (launch.model_folder / MANIFEST).exists() or not driver.is_alive(), _DEADLINE_S)
+        assert {*wanted_of(model_hub)} <= {path.name for path in launch.model_folder.iterdir()}
+    finally:
+        driver.stop()
 
 
 def test_complete_folder_needs_no_request(model_hub: Hub, folder: Path) -> None:
