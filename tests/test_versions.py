@@ -8,6 +8,7 @@ import pytest
 
 from raylaunch import __version__
 from raylaunch.base import versions
+from raylaunch.provision.template import BASE_IMAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,7 +30,7 @@ def test_pyproject_requires_these_versions() -> None:
 
 def test_dockerfile_has_these_versions() -> None:
     text = (ROOT / "docker" / "Dockerfile").read_text()
-    assert re.search(r"^FROM (\S+)$", text, re.M)[1] == f"vllm/vllm-openai:v{versions.VLLM}"
+    assert re.search(r"^FROM (\S+)$", text, re.M)[1] == BASE_IMAGE == f"vllm/vllm-openai:v{versions.VLLM}"
     assert set(re.findall(r"ray\[default\]==([\d.]+)", text)) == {versions.RAY}
     assert set(re.findall(r"raylaunch:([\d.]+\d)", text)) == {versions.VLLM}
 

@@ -16,8 +16,10 @@ from raylaunch.config import cluster_ports as ports
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts
 
+BASE_IMAGE = f"vllm/vllm-openai:v{versions.VLLM}"
+"""vLLM's official image, which docker/Dockerfile builds on."""
 LAYER_IMAGE = f"raylaunch:{versions.VLLM}"
-"""Image of docker/Dockerfile on vLLM's official one; built on each host where it is missing."""
+"""Image of docker/Dockerfile on BASE_IMAGE; built on each host where it is missing."""
 TOKEN_MOUNT = "/root/.ray"
 """Where Ray looks for its token in a container."""
 KIT_MOUNT = "/opt/raylaunch-image"

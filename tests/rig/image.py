@@ -17,11 +17,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from raylaunch.base import versions
+from raylaunch.provision.template import BASE_IMAGE
 from tests.rig.rig import Rig, start_rig
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "rig"
-BASE_IMAGE = f"vllm/vllm-openai:v{versions.VLLM}"
 LOGICAL_GPUS = 2
 """GPUs that Ray finds on each host (by its own override, RAY_OVERRIDE_RESOURCES): as many as its nvidia-smi lists."""
 _PACKAGES = "python3,rsync,openssh-client,procps,iproute2,ca-certificates,libnuma1,libstdc++6,libgomp1,curl"

@@ -17,6 +17,7 @@ from raylaunch.provision.doctor import probe_facts
 from raylaunch.provision.doctor.hardware_facts import Hardware, parse_hardware
 from raylaunch.provision.doctor.session import Listening, ProbeSession, connect
 from raylaunch.provision.ssh import Ssh, SshFailure, check_key
+from raylaunch.provision.template import BASE_IMAGE, LAYER_IMAGE
 
 SSH_PORT = 22
 ANY_PORT = 47_999
@@ -55,6 +56,8 @@ class HostFacts:
     system: probe_facts.System
     docker: probe_facts.RuntimeFacts
     objects: probe_facts.RuntimeObjects
+    has_base_image: bool
+    """Whether it has the image that `up` builds the cluster's image on."""
     gpus: probe_facts.HostGpus
     hardware: Hardware
     route: probe_facts.Route
@@ -113,11 +116,12 @@ def _probe_hosts(
     cluster: ClusterFile, ssh: Ssh, model_path: str | None
 ) -> tuple[tuple[HostFacts, ...], dict[str, SshFailure], dict[str, SshFailure | None]]:
     head, runtime = cluster.head_ip, runtime_of(cluster).program
+    base = BASE_IMAGE if cluster.image == LAYER_IMAGE else ""
 
     def probe(host: str) -> ProbeSession | SshFailure:
         peer = cluster.worker_ips[0] if host == head and cluster.worker_ips else head
         models = quote_folder(cluster.find_model_folder(model_path))
-        return connect(ssh, host, [cluster.container_name, cluster.image, peer, models, runtime])
+        return connect(ssh, host, [cluster.container_name, cluster.image, peer, models, runtime, base])
 
     with ThreadPoolExecutor(max_workers=2 * len(cluster.hosts)) as pool:
         answers = dict(zip(cluster.hosts, pool.map(probe, cluster.hosts), strict=True))
@@ -149,6 +153,7 @@ def make_facts(address: str, probe: probe_facts.Probe, network: NetworkFacts | N
         system=probe_facts.parse_system(probe.find("system")),
         docker=probe_facts.parse_docker(probe.find("docker")),
         objects=probe_facts.parse_objects(probe.find("objects")),
+        has_base_image=probe.find("base").status == 0,
         gpus=probe_facts.parse_gpus(probe.find("gpus"), probe.find("holders")),
         hardware=parse_hardware(probe.find("hardware")),
         route=probe_facts.parse_route(probe.find("route")),

@@ -13,6 +13,8 @@ from raylaunch.provision.doctor.verdicts import Check, Verdict
 _GIB = 1 << 30
 _IMAGE_GIB = 40
 """vLLM's image unpacked (about 30 GB), beside its compressed layers."""
+_LAYER_GIB = 5
+"""Ray and raylaunch on vLLM's image, and what building them writes."""
 _RESERVE_GIB = 2
 """For logs and what containers write, where the image is present."""
 _RAM_MIN_GIB, _RAM_PER_GPU_GIB = 4, 1
@@ -43,11 +45,15 @@ def _judge_disk(facts: HostFacts, cluster: ClusterFile) -> Verdict:
     runtime = runtime_of(cluster)
     if disk is None:
         return check.unknown(f"{runtime.program} does not report where it keeps images")
-    needed = _RESERVE_GIB if facts.objects.image else _IMAGE_GIB
+    if facts.objects.image:
+        needed, purpose = _RESERVE_GIB, "logs and containers need"
+    elif facts.has_base_image:
+        needed, purpose = _LAYER_GIB, "raylaunch's layer on vLLM's image needs"
+    else:
+        needed, purpose = _IMAGE_GIB, "the image needs"
     free = f"{disk.free / _GIB:.1f} GiB free for {runtime.program} ({disk.place})"
     tmp = next((found for found in facts.disks if found.place == "/tmp"), None)
     if disk.free < needed * _GIB:
-        purpose = "logs and containers need" if facts.objects.image else "the image needs"
         return check.failed(
             f"{free}: {purpose} {needed} GiB",
             f"on that host: {runtime.free_disk} shows what it can free, {sudo}du -xh --max-depth=2 / "

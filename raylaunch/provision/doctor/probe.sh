@@ -1,17 +1,17 @@
 # Inspects this host and changes nothing. Read by `bash -s` from ssh, so that nothing has to be installed.
 # Arguments: mark, container's name, image, address of another host, folder of models (as a shell's double-quoted text),
-# program of the container runtime.
+# program of the container runtime, image that the image is built on (may be empty).
 # Writes sections: "MARK NAME", what was found, "MARK = EXIT-STATUS"; the last is "MARK end". Then python3, if present,
 # reads the rest of stdin (network_probe.py).
-mark=$1 container=$2 image=$3 peer=$4 runtime=$6
+mark=$1 container=$2 image=$3 peer=$4 runtime=$6 base=$7
 eval "models=\"$5\"" # as the shell expands it that starts the container
 export LC_ALL=C PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 printf '\n%s begin\n' "$mark"
 box=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || exit 1 # in memory: works on a full disk
 trap 'rm -rf "$box"' EXIT
 
-probe() { # NAME SECONDS SCRIPT: in parallel, with a time limit; in SCRIPT $1 container, $2 image, $3 models, $4 runtime
-    { timeout -k 1 "$2" bash -c "$3" "$1" "$container" "$image" "$models" "$runtime" </dev/null >"$box/$1" 2>&1; echo $? >"$box/$1.rc"; } &
+probe() { # NAME SECONDS SCRIPT: in parallel, with a time limit; in SCRIPT $1 container, $2 image, $3 models, $4 runtime, $5 base
+    { timeout -k 1 "$2" bash -c "$3" "$1" "$container" "$image" "$models" "$runtime" "$base" </dev/null >"$box/$1" 2>&1; echo $? >"$box/$1.rc"; } &
 }
 
 # Exactly as Ray's launcher runs its commands: a missing, noisy or endless start-up file has the same effect here.
@@ -32,6 +32,7 @@ probe docker 10 'command -v "$4" >/dev/null || exit 127
 probe objects 10 'command -v "$4" >/dev/null || exit 127
     found=$("$4" inspect "$2" "$1" 2>&1); status=$?; echo "$found"
     if grep -q "\"Running\": true" <<<"$found"; then echo programs; "$4" top "$1" -eo pid,comm; fi; exit $status'
+probe base 10 '[ -n "$5" ] && "$4" image inspect --format "{{.Id}}" "$5"'
 probe gpus 10 'command -v nvidia-smi >/dev/null || exit 127
     nvidia-smi --query-gpu=index,uuid,name,memory.total,memory.used,driver_version --format=csv,noheader,nounits'
 probe holders 10 'command -v nvidia-smi >/dev/null || exit 127

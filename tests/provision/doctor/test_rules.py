@@ -209,6 +209,18 @@ def test_infiniband_reaches_the_container(
     assert pick(judge_network([host], cluster), "InfiniBand").state is state
 
 
+def test_a_host_with_vllms_image_needs_room_for_the_layer_alone(
+    judge_worker: Callable[..., list[Verdict]], make_host: Make
+) -> None:
+    """40 GiB are for vLLM's image, which a second `init` finds there."""
+    docker = replace(make_host(WORKER).docker, disk=probe_facts.Disk("/var/lib/docker", 20 << 30, 1 << 40))
+    bare: dict[str, Any] = {"docker": docker, "objects": probe_facts.RuntimeObjects(None, None)}
+    assert "the image needs 40 GiB" in pick(judge_worker(**bare), "disk").what
+    assert pick(judge_worker(**bare, has_base_image=True), "disk").state is VerdictState.OK
+    full = bare | {"docker": replace(docker, disk=probe_facts.Disk("/var/lib/docker", 4 << 30, 1 << 40))}
+    assert "layer on vLLM's image needs 5 GiB" in pick(judge_worker(**full, has_base_image=True), "disk").what
+
+
 def test_the_models_disk_is_that_of_its_volume(judge_worker: Callable[..., list[Verdict]], make_host: Make) -> None:
     """A volume of docker's own is on docker's disk."""
     sound = make_host(WORKER)
