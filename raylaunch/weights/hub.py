@@ -3,6 +3,7 @@
 HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as there. Other nodes receive a HubAccess.
 """
 
+import http.client
 import os
 import queue
 import re
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from raylaunch.base.errors import WeightsError
+from raylaunch.base.http_client import explain
 from raylaunch.node.loader_files import (
     DEFAULT_FORMAT,
     MODULES,
@@ -53,8 +55,8 @@ def explain_unreachable(endpoint: str | None = None) -> str | None:
     try:
         reason = answers.get(timeout=_PROBE_S + 1)
     except queue.Empty:
-        reason = f"no answer within {_PROBE_S:.0f} s"
-    return reason and f"{address} is out of reach ({reason})"
+        reason = f"no answer from {address} within {_PROBE_S:.0f} s"
+    return reason and f"the hub is out of reach: {reason}"
 
 
 def _probe(endpoint: str) -> str | None:
@@ -63,10 +65,9 @@ def _probe(endpoint: str) -> str | None:
             return None
     except urllib.error.HTTPError:
         return None  # an HTTP server answers; the client reports its error
-    except urllib.error.URLError as error:
-        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
-    except (OSError, ValueError) as error:
-        return str(error)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        is_tls = isinstance(getattr(error, "reason", None), ssl.SSLError)  # the client reports it
+        return None if is_tls else str(explain(error, endpoint, _PROBE_S))
 
 
 def choose_files(

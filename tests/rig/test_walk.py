@@ -92,7 +92,8 @@ def bring_up(laptop: Owner) -> None:
     assert "an address without a port" in type_line(laptop, f"{init} {hosts}:22", status=1).text
     written = type_line(laptop, f"{init} {hosts}")
     assert written.commands == ["raylaunch doctor cluster.yaml"]
-    assert "more than 5 GiB free" in laptop.must("doctor", str(laptop.cluster_file), "-v").stdout  # vLLM's image is there
+    checks = laptop.must("doctor", str(laptop.cluster_file), "-v").stdout
+    assert "more than 5 GiB free" in checks  # vLLM's image is there
     checked = type_line(laptop, written.commands[0])
     assert checked.commands == ["raylaunch up cluster.yaml"], checked
     stopped = type_line(laptop, checked.commands[0], status=130, interrupt_at=f"{laptop.rig.head.address}: ")
