@@ -4,13 +4,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 from raylaunch.explain.signatures import find_heaviest
+from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.preflight.findings import Finding
+from raylaunch.preflight.network.link_rules import find_named
 from raylaunch.preflight.network.measured import GroupTrial, HopMeasured, NetworkMeasured
 from raylaunch.preflight.network.nccl_log import NcclFacts
 
 WITHOUT_PEER_ACCESS = " without peer access"
 HOP_WARN, HOP_REFUSE = 0.3, 1.0
 """Shares of a stage's time: beyond the first a hop is felt, beyond the second the stage waits more than it computes."""
+_OF_EFA = ("efa", "rdmap")
+"""Names that the kernel and rdma-core give to Amazon's adapters, which have no verbs for NCCL's NET/IB."""
 _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+")
 _NAMED_RANKS = re.compile(r"[Rr]anks? (\d+(?:, ?\d+)*) failed to pass monitoredBarrier")
 
@@ -105,12 +109,13 @@ def _explain_nccl(measured: NetworkMeasured, trial: GroupTrial) -> Finding:
     named = ", ".join(measured.describe_rank(rank) for rank in ranks)
     warnings = [line for rank in ranks for line in logs[rank].warnings]
     errors = [one.error.splitlines()[0] for one in trial.results if one.error]
-    words = next((f": {line[:160]}" for line in [*warnings, *errors]), "")
+    words = next((f": {line.partition('NCCL WARN ')[2][:160]}" for line in warnings), None)
+    words = words or next((f": {line[:160]}" for line in errors), "")
     what = "receive wrong values" if wrong else "hang in NCCL" if trial.has_hung else "fail in NCCL"
     interfaces = ", ".join(dict.fromkeys(name for log in logs.values() for name in log.interfaces))
     used = f" (over {interfaces})" if interfaces else ""
     where = measured.find_ip(ranks[0])
-    known = find_heaviest([*(f"NCCL WARN {line}" for line in warnings), *errors])
+    known = find_heaviest([*warnings, *errors])
     if known is not None and not known.signature.is_symptom:
         return Finding(where, f"{named} {what}{used}{words}", known.fix)
     return Finding(
@@ -131,23 +136,43 @@ def _judge_network(measured: NetworkMeasured) -> Iterator[Finding]:
         facts = measured.find_facts(ip)
         if facts is None or not facts.infiniband or log.network != "Socket":
             continue
-        why, fix = _explain_sockets(log, can_use=facts.can_use_infiniband)
+        why, fix = _explain_sockets(log, facts)
         yield Finding(ip, f"NCCL uses sockets though the host has {', '.join(facts.infiniband)}: {why}", fix, "warning")
         return
 
 
-def _explain_sockets(log: NcclFacts, *, can_use: bool) -> tuple[str, str]:
-    if log.is_ib_disabled:
-        return "NCCL_IB_DISABLE=1 is set", "remove it from the environment that Ray starts with"
-    if not can_use:
+def _explain_sockets(log: NcclFacts, facts: NodeNetwork) -> tuple[str, str]:
+    """The first cause that holds, and what to do."""
+    remove = "remove it from the environment that Ray starts with, and from /etc/nccl.conf"
+    if (value := log.settings.get("NCCL_IB_DISABLE", "0")) != "0":
+        return f"NCCL_IB_DISABLE={value} is set", remove
+    if (value := log.settings.get("NCCL_NET", "")).lower() == "socket":
+        return f"NCCL_NET={value} is set", remove
+    if not facts.can_use_infiniband:
         return (
             "the container has no /dev/infiniband",
             "add `--device /dev/infiniband --cap-add IPC_LOCK` to docker.run_options, then `raylaunch down` and `up`",
         )
-    if log.has_no_verbs:
+    if log.has_no_library:
+        return "the image has no libibverbs", "an image with Debian's libibverbs1 and ibverbs-providers in it"
+    if (wanted := log.settings.get("NCCL_IB_HCA")) and not find_named(facts.infiniband, wanted):
+        return (
+            f"NCCL_IB_HCA={wanted} names none of them",
+            f"start Ray on {facts.node_ip} with NCCL_IB_HCA={','.join(facts.infiniband)}",
+        )
+    if log.unopened:
+        return (
+            f"NCCL cannot open {', '.join(log.unopened)}",
+            "`ls -l /dev/infiniband` in the container: the user needs to write there; `--cap-add IPC_LOCK` in "
+            "docker.run_options; the image's ibverbs-providers must fit the host's driver",
+        )
+    if log.has_no_device:
+        if all(name.startswith(_OF_EFA) for name in facts.infiniband):
+            return "NCCL finds no device there: EFA works through a plugin alone", "an image with aws-ofi-nccl in it"
         return (
             "NCCL finds no device there",
-            "`ibv_devinfo` in the container must list an active port; NCCL_IB_HCA must not exclude it",
+            "`ibv_devinfo` in the container must list an active port; where it lists none, the image lacks "
+            "ibverbs-providers",
         )
     return "NCCL gives no reason", "`NCCL_DEBUG=INFO` shows what NET/IB reports"
 

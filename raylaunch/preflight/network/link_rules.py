@@ -1,7 +1,7 @@
 """Rules for hosts' links and interfaces: connections, large packets, rates, and the interfaces that variables name."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from raylaunch.node.network.interfaces import NodeNetwork
 from raylaunch.node.network.links import LinkMeasured
@@ -103,12 +103,17 @@ def judge_interfaces(measured: NetworkMeasured) -> Iterator[Finding]:
 
 
 def _find_matches(facts: NodeNetwork, variable: str, wanted: str) -> tuple[str, ...]:
-    """The interfaces that a variable's value means; NCCL takes prefixes, "=name" exactly and "^name" without.
+    """The interfaces that a variable's value means; Gloo takes exact names alone."""
+    exactly = "=" if variable.startswith("GLOO") and "=" not in wanted[:2] else ""
+    return find_named([one.name for one in facts.interfaces], exactly + wanted)
 
-    Source: NCCL's documentation of NCCL_SOCKET_IFNAME; Gloo takes exact names alone.
+
+def find_named(names: Sequence[str], wanted: str) -> tuple[str, ...]:
+    """Which names a list of NCCL's means: prefixes, "=name" exactly, "^name" all others.
+
+    Source: NCCL's documentation of NCCL_SOCKET_IFNAME and NCCL_IB_HCA.
     """
-    names = [one.name for one in facts.interfaces]
-    without, exactly = wanted.startswith("^"), "=" in wanted[:2] or variable.startswith("GLOO")
+    without, exactly = wanted.startswith("^"), "=" in wanted[:2]
     listed = [name.partition(":")[0] for name in wanted.lstrip("^=").split(",") if name]
     hit = [name for name in names if (name in listed if exactly else name.startswith(tuple(listed)))]
     return tuple(name for name in names if name not in hit) if without else tuple(hit)

@@ -1,6 +1,6 @@
 """Run the trials of collectives on the ranks' actors: Gloo over all, NCCL in each stage, then over all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -139,8 +139,7 @@ def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[s
         if not trial.has_passed:
             continue
         name = f"Gloo over {len(trial.ranks)} ranks" if trial.name == "gloo" else f"NCCL {_describe_group(trial)}"
-        kinds = dict.fromkeys(kind for log in trial.read_logs().values() for kind in log.list_kinds())
-        facts = [", ".join(kinds)] if kinds else []
+        facts = list(_describe_transports(trial))
         if rate := trial.find_reduce_rate():
             facts.append(f"all-reduce {rate / 1e9:,.1f} GB/s")
         proved.append(name + (f" ({'; '.join(facts)})" if facts else ""))
@@ -148,6 +147,16 @@ def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[s
     if is_logical and len(measured.places) > 1:
         missing.append("NCCL, peer access and hops between stages: the GPUs are logical")
     return tuple(proved), tuple(missing)
+
+
+def _describe_transports(trial: GroupTrial) -> Iterator[str]:
+    logs = trial.read_logs().values()
+    kinds = dict.fromkeys(kind for log in logs for kind in log.list_kinds())
+    if kinds:
+        yield ", ".join(kinds)
+    if any(kind.startswith("NET/") for kind in kinds):
+        used = dict.fromkeys(name for log in logs for name in log.devices or log.interfaces)
+        yield f"over {', '.join(used)}"
 
 
 def _describe_group(trial: GroupTrial) -> str:
