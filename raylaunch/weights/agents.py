@@ -1,8 +1,9 @@
 """The agents of a pull: one on each node of a Ray cluster, or one in this process where there is none."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -55,6 +56,19 @@ async def run_all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if outcome is not None:
             raise outcome
+
+
+@contextlib.contextmanager
+def naming(node: str) -> Iterator[None]:
+    """An error that the block raises starts with the node's name."""
+    try:
+        yield
+    except NodeLostError:
+        raise  # names it already
+    except WeightsError as error:
+        error.what = f"{node}: {error.what}"
+        error.args = (error.what,)
+        raise
 
 
 def find_host(node: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from raylaunch.base.errors import WeightsError
 from raylaunch.node.manifest import FileFacts, Manifest
-from raylaunch.weights.agents import Agents, run_all
+from raylaunch.weights.agents import Agents, naming, run_all
 from raylaunch.weights.expected_files import ExpectedFiles
 
 _SEEN_LATE_S = 60.0
@@ -42,7 +42,8 @@ async def install_everywhere(agents: Agents, manifest: Manifest, writers: Mappin
     """
 
     async def install(node: str) -> None:
-        await agents.call(node, "finish", manifest)
+        with naming(node):
+            await agents.call(node, "finish", manifest)
         await agents.call(node, "unlock")
 
     async def verify_written(node: str, writer: str) -> None:

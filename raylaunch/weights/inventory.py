@@ -35,10 +35,10 @@ async def inspect_all(agents: Agents, nodes: Sequence[str]) -> dict[str, StoreSt
     return states
 
 
-async def have_changed(agents: Agents, states: Mapping[str, StoreState], nodes: Sequence[str]) -> bool:
-    """Whether files on these nodes changed since `states`: another pull can end before this one has its lock."""
+async def list_changed(agents: Agents, states: Mapping[str, StoreState], nodes: Sequence[str]) -> list[str]:
+    """Which of these nodes' files changed since `states`: another pull can end before this one has its lock."""
     again = await inspect_all(agents, nodes)
-    return any(again[node].contents != states[node].contents for node in nodes)
+    return [node for node in nodes if again[node].contents != states[node].contents]
 
 
 async def find_node_files(

@@ -22,7 +22,7 @@ from raylaunch.weights.hub_types import HubAccess, Listing, RepoFile
 from raylaunch.weights.own_files import OwnFile
 from raylaunch.weights.partial_file import SUFFIX, Finished, PartialFile, Unfinished, hash_file, run_in_thread
 from raylaunch.weights.transfer import Transfer, make_hop, read_disk
-from raylaunch.weights.working_folder import PROBE, StorePaths
+from raylaunch.weights.working_folder import PROBE, LockOutcome, StorePaths
 
 _HASHERS = 4
 
@@ -97,11 +97,12 @@ class NodeAgent:
         """Remove a marker."""
         (StorePaths(self.folder).aside / f"{PROBE}{mark}").unlink(missing_ok=True)
 
-    async def try_lock(self) -> bool:
+    async def try_lock(self) -> LockOutcome:
         """Take the folder's lock unless another process has it; it is released when this process ends."""
-        if self._lock is None:
-            self._lock = working_folder.try_lock(self.folder)
-        return self._lock is not None
+        if self._lock is not None:
+            return LockOutcome.HELD
+        outcome, self._lock = working_folder.try_lock(self.folder)
+        return outcome
 
     async def unlock(self) -> None:
         """Release the lock."""
@@ -154,12 +155,16 @@ class NodeAgent:
 
     async def remove(self) -> list[str]:
         """Remove the model; sentences on files that were kept."""
-        if self.folder.parent.is_dir() and not await self.try_lock():
-            raise WeightsError(f"another process fetches into {self.folder}", fix="stop it, or wait until it ends")
         try:
+            if not self.folder.parent.is_dir():
+                return []
+            if await self.try_lock() is LockOutcome.TAKEN:
+                raise WeightsError(f"another process fetches into {self.folder}", fix="stop it, or wait until it ends")
             return await run_in_thread(lambda: list(store.remove(self.folder)))
         except OSError as error:
             raise WeightsError(f"{self.folder} cannot be removed: {error}", fix="allow writing there") from None
+        finally:
+            await self.unlock()  # a node that shares the storage is next
 
     # ---- files in transit
 
@@ -177,7 +182,11 @@ class NodeAgent:
             try:
                 part = PartialFile(StorePaths(self.folder).aside, name, wanted)
             except OSError as error:
-                raise WeightsError(f"{name} cannot be written next to {self.folder}: {error.strerror}") from None
+                aside = StorePaths(self.folder).aside
+                raise WeightsError(
+                    f"{name} cannot be written in {aside}: {error.strerror}",
+                    fix=f"free disk space there or allow writing; if another user's pull left it, remove {aside}",
+                ) from None
         self._transfers[name] = Transfer(name, part)
         return part.have if part else wanted.size
 

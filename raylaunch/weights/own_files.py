@@ -1,5 +1,7 @@
 """Files of the user where a model's files belong: nothing happens to them unless the user chooses."""
 
+import os
+import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ class OwnFile:
     """Bytes; None if it is no file (a folder, a broken link)."""
     wanted: int | None = None
     """Bytes of the file that the model has under this name; None if it has none."""
+    is_readable: bool = True
 
     @classmethod
     def of(cls, path: Path, name: str) -> Self:
@@ -40,11 +43,13 @@ class OwnFile:
             seen = path.stat()
         except OSError:
             return cls(name, None)
-        return cls(name, seen.st_size if stat.S_ISREG(seen.st_mode) else None)
+        return cls(name, seen.st_size if stat.S_ISREG(seen.st_mode) else None, is_readable=os.access(path, os.R_OK))
 
     def __str__(self) -> str:
         if self.size is None:
             return f"{self.name} (no plain file)"
+        if not self.is_readable:
+            return f"{self.name} ({self.size:,} bytes, no permission to read it)"
         if self.wanted is None:
             return f"{self.name} ({self.size:,} bytes, not in the repo)"
         if self.wanted == self.size:
@@ -63,12 +68,26 @@ class OwnFilesError(WeightsError):
             found: node -> the files.
             command: "raylaunch weights pull LAUNCH.yaml".
         """
-        where = "; ".join(f"{node}: {_join(files)}" for node, files in found.items())
         return cls(
             f"{folder} has files that raylaunch did not fetch, or that were changed since, and that differ from "
-            f"{repo}: {where}",
+            f"{repo}: {_list_by_node(found)}",
             fix=f"keep them, and take the folder as it is as {repo}: `{command} --adopt`; or move them to "
             f"{folder}.replaced-TIME and fetch the model's: `{command} --replace`; or set another model.path",
+        )
+
+    @classmethod
+    def on_adoption(cls, repo: str, folder: Path, found: Mapping[str, Sequence[OwnFile]], adopted: str) -> Self:
+        """Nodes have files of the user that differ from those that --adopt took.
+
+        Args:
+            adopted: where these are: "/data/model on NODE, filled by hand".
+        """
+        away = shlex.join(["mv", str(folder), f"{folder}.mine"])
+        return cls(
+            f"--adopt takes one folder for all nodes as {repo}, {adopted}; others have files of their own that differ: "
+            f"{_list_by_node(found)}",
+            fix=f"on {', '.join(found)}: `{away}`, then run it again: it copies the other folder there. To take the "
+            "folder of another node, move all others away",
         )
 
     @classmethod
@@ -78,6 +97,10 @@ class OwnFilesError(WeightsError):
             f"{folder} has files that raylaunch did not fetch, or that were changed since: {_join(found)}",
             fix="run the command again: it asks what shall become of them; what was fetched is kept",
         )
+
+
+def _list_by_node(found: Mapping[str, Sequence[OwnFile]]) -> str:
+    return "; ".join(f"{node}: {_join(files)}" for node, files in found.items())
 
 
 def _join(files: Sequence[OwnFile]) -> str:

@@ -10,6 +10,7 @@ A file that no pull wrote, or that was changed since, is never written over, ren
 """
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
@@ -34,7 +35,7 @@ from raylaunch.node.manifest import (
 from raylaunch.node.model_folder import read_modules
 from raylaunch.weights.own_files import OwnFile, OwnFilesError
 from raylaunch.weights.partial_file import SUFFIX
-from raylaunch.weights.working_folder import LOCK_TEXT, NOTE, Note, StorePaths, claim, discard, list_names
+from raylaunch.weights.working_folder import LOCK_TEXT, NOTE, Note, StorePaths, claim, discard, is_ours, list_names
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,16 @@ def prepare(folder: Path, of: str, names: Collection[str]) -> None:
         WeightsError: it cannot be created, or the user has something under its name.
     """
     aside = StorePaths(folder).aside
+    place = folder if folder.is_dir() else aside.parent
     try:
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         claim(aside, of, names)
     except OSError as error:
         raise WeightsError(
             f"the model cannot be written to {folder}: {error.strerror}",
-            fix=f"free disk space there or allow writing in {aside.parent}, or set another model.path",
+            fix=f"free disk space there or allow writing in {place}, or set another model.path"
+            + (f"; if another user's pull left {aside}, remove that" if is_ours(aside) else ""),
         ) from error
 
 
@@ -275,6 +280,7 @@ def remove(folder: Path) -> Iterator[str]:
     remove_empty(folder, manifest.made)
     (folder / MANIFEST).unlink()
     if left := sorted(path.name for path in folder.iterdir()):
-        yield f"{folder} is kept: it holds {len(left)} files that no pull fetched ({', '.join(left[:3])})"
+        names = ", ".join(left[:3])
+        yield f"{folder} is kept: it holds {len(left)} files that no pull fetched, or that were changed since ({names})"
     elif not folder.is_mount() and not folder.is_symlink():
         folder.rmdir()

@@ -72,6 +72,8 @@ async def check(
             node: _list_problems(seen, differences, manifest, folder, repo, revision)
             for (node, seen), differences in zip(states.items(), compared, strict=True)
         }
+    elif unusable := [f"{node}: {seen.problem}" for node, seen in states.items() if seen.problem]:
+        raise WeightsError("; ".join(unusable), fix=next(seen.fix for seen in states.values() if seen.problem))
     elif repo is None and not any(seen.files for seen in states.values()):
         raise WeightsError(f"{folder} holds no model", fix="copy one there, or set model.repo to fetch it")
     elif repo is not None and any(seen.is_writable or not seen.files for seen in states.values()):
@@ -107,7 +109,7 @@ def _list_problems(
 ) -> tuple[str, ...]:
     """One node's problems, by the manifest that most nodes have."""
     own = [f"{folder}: {seen.problem}"] if seen.problem else list(differences.values())
-    if not own and seen.manifest != manifest:
+    if not own and seen.manifest != manifest and (seen.manifest or seen.is_writable):  # else none can be written
         own = ["its manifest is missing or differs"]
     if not manifest.is_of(repo, revision):
         wanted = f"{repo} at {revision or 'main'}"
@@ -119,7 +121,18 @@ async def remove(agents: Agents) -> dict[str, list[str]]:
     """Remove the model from all nodes; node -> sentences on files that were kept.
 
     Raises:
-        WeightsError: a folder has no manifest, or cannot be removed.
+        WeightsError: a folder has no manifest, or cannot be removed. The other nodes are done then.
     """
-    # Sequentially: nodes may share the storage.
-    return {node: await agents.call(node, "remove") for node in agents.refresh()}
+    kept: dict[str, list[str]] = {}
+    failures: dict[str, WeightsError] = {}
+    for node in (nodes := agents.refresh()):  # sequentially: nodes may share the storage
+        try:
+            kept[node] = await agents.call(node, "remove")
+        except WeightsError as error:
+            failures[node] = error
+    if failures:
+        what = [f"{node}: {error.what}" for node, error in failures.items()]
+        what += [f"removed from {', '.join(kept)}"] if kept else []
+        fix = next(iter(failures.values())).fix
+        raise WeightsError("; ".join(what), fix=f"on {', '.join(failures)}: {fix}" if len(nodes) > 1 else fix)
+    return kept

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from raylaunch.base.errors import WeightsError
@@ -18,6 +19,18 @@ from raylaunch.weights.partial_file import SUFFIX
 PROBE = ".probe-"
 NOTE = ".of"
 LOCK_TEXT = b"raylaunch\n"
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+"""What flock fails with where a file system has no locks: NFS without rpc.statd, Lustre without `-o flock`."""
+
+
+class LockOutcome(Enum):
+    """What came of taking a folder's lock."""
+
+    HELD = "held"
+    TAKEN = "taken"
+    """Another process has it."""
+    UNKNOWN = "unknown"
+    """The file system has no locks."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +140,29 @@ def discard(aside: Path, *, keeps_others: bool = False) -> None:
 
 
 def _open_lock(folder: Path) -> int:
-    """A descriptor of the lock file; one that raylaunch makes says so in its content, so that `remove` knows it."""
-    path = StorePaths(folder).lock
+    """A descriptor of the lock file; one that raylaunch makes says so in its content, so that `remove` knows it.
+
+    Raises:
+        WeightsError: it cannot be opened.
+    """
+    path = folder
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    os.write(lock, LOCK_TEXT)
+        path = StorePaths(folder).lock
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        os.write(lock, LOCK_TEXT)
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} cannot be locked: {path}: {error.strerror}",
+            fix=f"allow writing there; if {path} is of another user or program, move it away",
+        ) from None
     return lock
 
 
-def try_lock(folder: Path) -> int | None:
-    """Take the folder's lock; its file descriptor, or None if another process has it.
+def try_lock(folder: Path) -> tuple[LockOutcome, int | None]:
+    """Take the folder's lock; what came of it, and the file descriptor unless another process has it.
 
     The kernel releases the lock when the process ends.
     """
@@ -147,20 +171,23 @@ def try_lock(folder: Path) -> int | None:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(held)
-        return None
-    return held
+        return LockOutcome.TAKEN, None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        return LockOutcome.UNKNOWN, held
+    return LockOutcome.HELD, held
 
 
 @contextlib.contextmanager
 def held(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder's lock while the block runs; wait until it is free."""
-    lock = _open_lock(folder)
+    _, lock = try_lock(folder)
+    if lock is None:
+        report(f"another process fetches into {folder}: waiting for it")
+        lock = _open_lock(folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"another process fetches into {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
