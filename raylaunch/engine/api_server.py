@@ -76,9 +76,10 @@ def make_server_args(vllm_server: Namespace, engine_args: "PlacedEngineArgs", op
             setattr(args, field.name, getattr(engine_args, field.name))
     for name, value in options.items():
         setattr(args, name, value)
-    from raylaunch.engine import client_errors, key_guard
+    from raylaunch.engine import client_errors, key_guard, one_of_several
 
-    args.middleware = [*args.middleware, client_errors.MIDDLEWARE, key_guard.MIDDLEWARE]
+    ours = (client_errors.MIDDLEWARE, one_of_several.MIDDLEWARE, key_guard.MIDDLEWARE)
+    args.middleware = [*args.middleware, *ours]
     key_guard.require_keys([key for key in args.api_key or () if key])
     if args.lora_modules:
         from vllm.entrypoints.openai.models.protocol import LoRAModulePath
@@ -153,7 +154,7 @@ async def serve(
 def run(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
     """Serve as ordered: with this process, or with several that it forks."""
     from raylaunch.engine import engine_args as engine
-    from raylaunch.engine import engine_link
+    from raylaunch.engine import engine_link, one_of_several
     from raylaunch.engine.api_group import ApiGroup
 
     launch = use_folders(order.launch)
@@ -163,11 +164,11 @@ def run(vllm_server: Namespace, order: ServeEngine, parent: ParentLink) -> None:
     engine_args = engine.build_engine_args(launch, reservation=order.reservation, worker_env_vars=order.env_vars)
     args = make_server_args(vllm_server, engine_args, options)
     vllm_server.set_ulimit()
-    is_group = order.share.api_servers > 1
-    if is_group and engine_link.is_supported(vllm_server.build_and_serve):
+    count, note = engine_link.count_servers(order.share, vllm_server.build_and_serve)
+    one_of_several.refuse(order.share, count)
+    if count > 1:
         ApiGroup(vllm_server, order, parent, engine_args, args).run()
         return
-    note = "this vLLM cannot serve one socket with several API servers: one serves" if is_group else ""
     parent.send(ApiServers((os.getpid(),), note))
     import uvloop
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import zmq
 
+from raylaunch.engine.messages import SocketShare
+
 _RECONNECT_S = 30.0
 _POLL_MS = 50
 _RELEASE = "release_client"
@@ -47,11 +49,17 @@ class EngineLink:
         } | {key: value for key, value in optional.items() if value is not None}
 
 
-def is_supported(build_and_serve: Any) -> bool:
-    """Whether this vLLM can serve one engine, and one listening socket, with several processes."""
+def count_servers(share: SocketShare, build_and_serve: Any) -> tuple[int, str]:
+    """How many API servers this vLLM can serve an engine with, and what it cannot do of what is ordered; "" for all."""
     from vllm.v1.engine import utils
 
-    return hasattr(utils, "bind_engine_zmq_listeners") and takes_peer_loads(build_and_serve)
+    if takes_peer_loads(build_and_serve) and hasattr(utils, "bind_engine_zmq_listeners"):
+        return share.api_servers, ""
+    if share.api_servers > 1:
+        return 1, f"this vLLM cannot serve one socket with {share.api_servers} API servers: one serves"
+    if share.private_fd is not None and not takes_peer_loads(build_and_serve):
+        return 1, "this vLLM does not leave connections to the least loaded replica: they may be shared unevenly"
+    return 1, ""
 
 
 def takes_peer_loads(build_and_serve: Any) -> bool:

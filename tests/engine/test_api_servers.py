@@ -1,6 +1,7 @@
 """How many API servers serve an engine, what they share, and how they are forked."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ from raylaunch.base.errors import LaunchFileError
 from raylaunch.base.fork_link import ForkLink
 from raylaunch.base.ipc import ParentLink
 from raylaunch.base.processes import wait_until
-from raylaunch.engine import api_servers, metrics_folder
+from raylaunch.engine import api_servers, engine_link, metrics_folder
 from raylaunch.engine.load_table import LoadTable
-from raylaunch.engine.messages import ApiServers, Drain
+from raylaunch.engine.messages import ApiServers, Drain, SocketShare
 from tests.config import launches
 
 
@@ -59,6 +60,41 @@ def test_replicas_that_a_request_could_set_apart_are_refused(tmp_path: Path) -> 
 def test_other_counts_are_refused(tmp_path: Path, value: str) -> None:
     (problem,) = launches.problems_of(launches.write(tmp_path), f"server.api_server_count={value}")
     assert "server.api_server_count" in problem
+
+
+def serve_alone(client: object) -> None:
+    """vLLM's build_and_serve before it had peer_loads."""
+
+
+def serve_shared(client: object, peer_loads: object = None) -> None:
+    """The same of 0.32."""
+
+
+@pytest.mark.engine  # it imports vLLM
+@pytest.mark.parametrize(
+    ("serve", "share", "count", "note"),
+    [
+        (serve_shared, SocketShare(0, 4), 4, ""),
+        (serve_alone, SocketShare(0, 4), 1, "cannot serve one socket with 4 API servers: one serves"),
+        (serve_alone, SocketShare(0, 1, private_fd=9), 1, "may be shared unevenly"),
+        (serve_alone, SocketShare(0, 1), 1, ""),
+    ],
+)
+def test_a_vllm_without_peer_loads_serves_with_one(
+    serve: Callable[..., None], share: SocketShare, count: int, note: str
+) -> None:
+    """And `serve` prints so, and that replicas are not balanced."""
+    found, said = engine_link.count_servers(share, serve)
+    assert (found, bool(said)) == (count, bool(note))
+    assert note in said
+
+
+@pytest.mark.engine
+def test_a_vllm_without_shared_listeners_serves_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.engine import utils
+
+    monkeypatch.delattr(utils, "bind_engine_zmq_listeners")
+    assert engine_link.count_servers(SocketShare(0, 2), serve_shared)[0] == 1
 
 
 def test_load_table_is_shared() -> None:
