@@ -171,6 +171,8 @@ def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
         "WARNING 11-02 09:14:22 [mooncake_connector.py:82] Please install mooncake by following the instructions at "
         "https://github.com/kvcache-ai/Mooncake/blob/main/doc/en/build.md to run VLLM with MooncakeTransferEngine.",
         "ValueError: EC source size mismatch for mm_hash=7",
+        '        "OOMKilled": false,',
+        "[c10d] recvVector failed on SocketImpl(fd=62): failed to recv, got 0 bytes",
         "MemoryError: Not enough space in the data buffer, try calling free_buf() to free up space",
     ],
 )
