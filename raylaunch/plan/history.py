@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 
 from raylaunch.base import paths
 from raylaunch.plan.layout import Layout, Planner
-from raylaunch.plan.overhead import Range
+from raylaunch.plan.overhead import Overhead, Range
 
 _SPREAD = 0.03
 """How far a start of the same key is from the one before, where the compile cache is as warm."""
+_COMPILE_SHARE = 0.05
+"""Of the KV cache: what a compile cache gives back is told apart from here on, until two starts are known."""
 _KEPT_AT_MOST = 1000
 
 
@@ -54,18 +56,23 @@ def make_key(planner: Planner, layout: Layout, model: str) -> str:
 
 
 def recall(planner: Planner, layout: Layout, model: str) -> Layout:
-    """The layout with what the last start of the same key took, within 3 %; unchanged where there was none."""
-    overhead = _read().get(make_key(planner, layout, model))
+    """The layout with what the last start of the same key took, within 3 %; unchanged where there was none.
+
+    The only start that is known may have compiled: the next one can have what that took as KV cache.
+    """
+    known = _read().get(make_key(planner, layout, model))
     most = layout.kv_cache.high
-    if overhead is None or most <= 0 or planner.settings.kv_cache_memory_bytes:
+    if not known or most <= 0 or planner.settings.kv_cache_memory_bytes:
         return layout
+    overhead, more = known[-1], layout.overhead.first_start
     size = most - (overhead - layout.overhead.low)
     if size <= 0:
         return layout
-    share = Range(size / most * (1 - _SPREAD), size / most * (1 + _SPREAD))
+    reach = min(most, size + more) if len(known) == 1 and more > _COMPILE_SHARE * size else size
+    share = Range(size / most * (1 - _SPREAD), max(size, reach) / most * (1 + _SPREAD))
     return replace(
         layout,
-        overhead=Range(overhead, overhead),
+        overhead=Overhead(overhead, overhead),
         kv_cache=_scale(most, share),
         tokens=_scale(layout.tokens.high, share),
         requests=_scale(layout.requests.high, share),
@@ -98,15 +105,17 @@ def remember(forecast: Forecast, tokens: int) -> None:
         return
     taken = forecast.kv_bytes * tokens / forecast.most_tokens
     known = _read()
-    known.pop(forecast.key, None)
-    known[forecast.key] = forecast.overhead_bytes + forecast.kv_bytes - taken
+    before = known.pop(forecast.key, [])[-1:]
+    known[forecast.key] = [*before, forecast.overhead_bytes + forecast.kv_bytes - taken]
     kept = dict(list(known.items())[-_KEPT_AT_MOST:])
     paths.write_quietly(paths.home() / "plan.json", json.dumps(kept) + "\n")
 
 
-def _read() -> dict[str, float]:
+def _read() -> dict[str, list[float]]:
+    """The overheads of the last two starts of each key; a file of an older version has one."""
     with contextlib.suppress(OSError, ValueError):
         read = json.loads((paths.home() / "plan.json").read_text())
         if isinstance(read, dict):
-            return {str(key): float(value) for key, value in read.items() if isinstance(value, (int, float))}
+            listed = {str(key): value if isinstance(value, list) else [value] for key, value in read.items()}
+            return {key: [float(n) for n in ns if isinstance(n, (int, float))] for key, ns in listed.items()}
     return {}

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 from raylaunch.plan.gpus import GIB, Fleet
 from raylaunch.plan.kv_cache import CachePlan, CacheSettings, find_longest, measure_tokens, plan_cache
-from raylaunch.plan.overhead import Range, RunSettings, choose_run_settings, estimate_overhead
+from raylaunch.plan.overhead import Overhead, Range, RunSettings, choose_run_settings, estimate_overhead
 from raylaunch.plan.partition import spread_layers
 from raylaunch.plan.refusals import Budget, list_refusals, list_warnings
 from raylaunch.plan.settings import PlanSettings, measure_element
 from raylaunch.plan.weights import WeightModel, measure_stages, partition_layers
 from raylaunch.plan.wire import Stage, Wire, estimate_rate, measure_wire, place_stages
 
-_BY_CONCURRENCY_SINCE = (0, 30)
-_HELD_MORE_SINCE = (0, 32)
+_BY_CONCURRENCY_SINCE = (0, 22)
+_WINDOWS_HOLD_MORE_SINCE, _STATES_HOLD_MORE_SINCE = (0, 32), (0, 28)
 """A window holds a batch for each stage, and with prefix caching a state two blocks; logs of older versions do not."""
 _UNBOUNDED = Range(2.0**40, 2.0**40)
 """Blocks of a stage that keeps nothing of a token."""
@@ -38,7 +38,7 @@ class Layout:
     is_named: bool
     weights: tuple[int, ...]
     """Of a rank of each stage."""
-    overhead: Range
+    overhead: Overhead
     kv_cache: Range
     tokens: Range
     """Of all replicas."""
@@ -97,10 +97,11 @@ class Planner:
         )  # fmt: skip
         max_len = settings.max_model_len or shape.max_len
         by_concurrency = settings.vllm >= _BY_CONCURRENCY_SINCE
-        holds_more = settings.vllm >= _HELD_MORE_SINCE
+        batches = pp if settings.vllm >= _WINDOWS_HOLD_MORE_SINCE else 1
+        held = 2 if settings.prefix_caching and settings.vllm >= _STATES_HOLD_MORE_SINCE else 1
         cache = CacheSettings(
-            tp, max_len, run.max_num_batched_tokens * (pp if holds_more else 1), measure_element(self.kv_dtype),
-            settings.block_size, 2 if settings.prefix_caching and holds_more else 1,
+            tp, max_len, run.max_num_batched_tokens * batches, measure_element(self.kv_dtype), settings.block_size,
+            held,
         )  # fmt: skip
         plan = plan_cache(shape, cache)
         sizes, is_partitioned = self._divide(here[:pp], tp, pp, is_named=is_named)
@@ -110,15 +111,15 @@ class Planner:
         budget = Budget(here, weights, worst.overhead, settings, stages is not None)
         longest = find_longest(plan, int(worst.blocks.high), cache)
         context = min(self.context or max_len, max_len)
-        held = max(1, plan.count_request(context, cache.in_flight))
+        each = max(1, plan.count_request(context, cache.in_flight))
         low, high = (
             sum(measure_tokens(plan, int(blocks), cache, by_concurrency=by_concurrency) for blocks in counts)
             for counts in ([end.blocks.low for end in ends], [end.blocks.high for end in ends])
         )
-        requests = Range(sum(end.blocks.low / held for end in ends), sum(end.blocks.high / held for end in ends))
+        requests = Range(sum(end.blocks.low / each for end in ends), sum(end.blocks.high / each for end in ends))
         running = max(1, min(run.max_num_seqs, int(requests.low / replicas)))
         wire = measure_wire(shape, self.fleet, here[:pp], run.max_num_batched_tokens, running)
-        used = min(1.0, running * held / max(1.0, worst.blocks.low))
+        used = min(1.0, running * each / max(1.0, worst.blocks.low))
         return Layout(
             tp=tp, pp=pp, replicas=replicas, dtype=self.dtype, kv_dtype=self.kv_dtype, sizes=sizes,
             is_partitioned=is_partitioned, is_named=is_named, weights=weights, overhead=worst.overhead,
@@ -177,8 +178,8 @@ class Planner:
         found: list[_Filled] = []
         for at, (stage, size, weight) in enumerate(zip(stages, sizes, weights, strict=True)):
             overhead = estimate_overhead(
-                self.model.shape, run, stage.kind, tp=cache.tp, world=cache.tp * pp, is_last=at == pp - 1,
-                vllm=settings.vllm,
+                self.model.shape, run, stage.kind, tp=cache.tp, world=cache.tp * pp, is_first=at == 0,
+                is_last=at == pp - 1, vllm=settings.vllm,
             )  # fmt: skip
             if self.model.shape.quantization.is_quantized:
                 overhead = replace(overhead, high=overhead.high + _QUANTIZED_SLACK * weight)
@@ -197,7 +198,7 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    overhead: Range
+    overhead: Overhead
     size: Range
     blocks: Range
 

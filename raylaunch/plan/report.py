@@ -13,6 +13,7 @@ from raylaunch.plan.shape import ModelShape
 _WIDTH = 80
 _COLUMNS = (" TPxPPxR", "dtype/KV", "weights", "overh.", "KV GiB", "tokens", "requ.", "wire", "lost")
 _SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
+_WORTH_A_LINE = 0.05
 _SHOWN = 12
 """Rows of the table; --json has all."""
 
@@ -118,6 +119,11 @@ def _name_sources(layouts: list[Layout]) -> str:
 def _list_notes(layout: Layout, link_source: str) -> list[str]:
     size, rate = _size(layout), f"{layout.wire.rate / 1e9:.3g} GB/s ({link_source})" if layout.wire.rate else "none"
     notes = [f"{size}: stage {layout.heaviest} is heaviest; slowest link {rate}"]
+    if layout.overhead.first_start > _WORTH_A_LINE * max(0.0, layout.kv_cache.high):
+        notes.append(
+            f"{size}: the low ends are a first start, while torch.compile has no cache; a later one may have up to "
+            f"{layout.overhead.first_start / GIB:.1f} GiB more KV cache a GPU"
+        )
     if layout.is_partitioned:
         notes.append(f"{size} needs {PARTITION}={','.join(map(str, layout.sizes))} in serve's environment")
     notes += [f"warning: {size}: {warning}" for warning in layout.warnings]

@@ -77,6 +77,11 @@ class ModelShape:
         return self.experts_per_token > 0
 
     @property
+    def has_states(self) -> bool:
+        """Whether layers of linear attention keep a state instead of keys and values."""
+        return any(layer.mixer.shapes for layer in self.layers)
+
+    @property
     def is_mla(self) -> bool:
         """Whether attention keeps one latent vector per token."""
         return any(layer.mixer.kind == "mla" for layer in self.layers)

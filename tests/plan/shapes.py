@@ -49,6 +49,31 @@ _GPT_OSS = {
     "attention_bias": True, "max_position_embeddings": 131072, "quantization_config": {"quant_method": "mxfp4"},
 }  # fmt: skip
 
+_NVFP4 = {
+    "quantization_config": {
+        "quant_method": "compressed-tensors", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
+    }
+}  # fmt: skip
+_MISTRAL_12B = {
+    "model_type": "mistral", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336, "vocab_size": 131072,
+    "max_position_embeddings": 131072, "tie_word_embeddings": False,
+}  # fmt: skip
+_QWEN35 = {
+    "head_dim": 256, "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "mamba_ssm_dtype": "float32", "vocab_size": 248320,
+    "max_position_embeddings": 262144, "tie_word_embeddings": False,
+    "rope_parameters": {"partial_rotary_factor": 0.25, "mrope_section": [11, 11, 10]},
+}  # fmt: skip
+_QWEN35_27B = {
+    "model_type": "qwen3_5", "tie_word_embeddings": False,
+    "text_config": _QWEN35 | {
+        "model_type": "qwen3_5_text", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 24,
+        "num_key_value_heads": 4, "intermediate_size": 17408, "linear_num_value_heads": 48,
+    },
+    "vision_config": _QWEN3_VISION | {"out_hidden_size": 5120, "deepstack_visual_indexes": []},
+}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-3-8b": _LLAMA_8B,
     "llama-3.1-8b": _LLAMA_8B | {"max_position_embeddings": 131072},
@@ -138,17 +163,46 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen3.5-9b": {
         "model_type": "qwen3_5", "tie_word_embeddings": False,
-        "text_config": {
+        "text_config": _QWEN35 | {
             "model_type": "qwen3_5_text", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 16,
-            "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 12288, "full_attention_interval": 4,
-            "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
-            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "mamba_ssm_dtype": "float32",
-            "vocab_size": 248320, "max_position_embeddings": 262144, "tie_word_embeddings": False,
-            "rope_parameters": {"partial_rotary_factor": 0.25, "mrope_section": [11, 11, 10]},
+            "num_key_value_heads": 4, "intermediate_size": 12288, "linear_num_value_heads": 32,
         },
-        "vision_config": _QWEN3_VISION | {
-            "model_type": "qwen3_5", "out_hidden_size": 4096, "deepstack_visual_indexes": []
+        "vision_config": _QWEN3_VISION | {"out_hidden_size": 4096, "deepstack_visual_indexes": []},
+    },
+    "qwen3-0.6b": _QWEN3_8B | {
+        "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072,
+        "tie_word_embeddings": True,
+    },
+    "qwen3-4b-awq": _QWEN3_8B | _AWQ | {"hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True},
+    "qwen3-8b-awq": _QWEN3_8B | _AWQ,
+    "qwen3-8b-nvfp4": _QWEN3_8B | _NVFP4,
+    "qwen3-14b-nvfp4": _QWEN3_14B | _NVFP4,
+    "qwen3-32b": _QWEN3_14B | {"num_hidden_layers": 64, "num_attention_heads": 64, "intermediate_size": 25600},
+    "qwen2.5-7b-awq": _QWEN2_7B | _AWQ,
+    "qwen2.5-32b-awq": _QWEN25_14B | _AWQ | {"num_hidden_layers": 64, "intermediate_size": 27648},
+    "llama-3-70b-awq": _LLAMA_70B | _AWQ | {"max_position_embeddings": 8192},
+    "mistral-7b-awq": _AWQ | {"model_type": "mistral", "max_position_embeddings": 32768, "sliding_window": 4096},
+    "mistral-nemo-12b": _MISTRAL_12B,
+    "devstral-24b-fp8": _MISTRAL_12B | {
+        "intermediate_size": 32768, "max_position_embeddings": 393216, "quantization_config": {"quant_method": "fp8"}
+    },
+    "glm-4.7-flash": {
+        "model_type": "glm4_moe_lite", "hidden_size": 2048, "num_hidden_layers": 47, "num_attention_heads": 20,
+        "num_key_value_heads": 20, "q_lora_rank": 768, "kv_lora_rank": 512, "qk_nope_head_dim": 192,
+        "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "num_experts_per_tok": 4,
+        "n_shared_experts": 1, "moe_intermediate_size": 1536, "intermediate_size": 10240, "first_k_dense_replace": 1,
+        "vocab_size": 154880, "max_position_embeddings": 202752, "tie_word_embeddings": False,
+    },
+    "qwen3.5-27b": _QWEN35_27B,
+    "qwen3.5-27b-fp8": _QWEN35_27B | _FP8,
+    "qwen3.5-35b-a3b": {
+        "model_type": "qwen3_5_moe", "tie_word_embeddings": False,
+        "text_config": _QWEN35 | {
+            "model_type": "qwen3_5_moe_text", "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
+            "num_key_value_heads": 2, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+            "num_experts": 256, "num_experts_per_tok": 8, "linear_num_value_heads": 32,
         },
+        "vision_config": _QWEN3_VISION | {"out_hidden_size": 2048, "deepstack_visual_indexes": []},
     },
     "opt-2.7b": {
         "model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32,
