@@ -10,12 +10,15 @@ from pydantic import JsonValue
 from raylaunch.base import paths
 from raylaunch.base.addresses import is_address, resolve
 from raylaunch.base.text import quote
+from raylaunch.config.docker_values import find_refused
 from raylaunch.config.gpu_request import GpuRequest
 from raylaunch.config.layers import Key, LayeredValues
 from raylaunch.config.run_options import RunOptions, is_expanded
 
 _PORT = re.compile(r"\[?([^\]]+?)\]?:(\d{1,5})")
 _NUMBERS = re.compile(r"[\d.]+(-[\d.]+)?")
+_IMAGE = re.compile(r"^[^/]*[.:][^/]*/|^localhost/|(?::[^/:@]*)?(?:@.*)?$")
+"""What of an image's name may have capitals: the registry, the tag and the digest."""
 _PORT_HINT = (
     "ssh takes the port from ~/.ssh/config (a `Host` entry with `Port`) for what this machine connects to; the head "
     "starts the workers from its container, always at port 22"
@@ -99,7 +102,9 @@ def _check_docker(layered: LayeredValues) -> None:
     if docker.get("use_podman"):
         layered.complain(("docker", "use_podman"), "podman is not supported yet; set it to false or leave it out")
     image = docker.get("image")
-    if isinstance(image, str) and re.search("[A-Z]", image.rpartition("/")[2].partition("@")[0].partition(":")[0]):
+    if isinstance(image, str) and "://" in image:
+        layered.complain(("docker", "image"), f"{quote(image)}: leave out {image.partition('://')[0]}://")
+    elif isinstance(image, str) and re.search("[A-Z]", _IMAGE.sub("", image)):
         layered.complain(("docker", "image"), f"{quote(image)}: docker accepts small letters only in an image's name")
     for name in ("head_image", "worker_image"):
         if docker.get(name) not in (None, docker.get("image")):
@@ -128,6 +133,8 @@ def _check_options(layered: LayeredValues, key: Key, lines: Sequence[str]) -> No
             f"{quote(options.stray[0])} belongs to no option: docker would take it for the image. A value with "
             'spaces needs quotes: -v "/mnt/big disk:/data"',
         )
+    for problem in find_refused(options.options, lines):
+        layered.complain(key, problem)
     for option in options.options:
         if option.name == "--name" or (option.name in ("--net", "--network") and option.value != "host"):
             ours = "docker.container_name" if option.name == "--name" else "--net=host"

@@ -105,9 +105,13 @@ def _read_grant(options: RunOptions) -> tuple[tuple[str, ...] | None, int | None
     if variable is not None and is_expanded(variable):
         return None, None, False, f"NVIDIA_VISIBLE_DEVICES={variable}"
     if variable is not None:
-        names = [found[1] if (found := _CDI.fullmatch(name)) else name for name in split_names(variable)]
+        names = [_strip_cdi(name) for name in split_names(variable)]
         return None if "all" in names else tuple(names), None, False, ""
     return (None if options.find("--runtime") == "nvidia" else ()), None, False, ""
+
+
+def _strip_cdi(name: str) -> str:
+    return found[1] if (found := _CDI.fullmatch(name)) else name
 
 
 def _read_gpus(value: str) -> tuple[tuple[str, ...] | None, int | None]:
@@ -119,10 +123,15 @@ def _read_gpus(value: str) -> tuple[tuple[str, ...] | None, int | None]:
     names: tuple[str, ...] | None = None
     count: int | None = 1
     is_counted = False
-    for field in next(csv.reader([value]), []):
+    fields = next(csv.reader([value]), [])
+    if not fields:
+        raise ValueError("--gpus has no value: write --gpus all")
+    for field in fields:
         key, equals, setting = field.partition("=")
+        if equals and key not in ("device", "count", "driver", "capabilities", "options"):
+            raise ValueError(f"--gpus {value}: docker does not know {key}; it reads all, a number, or '\"device=0,1\"'")
         if key == "device" and equals:
-            names = tuple(name.strip() for name in setting.split(","))
+            names = tuple(_strip_cdi(name.strip()) for name in setting.split(","))
         elif not equals or key == "count":
             number = setting if equals else key
             if number not in ("all", "-1") and not number.isdigit():

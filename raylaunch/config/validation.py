@@ -208,7 +208,7 @@ class _Checker:
         if nearest is None and of_vllm:
             return f"unknown key: vLLM {self.schema.vllm} has none like it"
         if nearest is None:
-            return f"unknown {noun}; valid are {', '.join(fields)}"
+            return f"unknown {noun}; valid are {', '.join(key for key, part in fields.items() if 'not' not in part)}"
         if is_block:
             return f"unknown block; nearest is {nearest}"
         secret = isinstance(value, str) and (is_secret(name) or is_secret(nearest))
