@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -134,26 +135,37 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class ProgressLine:
+    """A line for `live_lines`."""
+
+    name: str
+    """Whose line it is: a host, a stage."""
+    state: str
+    detail: str = ""
+    """What changes all the time, as seconds do: without a terminal its change alone prints no line."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + " | ".join(part for part in (self.state, self.detail) if part)
+
+
 @contextlib.contextmanager
-def live_lines() -> Iterator[Callable[[Sequence[str]], None]]:
-    """Lines that are updated in place on a terminal; elsewhere each changed line is written once.
+def live_lines() -> Iterator[Callable[[Sequence[ProgressLine]], None]]:
+    """Lines that are updated in place on a terminal; elsewhere each is written when its state changes.
 
     Yields:
-        A function to call with all lines. A line is identified by its text before the first ":"; a change after "|"
-        does not count.
+        A function to call with all lines.
     """
     if is_terminal():
         with Live(console=_STDERR, refresh_per_second=4, transient=False) as live:
-            yield lambda lines: live.update(Text("\n".join(lines)))
+            yield lambda lines: live.update(Text("\n".join(map(str, lines))))
         return
     shown: dict[str, str] = {}
 
-    def write_changed(lines: Sequence[str]) -> None:
+    def write_changed(lines: Sequence[ProgressLine]) -> None:
         for line in lines:
-            name, _, rest = line.partition(":")
-            state = rest.partition("|")[0]
-            if shown.get(name) != state:
-                shown[name] = state
-                say(line)
+            if shown.get(line.name) != line.state:
+                shown[line.name] = line.state
+                say(str(line))
 
     yield write_changed

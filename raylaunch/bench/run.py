@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import BenchError
 from raylaunch.base.http_client import RequestError
 from raylaunch.bench import result as result_file
@@ -46,7 +47,7 @@ class Outcome:
 
 
 def run_test(
-    test: LoadTest, runner: ShardRunner, sampler: LoadSampler | None, *, show: Callable[[Sequence[str]], None]
+    test: LoadTest, runner: ShardRunner, sampler: LoadSampler | None, *, show: Callable[[Sequence[ProgressLine]], None]
 ) -> Outcome:
     """Run all levels and return the figures of each.
 
@@ -56,7 +57,7 @@ def run_test(
     bodies = tuple(test.request.make_body(test.target.model, prompt) for prompt in test.prompts)
     made_at = time.time()
     if test.warmup:
-        show([f"warm-up: {test.warmup} requests"])
+        show([ProgressLine("warm-up", f"{test.warmup} requests")])
         at_once = Level(concurrency=min(test.warmup, max(level.concurrency or 8 for level in test.levels)))
         shards, _ = _offer(test, at_once, bodies, runner, show, requests=test.warmup, title="warm-up")
         _raise_for_warmup(shards)
@@ -91,7 +92,7 @@ def _offer(
     level: Level,
     bodies: tuple[bytes, ...],
     runner: ShardRunner,
-    show: Callable[[Sequence[str]], None],
+    show: Callable[[Sequence[ProgressLine]], None],
     *,
     requests: int | None,
     first_body: int = 0,
@@ -119,7 +120,7 @@ def _offer(
             share = took_s / test.duration_s
         failed = f", {progress.failed} FAILED" if progress.failed else ""
         counted = f"{progress.done} done{failed}, {progress.running} running, {took_s:.0f} s"
-        show([f"{title or level.describe()}: {int(min(share, 1.0) * 10 + 1e-9) * 10}% | {counted}"])
+        show([ProgressLine(title or level.describe(), f"{int(min(share, 1.0) * 10 + 1e-9) * 10}%", counted)])
 
     results = runner.run(plans, report=report, started=starts.append)
     return results, starts[-1]

@@ -44,7 +44,9 @@ def explain(logs: tuple[Path, ...], port: int | None, cluster: Path | None, as_j
             sources = read.find_logs(find_last_logs(port))
         show = stack.enter_context(console.live_lines())
         found = read.explain_logs(
-            sources, lambda line: show([line]), processes=min(_MOST_PROCESSES, os.cpu_count() or 1)
+            sources,
+            lambda text: show([console.ProgressLine("reading logs", "", text)]),
+            processes=min(_MOST_PROCESSES, os.cpu_count() or 1),
         )
     is_vague = not found.causes or found.causes[0].weight < SYMPTOM_BELOW  # what the supervisor ended looks killed
     if is_vague and not logs and cluster is None and (cause := explain_incident(port)):

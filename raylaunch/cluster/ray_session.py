@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError, NotEnoughGpusError
 from raylaunch.base.ports import accepts_connections
 from raylaunch.base.versions import RAY
@@ -55,15 +56,15 @@ class GpuWait:
         wanted = self.nodes * self.gpus_per_node
         return f"{self.missing_nodes} of {self.nodes} nodes missing, {self.gpus} of {wanted} GPUs found"
 
-    def to_lines(self) -> list[str]:
-        """A line per node, and one for what is missing, for console.live_lines."""
+    def to_lines(self) -> list[ProgressLine]:
+        """A line per node, and one for what is missing."""
         lines = []
         for node in self.found:
             state, needed = "ready" if node.gpus >= self.gpus_per_node else "too few GPUs", self.gpus_per_node
             gpus = f"{node.gpus} of {needed} GPUs" if node.gpus <= needed else f"{node.gpus} GPUs, {needed} needed"
-            lines.append(f"{node.ip}: {state}, {gpus}{' (head)' if node.is_head else ''}")
+            lines.append(ProgressLine(node.ip, f"{state}, {gpus}{' (head)' if node.is_head else ''}"))
         if self.missing_nodes:
-            lines.append(f"waiting: {self.describe_missing()} | {self.left_s:.0f} s left")
+            lines.append(ProgressLine("waiting", self.describe_missing(), f"{self.left_s:.0f} s left"))
         return lines
 
 

@@ -138,7 +138,7 @@ def _explain(sources: Sequence[LogInput], report: Callable[[str], None], scanner
                 for found in scanner.scan(log):
                     if isinstance(found, int):
                         done += found
-                        report(f"reading logs: | {_describe_bytes(done, total)}, {source.origin.name}")
+                        report(f"{_describe_bytes(done, total)}, {source.origin.name}")
                     else:
                         _judge(found, source.origin, scanner, collector)
         except (OSError, EOFError) as error:

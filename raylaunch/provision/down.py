@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raylaunch.base import console
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, ray_state
@@ -82,7 +83,7 @@ def _run_launcher(cluster: ClusterFile) -> None:
         launcher.begin()
         began = time.monotonic()
         while launcher.is_alive() and (waited_s := time.monotonic() - began) < _LAUNCHER_TIMEOUT_S:
-            report([f"{cluster.cluster_name}: stopping Ray and its containers | {waited_s:.0f} s"])
+            report([ProgressLine(cluster.cluster_name, "stopping Ray and its containers", f"{waited_s:.0f} s")])
             time.sleep(0.2)
 
 

@@ -22,7 +22,7 @@ _HERE = ("Download complete", "Pull complete", "Already exists", "Extracting", "
 
 @dataclass(frozen=True, slots=True)
 class ImageStage:
-    """What a host does for its image, and how much of it is done; `otherwise` where it does nothing."""
+    """What a host does for its image, and how much of it is done."""
 
     what: str
     """ "pulling vLLM's image", "building raylaunch's layer"; empty: nothing."""
@@ -79,10 +79,9 @@ class ImageWatch:
     shell: HostShell
     stages: dict[str, ImageStage] = field(default_factory=dict)
 
-    def describe(self, host: str, otherwise: str) -> str:
-        """What a host does for its image, and how much of it is done; `otherwise` where it does nothing."""
-        stage = self.stages.get(host, ImageStage(""))
-        return " | ".join(part for part in (stage.what or otherwise, stage.amount) if part)
+    def find_stage(self, host: str) -> ImageStage:
+        """The stage of a host."""
+        return self.stages.get(host, ImageStage(""))
 
     @contextlib.contextmanager
     def follow(self) -> Iterator[None]:

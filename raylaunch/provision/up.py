@@ -13,6 +13,7 @@ from pathlib import Path
 
 from raylaunch.base import console
 from raylaunch.base.addresses import find_addresses, resolve
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, image, ray_state, ray_up_log
@@ -163,7 +164,7 @@ class ClusterUp:
         with console.live_lines() as report:
             while launcher.is_alive():
                 stage = ray_up_log.read_stage(launcher.read_log())
-                report([f"{head}: head: {self.images.describe(head, stage)} | {self._describe_wait()}"])
+                report([self._make_line(head, stage)])
                 if time.monotonic() - self.began > self.wait_s:
                     what = f"{head}: the head was not up within {self.wait_s:.0f} s, at: {stage}"
                     raise ClusterError(what, log=launcher.log)
@@ -198,17 +199,18 @@ class ClusterUp:
                     )
             show([self.describe_host(host, report) for host in self.cluster.hosts])
 
-    def _describe_wait(self) -> str:
-        return f"{time.monotonic() - self.began:.0f} s of at most {self.wait_s:.0f} s"
+    def _make_line(self, host: str, stage: str) -> ProgressLine:
+        role, image = "head" if host == self.cluster.head_ip else "worker", self.images.find_stage(host)
+        wait = f"{time.monotonic() - self.began:.0f} s of at most {self.wait_s:.0f} s"
+        return ProgressLine(host, f"{role}: {image.what or stage}", " | ".join(filter(None, (image.amount, wait))))
 
-    def describe_host(self, host: str, report: HeadReport) -> str:
+    def describe_host(self, host: str, report: HeadReport) -> ProgressLine:
         """One host's line of progress."""
         if (joined := self.count_gpus(host, report)) >= 0:
             stage = f"joined, {joined} of {self.gpus[host]} GPUs"
         else:
             stage = ray_up_log.STAGES.get(report.launcher.get(host, ""), "waiting for the head to start it")
-        role = "head" if host == self.cluster.head_ip else "worker"
-        return f"{host}: {role}: {self.images.describe(host, stage)} | {self._describe_wait()}"
+        return self._make_line(host, stage)
 
     def examine(self, host: str, report: HeadReport, session: HeadSession) -> None:
         """Check whether a missing host can still join; retry it after its first failure.

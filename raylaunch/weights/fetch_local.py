@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import RaylaunchError, WeightsError
 from raylaunch.base.ipc import Failed, ParentLink
 from raylaunch.node.loader_files import DEFAULT_FORMAT
@@ -143,11 +144,11 @@ class _ChildReporter:
     def report(self, line: str) -> None:
         self.parent.send(StepNote(line))
 
-    def show(self, lines: Sequence[str]) -> None:
+    def show(self, lines: Sequence[ProgressLine]) -> None:
         self._polls += 1
         if self._polls % _REPORT_EVERY_POLLS == 1:
             for line in lines:
-                self.report(line.replace(" | ", ", "))
+                self.report(str(line))
 
 
 def main(repo: str, revision: str | None, folder: Path, load_format: str, command: str) -> int:

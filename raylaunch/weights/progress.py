@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from raylaunch.base import console
+from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import WeightsError
 from raylaunch.base.text import describe_seconds
 from raylaunch.weights.agents import Agents
@@ -28,7 +29,7 @@ class Reporter(Protocol):
     def report(self, line: str) -> None:
         """Print one line."""
 
-    def show(self, lines: Sequence[str]) -> None:
+    def show(self, lines: Sequence[ProgressLine]) -> None:
         """Show the progress lines of all nodes; called every second."""
 
 
@@ -104,7 +105,7 @@ class PullProgress:
             if lines := await self._poll():
                 self._reporter.show(lines)
 
-    async def _poll(self) -> list[str]:
+    async def _poll(self) -> list[ProgressLine]:
         lines = []
         for node in self._complete:
             counts = []
@@ -115,7 +116,7 @@ class PullProgress:
             lines.append(self._describe(node, counts))
         return lines
 
-    def _describe(self, node: str, counts: Sequence[Counts]) -> str:
+    def _describe(self, node: str, counts: Sequence[Counts]) -> ProgressLine:
         complete, total = self._complete[node], sum(self._sizes.values())
         held = sum(size for count in counts for name, size in count.held.items() if name not in complete)
         have = sum(self._sizes[name] for name in complete) + held
@@ -124,17 +125,19 @@ class PullProgress:
         history.append((now, have, sum(c.from_hub for c in counts), sum(c.from_peers for c in counts)))
         while history[-1][0] - history[0][0] > _WINDOW_S:
             history.pop(0)
-        return f"{node}: {have / 1e9:.2f} of {total / 1e9:.2f} GB{_describe_rate(history, total - have)}"
+        rate, left = _describe_rate(history, total - have)
+        return ProgressLine(node, f"{have / 1e9:.2f} of {total / 1e9:.2f} GB{rate}", left)
 
 
-def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) -> str:
+def _describe_rate(history: Sequence[tuple[float, int, int, int]], left: int) -> tuple[str, str]:
+    """The rate and its sources, and the time left; both empty where nothing arrives."""
     (began, had, hub_then, peers_then), (now, have, hub_now, peers_now) = history[0], history[-1]
     if now <= began or have <= had:
-        return ""
+        return "", ""
     rate = (have - had) / (now - began)
     sources = [name for name, grew in (("hub", hub_now > hub_then), ("peer", peers_now > peers_then)) if grew]
     came = f" from {' and '.join(sources)}" if sources else ""
-    return f", {rate / 1e6:.0f} MB/s{came} | {describe_seconds(left / rate)} left"
+    return f", {rate / 1e6:.0f} MB/s{came}", f"{describe_seconds(left / rate)} left"
 
 
 def announce(reporter: Reporter, listing: Listing, transfers: Sequence[PlannedTransfer]) -> None:
@@ -153,7 +156,7 @@ def announce(reporter: Reporter, listing: Listing, transfers: Sequence[PlannedTr
 class ConsoleReporter:
     """Prints live lines on a terminal, else plain lines every ten seconds."""
 
-    lines: Callable[[Sequence[str]], None]
+    lines: Callable[[Sequence[ProgressLine]], None]
     """From console.live_lines."""
     _polls: int = 0
 
@@ -161,7 +164,7 @@ class ConsoleReporter:
         """Print one line."""
         console.say(line)
 
-    def show(self, lines: Sequence[str]) -> None:
+    def show(self, lines: Sequence[ProgressLine]) -> None:
         """Show the progress lines of all nodes."""
         self._polls += 1
         if console.is_terminal() or self._polls % _PLAIN_EVERY_POLLS == 1:

@@ -41,7 +41,7 @@ def wait(states: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[
         return sum(node.gpus for node in last), last
 
     def report(waiting: GpuWait) -> None:
-        reported.append(waiting.to_lines())
+        reported.append([*map(str, waiting.to_lines())])
 
     found = ray_session.wait_for_gpus(
         nodes=2, gpus_per_node=8, wait_s=wait_s, report=report, clock=time, sleep=time.sleep, inspect=inspect

@@ -8,9 +8,11 @@ from pathlib import Path
 from raylaunch.provision import image_progress
 from raylaunch.provision.artifacts import make_build_script
 from raylaunch.provision.container import DOCKER
+from raylaunch.provision.head_session import HeadReport
 from raylaunch.provision.host_shell import HostShell
-from raylaunch.provision.image_progress import ImageStage, ImageWatch, read_stage
+from raylaunch.provision.image_progress import ImageStage, read_stage
 from raylaunch.provision.template import KIT_MOUNT
+from raylaunch.provision.up import ClusterUp
 from tests.provision.conftest import HEAD, WORKER
 
 LAYERS = {"a" * 64: 4_000_000_000, "b" * 64: 5_000_000_000, "c" * 64: 800_000_000}
@@ -75,6 +77,9 @@ def test_the_script_writes_what_is_read(tmp_path: Path, add_program: Callable[[s
 
 def test_a_host_shows_its_image_instead_of_the_launchers_step(shell: HostShell) -> None:
     """What is done of it stands behind the bar; other hosts show their step."""
-    watch = ImageWatch(shell, {HEAD: ImageStage("pulling vLLM's image", "3.1 of 9.8 GB")})
-    assert watch.describe(HEAD, "starting") == "pulling vLLM's image | 3.1 of 9.8 GB"
-    assert watch.describe(WORKER, "starting") == "starting"
+    run = ClusterUp(shell, 1800.0, gpus={HEAD: 8, WORKER: 8})
+    run.images.stages[HEAD] = ImageStage("pulling vLLM's image", "3.1 of 9.8 GB")
+    report = HeadReport({}, {WORKER: "waiting-for-ssh"}, {}, [])
+    line = str(run.describe_host(HEAD, report))
+    assert line == f"{HEAD}: head: pulling vLLM's image | 3.1 of 9.8 GB | 0 s of at most 1800 s"
+    assert run.describe_host(WORKER, report).state == "worker: waiting for ssh"

@@ -78,7 +78,7 @@ def test_hosts_by_name_are_in_by_their_address(run: ClusterUp, monkeypatch: pyte
     named.addresses = find_addresses(own)
     assert named.list_missing(make_report({"10.0.0.1": 8, "192.168.5.2": 8})) == []
     assert named.list_missing(make_report({"10.0.0.1": 8, "172.17.0.1": 8})) == ["gpu-b"]
-    assert named.describe_host("gpu-a.lab", make_report({"10.0.0.1": 8})).startswith("gpu-a.lab: head: joined, 8 of 8")
+    assert named.describe_host("gpu-a.lab", make_report({"10.0.0.1": 8})).state == "head: joined, 8 of 8 GPUs"
     named.addresses.clear()
     assert named.list_missing(make_report({"10.0.0.1": 8, "10.9.9.9": 8})) == []
 
@@ -92,10 +92,10 @@ def test_a_host_without_gpus_joins_with_none(run: ClusterUp) -> None:
 def test_progress_and_result_name_hosts_and_gpus(run: ClusterUp) -> None:
     assert run.describe() == f"2 hosts, 16 GPUs: {HEAD} (8), {WORKER} (8)"
     report = make_report({HEAD: 8})
-    assert run.describe_host(HEAD, report).startswith(f"{HEAD}: head: joined, 8 of 8 GPUs | 0 s of at most 1800 s")
-    assert run.describe_host(WORKER, report).startswith(f"{WORKER}: worker: image, container, Ray | ")
+    assert str(run.describe_host(HEAD, report)) == f"{HEAD}: head: joined, 8 of 8 GPUs | 0 s of at most 1800 s"
+    assert run.describe_host(WORKER, report).state == "worker: image, container, Ray"
     unknown = HeadReport({}, {}, {}, [])
-    assert "worker: waiting for the head to start it | " in run.describe_host(WORKER, unknown)
+    assert run.describe_host(WORKER, unknown).state == "worker: waiting for the head to start it"
 
 
 def test_a_container_of_another_owner_is_left_alone(run: ClusterUp, fake_ssh: FakeSsh) -> None:
