@@ -13,24 +13,13 @@ from pydantic import JsonValue
 
 from raylaunch.base.text import find_nearest, is_misspelling, is_secret, list_choices, quote
 from raylaunch.config.layers import Key, LayeredValues, show_key
+from raylaunch.config.other_names import EXPLAINED, MEANT
 from raylaunch.config.removed_options import read_removed
 from raylaunch.config.schema import FileSchema, Part, read_shipped
 
 MAX_PROBLEMS = 50
 """More are counted, not listed."""
 
-_ABBREVIATIONS = {
-    "tp": "tensor_parallel_size",
-    "pp": "pipeline_parallel_size",
-    "dp": "data_parallel_size",
-    "tp_size": "tensor_parallel_size",
-    "pp_size": "pipeline_parallel_size",
-    "context_length": "max_model_len",
-    "max_seq_len": "max_model_len",
-    "max_length": "max_model_len",
-    "gpu_mem_util": "gpu_memory_utilization",
-    "gpus": "gpus_per_node",
-}
 _OF_VLLM = ("engine", "server")
 _TYPE_NAMES = {
     "boolean": "true or false",
@@ -196,12 +185,15 @@ class _Checker:
         of_vllm = path[0] in _OF_VLLM and len(path) > 1
         if of_vllm and (removed := read_removed().get(".".join((*path[1:-1], plain)))):
             return str(removed)
+        if of_vllm and plain in EXPLAINED and plain not in fields:
+            return f"unknown key; {EXPLAINED[plain]}"
         nearest = find_meant(plain, {key: part for key, part in fields.items() if _has(fields, key)}, path[0])
         is_block = len(path) == 1 and all("$ref" in part for part in fields.values())
         noun = "block" if is_block else "key"
-        homes = [block for block in self.schema.list_fields() if _has(self.schema.list_fields(block), plain)]
-        if homes and path[0] not in homes and (nearest is None if is_block else nearest != plain):
-            return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{plain})"
+        meant = MEANT.get(plain, plain)
+        homes = [block for block in self.schema.list_fields() if _has(self.schema.list_fields(block), meant)]
+        if homes and path[0] not in homes and (nearest is None if is_block else nearest != meant):
+            return f"unknown {noun}; it belongs to the {homes[0]} block ({homes[0]}.{meant})"
         shipped = read_shipped()
         if of_vllm and plain not in fields and plain in shipped.list_fields(*path[:-1]):
             return f"vLLM {self.schema.vllm}, which is installed, does not have it; vLLM {shipped.vllm} does"
@@ -231,7 +223,7 @@ def _fit_integers(part: Part, value: JsonValue) -> JsonValue:
 
 def find_meant(name: str, fields: Mapping[str, Part], block: str) -> str | None:
     """The field that an unknown name stands for. Options of vLLM come and go: there only a misspelling is likely."""
-    if (meant := _ABBREVIATIONS.get(name, "")) in fields:
+    if (meant := MEANT.get(name, "")) in fields:
         return meant
     nearest = find_nearest(name, fields)
     if nearest is None or _turns_sense(name, nearest) or (block in _OF_VLLM and not is_misspelling(name, nearest)):

@@ -59,7 +59,7 @@ class RequestHead:
     @property
     def is_retry(self) -> bool:
         """Whether an official client (OpenAI's and Anthropic's send this header) tries for the second time or more."""
-        return self.method == "POST" and self.headers.get("x-stainless-retry-count", "0") != "0"
+        return self.method in ("GET", "POST") and self.headers.get("x-stainless-retry-count", "0") != "0"
 
     def has_key(self, api_keys: tuple[str, ...]) -> bool:
         """Whether it carries one of these API keys."""

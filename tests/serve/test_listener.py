@@ -210,10 +210,11 @@ def wait_for_more(statuses: list[int], status: int, count: int) -> None:
         time.sleep(0.01)
 
 
-def send_retry(bound: socket.socket) -> socket.socket:
+def send_retry(bound: socket.socket, *, lists_models: bool = False) -> socket.socket:
     """The second try of an official client, with the first bytes of its body."""
     client = socket.create_connection(("127.0.0.1", port_of(bound)), timeout=30)
-    client.sendall(b"POST /v1/messages HTTP/1.1\r\nX-Stainless-Retry-Count: 1\r\nContent-Length: 9\r\n\r\n{")
+    head = b"GET /v1/models HTTP/1.1\r\n" if lists_models else b"POST /v1/messages HTTP/1.1\r\nContent-Length: 9\r\n"
+    client.sendall(head + b"X-Stainless-Retry-Count: 1\r\n\r\n" + b"{" * (not lists_models))
     return client
 
 
@@ -223,7 +224,7 @@ def test_a_retry_is_held_until_an_engine_accepts_or_the_service_stops(listening:
     listener = Listener(listening, lambda: notices[-1])
     listener.resume()
     for answer, end in ((b"Retry-After: 1\r\n", listener.pause), (b"stopping", listener.resume)):
-        held = [send_retry(listening), send_retry(listening)]
+        held = [send_retry(listening), send_retry(listening, lists_models=True)]
         assert wait_until(lambda: listener.held == 2, 30)
         connection = http.client.HTTPConnection("127.0.0.1", port_of(listening), timeout=30)
         connection.request("POST", "/v1/messages", "{}", {"X-Stainless-Retry-Count": "0"})
