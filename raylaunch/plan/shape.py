@@ -60,7 +60,7 @@ class ModelShape:
     widest: int
     """Elements per token of the widest intermediate result of a layer that TP splits."""
     widest_dense: int
-    """Inner width of a dense feed-forward layer; 0 where all layers have experts."""
+    """Inner width of a dense feed-forward layer, as far as it is quantized; 0 where all layers have experts."""
     widest_expert: int
     """Inner width of an expert; 0 without experts."""
     experts_per_token: int
@@ -105,10 +105,11 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
     mixers = find_mixers(fields, count)
     architectures = config.get("architectures")
     stored = read_quantization(config, quantization)
+    left_out = stored.list_skipped(count)
     norms = Matrix(2 * hidden, "all", "plain")
     layers = tuple(
         Layer(mixer, (*_mix(fields, mixer, hidden, stored, skipped), *_feed(fields, at, hidden, skipped), norms))
-        for at, (mixer, skipped) in enumerate(zip(mixers, stored.list_skipped(count), strict=True))
+        for at, (mixer, skipped) in enumerate(zip(mixers, left_out, strict=True))
     )
     expert = fields.expert_width if fields.experts else 0
     return ModelShape(
@@ -125,7 +126,7 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         dtype=str(fields.get("torch_dtype") or fields.get("dtype") or "bfloat16"),
         layers=layers,
         widest=max(fields.intermediate, expert, heads * fields.head_size),
-        widest_dense=fields.intermediate if any(not fields.is_moe_layer(at) for at in range(count)) else 0,
+        widest_dense=fields.intermediate if any(_has_dense(fields, at, left_out[at]) for at in range(count)) else 0,
         widest_expert=expert,
         experts_per_token=fields.experts_per_token,
         quantization=stored,
@@ -133,6 +134,10 @@ def read_shape(config: Mapping[str, JsonValue], quantization: str | None = None)
         positions=_count_positions(fields, hidden),
         tower=measure_tower(config, hidden),
     )
+
+
+def _has_dense(fields: Fields, at: int, skipped: frozenset[Role]) -> bool:
+    return not fields.is_moe_layer(at) and "mlp" not in skipped
 
 
 def _mix(fields: Fields, mixer: Mixer, hidden: int, stored: Quantization, skipped: frozenset[Role]) -> list[Matrix]:
