@@ -71,6 +71,8 @@ def _read_launch(what: str | None, sets: tuple[str, ...]) -> "tuple[LaunchConfig
     from types import MappingProxyType
 
     folder = Path(what)
+    if folder.name == "config.json" and folder.is_file():
+        folder = folder.parent
     is_path = folder.is_dir() or what.startswith(("/", "./", "../", "~"))
     kind = f"model.path={folder.expanduser().absolute()}" if is_path else f"model.repo={what}"
     loaded = load_launch(None, (kind, *sets))
@@ -232,9 +234,17 @@ def _write_launch(output: Path, made: "Plan", launch: "LaunchConfig") -> None:
 
     if not made.layouts[0].fits:
         raise LaunchFileError(f"nothing fits, so {output} is not written", fix="name more or larger GPUs")
+    if len(sizes := sorted({machine.gpus for machine in made.fleet.machines})) > 1:
+        raise LaunchFileError(
+            f"machines with {' and '.join(map(str, sizes))} GPUs: cluster.gpus_per_node is one number, so {output} is "
+            "not written",
+            fix="plan machines with equally many GPUs",
+        )
     share = read_settings(launch).gpu_memory_utilization
     path = launch.model.path or (f"/data/{made.name.rpartition('/')[2]}" if len(made.fleet.machines) > 1 else None)
-    written = report.to_launch_text(made, made.layouts[0], made.name, path, share)
+    set_here = {name: value for name, value in launch.engine.items() if launch.sources.get(f"engine.{name}")}
+    repo = launch.model.repo if launch.model.repo == made.name else None  # of a folder it is the demo's
+    written = report.to_launch_text(made, made.layouts[0], repo, path, share, set_here)
     try:
         output.write_text(written)
     except OSError as error:

@@ -52,11 +52,15 @@ _KINDS = (
     GpuKind("A100", 79.15, 2039e9, 200e9, 80),
     GpuKind("H20", 95.00, 4000e9, 350e9, 90),
     GpuKind("H100", 79.10, 3350e9, 350e9, 90),
+    GpuKind("H100NVL", 93.10, 3900e9, 300e9, 90),
     GpuKind("H200", 139.80, 4800e9, 350e9, 90),
     GpuKind("B200", 178.35, 8000e9, 700e9, 100),
 )
 KINDS = {kind.name.lower(): kind for kind in _KINDS}
 _UNKNOWN = GpuKind("GPU", 0.0, 1000e9, 10e9, 80)
+_SAME = {"a800": "a100", "h800": "h100"}
+"""Cards that differ in their links alone."""
+_EXAMPLE = "machines x GPUs x kind, as 2x8x4090"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ def find_kind(name: str, memory_bytes: int | None = None) -> GpuKind:
     A name that no kind matches has the rates of a PCIe card, and needs `memory_bytes`.
     """
     plain = re.sub(r"[\s_-]\d+\s?gb|nvidia|geforce|rtx|tesla|generation|[\s_-]", "", name.lower())
+    for other, known in _SAME.items():
+        plain = plain.replace(other, known)
     matching = [kind for key, kind in KINDS.items() if re.search(rf"{key}(?!\d)", plain)]
     if plain.startswith("a100") and ("40gb" in name.lower() or (memory_bytes and memory_bytes < 50 * GIB)):
         matching = [KINDS["a100-40gb"]]
@@ -116,13 +122,16 @@ def parse_gpus(value: str, network_gbit_s: float | None = None) -> Fleet:
     """
     machines: list[Machine] = []
     for part in value.split("+"):
-        found = re.fullmatch(r"(?:(\d{1,4})x)?(?:(\d{1,3})x)?([A-Za-z0-9 .-]+)", part.strip(), re.IGNORECASE)
+        plain = re.sub(r"""["']""", "", part).strip()
+        found = re.fullmatch(r"(?:(\d{1,4})\s*x\s*)?(?:(\d{1,3})\s*x\s*)?([A-Za-z0-9 ._-]+)", plain, re.IGNORECASE)
         if found is None:
-            raise LaunchFileError(f"--gpus {text.printable(value)}: not machines x GPUs x kind", fix="as 2x8x4090")
+            raise LaunchFileError(f"--gpus {text.printable(value)}: not machines x GPUs x kind", fix=_EXAMPLE)
         first, second, name = found.groups()
+        if re.fullmatch(r"\d{1,3}|.*[x:]\s*\d{1,3}", name):
+            raise LaunchFileError(f"--gpus {text.printable(value)}: the GPU's kind has to be the last", fix=_EXAMPLE)
         count, per_machine = (int(first), int(second)) if second else (1, int(first or 1))
         if not count or not per_machine:
-            raise LaunchFileError(f"--gpus {text.printable(value)}: no GPUs", fix="as 2x8x4090")
+            raise LaunchFileError(f"--gpus {text.printable(value)}: no GPUs", fix=_EXAMPLE)
         machines += [Machine(_read_kind(name.strip()), per_machine)] * count
     return _name_rate(Fleet(tuple(machines)), network_gbit_s)
 

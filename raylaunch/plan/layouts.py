@@ -36,7 +36,10 @@ def explain_first(layouts: list[Layout]) -> str:
     if not first.fits:
         return "nothing fits: more or larger GPUs, fp8 weights or a smaller model are needed"
     second = next((layout for layout in layouts[1:] if layout.fits), None)
-    holds = f"{_name(first)} is first: {first.requests.low:,.0f} requests of {first.context:,} tokens at once"
+    form = ",.0f" if first.requests.high >= 10 else ".1f"
+    low, high = (f"{count:{form}}" for count in (first.requests.low, first.requests.high))
+    held = low if low == high else f"{low} to {high}"
+    holds = f"{_name(first)} is first: {held} requests of {first.context:,} tokens at once"
     if second is None:
         return f"{holds}; no other layout fits"
     if not second.surely_fits and first.surely_fits:

@@ -34,7 +34,9 @@ def list_refusals(
     """What keeps a layout from starting; the first is the one to name."""
     problems = [*_list_divisions(shape, tp, pp), *_list_groups(shape, tp)]
     if not budget.is_placed:
-        problems.append(f"TP={tp} x PP={pp} does not fit on these machines, a TP group inside each")
+        problems.append(
+            f"TP={tp} x PP={pp} needs {pp} group{'s' * (pp > 1)} of {tp} GPUs, each inside one machine: there are fewer"
+        )
     yield from problems
     if not problems and not budget.settings.is_partial:
         yield from _list_memory(budget, longest, max_len, kv_cache)

@@ -1,6 +1,8 @@
 """A plan as text within 80 columns, as JSON, and as a launch file."""
 
+import json
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raylaunch.plan.gpus import GIB, Fleet, describe_gpus
@@ -12,6 +14,11 @@ from raylaunch.plan.shape import ModelShape
 
 _WIDTH = 80
 _COLUMNS = (" TPxPPxR", "dtype/KV", "weights", "overh.", "KV GiB", "tokens", "requ.", "wire", "lost")
+_CHOSEN = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "dtype", "kv_cache_dtype", "max_model_len"),
+    *("gpu_memory_utilization", "distributed_executor_backend"),
+)
+"""Options of the engine that a layout decides, or that are one default."""
 _SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 _WORTH_A_LINE = 0.05
 _SHOWN = 12
@@ -184,30 +191,52 @@ def describe_arithmetic(plan: Plan, layout: Layout) -> list[str]:
     ]
 
 
-def to_launch_text(plan: Plan, layout: Layout, repo: str, path: str | None, utilization: float) -> str:
-    """A launch file for a layout, the arithmetic as comments; a replica is a launch of its own."""
+def to_launch_text(
+    plan: Plan, layout: Layout, repo: str | None, path: str | None, utilization: float, engine: Mapping[str, object]
+) -> str:
+    """A launch file for a layout on machines with equally many GPUs, the arithmetic as comments.
+
+    Args:
+        engine: the options that the planned launch sets; those that the layout does not are kept.
+    """
     comments = [line for sentence in describe_arithmetic(plan, layout) for line in textwrap.wrap(sentence, 110)]
-    machines = max(1, -(-len(plan.fleet.machines) // layout.replicas))
-    per_machine = min(max(machine.gpus for machine in plan.fleet.machines), layout.tp * layout.pp)
+    length = _choose_length(layout)
+    if length < layout.max_model_len:
+        comments.append(f"max_model_len is what surely fits; {layout.max_model_len:,} were asked for, and may fit.")
+    machines, per_machine, replicas = _share_machines(plan.fleet, layout)
     lines = [
         *(f"# {line}" for line in comments),
-        *([f"# {layout.replicas} replicas: start one for each, on GPUs of its own."] if layout.replicas > 1 else []),
+        *(
+            [f"# {layout.replicas} replicas: start one for each, on GPUs of its own."]
+            if replicas != layout.replicas
+            else []
+        ),
         *([f"# Start it with {PARTITION}={','.join(map(str, layout.sizes))} set."] if layout.is_partitioned else []),
         "model:",
-        f"  repo: {_quote(repo)}",
+        *([f"  repo: {_quote(repo)}"] if repo else []),
         *([f"  path: {_quote(path)}"] if path else []),
         "cluster:",
         f"  nodes: {machines}",
         f"  gpus_per_node: {per_machine}",
+        *([f"  replicas: {replicas}"] if replicas > 1 else []),
         "engine:",
         f"  tensor_parallel_size: {layout.tp}",
         f"  pipeline_parallel_size: {layout.pp}",
         f"  dtype: {layout.dtype}",
         *([f"  kv_cache_dtype: {layout.kv_dtype}"] if layout.kv_dtype != layout.dtype else []),
-        f"  max_model_len: {_choose_length(layout)}",
+        f"  max_model_len: {length}",
         f"  gpu_memory_utilization: {utilization:g}",
+        *(f"  {name}: {json.dumps(value)}" for name, value in engine.items() if name not in _CHOSEN),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _share_machines(fleet: Fleet, layout: Layout) -> tuple[int, int, int]:
+    """Machines and GPUs of each in the launch file, and its replicas: 1 where they cannot be of one launch."""
+    machines, gpus, world = len(fleet.machines), fleet.machines[0].gpus, layout.tp * layout.pp
+    if gpus % world == 0 or (world % gpus == 0 and machines % (world // gpus) == 0):
+        return machines, gpus, layout.replicas
+    return max(1, -(-machines // layout.replicas)), min(gpus, world), 1
 
 
 def _choose_length(layout: Layout) -> int:

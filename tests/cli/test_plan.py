@@ -78,6 +78,25 @@ def test_written_launch_names_the_best_layout(tmp_path: Path, capsys: pytest.Cap
     assert json.loads(out)["layouts"][0]["named"]
 
 
+def test_written_launch_keeps_set_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replicas are of one launch; a folder has no repository, not the demo's."""
+    model, output = write_model(tmp_path / "model", "llama-3-8b"), tmp_path / "out.yaml"
+    asked = ("--set", "engine.max_num_seqs=16", "--set", "engine.enforce_eager=true", "-o", str(output))
+    assert run(capsys, str(model / "config.json"), "--gpus", "2x4x4090", *asked)[0] == 0
+    written = yaml.safe_load(output.read_text())
+    assert written["model"] == {"path": str(model)}
+    assert written["cluster"] == {"nodes": 2, "gpus_per_node": 4, "replicas": 4}
+    assert (written["engine"]["max_num_seqs"], written["engine"]["enforce_eager"]) == (16, True)
+    assert run(capsys, str(output), "--gpus", "2x4x4090")[0] == 0
+
+
+def test_unequal_machines_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output = write_model(tmp_path / "model", "llama-3-8b"), tmp_path / "out.yaml"
+    status, _, err = run(capsys, str(model), "--gpus", "1x8x4090+1x4x4090", "-o", str(output))
+    assert (status, output.exists()) == (1, False)
+    assert "machines with 4 and 8 GPUs" in err
+
+
 def test_model_of_the_hub_is_planned_without_its_weights(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

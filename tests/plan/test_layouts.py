@@ -51,11 +51,11 @@ def test_hop_carries_states_and_residual() -> None:
         (plan("llama-70b", "1x6x4090", 6, 1), "64 attention heads"),
         (plan("qwen2-7b", "1x8x4090", 8, 1), "28 attention heads"),
         (plan("llama-70b", "1x128x4090", 1, 128), "80 layers"),
-        (plan("llama-70b", "2x4x4090", 8, 1), "a TP group inside each"),
+        (plan("llama-70b", "2x4x4090", 8, 1), "each inside one machine"),
         (plan("llama-70b", "1x4x4090", 4, 1), "exceed 23.52 GiB x 0.92"),
         (plan("llama-3.1-8b", "1x1x4090", 1, 1, gpu_memory_utilization=0.995), "CUDA context"),
         (plan("llama-3.1-8b", "1x1x4090", 1, 1, max_model_len=131072), "at most 5"),
-        (plan("qwen3-14b-awq", "1x8xH200", 16, 1), "a TP group inside each"),
+        (plan("qwen3-14b-awq", "1x8xH200", 16, 1), "each inside one machine"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_its_arithmetic(layout: Layout, words: str) -> None:
@@ -144,6 +144,15 @@ def test_gpu_names() -> None:
         ("NVIDIA RTX 6000 Ada Generation", "6000Ada"), ("Tesla T4", "T4"),
     ):  # fmt: skip
         assert find_kind(name).name == kind
+    for spelled, gpus, kind in (
+        ("8 x 4090", 8, "4090"), ('2x8x"RTX 4090"', 16, "4090"), ("4xA100-80GB", 4, "A100"), ("4xA800", 4, "A100"),
+        ("h100", 1, "H100"), ("rtx6000ada", 1, "6000Ada"), ("2X8xl40s", 16, "L40S"), ("8xH100_NVL", 8, "H100NVL"),
+    ):  # fmt: skip
+        fleet = parse_gpus(spelled)
+        assert (fleet.gpus, fleet.machines[0].kind.name) == (gpus, kind)
+    for spelled in ("4090x8", "2x8", "8"):
+        with pytest.raises(LaunchFileError, match="kind has to be the last"):
+            parse_gpus(spelled)
     assert make_fleet([[("NVIDIA A100-SXM4-40GB", 42_300_000_000)]]).machines[0].kind.name == "A100-40GB"
     with pytest.raises(LaunchFileError, match="nearest is 4090"):
         parse_gpus("2x8x4091")
