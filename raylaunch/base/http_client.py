@@ -136,7 +136,7 @@ def open_url(url: str, access: Access, body: bytes | None = None) -> http.client
                     raise _describe_status(url, error) from error
             url = _follow(url, where)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise explain(error, url, access.timeout_s) from error
+            raise explain(error, url, access.timeout_s, by_proxy=access.may_use_proxy) from error
         else:
             return answer
     raise RequestError(HttpFailure.BROKEN, f"{url} redirects again and again")
@@ -165,8 +165,12 @@ def fetch_text(url: str, timeout_s: float, client_cert: CertificateFiles | None 
         return None
 
 
-def explain(error: Exception, url: str, timeout_s: float) -> RequestError:
-    """Why a request failed, in one sentence."""
+def explain(error: Exception, url: str, timeout_s: float, *, by_proxy: bool = True) -> RequestError:
+    """Why a request failed, in one sentence.
+
+    Args:
+        by_proxy: a proxy of the environment was asked, where there is one for `url`.
+    """
     reason = getattr(error, "reason", error)
     cause = reason if isinstance(reason, Exception) else error
     url = hide_password(url)
@@ -177,7 +181,8 @@ def explain(error: Exception, url: str, timeout_s: float) -> RequestError:
         return RequestError(HttpFailure.TLS_CLOSED, f"{url} closed the TLS connection before its answer was complete")
     if isinstance(cause, ssl.SSLError):
         return _explain_tls(cause, url)
-    if isinstance(cause, ConnectionRefusedError | socket.gaierror) and (proxy := hide_password(find_proxy(url))):
+    proxy = hide_password(find_proxy(url)) if by_proxy else ""
+    if proxy and isinstance(cause, ConnectionRefusedError | socket.gaierror):
         words = f"{cause.strerror}; no_proxy={urlsplit(url).hostname} asks it directly"
         return RequestError(HttpFailure.UNREACHABLE, f"no way to {url} through the proxy {proxy}: {words}")
     if isinstance(cause, TimeoutError):

@@ -14,9 +14,11 @@ from typing import Any
 
 from raylaunch.base.errors import RaylaunchError
 from raylaunch.base.http_client import describe_error
+from raylaunch.bench.output_events import FAILED, has_output
 
 _MAX_HEAD_BYTES = 64 << 10
 _UNTIL_CLOSE = -1
+_STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 class WireError(RaylaunchError):
@@ -98,8 +100,8 @@ class HttpAnswer:
         return self._read_plain(data, now)
 
     def close(self, now: float) -> None:
-        """Take that the connection was closed."""
-        if self.status and self._left == _UNTIL_CLOSE and not self._decode:
+        """Take that the connection was closed; some gateways leave out the last chunk."""
+        if self.status and ((self._left == _UNTIL_CLOSE and not self._decode) or (self.streaming and self.finished)):
             self._end_body()
         else:
             self.broke = True
@@ -116,8 +118,7 @@ class HttpAnswer:
         status_line, *lines = bytes(self._head[:end]).decode("latin-1").split("\r\n")
         rest = bytes(self._head[end + 4 :])
         self._head.clear()
-        version, _, after = status_line.partition(" ")
-        code = after[:3]
+        version, _, code = status_line[:12].partition(" ")
         if not version.startswith("HTTP/1.") or not code.isdigit():
             raise WireError(f"not an HTTP/1.1 answer: {status_line[:60]!r}")
         if int(code) < 200:  # 100 Continue and the like: the answer follows
@@ -126,6 +127,8 @@ class HttpAnswer:
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self.keep_alive = headers.get("connection", "").lower() != "close" and version == "HTTP/1.1"
         self.streaming = headers.get("content-type", "").lower().startswith("text/event-stream")
+        if (coding := headers.get("content-encoding", "identity").lower()) not in ("identity", ""):
+            raise WireError(f"the answer is compressed ({coding}), which was not asked for")
         if headers.get("transfer-encoding", "").lower() == "chunked":
             self._decode, self._left = True, None
         else:
@@ -182,6 +185,8 @@ class HttpAnswer:
         return is_complete
 
     def _take_payload(self, payload: bytes, now: float) -> None:
+        if not self.streaming and not self._body and self.status == 200:
+            self.streaming = payload.startswith(_STREAM_STARTS)  # gateways send text/plain, or no type
         if not self.streaming:
             self._body.append(payload)
             return
@@ -195,8 +200,11 @@ class HttpAnswer:
     def _take_event(self, event: bytes, now: float) -> None:
         """One event: its data lines joined, as the standard has it; comments (": ping") have no data."""
         if b"\n" in event or not event.startswith(b"data:"):
-            lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-            if lines and b"event: error" in event.split(b"\n"):
+            split = event.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            lines = [line[5:].removeprefix(b" ") for line in split if line.startswith(b"data:")]
+            if event.startswith(b"error:"):  # llama.cpp's
+                self._take_error(event[6:])
+            elif lines and {b"event: error", b"event:error"} & {*split}:
                 self._take_error(b"\n".join(lines))
             elif lines:
                 self._take(b"\n".join(lines), now)
@@ -214,6 +222,7 @@ class HttpAnswer:
             and b'":""' not in data
             and b'"delta":{}' not in data
             and b'"delta":null' not in data
+            and b'"content":null' not in data
         ):
             self.arrivals.append(now)
             return
@@ -246,19 +255,26 @@ class HttpAnswer:
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
             return
-        if choice.get("finish_reason"):
+        if reason := choice.get("finish_reason"):
             self.finished = True
-        if _has_output(choice):
+            if reason in FAILED:
+                self.error = self.error or f"the server ended the answer (finish_reason {reason})"
+        if has_output(choice):
             self.arrivals.append(now)
 
     def _end_body(self) -> None:
         if self.streaming:
-            if self._tail.strip():
+            if self._tail.strip().startswith(b"{"):  # JSON that is called a stream
+                self._take_body(self._tail)
+            elif self._tail.strip():
                 self._take_event(self._tail.strip(b"\n"), self.last_s)
             if self.finished and not self.arrivals and self.usage and self.usage.get("completion_tokens"):
                 self.arrivals.append(self.last_s)  # all its tokens in its last event, and no text: a busy server
             return
-        body = b"".join(self._body)
+        self._take_body(b"".join(self._body))
+
+    def _take_body(self, body: bytes) -> None:
+        """A complete answer that is no stream."""
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError):
@@ -269,11 +285,11 @@ class HttpAnswer:
             return
         if not isinstance(fields, dict):
             return
-        if self.status != 200 or "error" in fields:
+        self.finished = bool(fields.get("choices"))
+        if self.status != 200 or fields.get("error") or not self.finished:
             self.error = describe_error(fields)
         if isinstance(fields.get("usage"), dict):
             self.usage = fields["usage"]
-        self.finished = bool(fields.get("choices"))
 
 
 def _is_length(line: bytes, length: int) -> bool:
@@ -282,16 +298,3 @@ def _is_length(line: bytes, length: int) -> bool:
         return int(line.partition(b";")[0], 16) == length
     except ValueError:
         return False
-
-
-def _has_output(choice: Mapping[str, Any]) -> bool:
-    """Whether an event carries a token: a chat's opening ({"role": ...}) and the end of a stream often carry none.
-
-    A token's text may be empty: part of a character, or an id that the tokenizer does not know.
-    """
-    delta = choice.get("delta")
-    delta = delta if isinstance(delta, dict) else {}
-    if choice.get("text") or any(value for key, value in delta.items() if key != "role"):
-        return True
-    is_opening_or_end = "role" in delta or bool(choice.get("finish_reason"))
-    return not is_opening_or_end and ("text" in choice or "content" in delta)

@@ -12,6 +12,7 @@ from raylaunch.base import http_client
 from raylaunch.base.errors import BenchError, LaunchFileError
 from raylaunch.base.http_client import TLS_FIXES, Access, HttpFailure, RequestError
 from raylaunch.base.ports import ALL_INTERFACES
+from raylaunch.base.proxies import find_proxy
 from raylaunch.base.tls import SYSTEM_TLS, ClientTls
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.bench.connection import ServerAddress
@@ -20,6 +21,9 @@ from raylaunch.bench.http_response import make_head
 if TYPE_CHECKING:
     from raylaunch.config.launch import LaunchConfig
     from raylaunch.serve.service_record import Service
+
+
+_NO_WAY = (HttpFailure.NAME, HttpFailure.REFUSED, HttpFailure.SILENT, HttpFailure.UNREACHABLE)
 
 
 def _advise_start() -> str:
@@ -79,7 +83,12 @@ class Target:
     def make_head(self, path: str) -> bytes:
         """The head of every request to `path` (as "/v1/completions")."""
         parts = urlsplit(self.url)
-        headers = {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "raylaunch-bench"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "raylaunch-bench",
+        }
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return make_head("POST", parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + path, headers)
@@ -117,6 +126,9 @@ class Target:
         }
         if error.is_passing:
             fixes[HttpFailure.STATUS] = f"try again; `{Viewpoint.of_this_process().command('status')}` shows its state"
+        if error.kind in _NO_WAY and (proxy := find_proxy(self.url)):
+            what = f"{error.what}; it was asked directly, not through the proxy {http_client.hide_password(proxy)}"
+            return BenchError(what, fix="run bench where the server can be reached: a proxy would be measured with it")
         return BenchError(error.what, fix=fixes.get(error.kind) or _advise_start())
 
 

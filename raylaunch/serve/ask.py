@@ -16,7 +16,7 @@ from raylaunch.base.viewpoint import HERE, Viewpoint
 _LONGEST_LINE = 16 << 20
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and newline: a model's text must not command the terminal."""
-_THINKING = ("reasoning", "reasoning_content")
+_THINKING = ("reasoning", "reasoning_content", "thinking")
 """vLLM's field, and that of others (and of vLLM before 0.12)."""
 
 
@@ -112,8 +112,10 @@ def _read_events(answer: http.client.HTTPResponse) -> Iterator[Any]:
     """
     is_error, held = False, ""
     while line := answer.readline(_LONGEST_LINE):
-        text = line.decode(errors="replace").strip()
+        text = line.decode(errors="replace").strip().removeprefix("\ufeff")
         name, _, value = text.partition(":")
+        if name == "error":  # llama.cpp's
+            is_error, name = True, "data"
         if name == "event":
             is_error = value.strip() == "error"
         if name == "data":
@@ -148,8 +150,10 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
     kinds: set[str] = set()
     reason, calls_tool = "", False
     for event in events:
-        if isinstance(event, dict) and event.get("error"):
-            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {describe_error(event['error'])}")
+        is_bare = isinstance(event, dict) and "choices" not in event and bool(event.keys() & {"message", "detail"})
+        if isinstance(event, dict) and (event.get("error") or is_bare):
+            said = describe_error(event.get("error") or event)
+            raise RequestError(HttpFailure.STATUS, f"the answer ended in an error: {said}")
         choice = _find_choice(event)
         for piece in _split(choice):
             kinds.add(piece.kind)
@@ -164,6 +168,8 @@ def _read_pieces(events: "Iterator[Any] | list[Any]") -> Iterator[Piece]:
         yield Piece("max_tokens ended the answer while the model was thinking; raise --max-tokens", "note")
     elif reason == "length":
         yield Piece("max_tokens ended the answer", "note")
+    elif reason in ("abort", "error"):
+        yield Piece(f"the server ended the answer (finish_reason {reason})", "note")
     elif reason == "content_filter":
         yield Piece("the server's content filter ended the answer", "note")
     elif calls_tool and "answer" not in kinds:

@@ -123,6 +123,56 @@ def test_error_event_under_200() -> None:
     assert answer.error == "EngineCore died"
 
 
+def test_other_servers_streams() -> None:
+    """Other content types, a byte order mark, a missing last chunk, an empty error field: all the same stream."""
+    for kind in (b"text/plain", b"application/json", b""):
+        head = HEAD.replace(b"text/event-stream; charset=utf-8", kind)
+        is_right(read([head, *map(chunk, STREAM), b"0\r\n\r\n"]))
+    is_right(read([HEAD, chunk(b"\xef\xbb\xbf" + STREAM[0]), *map(chunk, STREAM[1:]), b"0\r\n\r\n"]))
+    answer = HttpAnswer()
+    for number, piece in enumerate([HEAD, *map(chunk, STREAM)]):
+        assert not answer.feed(piece, float(number))
+    answer.close(9.0)
+    is_right(answer)
+    assert not answer.broke
+    nothing = event(id="1", choices=[{"index": 0, "delta": {"content": None}, "finish_reason": None}], error=None)
+    is_right(read([HEAD, *map(chunk, [*STREAM[:3], nothing, *STREAM[3:]]), b"0\r\n\r\n"]))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([b'error: {"code":500,"message":"boom"}\n\n'], "boom"),
+        ([b'event:error\ndata:{"message":"boom"}\n\n'], "boom"),
+        ([b'{"error": {"message": "boom"}}'], "boom"),
+        ([b'{"object": "error", "message": "boom"}'], "boom"),
+        ([token("a"), token("", "abort"), DONE], "the server ended the answer (finish_reason abort)"),
+    ],
+)
+def test_errors_of_other_servers(pieces: list[bytes], said: str) -> None:
+    """llama.cpp's field, JSON that is called a stream, an answer that was given up."""
+    assert read([HEAD, *map(chunk, pieces), b"0\r\n\r\n"]).error == said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"object": "error", "message": "boom"}', "boom"),
+        (b'{"detail": "boom"}', "boom"),
+        (b'{"choices": [{"text": "x"}], "error": null}', None),
+    ],
+)
+def test_json_under_200(body: bytes, said: str | None) -> None:
+    """Without choices it is an error; an empty error field is none."""
+    answer = read([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)])
+    assert (answer.error, answer.finished) == (said, said is None)
+
+
+def test_compressed_answers_are_refused() -> None:
+    with pytest.raises(WireError, match=r"compressed \(gzip\)"):
+        HttpAnswer().feed(HEAD.replace(b"transfer", b"content-encoding: gzip\r\ntransfer"), 0.0)
+
+
 @pytest.mark.parametrize(
     "end",
     [

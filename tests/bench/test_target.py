@@ -28,3 +28,13 @@ def test_refusals(answers: dict[str, bytes], words: str) -> None:
     with serve(answers) as url, pytest.raises(BenchError) as caught:
         try_request(find_target(launch=None, url=url, port=None, model=None), CHAT, b'{"model": "m"}')
     assert words in f"{caught.value.what} | {caught.value.fix}"
+
+
+def test_a_proxy_is_named_where_it_was_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load goes directly; a server that only a proxy reaches is no reason to blame the proxy."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://u:hush@127.0.0.1:1")
+    with pytest.raises(BenchError) as caught:
+        find_target(launch=None, url="http://nowhere.invalid", port=None, model=None)
+    assert caught.value.what.startswith("nowhere.invalid does not resolve")
+    assert "directly, not through the proxy http://127.0.0.1:1" in caught.value.what

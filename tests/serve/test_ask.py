@@ -1,7 +1,9 @@
 """`raylaunch ask` against servers that answer something else: one sentence and exit 1, and thinking is shown."""
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -97,6 +99,10 @@ def test_other_answers_are_read() -> None:
         (stream(delta(content="Paris")).replace(b"event-stream", b"plain"), {"answer": "Paris"}),
         (stream(delta(content=[{"type": "text", "text": "Paris"}, 1])), {"answer": "Paris"}),
         (stream(delta(content="\x1b]0;x\x07Pa\tris\r\n\x9b2J")), {"answer": "]0;xPa\tris\n2J"}),
+        (stream(b"\xef\xbb\xbfdata: " + json.dumps(delta(content="Paris")).encode()), {"answer": "Paris"}),
+        (stream(delta(thinking="hm"), delta(content="Paris")), {"thinking": "hm", "answer": "Paris"}),
+        (stream(delta("abort", content="Pa")),
+         {"answer": "Pa", "note": "the server ended the answer (finish_reason abort)"}),
         (stream(delta("content_filter", refusal="No.")),
          {"answer": "No.", "note": "the server's content filter ended the answer"}),
         (stream(delta("tool_calls", tool_calls=[{"function": {"name": "f"}}])),
@@ -107,6 +113,15 @@ def test_gateways_write_it_otherwise(chat: bytes, pieces: dict[str, str]) -> Non
     """Data over two lines, other content types, content parts; control characters stay away from the terminal."""
     with serve(LIST | {CHAT: chat}) as url:
         assert collect(url) == pieces
+
+
+@pytest.mark.parametrize(
+    "event", [b'error: {"code": 500, "message": "boom"}', {"object": "error", "message": "boom"}, {"detail": "boom"}]
+)
+def test_errors_of_other_servers(event: Any) -> None:
+    """llama.cpp's field, and errors that are not under `error`."""
+    with serve(LIST | {CHAT: stream(event)}) as url, pytest.raises(ServiceError, match="ended in an error: boom"):
+        collect(url)
 
 
 def test_an_error_begins_on_its_own_line() -> None:
