@@ -10,6 +10,7 @@
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -31,10 +32,15 @@ def write_private(path: Path, content: str | bytes) -> None:
         OSError: it cannot be written; an older file at `path` is unchanged.
     """
     make_private(path.parent)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content.encode(errors="replace") if isinstance(content, str) else content)
-    temporary.replace(path)
+    # A name of its own: containers that share the folder have equal pids.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink()
+        raise
 
 
 def write_quietly(path: Path, text: str) -> None:

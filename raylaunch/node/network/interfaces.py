@@ -23,7 +23,7 @@ class Interface:
     mtu: int
     """Largest packet, in bytes."""
     speed_mbit_s: int | None
-    """Of the link, as the driver reports it; None where it reports none."""
+    """Of the link, as the driver reports it; None where it reports none, or the link is no card's (a pair, a bond)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,12 @@ class NodeNetwork:
     """Whether the verbs devices are in this container (/dev/infiniband)."""
     environment: Mapping[str, str]
     """NCCL_*, GLOO_* and VLLM_HOST_IP of the ranks on this node."""
+    gpus: tuple[str, ...] = ()
+    """PCI address and ids of every card that NVIDIA's driver holds."""
+    isolation: str = ""
+    """The kernel's parameters and its IOMMUs, which decide whether peer access delivers."""
+    resolved: str = ""
+    """What the hostname means here, which Gloo binds to where GLOO_SOCKET_IFNAME is not set; "" where nothing."""
 
     def find_own(self) -> Interface | None:
         """The interface that has the node's address."""
@@ -69,7 +75,22 @@ def read_network(node_ip: str, *, root: Path = Path("/")) -> NodeNetwork:
         infiniband=tuple(devices),
         can_use_infiniband=bool(_list(root / "dev/infiniband")),
         environment={name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)},
+        gpus=tuple(_describe_card(card) for card in sorted((root / "sys/bus/pci/drivers/nvidia").glob("*:*"))),
+        isolation=" ".join([_read(root / "proc/cmdline"), *_list(root / "sys/class/iommu")]),
+        resolved="" if "GLOO_SOCKET_IFNAME" in os.environ else _resolve(socket.gethostname()),
     )
+
+
+def _describe_card(card: Path) -> str:
+    ids = [_read(card / name) for name in ("device", "subsystem_vendor", "subsystem_device")]
+    return " ".join([card.name, *ids])
+
+
+def _resolve(name: str) -> str:
+    try:
+        return str(socket.getaddrinfo(name, None)[0][4][0])
+    except OSError:
+        return ""
 
 
 def _list(folder: Path) -> list[str]:
@@ -90,4 +111,11 @@ def _is_up(root: Path, name: str) -> bool:
 
 def _read_interface(root: Path, name: str) -> Interface:
     mtu = int(_read(root / "sys/class/net" / name / "mtu") or 0)
-    return Interface(name, find_address(name), mtu, read_link_speed(name, root))
+    speed = read_link_speed(name, root) if _is_cards(root / "sys/class/net" / name) else None
+    return Interface(name, find_address(name), mtu, speed)
+
+
+def _is_cards(folder: Path) -> bool:
+    """Whether it is one network card: a veth pair reports 10 Gbit/s whatever it carries, a bond the sum of several."""
+    below = list(folder.glob("lower_*"))
+    return (folder / "device").exists() or (len(below) == 1 and (below[0] / "device").exists())

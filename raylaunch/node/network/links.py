@@ -37,6 +37,8 @@ class LinkRequest:
     transfer_s: float = 1.5
     """Longest time of one transfer."""
     connect_s: float = 3.0
+    is_short: bool = False
+    """Open a connection and take the round trip, no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class LinkMeasured:
     """Sizes of IP packets, in bytes, that never arrived, while smaller ones did."""
     passed: int = 0
     """Largest IP packet that arrived, in bytes; 0 where no datagram did (UDP may be blocked)."""
+    out_resent: float = 0.0
+    """Share of the packets from source to target that TCP had to send again: they were lost."""
+    in_resent: float = 0.0
 
 
 class LinkServer:
@@ -103,6 +108,8 @@ class LinkServer:
                 elif asked == _SOURCE:
                     (size,) = struct.unpack("!Q", _receive(connection, 8))
                     _send(connection, size)
+                    _receive(connection, 1)
+                    connection.sendall(struct.pack("!d", _read_resent(connection)))
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -136,15 +143,21 @@ def measure_link(request: LinkRequest) -> LinkMeasured:
         round_trip_us = _measure_round_trip(request)
     except OSError as error:
         return LinkMeasured(request.source, request.target, error=error.strerror or str(error))
+    if request.is_short:
+        return LinkMeasured(request.source, request.target, round_trip_us=round_trip_us)
     lost, passed = _probe_packets(request)
+    out_mb_s, out_resent = _measure_rate(request, _SINK)
+    in_mb_s, in_resent = _measure_rate(request, _SOURCE)
     return LinkMeasured(
         request.source,
         request.target,
         round_trip_us=round_trip_us,
-        out_mb_s=_measure_rate(request, _SINK),
-        in_mb_s=_measure_rate(request, _SOURCE),
+        out_mb_s=out_mb_s,
+        in_mb_s=in_mb_s,
         lost=lost,
         passed=passed,
+        out_resent=out_resent,
+        in_resent=in_resent,
     )
 
 
@@ -168,28 +181,46 @@ def _measure_round_trip(request: LinkRequest) -> float:
     return sorted(times)[len(times) // 2] * 1e6
 
 
-def _measure_rate(request: LinkRequest, kind: bytes) -> float | None:
-    """10^6 bytes a second: first 1 MiB, then as much as fits into the time, at most `size`; None where it stalls."""
+def _measure_rate(request: LinkRequest, kind: bytes) -> tuple[float | None, float]:
+    """10^6 bytes a second and the share sent again: first 1 MiB, then as much as fits into the time, at most `size`.
+
+    The rate is None where the transfer stalls.
+    """
     try:
         with _connect(request) as connection:
             connection.settimeout(request.transfer_s)
-            first = _time_transfer(connection, kind, len(_BLOCK))
+            first, _ = _time_transfer(connection, kind, len(_BLOCK))
             rest = int(min(request.size, len(_BLOCK) / first * request.transfer_s / 2))
             connection.settimeout(request.transfer_s * 2)
-            return rest / _time_transfer(connection, kind, rest) / 1e6
+            seconds, resent = _time_transfer(connection, kind, rest)
+            return rest / seconds / 1e6, resent
     except OSError:
-        return None
+        return None, 0.0
 
 
-def _time_transfer(connection: socket.socket, kind: bytes, size: int) -> float:
+def _time_transfer(connection: socket.socket, kind: bytes, size: int) -> tuple[float, float]:
+    """Seconds, and the share that was sent again."""
     began = time.perf_counter()
     connection.sendall(kind + struct.pack("!Q", size))
     if kind == _SINK:
         _send(connection, size)
         _receive(connection, 1)
+        seconds, resent = time.perf_counter() - began, _read_resent(connection)
     else:
         _drop(connection, size)
-    return max(time.perf_counter() - began, 1e-6)
+        seconds = time.perf_counter() - began
+        connection.sendall(b"!")
+        (resent,) = struct.unpack("!d", _receive(connection, 8))
+    return max(seconds, 1e-6), resent
+
+
+def _read_resent(connection: socket.socket) -> float:
+    """The share of this end's data packets that were sent again: total_retrans of data_segs_out (linux/tcp.h)."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    if len(info) < 160:  # a kernel older than 4.6
+        return 0.0
+    (resent,), (sent,) = struct.unpack_from("=I", info, 100), struct.unpack_from("=I", info, 156)
+    return float(resent / sent) if sent else 0.0
 
 
 def _probe_packets(request: LinkRequest) -> tuple[tuple[int, ...], int]:

@@ -1,7 +1,7 @@
 """Rules for trials of collectives: hangs, wrong values, slow transports, and hops that cost more than their stage."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from raylaunch.explain.signatures import find_heaviest
 from raylaunch.node.network.interfaces import NodeNetwork
@@ -13,6 +13,8 @@ from raylaunch.preflight.network.nccl_log import NcclFacts
 WITHOUT_PEER_ACCESS = " without peer access"
 HOP_WARN, HOP_REFUSE = 0.3, 1.0
 """Shares of a stage's time: beyond the first a hop is felt, beyond the second the stage waits more than it computes."""
+_OF_SOCKETS = ("nccl_no_interface", "nccl_no_network", "nccl_peer_unreachable", "nccl_remote_error")
+"""Explained failures that a wrong interface causes."""
 _OF_EFA = ("efa", "rdmap")
 """Names that the kernel and rdma-core give to Amazon's adapters, which have no verbs for NCCL's NET/IB."""
 _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+")
@@ -26,31 +28,35 @@ def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
         return
     errors = [one.error for one in trial.results if one.error]
     ranks = _find_culprits(trial, errors)
-    where = measured.find_ip(ranks[0])
-    facts = measured.find_facts(where)
-    own = facts.find_own() if facts else None
-    name = own.name if own else "<the interface with its address>"
     if any(_LOOPBACK.search(error) for error in errors) and not measured.is_one_machine:
-        node = _find_loopback_node(measured)
-        yield Finding(
-            node,
-            "Gloo binds to loopback there, where no other node reaches it (its hostname is 127.x in /etc/hosts)",
-            f"start Ray on {node} with GLOO_SOCKET_IFNAME={_find_interface(measured, node)}",
-        )
+        for node, why in _list_loopback(measured):
+            yield Finding(
+                node,
+                f"Gloo binds to loopback there, where no other node reaches it ({why})",
+                f"start Ray on {node} with GLOO_SOCKET_IFNAME={_find_interface(measured, node)}",
+            )
         return
     named = ", ".join(measured.describe_rank(rank) for rank in ranks)
     words = f": {errors[0].splitlines()[0][:160]}" if errors else ""
+    nodes = dict.fromkeys(measured.find_ip(rank) for rank in ranks)
+    start = _choose_interfaces(measured, nodes, "GLOO_SOCKET_IFNAME")
     yield Finding(
-        where,
+        next(iter(nodes)),
         f"{named} {'does' if len(ranks) == 1 else 'do'} not meet the other ranks over TCP{words}",
-        f"start Ray on {where} with GLOO_SOCKET_IFNAME={name}; firewalls must let every port pass between nodes",
+        "; ".join([*start, f"firewalls must let every port pass between {' and '.join(nodes)} and the other nodes"]),
     )
 
 
-def _find_loopback_node(measured: NetworkMeasured) -> str:
-    """The node whose environment names no interface; the first one where all are."""
-    silent = [one.node_ip for one in measured.facts if "GLOO_SOCKET_IFNAME" not in one.environment]
-    return silent[0] if silent else measured.facts[0].node_ip
+def _list_loopback(measured: NetworkMeasured) -> Iterator[tuple[str, str]]:
+    """The nodes where Gloo binds to loopback, and why."""
+    for one in measured.facts:
+        if name := one.environment.get("GLOO_SOCKET_IFNAME"):
+            if name == "lo":
+                yield one.node_ip, "GLOO_SOCKET_IFNAME=lo"
+        elif not one.resolved:
+            yield one.node_ip, f"its hostname, {one.hostname}, resolves to nothing"
+        elif _LOOPBACK.match(one.resolved) or one.resolved == "::1":
+            yield one.node_ip, f"its hostname, {one.hostname}, is {one.resolved} in /etc/hosts"
 
 
 def _find_interface(measured: NetworkMeasured, ip: str) -> str:
@@ -111,19 +117,28 @@ def _explain_nccl(measured: NetworkMeasured, trial: GroupTrial) -> Finding:
     errors = [one.error.splitlines()[0] for one in trial.results if one.error]
     words = next((f": {line.partition('NCCL WARN ')[2][:160]}" for line in warnings), None)
     words = words or next((f": {line[:160]}" for line in errors), "")
-    what = "receive wrong values" if wrong else "hang in NCCL" if trial.has_hung else "fail in NCCL"
+    ends = "s" if len(ranks) == 1 else ""
+    what = f"receive{ends} wrong values" if wrong else f"{'hang' if trial.has_hung else 'fail'}{ends} in NCCL"
     interfaces = ", ".join(dict.fromkeys(name for log in logs.values() for name in log.interfaces))
     used = f" (over {interfaces})" if interfaces else ""
     where = measured.find_ip(ranks[0])
     known = find_heaviest([*warnings, *errors])
+    nodes = dict.fromkeys(measured.find_ip(rank) for rank in ranks)
+    fixes = _choose_interfaces(measured, nodes, "NCCL_SOCKET_IFNAME")
     if known is not None and not known.signature.is_symptom:
-        return Finding(where, f"{named} {what}{used}{words}", known.fix)
-    return Finding(
-        where,
-        f"{named} {what}{used}{words}",
-        f"start Ray on {where} with NCCL_SOCKET_IFNAME={_find_interface(measured, where)}; "
-        "`NCCL_DEBUG=INFO` in engine's environment shows more",
-    )
+        fixes = [*fixes[: len(fixes) * (known.signature.key in _OF_SOCKETS)], known.fix]
+    else:
+        fixes.append("`NCCL_DEBUG=INFO` in engine's environment shows more")
+    return Finding(where, f"{named} {what}{used}{words}", "; ".join(fixes))
+
+
+def _choose_interfaces(measured: NetworkMeasured, nodes: Iterable[str], variable: str) -> list[str]:
+    """What to do on the nodes whose variable does not name the interface that has their address."""
+    return [
+        f"start Ray on {ip} with {variable}={_find_interface(measured, ip)}"
+        for ip in nodes
+        if not measured.uses_own_interface(ip, variable)
+    ]
 
 
 def _judge_network(measured: NetworkMeasured) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 
-from raylaunch.node.network.interfaces import NodeNetwork
+from raylaunch.node.network.interfaces import Interface, NodeNetwork
 from raylaunch.node.network.links import LinkMeasured
 from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.network.measured import NetworkMeasured
@@ -11,6 +11,10 @@ from raylaunch.preflight.network.measured import NetworkMeasured
 _SLOW_SHARE = 0.5
 """Of the median of its kind, or of what its interface's driver reports: half a link is a fault, not noise."""
 _MIB_S_PER_MBIT = 1 / 8
+_RESENT_SHARE = 0.01
+"""Of packets; a local network loses less than one in a thousand."""
+_FAR_US = 5000.0
+"""Of a round trip: a decode step takes 10 to 50 ms, and waits for each hop. Local networks have 20 to 500 us."""
 
 
 def judge_links(measured: NetworkMeasured) -> Iterator[Finding]:
@@ -27,7 +31,15 @@ def judge_links(measured: NetworkMeasured) -> Iterator[Finding]:
             )
             continue
         yield from _judge_packets(link, measured)
-        if not measured.is_one_machine:
+        if (link.round_trip_us or 0.0) > _FAR_US:
+            yield Finding(
+                link.source,
+                f"a round trip to {link.target} takes {(link.round_trip_us or 0.0) / 1e3:,.0f} ms: no local network",
+                "place the ranks on nodes of one local network, as every token waits for each hop; "
+                f"`ip route get {link.target}` shows whether a VPN or another site lies between",
+                "warning",
+            )
+        elif not measured.is_one_machine:
             yield from _judge_rate(link, measured, median)
 
 
@@ -65,21 +77,27 @@ def _round_mtu(passed: int) -> int:
 
 
 def _judge_rate(link: LinkMeasured, measured: NetworkMeasured, median: float | None) -> Iterator[Finding]:
-    for source, target, rate in (
-        (link.source, link.target, link.out_mb_s),
-        (link.target, link.source, link.in_mb_s),
+    for source, target, rate, resent in (
+        (link.source, link.target, link.out_mb_s, link.out_resent),
+        (link.target, link.source, link.in_mb_s, link.in_resent),
     ):
         facts = measured.find_facts(source)
         own = facts.find_own() if facts else None
         nominal = own.speed_mbit_s * _MIB_S_PER_MBIT if own and own.speed_mbit_s else None
         if rate is None:
             continue
-        fix = f"`ethtool {own.name if own else '<interface>'}` and `ip -s link` on both hosts: speed, duplex, errors"
+        name = own.name if own else "<interface>"
+        fix = f"`ethtool {name}` and `ip -s link` on both hosts: speed, duplex, errors"
+        loses = f"; {resent:.0%} of its packets are lost" if resent >= _RESENT_SHARE else ""
         if median is not None and rate < _SLOW_SHARE * median:
             what = f"the link to {target} carries {rate:,.0f} MB/s, the median of all links {median:,.0f}"
-            yield Finding(source, what, fix, "warning")
+            yield Finding(source, what + loses, fix, "warning")
         elif nominal is not None and rate < _SLOW_SHARE * nominal and nominal <= _TCP_LIMIT_MB_S:
             what = f"the link to {target} carries {rate:,.0f} MB/s of the {nominal:,.0f} that its interface has"
+            yield Finding(source, what + loses, fix, "warning")
+        elif loses:
+            what = f"{resent:.0%} of the packets to {target} are lost and sent again"
+            fix = f"`ethtool -S {name}` and `ip -s link` on both hosts count drops and errors: cable, port, duplex"
             yield Finding(source, what, fix, "warning")
 
 
@@ -87,19 +105,41 @@ _TCP_LIMIT_MB_S = 1250.0
 """10 Gbit/s: one connection fills such a link on any host; faster ones it need not."""
 
 
+def judge_addresses(measured: NetworkMeasured) -> Iterator[Finding]:
+    """An address that two Ray nodes have: what is sent to one may reach the other."""
+    nodes = {place.node.node_id: place.node for place in measured.places}.values()
+    for ip in dict.fromkeys(node.ip for node in nodes):
+        names = sorted(node.hostname for node in nodes if node.ip == ip)
+        if len(names) > 1:
+            yield Finding(
+                ip,
+                f"{len(names)} Ray nodes have the address {ip}: {', '.join(names)}",
+                f"give each host an address of its own (`ip neigh show {ip}` on a third host), then start Ray again",
+            )
+
+
 def judge_interfaces(measured: NetworkMeasured) -> Iterator[Finding]:
-    """Variables that name an interface which a node does not have, or which has another network's address."""
+    """Variables that name an interface which a node does not have, or that leads to no other node."""
     for facts in measured.facts:
         own = facts.find_own()
+        others = {one.address for other in measured.facts if other is not facts for one in other.interfaces}
         for variable in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
-            wanted = facts.environment.get(variable, "")
-            if wanted and not _find_matches(facts, variable, wanted):
-                names = ", ".join(one.name for one in facts.interfaces)
-                yield Finding(
-                    facts.node_ip,
-                    f"{variable}={wanted} names no interface of this node; it has {names}",
-                    f"start Ray on {facts.node_ip} with {variable}={own.name if own else '<one of them>'}",
-                )
+            if not (wanted := facts.environment.get(variable, "")):
+                continue
+            matches = _find_matches(facts, variable, wanted)
+            shared = [one for one in facts.interfaces if one.name in matches and one.address in others - {""}]
+            if matches and (len(shared) < len(matches) or measured.is_one_machine or _is_loopback(shared)):
+                continue
+            what = f"{variable}={wanted} names no interface of this node; it has "
+            what += ", ".join(one.name for one in facts.interfaces)
+            if matches:
+                what = f"{variable}={wanted} is {shared[0].address} here and on another node: it leads to none of them"
+            value = own.name if own else "<one of them>"
+            yield Finding(facts.node_ip, what, f"start Ray on {facts.node_ip} with {variable}={value}")
+
+
+def _is_loopback(interfaces: Sequence[Interface]) -> bool:
+    return all(one.address.startswith("127.") for one in interfaces)
 
 
 def _find_matches(facts: NodeNetwork, variable: str, wanted: str) -> tuple[str, ...]:

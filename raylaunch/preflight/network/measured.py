@@ -99,6 +99,12 @@ class NetworkMeasured:
         """Of one node."""
         return next((one for one in self.facts if one.node_ip == ip), None)
 
+    def uses_own_interface(self, ip: str, variable: str) -> bool:
+        """Whether a node's variable names the interface that has its address."""
+        facts = self.find_facts(ip)
+        own = facts.find_own() if facts else None
+        return own is not None and facts is not None and facts.environment.get(variable) == own.name
+
     def describe_rank(self, rank: int) -> str:
         """Rank, node and GPU: "rank 3 (10.0.0.2, GPU 1)"."""
         place = next(place for place in self.places if place.rank == rank)
@@ -176,16 +182,16 @@ def _describe_link(link: LinkMeasured) -> str:
     name = f"{link.source} -> {link.target}"
     if link.error:
         return f"{name}: {link.error}"
-    rates = " and ".join("stalled" if rate is None else f"{rate:,.0f} MB/s" for rate in (link.out_mb_s, link.in_mb_s))
-    return f"{name}: {rates} back, {link.round_trip_us or 0:,.0f} us round trip, packets up to {link.passed:,} bytes"
+    out, back = ("stalls" if rate is None else f"{rate:,.0f} MB/s" for rate in (link.out_mb_s, link.in_mb_s))
+    return f"{name}: {out}, back {back}, {link.round_trip_us or 0:,.0f} us, packets up to {link.passed:,} B"
 
 
 def _describe_hop(hop: HopMeasured) -> str:
-    share = "" if hop.share is None else f", {hop.share:.0%} of what the stage computes"
+    share = "" if hop.share is None else f", {hop.share:.0%} of the stage"
     rate = hop.bytes / hop.prefill_s / 1e9 if hop.prefill_s else 0.0
     return (
-        f"stage {hop.stage} -> {hop.stage + 1}: a prefill chunk of {hop.bytes / 1e6:,.0f} MB takes "
-        f"{hop.prefill_s * 1e3:,.1f} ms ({rate:,.1f} GB/s){share}; a decode step {hop.decode_s * 1e3:,.2f} ms"
+        f"stage {hop.stage} -> {hop.stage + 1}: {hop.bytes / 1e6:,.0f} MB of prefill in {hop.prefill_s * 1e3:,.1f} ms "
+        f"({rate:,.1f} GB/s{share}), a decode step in {hop.decode_s * 1e3:,.2f} ms"
     )
 
 

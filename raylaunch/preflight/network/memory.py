@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from raylaunch import __version__
 from raylaunch.base import paths
 from raylaunch.cluster.placement import RankPlace
 from raylaunch.node.network.interfaces import NodeNetwork
@@ -28,18 +29,23 @@ class Proof:
     """Of the slowest link between two nodes; 0 is not measured."""
     peer_bytes_s: float = 0.0
     """Of the slowest all-reduce within a node; 0 is not measured."""
+    not_proved: tuple[str, ...] = ()
 
 
 def make_fingerprint(
     places: Sequence[RankPlace], facts: Sequence[NodeNetwork], shapes: ModelShapes | None, versions: Sequence[str]
 ) -> str:
-    """Of everything that a proof depends on: hosts, kernel, driver, interfaces, GPUs, PyTorch, layout, model."""
-    nodes = [
-        asdict(one) | {"machine": ""} for one in sorted(facts, key=lambda one: one.node_ip)
-    ]  # a reboot is no change
+    """Of everything that a proof depends on: hosts, kernel, driver, interfaces, GPUs, versions, layout, model."""
+    nodes = [_describe(one) for one in sorted(facts, key=lambda one: one.node_ip)]
     layout = [(place.rank, place.pp_rank, place.node.ip, place.gpu) for place in places]
-    text = json.dumps([nodes, layout, shapes and asdict(shapes), list(versions)], sort_keys=True)
+    text = json.dumps([__version__, nodes, layout, shapes and asdict(shapes), list(versions)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _describe(facts: NodeNetwork) -> dict[str, object]:
+    """Without what changes by itself: the boot's id, and interfaces without address (each container brings one)."""
+    kept = [asdict(one) for one in facts.interfaces if one.address]
+    return asdict(facts) | {"machine": "", "interfaces": kept}
 
 
 def _find_file(fingerprint: str) -> Path:

@@ -55,13 +55,14 @@ def check_network(request: NetworkRequest) -> NetworkReport:
         hosts = {node.ip: start(node.ip, ship.on_node(node.node_id)) for node in nodes}
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
-        versions = [find_version(name) or "" for name in ("torch", "ray")]
+        versions = [find_version(name) or "" for name in ("torch", "ray", "vllm")]
         fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
         proof = None if request.is_fresh else memory.recall(fingerprint)
         ranks = _start_ranks(request, hosts, start) if proof is None else {}
         links = _measure_links(hosts, facts, quick=proof is not None)
         measured = NetworkMeasured(request.places, facts, links, shapes=request.shapes)
-        findings = _find_silent(nodes, facts) + _judge_hosts(measured)
+        findings = [*link_rules.judge_addresses(measured), *_find_silent(nodes, facts)]
+        findings += [*link_rules.judge_links(measured), *link_rules.judge_interfaces(measured)]
         if not any(finding.level == "error" for finding in findings) and proof is None:
             measured = replace(
                 measured,
@@ -72,7 +73,7 @@ def check_network(request: NetworkRequest) -> NetworkReport:
                     import_s=request.import_s,
                 ),
             )
-    report = _report(measured, findings, proof, is_logical=request.is_logical)
+    report = _report(measured, findings, proof, request)
     if proof is None and report.has_passed and measured.trials:
         memory.remember(
             fingerprint,
@@ -83,6 +84,7 @@ def check_network(request: NetworkRequest) -> NetworkReport:
                 nodes=tuple(node.ip for node in nodes),
                 network_bytes_s=measured.find_network_rate(report.hops),
                 peer_bytes_s=measured.find_peer_rate(),
+                not_proved=report.not_proved,
             ),
         )
     return replace(report, seconds=time.monotonic() - began)
@@ -134,14 +136,14 @@ def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], start: Calla
 def _find_silent(nodes: Sequence[ClusterNode], facts: Sequence[NodeNetwork]) -> list[Finding]:
     answered = {one.node_ip for one in facts}
     return [
-        Finding(node.ip, f"no network probe started within {_START_S:.0f} s", f"Ray's logs on {node.hostname}")
+        Finding(
+            node.ip,
+            f"no probe answers: the node has died, or Ray starts no process there within {_START_S:.0f} s",
+            f"`ray status`, then raylet.out in Ray's logs on {node.hostname}",
+        )
         for node in nodes
         if node.ip not in answered
     ]
-
-
-def _judge_hosts(measured: NetworkMeasured) -> list[Finding]:
-    return [*link_rules.judge_links(measured), *link_rules.judge_interfaces(measured)]
 
 
 def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NodeNetwork], *, quick: bool) -> tuple[LinkMeasured, ...]:
@@ -150,14 +152,20 @@ def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NodeNetwork], *, qu
     mtu = {one.node_ip: own.mtu if (own := one.find_own()) else 1500 for one in facts}
     found: list[LinkMeasured] = []
     for pairs in list_rounds([one.node_ip for one in facts if one.node_ip in ports]):
-        pending = {}
+        pending, back = {}, {}
         for source, target in pairs:
             asked = LinkRequest(source, target, ports[target], mtu[source])
             if quick:
                 asked = replace(asked, size=_QUICK_BYTES, transfer_s=_QUICK_S)
             pending[source, target] = hosts[source].measure.remote(asked)
-        answers = trials.gather(pending, _LINK_S)
-        found += [answers.get(pair) or LinkMeasured(*pair, error="the measurement did not end") for pair in pending]
+            asked = LinkRequest(target, source, ports[source], mtu[target], is_short=True)
+            back[source, target] = hosts[target].measure.remote(asked)
+        answers, answers_back = trials.gather(pending, _LINK_S), trials.gather(back, _LINK_S)
+        for pair in pending:
+            link = answers.get(pair) or LinkMeasured(*pair, error="the measurement did not end")
+            found.append(link)
+            if not link.error and (reverse := answers_back.get(pair)) is not None and reverse.error:
+                found.append(reverse)
     return tuple(found)
 
 
@@ -174,7 +182,7 @@ def list_rounds(names: Sequence[str]) -> list[list[tuple[str, str]]]:
 
 
 def _report(
-    measured: NetworkMeasured, findings: Sequence[Finding], proof: memory.Proof | None, *, is_logical: bool
+    measured: NetworkMeasured, findings: Sequence[Finding], proof: memory.Proof | None, request: NetworkRequest
 ) -> NetworkReport:
     hops = list_hops(measured)
     curable = collective_rules.needs_no_peer_access(measured)
@@ -184,13 +192,14 @@ def _report(
         collective_rules.judge_hops(hops),
     )
     all_findings = (*findings, *(finding for rule in rules for finding in rule))
-    proved, not_proved = trials.list_proved(measured, is_logical=is_logical)
+    is_reserved = request.reservation is not None
+    not_proved = trials.list_not_proved(measured, is_logical=request.is_logical, is_reserved=is_reserved)
     return NetworkReport(
         links=measured.links,
         hops=hops,
         findings=all_findings,
-        proved=proof.proved if proof else proved,
-        not_proved=not_proved,
+        proved=proof.proved if proof else trials.list_proved(measured),
+        not_proved=proof.not_proved if proof else not_proved,
         environment=proof.environment if proof else {"NCCL_P2P_DISABLE": "1"} if curable else {},
         disable_custom_all_reduce=proof.disable_custom_all_reduce if proof else bool(curable),
         is_remembered=proof is not None,

@@ -132,8 +132,8 @@ def run_trials(
     return (*found, *runner.run({"nccl": ranks}, replace(nccl, tasks=tuple(tasks)), environment=environment))
 
 
-def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What works, and what was not tried, a phrase each."""
+def list_proved(measured: NetworkMeasured) -> tuple[str, ...]:
+    """What works, a phrase each."""
     proved = []
     for trial in measured.trials:
         if not trial.has_passed:
@@ -143,10 +143,23 @@ def list_proved(measured: NetworkMeasured, *, is_logical: bool) -> tuple[tuple[s
         if rate := trial.find_reduce_rate():
             facts.append(f"all-reduce {rate / 1e9:,.1f} GB/s")
         proved.append(name + (f" ({'; '.join(facts)})" if facts else ""))
-    missing = []
-    if is_logical and len(measured.places) > 1:
-        missing.append("NCCL, peer access and hops between stages: the GPUs are logical")
-    return tuple(proved), tuple(missing)
+    return tuple(proved)
+
+
+def list_not_proved(measured: NetworkMeasured, *, is_logical: bool, is_reserved: bool) -> tuple[str, ...]:
+    """What was not tried and why, a phrase each."""
+    if len(measured.places) == 1:
+        return ("anything: one rank talks to no other",)
+    if len({place.node.ip for place in measured.places}) == 1 and (is_logical or not is_reserved):
+        why = "logical" if is_logical else "in use"
+        return (f"anything: all ranks are on one node, and its GPUs are {why}",)
+    missing = [] if measured.find_trial("gloo") else ["Gloo"]
+    if not any(trial.name != "gloo" for trial in measured.trials):
+        missing += ["NCCL", "peer access", "hops between stages"]
+    why = "the GPUs are logical" if is_logical else "the GPUs are in use" if not is_reserved else ""
+    if missing and ("Gloo" in missing or not why):
+        why = "what comes before has failed"
+    return (f"{', '.join(missing)}: {why}",) if missing else ()
 
 
 def _describe_transports(trial: GroupTrial) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Links between two network namespaces: healthy ones, and each with one fault. Needs root and iproute2."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from raylaunch.node.network.interfaces import read_network
 from raylaunch.node.network.links import LinkMeasured, LinkRequest, LinkServer, measure_link
 from raylaunch.preflight.network.link_rules import judge_links
 from raylaunch.preflight.network.measured import NetworkMeasured
+from tests.preflight.network.link_faults import delayed, losing
 
 _SERVE = """
 import sys, time
@@ -155,6 +157,28 @@ def test_a_slow_direction(hosts: Islands) -> None:
     assert link.out_mb_s is not None
     assert link.in_mb_s < 5
     assert link.out_mb_s > 20
+
+
+@pytest.mark.root
+def test_packets_are_lost_one_way(hosts: Islands) -> None:
+    """Every twentieth packet to the second host: the finding names the direction; what comes back is whole."""
+    first, second = hosts.islands
+    with losing(second, 0.05):
+        measured = measure(hosts)
+    (found,) = judge_links(measured)
+    assert (found.node, found.level) == (first.ip, "warning")
+    assert re.search(rf"[3-7]% of the packets to {second.ip} are lost", found.what)
+    assert measured.links[0].in_resent < 0.01
+
+
+@pytest.mark.root
+@pytest.mark.whole
+def test_a_far_host(hosts: Islands) -> None:
+    """50 ms each way: no local network, and not a slow link."""
+    with delayed(hosts, 0.05):
+        (found,) = judge_links(measure(hosts))
+    assert found.level == "warning"
+    assert re.search(r"takes 1\d\d ms: no local network", found.what)
 
 
 @pytest.mark.root

@@ -71,7 +71,7 @@ def test_what_carries_a_trial_is_reported() -> None:
     by_name = {section.name: section.log for section in read_sections()}
     log = by_name["roce, two groups, 2.18.5 (composed)"]
     trial = GroupTrial("nccl", (0, 1), tuple(TrialResult(rank, PASSED, log) for rank in (0, 1)))
-    ((line,), _) = list_proved(replace(make_measured(), trials=(trial,)), is_logical=False)
+    (line,) = list_proved(replace(make_measured(), trials=(trial,)))
     assert line == "NCCL over 2 ranks (NET/IB; over mlx5_4; all-reduce 1.7 GB/s)"
 
 

@@ -15,6 +15,7 @@ from raylaunch.preflight.network import collective_rules, link_rules
 from raylaunch.preflight.network.measured import GroupTrial, NetworkMeasured, list_hops
 from raylaunch.preflight.network.run import list_rounds
 from raylaunch.preflight.network.shapes import make_shapes
+from raylaunch.preflight.network.trials import list_not_proved
 
 NODES = [ClusterNode(str(number), f"10.0.0.{number}", f"box{number}", 2, number == 1) for number in (1, 2)]
 PLACES = tuple(RankPlace(rank, rank % 2, rank // 2, NODES[rank // 2], rank % 2) for rank in range(4))
@@ -64,6 +65,7 @@ def make_measured(**changes: Any) -> NetworkMeasured:
 def judge(measured: NetworkMeasured) -> list[Finding]:
     return [
         *link_rules.judge_links(measured),
+        *link_rules.judge_addresses(measured),
         *link_rules.judge_interfaces(measured),
         *collective_rules.judge_gloo(measured),
         *collective_rules.judge_nccl(measured),
@@ -84,6 +86,9 @@ def test_a_healthy_cluster_has_no_findings() -> None:
         ({"lost": (4000,), "passed": 1500, "in_mb_s": None}, "error", "transfers stall from 10.0.0.2 to 10.0.0.1"),
         ({"out_mb_s": None}, "error", "a transfer stalls from 10.0.0.1 to 10.0.0.2"),
         ({"out_mb_s": 110.0}, "warning", "carries 110 MB/s of the 1,250 that its interface has"),
+        ({"out_mb_s": 110.0, "out_resent": 0.05}, "warning", "its interface has; 5% of its packets are lost"),
+        ({"out_resent": 0.05}, "warning", "5% of the packets to 10.0.0.2 are lost and sent again"),
+        ({"round_trip_us": 1e5, "out_mb_s": 6.0}, "warning", "a round trip to 10.0.0.2 takes 100 ms: no local network"),
     ],
 )
 def test_links(change: dict[str, Any], level: str, words: str) -> None:
@@ -118,6 +123,51 @@ def test_interface_variables(variable: str, value: str, is_right: bool) -> None:
     assert [(finding.node, finding.fix) for finding in found] == (
         [] if is_right else [("10.0.0.2", f"start Ray on 10.0.0.2 with {variable}=eth0")]
     )
+
+
+@pytest.mark.parametrize("variable", ["NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"])
+def test_a_bridge_that_both_hosts_have(variable: str) -> None:
+    """docker0 has one address on every host: an interface of that kind leads to none of them."""
+    both = [make_facts(number, environment={variable: "docker0"}) for number in (1, 2)]
+    docker0 = Interface("docker0", "172.17.0.1", 1500, None)
+    hosts = tuple(replace(one, interfaces=(*one.interfaces, docker0)) for one in both)
+    found = judge(make_measured(facts=hosts))
+    assert [(one.node, one.level, one.fix) for one in found] == [
+        (f"10.0.0.{number}", "error", f"start Ray on 10.0.0.{number} with {variable}=eth0") for number in (1, 2)
+    ]
+    assert "docker0 is 172.17.0.1 here and on another node" in found[0].what
+    unset = tuple(replace(one, environment={}) for one in hosts)
+    assert judge(make_measured(facts=unset)) == []
+
+
+def test_two_nodes_with_one_address() -> None:
+    twin = replace(NODES[1], node_id="3", hostname="box3")
+    (found,) = judge(make_measured(places=(*PLACES, RankPlace(4, 0, 2, twin, 0))))
+    assert (found.node, found.level) == ("10.0.0.2", "error")
+    assert "2 Ray nodes have the address 10.0.0.2: box2, box3" in found.what
+
+
+@pytest.mark.parametrize(
+    ("resolved", "variable", "why"),
+    [
+        ("127.0.1.1", None, "its hostname, box2, is 127.0.1.1 in /etc/hosts"),
+        ("::1", None, "its hostname, box2, is ::1 in /etc/hosts"),
+        ("", None, "its hostname, box2, resolves to nothing"),
+        ("", "lo", "GLOO_SOCKET_IFNAME=lo"),
+        ("10.0.0.2", None, None),
+        ("127.0.1.1", "eth0", None),
+    ],
+)
+def test_gloo_on_loopback_names_every_node(resolved: str, variable: str | None, why: str | None) -> None:
+    """The first host's hostname is loopback too; the second's is what varies."""
+    environment = {"GLOO_SOCKET_IFNAME": variable} if variable else {}
+    hosts = (make_facts(1, resolved="127.0.1.1"), make_facts(2, resolved=resolved, environment=environment))
+    refused = "Gloo connectFullMesh failed: Connection refused, remote=[127.0.1.1]:4711"
+    broken = make_trial("gloo", rank0=({"step": "store"}, {"step": "error", "text": refused}))
+    found = judge(make_measured(facts=hosts, trials=(broken,)))
+    assert [one.node for one in found] == ["10.0.0.1", "10.0.0.2"][: 2 if why else 1]
+    assert why is None or why in found[1].what
+    assert found[-1].fix == f"start Ray on {found[-1].node} with GLOO_SOCKET_IFNAME=eth0"
 
 
 def test_monitored_barrier_names_the_rank() -> None:
@@ -163,7 +213,7 @@ def test_a_hang_with_and_without_peer_access_is_an_error() -> None:
     )
     (found,) = judge(make_measured(trials=trials))
     assert (found.node, found.level) == ("10.0.0.2", "error")
-    assert found.what.startswith("rank 3 (10.0.0.2, GPU 1) hang in NCCL: no route")
+    assert found.what.startswith("rank 3 (10.0.0.2, GPU 1) hangs in NCCL: no route")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +248,55 @@ def test_hops_against_what_the_stage_computes(prefill_s: float, level: str | Non
     assert hop.stage_s == pytest.approx(0.43, rel=0.05)
     assert hop.bytes == 2 * 2048 * 8192 * 2
     assert [found.level for found in judge(measured)] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("warning", "value", "fix"),
+    [
+        (
+            "socketPollConnect: Connect to 172.17.0.1<4711> returned 111(Connection refused)",
+            None,
+            "start Ray on 10.0.0.2",
+        ),
+        ("socketPollConnect: Connect to 10.0.0.1<4711> returned 113(No route to host)", "eth0", "the host firewall"),
+        ("Call to ibv_reg_mr failed with error Cannot allocate memory", None, "start the container with --ulimit"),
+    ],
+)
+def test_the_interface_comes_first_where_it_is_the_cause(warning: str, value: str | None, fix: str) -> None:
+    """Not for failures of RDMA, and not where the right one is set."""
+    log = (
+        f"box2:9:9 [1] NCCL INFO Bootstrap: Using docker0:172.17.0.1<0>\nbox2:9:9 [1] misc/x.cc:42 NCCL WARN {warning}"
+    )
+    hosts = (make_facts(1), make_facts(2, environment={"NCCL_SOCKET_IFNAME": value} if value else {}))
+    trial = make_trial("nccl", rank3=({"step": "store"},), log=log)
+    (found,) = judge(make_measured(facts=hosts, trials=(trial,)))
+    assert found.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "expected"),
+    [
+        ({"places": PLACES[:1]}, (True, True), "anything: one rank talks to no other"),
+        ({"places": PLACES[:2]}, (True, False), "anything: all ranks are on one node, and its GPUs are logical"),
+        ({"places": PLACES[:2]}, (False, False), "anything: all ranks are on one node, and its GPUs are in use"),
+        (
+            {"trials": (make_trial("gloo"),)},
+            (True, True),
+            "NCCL, peer access, hops between stages: the GPUs are logical",
+        ),
+        (
+            {"trials": (make_trial("gloo"),)},
+            (False, False),
+            "NCCL, peer access, hops between stages: the GPUs are in use",
+        ),
+        ({}, (True, True), "Gloo, NCCL, peer access, hops between stages: what comes before has failed"),
+        ({"trials": (make_trial("gloo"), make_trial("nccl"))}, (False, True), None),
+    ],
+)
+def test_what_was_not_tried_is_listed(change: dict[str, Any], how: tuple[bool, bool], expected: str | None) -> None:
+    """And why."""
+    found = list_not_proved(make_measured(**change), is_logical=how[0], is_reserved=how[1])
+    assert found == ((expected,) if expected else ())
 
 
 def test_rounds_hold_every_pair_once() -> None:
