@@ -4,7 +4,7 @@ serve: engine-packages .venv/.have-cpu ## serve the default model (or: make serv
 	@.venv/bin/python tools/foreground.py .venv/bin/raylaunch serve $(ARGS)
 
 quick: quick-packages lint ## lint, types and the tests that need no engine, no Ray and no root: under three minutes
-	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) --cov-fail-under=$(QUICK_FLOOR) -m "$(QUICK)" $(ARGS)
+	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) --cov-fail-under=$(QUICK_FLOOR) --hypothesis-profile=quick -m "$(QUICK)" $(ARGS)
 
 test: suite-needs lint ## install what tests need, and run what CI runs (or: make test ARGS="-m 'not engine'")
 	.venv/bin/python -m pytest $(SPREAD) $(COVERAGE) $(ARGS)

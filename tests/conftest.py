@@ -3,10 +3,12 @@
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from raylaunch.engine.rehearsal import standin_model
 from raylaunch.weights import smollm2
@@ -14,7 +16,16 @@ from raylaunch.weights import smollm2
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "models"
 """Kept between runs and ignored by git: converting the default model takes half a minute."""
 _REAL_HOME = Path.home()
-_STRIPPED = ("RAYLAUNCH_", "RAY_ADDRESS", "RAY_AUTH", "HF_", "TRANSFORMERS_OFFLINE", "VLLM_", "OPENAI_")
+_STRIPPED = (
+    "RAYLAUNCH_",
+    "RAY_ADDRESS",
+    "RAY_AUTH",
+    "HF_",
+    "TRANSFORMERS_OFFLINE",
+    "VLLM_",
+    "OPENAI_",
+    "PYTHONDONTWRITE",
+)
 
 
 def _strip_environment() -> None:
@@ -25,6 +36,11 @@ def _strip_environment() -> None:
 # A shell starts its background jobs with SIGINT ignored, and they hand that on to the children that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _strip_environment()  # before a session fixture runs, too
+# Hundreds of tests start processes: compiling the package anew in each took as long as what they test.
+sys.dont_write_bytecode = False
+
+# `make quick` asks a fifth of the examples of every property, `make test` all of them.
+settings.register_profile("quick", max_examples=20)
 
 
 # ---- two processes: `make test` runs pytest-xdist with --dist loadgroup

@@ -1,6 +1,5 @@
 """weights pull, check, rm: a launch's model on all nodes of the Ray cluster, else on this machine."""
 
-import asyncio
 import dataclasses
 import itertools
 import shlex
@@ -108,6 +107,8 @@ def _pull_or_ask(request: "PullRequest", agents: "Agents", *, may_ask: bool) -> 
 
 
 def _pull(request: "PullRequest", agents: "Agents") -> "PullResult":
+    import asyncio
+
     from raylaunch.base import console
     from raylaunch.weights import pull as pulling
     from raylaunch.weights.progress import ConsoleReporter
@@ -125,6 +126,8 @@ def _pull(request: "PullRequest", agents: "Agents") -> "PullResult":
 def check(launch: Path | None, sets: tuple[str, ...], as_json: bool, fast: bool) -> None:
     """Compare every file on every node with the manifest, without the hub."""
     loaded = load_launch(launch, sets)
+    import asyncio
+
     from raylaunch.base import console
     from raylaunch.config.companions import list_fetched
     from raylaunch.weights import verification as checking
@@ -184,6 +187,8 @@ def _conclude_check(loaded: "LaunchConfig", found: "CheckResult") -> None:
 def remove(launch: Path | None, sets: tuple[str, ...], yes: bool) -> None:
     """Remove the files that a pull fetched and that are unchanged since, from every node; other files are kept."""
     loaded = load_launch(launch, sets)
+    import asyncio
+
     from raylaunch.base import console
     from raylaunch.base.errors import WeightsError
     from raylaunch.base.viewpoint import Viewpoint

@@ -1,4 +1,4 @@
-"""Whatever is thrown at `load`: a launch, or a RaylaunchError that names the place. More than 2,000 examples."""
+"""Whatever is thrown at `load`: a launch, or an error that names the place. `make test` tries 2,600 examples."""
 
 import json
 import re
@@ -30,12 +30,18 @@ NAMES += [
     *_schema.list_fields("engine", "compilation_config"),
 ]
 
-QUICK = settings(
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+
+def try_examples(number: int) -> settings:
+    """So many, or the part of them that the profile in use asks (100 is hypothesis's own number)."""
+    return settings(
+        max_examples=number * settings.default.max_examples // 100,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
 scalars = (
     st.none()
     | st.booleans()
@@ -90,7 +96,7 @@ def try_load(path: Path | None, sets: list[str] | None = None, environ: dict[str
     json.dumps(launch_file.describe_rows(launch))
 
 
-@settings(QUICK, max_examples=500)
+@try_examples(500)
 @given(content=st.binary(max_size=400))
 @example(content=b"\xff\xfe")
 @example(content=b"engine: !!float ''")
@@ -101,21 +107,21 @@ def test_arbitrary_bytes(file: Path, content: bytes) -> None:
     try_load(file)
 
 
-@settings(QUICK, max_examples=300)
+@try_examples(300)
 @given(content=st.text(st.sampled_from("ab:,-?*&!|>%@`{}[]#'\"\n\t \\0129._~<=$"), max_size=60))
 def test_arbitrary_yaml_punctuation(file: Path, content: str) -> None:
     file.write_text("engine:\n  tokenizer: " + content)
     try_load(file)
 
 
-@settings(QUICK, max_examples=200)
+@try_examples(200)
 @given(content=blocks)
 def test_arbitrary_structures(file: Path, content: dict[str, Any]) -> None:
     file.write_bytes(yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass"))
     try_load(file)
 
 
-@settings(QUICK, max_examples=500)
+@try_examples(500)
 @given(data=st.data(), which=st.sampled_from(SHIPPED))
 def test_mutations_of_shipped_files(file: Path, data: st.DataObject, which: bytes) -> None:
     content = bytearray(which)
@@ -129,13 +135,13 @@ def test_mutations_of_shipped_files(file: Path, data: st.DataObject, which: byte
     try_load(file)
 
 
-@settings(QUICK, max_examples=200)
+@try_examples(200)
 @given(flags=st.lists(st.builds("{}={}".format, dotted, raw | values.map(repr)) | raw, max_size=4))
 def test_arbitrary_flags(flags: list[str]) -> None:
     try_load(None, sets=flags)
 
 
-@settings(QUICK, max_examples=200)
+@try_examples(200)
 @given(
     environ=st.dictionaries(
         st.builds("RAYLAUNCH_{}".format, st.lists(names, max_size=4).map(lambda parts: "__".join(parts).upper()) | raw),
@@ -147,7 +153,7 @@ def test_arbitrary_variables(environ: dict[str, str]) -> None:
     try_load(None, environ=environ)
 
 
-@settings(QUICK, max_examples=200)
+@try_examples(200)
 @given(name=raw)
 def test_arbitrary_file_names(name: str) -> None:
     path = Path("/nowhere") / name
@@ -164,7 +170,7 @@ _flat = [
 ]
 
 
-@settings(QUICK, max_examples=500)
+@try_examples(500)
 @given(part=st.sampled_from(_flat), data=st.data())
 def test_verdicts_are_those_of_the_jsonschema_package(part: Part, data: st.DataObject) -> None:
     """But for 1.0, which is an integer to JSON Schema, and for numbers that JSON cannot write."""

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import anthropic
-import openai
-
 from raylaunch.base.http_client import fetch_text
 from raylaunch.base.processes import wait_until
 from raylaunch.engine.metrics import parse_metrics
@@ -89,18 +86,22 @@ class Caller:
     """Calls a service one call after the other, with the default retries of the openai and the anthropic client."""
 
     def __init__(self, url: str, model: str) -> None:
+        import anthropic  # here: it takes seconds, and collection of all tests would pay them
+        import openai
+
         self.answers: list[str] = []
         self.errors: list[str] = []
         self._model = model
         self._openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         self._anthropic = anthropic.Anthropic(base_url=url, auth_token="none")
+        self._failures = (openai.OpenAIError, anthropic.AnthropicError)
 
     def run(self, over: threading.Event) -> None:
         """Call until it is over, and `CALLS` times at least."""
         while len(self.answers) + len(self.errors) < CALLS or not over.wait(0.1):
             try:
                 self.answers.append(self._call(len(self.answers)))
-            except (openai.OpenAIError, anthropic.AnthropicError) as error:
+            except self._failures as error:
                 self.errors.append(repr(error))
 
     def _call(self, number: int) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-import ray
 
 from raylaunch.cluster import ray_session
 from raylaunch.cluster.private import PrivateRay
@@ -66,6 +65,8 @@ def test_foreign_cluster_is_left_alone(tmp_path: Path, foreign_ray: PrivateRay) 
 
 def ask_a_worker(private: PrivateRay, question: Callable[[], _Answer]) -> _Answer:
     """What a worker of this Ray answers."""
+    import ray
+
     ray_session.join(private.address, env_vars={})
     try:
         answer: _Answer = ray.get(ray.remote(question).remote())

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import anthropic
 import psutil
 import pytest
 
@@ -101,6 +100,8 @@ def check_verbs(home: Path, port: int) -> None:
 
 def check_anthropic(url: str) -> None:
     """The anthropic client's answers: the count of a prompt's tokens, a complete answer, and a stream."""
+    import anthropic
+
     client = anthropic.Anthropic(base_url=url, auth_token="none")
     question = {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"} | {
         "messages": [{"role": "user", "content": "What is the capital of France?"}]

@@ -6,7 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import openai
 import pytest
 
 from raylaunch.base.http_client import fetch_text
@@ -124,6 +123,8 @@ def test_encoders(tmp_path: Path, tiny_llama: Path, classifies: bool) -> None:
             assert found["label"] == "LABEL_0"
         else:
             assert len(found["embedding"]) == 64
+            import openai
+
             client = openai.OpenAI(base_url=f"{served.url}/v1", api_key=KEY["RAYLAUNCH_SERVER__API_KEY"])
             assert len(client.embeddings.create(model=str(model), input=["Hello", "World"]).data) == 2
         assert not re.search("^KV cache", served.text(), re.MULTILINE)

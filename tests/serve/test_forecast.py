@@ -90,13 +90,13 @@ def test_odd_models_keep_nobody_from_serving(tmp_path: Path) -> None:
     values: list[Any] = [None, 0, 1, -3, 2.5, "x", [], [1, 2], {}, True, 7, 128, 4096, ["full_attention"] * 3, 10**9]
     names = sorted({key for config in CONFIGS.values() for key in config} | {"text_config", "vision_config"})
     names += ["hybrid_override_pattern", "attn_layer_indices", "mamba_n_heads", "mamba_d_state"]
+    launch = load(tmp_path)
     for _ in range(200):
         config = dict(dice.choice(list(CONFIGS.values())))
         for name in dice.sample(names, 3):
             config[name] = dice.choice(values)
         if isinstance(layers := config.get("num_hidden_layers"), int) and layers > 10_000:
             continue
-        launch = load(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config))
         with contextlib.suppress(ChecksFailedError):
             forecast_launch(launch, _NODES)

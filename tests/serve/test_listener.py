@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
@@ -58,6 +57,8 @@ def port_of(bound: socket.socket) -> int:
 
 def test_503_reports_what_happens_and_when_to_retry(listening: socket.socket) -> None:
     """The openai client raises its own error; Retry-After is set; /metrics has the service's metrics."""
+    import openai
+
     listener = Listener(listening, lambda: NOTICE)
     listener.resume()
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port_of(listening)}/v1", api_key="none", max_retries=0)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylaunch.base.processes import ProcessId, wait_until
 from raylaunch.cluster import ray_session
@@ -59,6 +58,7 @@ class RayWorkerProc(NetworkProber):
 def test_actors_of_the_network_check_are_no_ranks(home: Path) -> None:
     """They were in the ranks' places and have ended when the ranks come: only a rank's death is one."""
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = ray.util.placement_group([{"GPU": 1, "CPU": 1}] * 2, strategy="SPREAD")
     assert group.wait(60)
