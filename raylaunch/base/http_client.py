@@ -219,8 +219,8 @@ def describe_error(error: Any) -> str:
     if isinstance(error, dict):
         inner = error.get("error") or error.get("message") or error.get("detail")
         return describe_error(inner or json.dumps(error, ensure_ascii=False))
-    said = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
-    return escape(" ".join(said.split())[:200])
+    text = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
+    return escape(" ".join(text.split())[:200])
 
 
 def _make_opener(url: str, access: Access) -> urllib.request.OpenerDirector:

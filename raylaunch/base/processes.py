@@ -203,7 +203,7 @@ def _kill_orphans(leader_pid: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def kill_led(leaders: Collection[ProcessId], variable: str, value: str) -> None:
+def kill_led(leaders: Collection[ProcessId], mark: str) -> None:
     """Kill the process groups that `leaders` led, those of dead leaders too.
 
     A dead leader's pid may be the id of an unrelated group by now. So only groups with a marked process (`list_marked`)
@@ -213,14 +213,14 @@ def kill_led(leaders: Collection[ProcessId], variable: str, value: str) -> None:
         if leader.is_alive():
             kill_group(leader.pid)
     pids = {leader.pid for leader in leaders}
-    wait_until(lambda: not pids & _list_marked_groups(variable, value), _ORPHANS_GRACE_S)
-    for pid in pids & _list_marked_groups(variable, value):
+    wait_until(lambda: not pids & _list_marked_groups(mark), _ORPHANS_GRACE_S)
+    for pid in pids & _list_marked_groups(mark):
         kill_group(pid)
 
 
-def _list_marked_groups(variable: str, value: str) -> set[int]:
+def _list_marked_groups(mark: str) -> set[int]:
     found = set()
-    for pid in list_marked(variable, value):
+    for pid in list_marked(MARK_VARIABLE, mark):
         with contextlib.suppress(ProcessLookupError):  # gone meanwhile
             found.add(os.getpgid(pid))
     return found
@@ -247,14 +247,14 @@ def list_marked(variable: str, value: str, title: str = "") -> list[int]:
     return sorted(found)
 
 
-def kill_marked(variable: str, value: str, grace_s: float = 0.0, title: str = "") -> list[int]:
-    """Kill what `list_marked` finds after `grace_s` seconds; returns the pids that had to be killed."""
-    wait_until(lambda: not list_marked(variable, value, title), grace_s)
-    left = list_marked(variable, value, title)
+def kill_marked(mark: str, grace_s: float = 0.0, title: str = "") -> list[int]:
+    """Kill what `list_marked` finds by that mark after `grace_s` seconds; returns the pids that had to be killed."""
+    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, title), grace_s)
+    left = list_marked(MARK_VARIABLE, mark, title)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not list_marked(variable, value, title), _GROUP_GRACE_S)
+    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, title), _GROUP_GRACE_S)
     return left
 
 

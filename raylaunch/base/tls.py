@@ -55,7 +55,7 @@ def make_client_context(options: ClientTls) -> ssl.SSLContext:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if options.client_cert is not None:
         certificate, key = options.client_cert
-        with _naming(certificate):  # a fault of the certificate, told from one of the key
+        with _naming(certificate):  # so that its fault is not taken for one of the key
             ssl.create_default_context(cafile=certificate)
         with _naming(key or certificate):
             context.load_cert_chain(certificate, key, password=lambda: "")  # a prompt would wait for ever

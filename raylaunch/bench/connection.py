@@ -265,9 +265,7 @@ class Stream:
         assert row is not None
         self._fresh = False
         row.status, row.arrivals = answer.status, answer.arrivals
-        if answer.usage:
-            counts = (answer.usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-            row.tokens_in, row.tokens_out = (count if isinstance(count, int) else None for count in counts)
+        row.tokens_in, row.tokens_out = answer.tokens_in, answer.tokens_out
         row.end_s = row.arrivals[-1] if row.arrivals else answer.last_s
         if answer.keep_alive:
             self.state = StreamState.IDLE

@@ -41,7 +41,8 @@ class HttpAnswer:
 
     __slots__ = (
         *("_body", "_decode", "_head", "_left", "_rest", "_tail", "_trailer"),
-        *("arrivals", "broke", "error", "finished", "keep_alive", "last_s", "started", "status", "streaming", "usage"),
+        *("arrivals", "broke", "error", "finished", "keep_alive", "last_s", "started", "status", "streaming"),
+        *("tokens_in", "tokens_out"),
     )
 
     def __init__(self) -> None:
@@ -55,7 +56,9 @@ class HttpAnswer:
         """When each output event was read: events of one read share its time."""
         self.last_s = 0.0
         """When the last byte was read."""
-        self.usage: dict[str, Any] | None = None
+        self.tokens_in: int | None = None
+        """By the server's usage, as `tokens_out`; None where it sent none."""
+        self.tokens_out: int | None = None
         self.error: str | None = None
         """The error that the server sent, in a stream or as a body."""
         self.finished = False
@@ -246,11 +249,15 @@ class HttpAnswer:
         except (ValueError, RecursionError):
             self.error = describe_error(data.decode(errors="replace"))
 
-    def _look_at(self, fields: dict[str, Any], now: float) -> None:
+    def _take_usage(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+            self.tokens_in, self.tokens_out = (count if isinstance(count, int) else None for count in counts)
+
+    def _look_at(self, fields: Mapping[str, Any], now: float) -> None:
         if error := fields.get("error"):
             self.error = describe_error(error)
-        if isinstance(fields.get("usage"), dict):
-            self.usage = fields["usage"]
+        self._take_usage(fields.get("usage"))
         choices = fields.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
@@ -268,7 +275,7 @@ class HttpAnswer:
                 self._take_body(self._tail)
             elif self._tail.strip():
                 self._take_event(self._tail.strip(b"\n"), self.last_s)
-            if self.finished and not self.arrivals and self.usage and self.usage.get("completion_tokens"):
+            if self.finished and not self.arrivals and self.tokens_out:
                 self.arrivals.append(self.last_s)  # all its tokens in its last event, and no text: a busy server
             return
         self._take_body(b"".join(self._body))
@@ -288,8 +295,7 @@ class HttpAnswer:
         self.finished = bool(fields.get("choices"))
         if self.status != 200 or fields.get("error") or not self.finished:
             self.error = describe_error(fields)
-        if isinstance(fields.get("usage"), dict):
-            self.usage = fields["usage"]
+        self._take_usage(fields.get("usage"))
 
 
 def _is_length(line: bytes, length: int) -> bool:

@@ -160,7 +160,7 @@ def logs(follow: bool, port: int | None, replica: int, cluster: Path | None) -> 
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 
-    return remote.follow_verb(cluster_file.load(cluster), ["logs", "-f", which, *([f"--port={port}"] if port else [])])
+    return remote.follow_verb(cluster_file.load(cluster), ["logs", "-f", which], port)
 
 
 COMMANDS = (init, up, down, dashboard, logs)

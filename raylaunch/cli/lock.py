@@ -29,7 +29,7 @@ def lock(launch: Path, sets: tuple[str, ...], output: Path | None, cluster: Path
     target = output or name_lock(launch)
     if cluster is not None:
         from raylaunch.config import cluster_file
-        from raylaunch.provision.remote_lock import read_lock_text
+        from raylaunch.provision.remote_launch import read_lock_text
 
         text = read_lock_text(cluster_file.load(cluster), loaded)
     else:

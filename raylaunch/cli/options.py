@@ -107,5 +107,4 @@ def run_on_cluster(cluster: Path, verb: str, port: int | None, *options: str) ->
     from raylaunch.config import cluster_file
     from raylaunch.provision import remote
 
-    command = [verb, *(option for option in options if option), *([f"--port={port}"] if port is not None else [])]
-    return remote.run_verb(cluster_file.load(cluster), command)
+    return remote.run_verb(cluster_file.load(cluster), [verb, *filter(None, options)], port)

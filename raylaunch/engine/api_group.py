@@ -63,7 +63,7 @@ class ApiGroup:
         self._is_ending = self._is_asked_to_end = self._is_ready = self._has_accepted = False
         self._reported: tuple[int, ...] = ()
         self._is_closed = False
-        """Whether the servers were told that the engine is dead."""
+        """Whether the servers have the message that the engine is dead."""
         self._note = ""
         self._moves = 0
         """Of the servers that were replaced."""

@@ -8,7 +8,7 @@ from raylaunch.config.launch import LaunchConfig
 
 KEY = "server.api_server_count"
 RUST = "VLLM_USE_RUST_FRONTEND"
-"""vLLM's front end in Rust (0.32): it can neither be drained nor told to fail its requests."""
+"""vLLM's front end in Rust (0.32): it can neither be drained nor made to fail its requests."""
 AUTO = "auto"
 MOST = 16
 """For one engine."""

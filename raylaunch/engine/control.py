@@ -21,7 +21,7 @@ from raylaunch.base.ipc import ParentLink
 from raylaunch.base.service_metrics import ServiceMetrics
 from raylaunch.engine import metrics_folder
 from raylaunch.engine.client_errors import DEATH
-from raylaunch.engine.load_table import NOBODY
+from raylaunch.engine.load_table import NOT_ACCEPTING
 from raylaunch.engine.messages import Accepting, Drain, EnginePulse, FailClients, SocketShare, StopAccepting
 
 PULSE_S = 0.5
@@ -154,8 +154,8 @@ class EngineControl:
                 if getattr(task.get_coro(), "__name__", "") == "_accept":
                     task.cancel()
             if peers := getattr(self._server, "peer_loads", None):
-                peers[0][peers[1]] = NOBODY
-                self._server.peer_loads = ([NOBODY], 0)  # type: ignore[attr-defined]  # it still writes its load
+                peers[0][peers[1]] = NOT_ACCEPTING
+                self._server.peer_loads = ([NOT_ACCEPTING], 0)  # type: ignore[attr-defined]  # it still writes its load
 
     @staticmethod
     def _close_after_answers(server: uvicorn.Server) -> None:

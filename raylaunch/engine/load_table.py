@@ -7,7 +7,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-NOBODY = 2**31 - 1
+NOT_ACCEPTING = 2**31 - 1
 """vLLM's own value for a process that does not accept (0.32, entrypoints/launchers/launcher.py)."""
 _SLOT_BYTES = 4
 
@@ -38,7 +38,7 @@ class LoadTable:
     def clear(self, first: int, count: int) -> None:
         """Take processes out that ended without doing so themselves."""
         for slot in range(first, first + count):
-            self.loads[slot] = NOBODY
+            self.loads[slot] = NOT_ACCEPTING
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with this process."""

@@ -79,11 +79,11 @@ def ask_about(
     except ValidationError:
         raise EngineError("--ask-vllm: no usable answer", fix="plan without it", excerpt=[answer[-300:]]) from None
     found: dict[Layout, Layout] = {}
-    for layout, told in zip(chosen, read.layouts, strict=True):
-        if told.error:
-            console.say(f"vLLM cannot build TP={layout.tp} x PP={layout.pp} there: {told.error}", style="yellow")
+    for layout, of_layout in zip(chosen, read.layouts, strict=True):
+        if of_layout.error:
+            console.say(f"vLLM cannot build TP={layout.tp} x PP={layout.pp} there: {of_layout.error}", style="yellow")
         else:
-            found[layout] = _take_answer(layout, told)
+            found[layout] = _take_answer(layout, of_layout)
     console.say(f"asked vLLM {read.vllm} about {len(found)} layouts: {read.seconds:.1f} s")
     return [found.get(layout, layout) for layout in layouts]
 
@@ -126,14 +126,14 @@ def list_budgets(planner: Planner, layout: Layout) -> list[list[int]]:
     return [[int(total - beside) for total in totals] for beside in (layout.overhead.high, layout.overhead.low)]
 
 
-def _take_answer(layout: Layout, told: AskedLayout) -> Layout:
+def _take_answer(layout: Layout, answer: AskedLayout) -> Layout:
     """The layout with vLLM's weights and tokens; KV bytes move as the heaviest stage does."""
-    shift = max(layout.weights) - max(told.weights)
-    low, high = (count * layout.replicas for count in told.tokens)
+    shift = max(layout.weights) - max(answer.weights)
+    low, high = (count * layout.replicas for count in answer.tokens)
     per_request = layout.requests.high / layout.tokens.high if layout.tokens.high else 0.0
     return replace(
         layout,
-        weights=tuple(told.weights),
+        weights=tuple(answer.weights),
         kv_cache=Range(layout.kv_cache.low + shift, layout.kv_cache.high + shift),
         tokens=Range(low, high),
         requests=Range(low * per_request, high * per_request),

@@ -149,19 +149,23 @@ def _raise_for_end(client: "JobSubmissionClient", job: str, view: Viewpoint) -> 
     raise ServiceError(f"Ray job {job} ended: {message}", fix=f"`{view.command('logs')}` shows the engine's log")
 
 
-def run_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
+def _write_verb(cluster: ClusterFile, words: Sequence[str], port: int | None) -> list[str]:
+    """A verb of raylaunch as the head's container runs it; `port` is that of the service, where several run."""
+    return [*viewpoint_of(cluster).to_words(), "raylaunch", *words, *([] if port is None else [f"--port={port}"])]
+
+
+def run_verb(cluster: ClusterFile, words: Sequence[str], port: int | None = None) -> int:
     """Run a verb of raylaunch in the head's container and print its output; its exit status."""
-    command = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
-    with console.waiting(f"{arguments[0]} on {cluster.head_ip}"):
-        result = HostShell.of(cluster).run_in_head(command, timeout_s=_STOP_TIMEOUT_S)
+    with console.waiting(f"{words[0]} on {cluster.head_ip}"):
+        result = HostShell.of(cluster).run_in_head(_write_verb(cluster, words, port), timeout_s=_STOP_TIMEOUT_S)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.status
 
 
-def follow_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
+def follow_verb(cluster: ClusterFile, words: Sequence[str], port: int | None) -> int:
     """Run a verb in the head's container and print its output as it comes, until it ends or Ctrl-C; its status."""
-    shell, process = _start_verb(cluster, arguments)
+    shell, process = _start_verb(cluster, words, port)
     try:
         for line in process.read_lines():
             sys.stdout.write(line)
@@ -174,14 +178,14 @@ def follow_verb(cluster: ClusterFile, arguments: Sequence[str]) -> int:
     return 0 if result.status in (0, 143) else result.status
 
 
-def read_lines(cluster: ClusterFile, arguments: Sequence[str]) -> Iterator[str]:
+def read_lines(cluster: ClusterFile, words: Sequence[str], port: int | None = None) -> Iterator[str]:
     """The lines that a verb prints in the head's container, as they come; closing the iterator stops it.
 
     Raises:
         ClusterError: the cluster is not up.
         ServiceError: the verb failed, with its message.
     """
-    shell, process = _start_verb(cluster, arguments)
+    shell, process = _start_verb(cluster, words, port)
     try:
         yield from process.read_lines()
     finally:
@@ -189,13 +193,12 @@ def read_lines(cluster: ClusterFile, arguments: Sequence[str]) -> Iterator[str]:
     shell.raise_for(result)
     if result.status != 0:
         what, fix = read_error(result.stderr)
-        raise ServiceError(what or f"{cluster.head_ip}: `raylaunch {arguments[0]}` failed there", fix=fix)
+        raise ServiceError(what or f"{cluster.head_ip}: `raylaunch {words[0]}` failed there", fix=fix)
 
 
-def _start_verb(cluster: ClusterFile, arguments: Sequence[str]) -> tuple[HostShell, RemoteProcess]:
+def _start_verb(cluster: ClusterFile, words: Sequence[str], port: int | None) -> tuple[HostShell, RemoteProcess]:
     shell = HostShell.of(cluster)
-    verb = [*viewpoint_of(cluster).to_words(), "raylaunch", *arguments]
-    command = ["sh", "-c", UNTIL_STDIN_ENDS, "sh", *verb]
+    command = ["sh", "-c", UNTIL_STDIN_ENDS, "sh", *_write_verb(cluster, words, port)]
     return shell, shell.start_in_head(command, backlog=_BACKLOG)
 
 
@@ -230,14 +233,9 @@ def reach_service(cluster: ClusterFile, port: int | None) -> Iterator[ReachedSer
     Raises:
         ServiceError: no service runs there, or several do and no port is given.
     """
-    shell = HostShell.of(cluster)
     if port is None:
-        status = [*viewpoint_of(cluster).to_words(), "raylaunch", "status", "--json"]
-        result = shell.run_in_head(status)
-        if result.status != 0:
-            what, fix = read_error(result.stderr)
-            raise ServiceError(what or f"no status from {cluster.head_ip}", fix=fix)
-        port = int(str(json.loads(result.stdout)["url"]).rpartition(":")[2])
-    with shell.tunnel(port) as local:
+        status = json.loads("".join(read_lines(cluster, ["status", "--json"])))
+        port = int(str(status["url"]).rpartition(":")[2])
+    with HostShell.of(cluster).tunnel(port) as local:
         name = f"http://{cluster.head_ip}:{port}"
         yield ReachedService(f"http://127.0.0.1:{local}", name, read_key(cluster, port))

@@ -36,6 +36,7 @@ exit $status"""
 """Runs a command until it exits or stdin ends; by descriptor 3, as a shell's background jobs have no stdin. dash's
 "Terminated" of a wait is left out."""
 _HUB_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT")
+_LOCK_TIMEOUT_S = 120.0
 
 
 def name_job(verb: str, launch: LaunchConfig) -> str:
@@ -79,21 +80,22 @@ def run_with_launch(
     return shell.ssh.stream(cluster.head_ip, _send_verb(shell, launch, words, options, outlives=outlives))
 
 
-def read_with_launch(
-    cluster: ClusterFile, launch: LaunchConfig, words: Sequence[str], options: Sequence[str], *, timeout_s: float
-) -> str:
-    """What a verb that takes a launch prints in the head's container.
+def read_lock_text(cluster: ClusterFile, launch: LaunchConfig) -> str:
+    """The lock file of a launch on a cluster, as text; its image is known to the host alone.
 
     Raises:
-        ClusterError: the cluster is not up, or the verb failed.
+        ClusterError: the cluster is not up, or it cannot be collected.
     """
     shell = HostShell.of(cluster)
-    result = shell.run(cluster.head_ip, _send_verb(shell, launch, words, options), timeout_s=timeout_s)
+    collect = _send_verb(shell, launch, ["lock"], ["-o", "-"])
+    result = shell.run(cluster.head_ip, collect, timeout_s=_LOCK_TIMEOUT_S)
     shell.raise_for(result)
     if result.status != 0:
         what, fix = read_error(result.stderr)
         raise ClusterError(f"{cluster.head_ip}: {what or 'the command failed there'}", fix=fix)
-    return result.stdout
+    command = shell.runtime.inspect(cluster.container_name, "{{.Config.Image}} {{.Image}}")
+    image = shell.run(cluster.head_ip, command).stdout.strip()
+    return result.stdout.replace("\nimage: ''", f"\nimage: {image}")
 
 
 def _send_verb(

@@ -125,16 +125,6 @@ class Attempt:
         assert self.driver.placed is not None
         return self.driver.placed
 
-    def describe_wait(self, carried: Sequence[str], since_s: float) -> str:
-        """What is waited for before the ranks are placed; "" where nothing is missing.
-
-        Args:
-            carried: addresses of the nodes that carried the last engine: those that are gone are named.
-            since_s: how long nothing has been served.
-        """
-        waiting = self.gpu_wait
-        return "" if waiting is None else describe_missing(waiting, carried, since_s)
-
     @property
     def gpu_wait(self) -> GpuWait | None:
         """What was counted last of the GPUs that are waited for; None where the ranks are placed."""
@@ -178,10 +168,10 @@ class Attempt:
         if self.driver is not None:
             self.driver.request_end()
         self.engine.stop(failing=failing, is_forced=is_forced)
-        left = processes.kill_marked(MARK_VARIABLE, self.mark, title=RANK_TITLE) if wedged else []
+        left = processes.kill_marked(self.mark, title=RANK_TITLE) if wedged else []
         if self.driver is not None:
             self.driver.stop(is_forced)
-        left += processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
+        left += processes.kill_marked(self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
         metrics_folder.remove(self.mark)
         return left
 
@@ -196,7 +186,11 @@ def rotate_log(log: Path, attempts: Sequence[Attempt]) -> None:
 
 
 def describe_missing(waiting: GpuWait, carried: Sequence[str], since_s: float) -> str:
-    """How many GPUs are missing, and which of the nodes that `carried` the last engine; "" where none is."""
+    """How many GPUs are missing, and which of the nodes that `carried` the last engine; "" where none is.
+
+    Args:
+        since_s: how long nothing has been served.
+    """
     if not waiting.missing_nodes:
         return ""
     present = {node.ip for node in waiting.found}

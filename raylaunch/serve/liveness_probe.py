@@ -33,7 +33,7 @@ class LivenessProbe:
 
     def __init__(self, url: str, launch: LaunchConfig, task: str = "generate") -> None:
         self._url, self._launch, self._task = url, launch, task
-        self._told = ""
+        self._reported = ""
         self._busy_at = time.monotonic()
         self._request: Future[float] | None = None
 
@@ -50,8 +50,8 @@ class LivenessProbe:
             try:
                 self._request.result()
             except readiness.UnaskedError as error:
-                if error.what != self._told:
-                    self._told = error.what
+                if error.what != self._reported:
+                    self._reported = error.what
                     console.say(f"warning: no liveness probe: {error.what}", style="yellow")
             except EngineError as error:
                 raise EngineFault(Fault("canary", f"an idle engine failed its liveness probe: {error.what}")) from error

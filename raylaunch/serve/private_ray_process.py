@@ -73,7 +73,7 @@ class PrivateRayProcess(ChildLink):
         self.request_end()
         self.wait_end(_STOP_S, is_forced)
         # Ray's agents outlive raylet and leader by minutes where the GCS is gone (2.60).
-        processes.kill_led(self.leaders, MARK_VARIABLE, self.mark)
-        processes.kill_marked(MARK_VARIABLE, self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
+        processes.kill_led(self.leaders, self.mark)
+        processes.kill_marked(self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)
         if self.up is not None:
             shutil.rmtree(self.up.folder, ignore_errors=True)

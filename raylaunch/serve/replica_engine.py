@@ -9,7 +9,7 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal.plan import ResolvedLaunch
 from raylaunch.serve import faults
 from raylaunch.serve.announcement import announce
-from raylaunch.serve.attempt import Attempt
+from raylaunch.serve.attempt import Attempt, describe_missing
 from raylaunch.serve.attempts import AttemptFactory
 from raylaunch.serve.fallback import Layouts
 from raylaunch.serve.faults import EngineFault, EngineProgress, Fault
@@ -179,8 +179,9 @@ class ReplicaEngine:
         attempt = self.attempts[-1]
         attempt.receive(_CHECK_EVERY_S)
         self.progress.take(attempt.engine.pulse, time.monotonic())
-        if waiting := attempt.describe_wait(self.state.carried, self.state.state_s):
-            self.state.set_note(waiting + self.layouts.describe_plan())
+        wait = attempt.gpu_wait
+        if wait and (missing := describe_missing(wait, self.state.carried, self.state.state_s)):
+            self.state.set_note(missing + self.layouts.describe_plan())
         if self.probe is not None:
             faults.raise_on_fault(attempt, self.progress, self.launch.keep.progress_limit_s)
             self.standby.update(self.state.state_s)

@@ -20,7 +20,7 @@ from raylaunch.base import paths
 from raylaunch.base.errors import ServiceError
 from raylaunch.base.paths import write_quietly
 from raylaunch.base.ports import ALL_INTERFACES
-from raylaunch.base.processes import MARK_VARIABLE, ProcessId, kill_group, kill_marked, wait_until
+from raylaunch.base.processes import ProcessId, kill_group, kill_marked, wait_until
 from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.engine import metrics_folder
 from raylaunch.engine.messages import EngineReady
@@ -207,7 +207,7 @@ def end_leftovers(service: Service) -> list[int]:
     if service.mark:
         # All its starts: a supervisor that was killed while it ended one engine had recorded the next one's mark.
         marks = service.mark.rpartition("-")[0] + "-*"
-        left += kill_marked(MARK_VARIABLE, marks)
+        left += kill_marked(marks)
         metrics_folder.remove(marks)
     for folder in service.private_ray_folders:
         shutil.rmtree(folder, ignore_errors=True)

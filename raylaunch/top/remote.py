@@ -21,8 +21,7 @@ def watch(cluster: Path, port: int | None) -> Iterator[View]:
         ClusterError: the cluster is not up, or cannot be reached.
         ServiceError: nothing is to be seen there, in the head's words.
     """
-    cluster_config = cluster_file.load(cluster)
-    for line in read_lines(cluster_config, ["top", "--json", *([f"--port={port}"] if port is not None else [])]):
+    for line in read_lines(cluster_file.load(cluster), ["top", "--json"], port):
         yield take_in(_VIEW.validate_json(line), time.time())
 
 
@@ -33,9 +32,8 @@ def look_once(cluster: Path, port: int | None) -> View:
         ClusterError: the cluster is not up, or cannot be reached.
         ServiceError: nothing is to be seen there, in the head's words.
     """
-    cluster_config = cluster_file.load(cluster)
-    words = ["top", "--once", "--json", *([f"--port={port}"] if port is not None else [])]
-    return take_in(_VIEW.validate_json("".join(read_lines(cluster_config, words))), time.time())
+    lines = read_lines(cluster_file.load(cluster), ["top", "--once", "--json"], port)
+    return take_in(_VIEW.validate_json("".join(lines)), time.time())
 
 
 def take_in(view: View, now: float) -> View:

@@ -17,7 +17,6 @@ from raylaunch.lock.lock_file import write_lock
 from raylaunch.provision import artifacts, image, remote, remote_launch
 from raylaunch.provision.down import down, list_services
 from raylaunch.provision.host_shell import HostShell
-from raylaunch.provision.remote_lock import read_lock_text
 from raylaunch.provision.up import up
 from raylaunch.upgrade.gate import describe_changes
 from raylaunch.upgrade.place import ANSWER_TIMEOUT_S, Preparation, Served, compare_launches
@@ -49,7 +48,7 @@ class OnCluster:
             RaylaunchError: the cluster is not up, or serves nothing on that port.
         """
         shell = HostShell.of(cluster)
-        status = json.loads("\n".join(remote.read_lines(cluster, ["status", "--json", *_name_port(port)])))
+        status = json.loads("".join(remote.read_lines(cluster, ["status", "--json"], port)))
         inspect = shell.runtime.inspect(cluster.container_name, "{{.Config.Image}}")
         running = shell.run(cluster.head_ip, inspect).stdout.strip()
         found = int(str(status["url"]).rpartition(":")[2])
@@ -137,14 +136,10 @@ class OnCluster:
             self.report(f"{self.cluster.shown_path}: docker.image is {served.image} now")
         path = served.launch.path
         if path is not None and (lock := name_lock(path)).is_file():
-            write_lock(lock, read_lock_text(cluster, served.launch))
+            write_lock(lock, remote_launch.read_lock_text(cluster, served.launch))
             self.report(f"wrote {lock}")
 
     def _with_image(self, name: str) -> ClusterFile:
         if name == self.cluster.image:
             return self.cluster
         return cluster_file.parse(self.cluster.path, cluster_file.change_image(self.cluster.path, name))
-
-
-def _name_port(port: int | None) -> list[str]:
-    return [] if port is None else [f"--port={port}"]

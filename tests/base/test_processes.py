@@ -77,7 +77,7 @@ def test_what_a_killed_leader_leaves_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outlives", [False, True])
 def test_child_hears_of_its_parents_death(tmp_path: Path, outlives: bool) -> None:
-    """kill -9 of the parent: the child receives SIGTERM, unless it has said that it hears of it by other means."""
+    """kill -9 of the parent: the child receives SIGTERM, unless it has declared that it learns of it by other means."""
     mark = tmp_path / "mark"
     inner = (
         "import pathlib, signal, sys, time; from raylaunch.base.processes import outlive_parent;"
@@ -109,10 +109,10 @@ def test_marked_processes_are_ended_and_no_others() -> None:
         os.kill(ours.pid, signal.SIGSTOP)
         assert wait_until(lambda: list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == [ours.pid], 10)
         assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1", "Worker") == []
-        assert kill_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == [ours.pid]
+        assert kill_marked(f"{PREFIX}-1") == [ours.pid]
         assert ours.wait(timeout=10) == -signal.SIGKILL
         assert theirs.poll() is None
-        assert kill_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == []
+        assert kill_marked(f"{PREFIX}-1") == []
         assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-*") == [theirs.pid]
         assert list_marked("RAYLAUNCH_MARK", f"{PORT}-*-2") == []
     finally:
@@ -157,10 +157,10 @@ def test_groups_of_dead_leaders_are_ended_where_they_carry_the_mark(tmp_path: Pa
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as living:
         identity = ProcessId.of(living.pid)
         assert identity is not None
-        kill_led([*leaders, ProcessId(living.pid, identity.started - 1)], "RAYLAUNCH_MARK", f"{PREFIX}-1")
+        kill_led([*leaders, ProcessId(living.pid, identity.started - 1)], f"{PREFIX}-1")
         assert wait_until(lambda: not orphans[0].is_alive(), 10)
         assert orphans[1].is_alive()
         assert living.poll() is None
-        kill_led([leaders[1], identity], "RAYLAUNCH_MARK", f"{PREFIX}-2")
+        kill_led([leaders[1], identity], f"{PREFIX}-2")
         assert living.wait(10) == -signal.SIGKILL
     assert wait_until(lambda: not orphans[1].is_alive(), 10)

@@ -1,4 +1,4 @@
-"""Options of the command line: what they take, and that they can be said again elsewhere."""
+"""Options of the command line: what they take, and that they can be repeated elsewhere."""
 
 import math
 

@@ -52,7 +52,7 @@ def test_files_without_a_question(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize("length", ["0", "-3", "7.5", '"7"', "true"])
 def test_answers_of_no_length(tmp_path: Path, length: str) -> None:
-    """Told with its entry, before anything is asked."""
+    """Reported with its entry, before anything is asked."""
     file = tmp_path / "questions.jsonl"
     file.write_text(f'"Who?"\n{{"prompt": "How?", "output_tokens": {length}}}')
     with pytest.raises(BenchError, match=r"questions.jsonl, line 2: output_tokens is"):

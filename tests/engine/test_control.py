@@ -12,7 +12,7 @@ import prometheus_client
 import pytest
 import uvicorn
 
-from raylaunch.engine.load_table import NOBODY
+from raylaunch.engine.load_table import NOT_ACCEPTING
 from raylaunch.engine.messages import SocketShare
 
 pytestmark = pytest.mark.engine  # it imports vLLM
@@ -61,7 +61,7 @@ async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     accepting = asyncio.Event()
     control = EngineControl(client, SimpleNamespace(send=lambda _accepting: accepting.set()), SocketShare(0, 1))  # type: ignore[arg-type]
     listening = socket.create_server(("127.0.0.1", 0))
-    loads = [NOBODY, NOBODY]
+    loads = [NOT_ACCEPTING, NOT_ACCEPTING]
     served = Served(None, control, client, listening, loads)
     config = uvicorn.Config(served.app, interface="asgi3", lifespan="off", log_config=None)
     served.server = NoSignalServer(config, peer_loads=(loads, 0))
@@ -92,7 +92,7 @@ def test_a_dead_engine_takes_no_request_more(monkeypatch: pytest.MonkeyPatch) ->
             served.may_answer.set()
             assert b"connection: close\r\n" in await busy.read()
             served.server._publish_load()  # as vLLM does where a connection was on its way
-            assert served.loads == [NOBODY, NOBODY]
+            assert served.loads == [NOT_ACCEPTING, NOT_ACCEPTING]
 
     asyncio.run(run())
 

@@ -44,13 +44,13 @@ def test_what_is_left_is_reported_then_removed(
     """Containers by the cluster's label, and its mount folder; nothing is removed without `clean`."""
     ids, log = tmp_path / "ids", tmp_path / "log"
     add_program("docker", DOCKER.format(ids=ids, log=log))
-    ids.write_text("f00\nba7\n")
+    ids.write_text("old-f00\nold-ba7\n")  # as hexadecimal, other containers of this machine may have them
     (mounts / "test" / "key").mkdir(parents=True)
-    left = ("container f00", "container ba7", f"folder {mounts}/test")
+    left = ("container old-f00", "container old-ba7", f"folder {mounts}/test")
     assert run(cluster, clean=False) == Remains(HEAD, left)
     assert log.read_text().splitlines() == [LIST, LIST]
     assert run(cluster, clean=True) == Remains(HEAD)
-    assert log.read_text().splitlines()[2:] == [LIST, "rm -f f00 ba7", LIST]
+    assert log.read_text().splitlines()[2:] == [LIST, "rm -f old-f00 old-ba7", LIST]
     assert not mounts.exists()
 
 

@@ -263,7 +263,7 @@ def test_own_addresses_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the server behind it, which nobody asked; and no password."""
+    """Not the server behind it, which was not asked; and no password."""
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("http_proxy", "http://u:hush@127.0.0.1:1")
     with pytest.raises(ServiceError) as caught:

@@ -57,9 +57,9 @@ def test_agents_that_outlive_raylet_and_leader_are_found_and_ended(headless: Pri
     hidden = {name for name in COPIES if not agents[first] | agents[second] <= set(list_marked(name, MARK))}
     assert hidden == set()
 
-    kill_led((first,), "RAYLAUNCH_MARK", f"{PORT}-{SUPERVISOR}-2")
+    kill_led((first,), f"{PORT}-{SUPERVISOR}-2")
     assert len(list_led(first)) == 2  # another's mark
-    kill_led((first,), "RAYLAUNCH_MARK", MARK)
+    kill_led((first,), MARK)
     assert wait_until(lambda: list_led(first) == [], _END_S)
 
     (raylet,) = list_led(second, "raylet/raylet")

@@ -146,7 +146,7 @@ def test_a_missing_certificate_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_key_with_a_passphrase_is_refused(tmp_path: Path) -> None:
-    """And not asked for: nobody is at the terminal of a service."""
+    """And not asked for: a service has no one at its terminal."""
     certificate, key = PrivateCa.make(tmp_path / "ca").server
     locked = tmp_path / "locked.key"
     command = ["openssl", "pkey", "-aes256", "-passout", "pass:x", "-in", key, "-out", locked]
