@@ -88,7 +88,7 @@ class HttpAnswer:
                 and data.startswith(b"data: {", cut + 2)
                 and data.endswith(b"}\n\n\r\n")
                 and data.count(b"\n\n") == 1
-                and _is_length(data[:cut], len(data) - cut - 4)
+                and data[:cut].lower() == b"%x" % (len(data) - cut - 4)
             ):
                 self._take(data[cut + 8 : -4], now)
                 return False
@@ -296,11 +296,3 @@ class HttpAnswer:
         if self.status != 200 or fields.get("error") or not self.finished:
             self.error = describe_error(fields)
         self._take_usage(fields.get("usage"))
-
-
-def _is_length(line: bytes, length: int) -> bool:
-    """Whether a chunk's first line gives this length."""
-    try:
-        return int(line.partition(b";")[0], 16) == length
-    except ValueError:
-        return False
