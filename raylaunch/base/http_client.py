@@ -27,6 +27,7 @@ from raylaunch.base.tls import SYSTEM_TLS, CertificateFileError, CertificateFile
 _MAX_REDIRECTS = 5
 _MAX_JSON_BYTES = 64 << 20
 _ENDPOINT = re.compile(r"(/v1(/.*)?|/(chat/completions|completions|embeddings|models|responses|health|metrics))/*$")
+_UNFIT = (9, 10, 62, 64)  # OpenSSL's codes (x509_vfy.h): not yet valid, expired, another host name, another address
 _KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
@@ -39,6 +40,7 @@ class HttpFailure(Enum):
     SILENT = "no answer in time"
     UNREACHABLE = "no way there"
     CERTIFICATE = "the server's certificate is not trusted"
+    CERTIFICATE_UNFIT = "the server's certificate is not valid today, or is another host's"
     CLIENT_CERTIFICATE = "the server requires a client certificate"
     CERTIFICATE_FILE = "a file of certificates cannot be used"
     BROKEN = "the connection broke"
@@ -50,8 +52,10 @@ class HttpFailure(Enum):
 
 TLS_FIXES = {
     HttpFailure.CERTIFICATE: "name its CA with --cacert CA.pem (or SSL_CERT_FILE), or add --insecure to trust it",
+    HttpFailure.CERTIFICATE_UNFIT: "correct the URL's host or the server's certificate; --insecure asks in spite of it",
     HttpFailure.CLIENT_CERTIFICATE: "name a certificate that it accepts with --cert CERT.pem and --key KEY.pem",
-    HttpFailure.TLS_CLOSED: "if it requires a client certificate, name one with --cert CERT.pem and --key KEY.pem",
+    HttpFailure.TLS_CLOSED: "if it requires a client certificate, name one that it accepts, valid today and for "
+    "clients, with --cert CERT.pem and --key KEY.pem",
     HttpFailure.CERTIFICATE_FILE: "correct --cacert, --cert or --key",
 }
 """What to do in the verbs that ask any server."""
@@ -166,16 +170,13 @@ def fetch_text(url: str, timeout_s: float, client_cert: CertificateFiles | None 
 
 
 def explain(error: Exception, url: str, timeout_s: float, *, by_proxy: bool = True) -> RequestError:
-    """Why a request failed, in one sentence.
-
-    Args:
-        by_proxy: a proxy of the environment was asked, where there is one for `url`.
-    """
+    """Why a request failed, in one sentence; by_proxy: the environment's proxy was asked, where there is one."""
     reason = getattr(error, "reason", error)
     cause = reason if isinstance(reason, Exception) else error
     url = hide_password(url)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return RequestError(HttpFailure.CERTIFICATE, f"the certificate of {url} is not trusted: {cause.verify_message}")
+        kind = HttpFailure.CERTIFICATE_UNFIT if cause.verify_code in _UNFIT else HttpFailure.CERTIFICATE
+        return RequestError(kind, f"the certificate of {url} is not trusted: {cause.verify_message}")
     if url.startswith("https:") and isinstance(cause, ssl.SSLEOFError | ConnectionResetError):
         # So do uvicorn (0.54) where a client certificate is missing: TLS 1.3 refuses after the handshake
         return RequestError(HttpFailure.TLS_CLOSED, f"{url} closed the TLS connection before its answer was complete")
@@ -205,10 +206,9 @@ def explain(error: Exception, url: str, timeout_s: float, *, by_proxy: bool = Tr
 
 def _explain_tls(error: ssl.SSLError, url: str) -> RequestError:
     reason = error.reason or ""
-    if "CERTIFICATE_REQUIRED" in reason or "ALERT_BAD_CERTIFICATE" in reason or "ALERT_UNKNOWN_CA" in reason:
-        return RequestError(
-            HttpFailure.CLIENT_CERTIFICATE, f"{url} requires a client certificate (mTLS): {reason.lower()}"
-        )
+    if "_ALERT_" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        verb = "requires a client certificate (mTLS)" if "REQUIRED" in reason else "rejects the client certificate"
+        return RequestError(HttpFailure.CLIENT_CERTIFICATE, f"{url} {verb}: {reason.lower()}")
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         return RequestError(HttpFailure.BROKEN, f"{url} speaks no TLS; try http://")
     return RequestError(HttpFailure.BROKEN, f"no TLS connection to {url}: {reason.lower() or error}")

@@ -49,21 +49,30 @@ def make_client_context(options: ClientTls) -> ssl.SSLContext:
     Raises:
         CertificateFileError: a file is missing, is no PEM file of its kind, or the key needs a passphrase.
     """
-    with _naming(options.ca_file):
+    with naming(options.ca_file):
         context = ssl.create_default_context(cafile=options.ca_file)
     if not options.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if options.client_cert is not None:
         certificate, key = options.client_cert
-        with _naming(certificate):  # so that its fault is not taken for one of the key
-            ssl.create_default_context(cafile=certificate)
-        with _naming(key or certificate):
-            context.load_cert_chain(certificate, key, password=lambda: "")  # a prompt would wait for ever
+        load_pair(context, certificate, key)
     return context
 
 
+def load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Load a certificate and its key.
+
+    Raises:
+        CertificateFileError: as make_client_context.
+    """
+    with naming(certificate):  # so that its fault is not taken for one of the key
+        ssl.create_default_context(cafile=certificate)
+    with naming(key or certificate):
+        context.load_cert_chain(certificate, key, password=lambda: "")  # a prompt would wait for ever
+
+
 @contextlib.contextmanager
-def _naming(path: Path | None) -> Iterator[None]:
+def naming(path: Path | None) -> Iterator[None]:
     """Name the file in what the ssl module raises."""
     try:
         yield

@@ -142,7 +142,7 @@ def _finish(layered: LayeredValues, path: Path | None, known: schema.FileSchema)
     problems = list(layered.problems)
     if not layered.unread:
         problems += parallelism.check_layout(config, bad)
-        problems += _check_client_cert(config)
+        problems += _check_tls(config)
         problems += check_companions(config)
         needed = {parallelism.TP, parallelism.PP, "engine", "model", "model.path"}
         if config.model.path is not None and not bad & needed:
@@ -153,10 +153,18 @@ def _finish(layered: LayeredValues, path: Path | None, known: schema.FileSchema)
     return config
 
 
-def _check_client_cert(config: LaunchConfig) -> list[str]:
-    """A service that requires a certificate of every client requires one of raylaunch, too."""
-    requires = config.uses_tls and config.server.get("ssl_cert_reqs") == ssl.CERT_REQUIRED
-    if not requires or config.client_cert is not None:
+def _check_tls(config: LaunchConfig) -> list[str]:
+    """No TLS option is without effect; who requires a certificate of every client requires one of raylaunch, too."""
+    server = config.server
+    alone = [name for name in ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs") if server.get(name)]
+    if alone and not config.uses_tls:
+        return [
+            config.complain(f"server.{alone[0]}", "has no effect without ssl_certfile: the service would speak HTTP")
+        ]
+    if server.get("ssl_cert_reqs") and not server.get("ssl_ca_certs"):
+        what = "needs ssl_ca_certs: without it no client's certificate is trusted"
+        return [config.complain("server.ssl_cert_reqs", what)]
+    if server.get("ssl_cert_reqs") != ssl.CERT_REQUIRED or config.client_cert is not None:
         return []
     return [
         config.complain(

@@ -22,10 +22,12 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.ports import OTHER_PORT, check_port_free
+from raylaunch.base.tls import CertificateFileError, load_pair, naming
 from raylaunch.serve.start_forecast import LONGEST_S
 from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 
@@ -76,17 +78,24 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # vLLM has no option for a passphrase: uvicorn would ask for it on the terminal, again and again
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), password=lambda: "")
+        key, authorities = options.get("ssl_keyfile"), options.get("ssl_ca_certs")
+        load_pair(context, Path(options["ssl_certfile"]), Path(key) if key else None)
         context.verify_mode = ssl.VerifyMode(int(options.get("ssl_cert_reqs") or 0))
-        if options.get("ssl_ca_certs"):
-            context.load_verify_locations(options["ssl_ca_certs"])
+        if authorities:
+            with naming(Path(authorities)):
+                context.load_verify_locations(authorities)
+    except CertificateFileError as error:
+        raise LaunchFileError(
+            f"server: TLS cannot be set up: {error.what}",
+            fix="server.ssl_certfile, ssl_keyfile and ssl_ca_certs must name PEM files of this machine; the key must be"
+            " that of the first certificate in ssl_certfile, without a passphrase",
+        ) from error
+    try:
         if options.get("ssl_ciphers"):
             context.set_ciphers(options["ssl_ciphers"])
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+    except ssl.SSLError as error:
         raise LaunchFileError(
-            f"server.ssl_certfile {options['ssl_certfile']}: TLS cannot be set up with it: {error}",
-            fix="server.ssl_certfile, ssl_keyfile and ssl_ca_certs must name PEM files of this machine; the key must be"
-            " the certificate's, without a passphrase",
+            f"server.ssl_ciphers: OpenSSL knows no cipher in {options['ssl_ciphers']!r}", fix="leave it out"
         ) from error
     return context
 

@@ -84,6 +84,7 @@ _QUESTIONS: Mapping[str, Question] = {
 """By vLLM's task. What needs audio or a plugin's own data is asked for /health alone."""
 _NOT_OF_ENGINE = (
     HttpFailure.CERTIFICATE,
+    HttpFailure.CERTIFICATE_UNFIT,
     HttpFailure.CLIENT_CERTIFICATE,
     HttpFailure.CERTIFICATE_FILE,
     HttpFailure.UNREACHABLE,

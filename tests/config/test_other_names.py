@@ -35,6 +35,21 @@ def test_what_to_write_instead(tmp_path: Path, block: str, line: str, part: str)
     assert part in problem
 
 
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        ("ssl_keyfile: /k", "server.ssl_keyfile: has no effect without ssl_certfile"),
+        ("ssl_ca_certs: /a", "server.ssl_ca_certs: has no effect without ssl_certfile"),
+        ("ssl_cert_reqs: 2", "server.ssl_cert_reqs: has no effect without ssl_certfile"),
+        ("ssl_certfile: /c\n  ssl_cert_reqs: 2", "server.ssl_cert_reqs: needs ssl_ca_certs"),
+    ],
+)
+def test_no_tls_option_is_without_effect(tmp_path: Path, lines: str, part: str) -> None:
+    """A service whose user set a key or asked for client certificates does not speak plain HTTP."""
+    (problem,) = problems_of(write(tmp_path, f"{BASE}server:\n  {lines}\n"))
+    assert part in problem
+
+
 def test_origins_and_root_paths_that_work(tmp_path: Path) -> None:
     """What browsers and proxies send."""
     for value in ("[https://ui.example, 'http://127.0.0.1:3000', '*']", "['null', 'chrome-extension://abc']"):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from raylaunch.base.errors import ServiceError
-from raylaunch.base.http_client import Access, find_base_url
+from raylaunch.base.http_client import Access, explain, find_base_url
 from raylaunch.base.proxies import is_near
 from raylaunch.base.tls import ClientTls, make_client_context
 from raylaunch.cli.main import _run
@@ -221,6 +222,28 @@ def test_a_model_that_does_not_chat() -> None:
     """An embedding model's server has no such API."""
     what = fail(LIST | {CHAT: answer(b'{"detail": "Not Found"}', "404 Not Found")})
     assert "m may be a model that embeds, scores or classifies" in what
+
+
+def test_certificates_that_no_ca_file_mends(tmp_path: Path) -> None:
+    """Another host's certificate: the advice is not to name a CA. A client's of another CA: it is rejected."""
+    ca, other = PrivateCa.make(tmp_path / "ca"), PrivateCa.make(tmp_path / "other")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*ca.server)
+    with serve(LIST, tls=server) as url:
+        seen = run("hi", "--url", url.replace("127.0.0.1", "localhost"), "--cacert", str(ca.certificate))
+    assert "certificate is not valid for 'localhost'" in seen.stderr
+    assert "correct the URL's host or the server's certificate" in " ".join(seen.stderr.split())
+    refused = make_client_context(ClientTls(ca_file=ca.certificate, client_cert=other.client))
+    with serve(LIST, tls=ca.make_server_context()) as url:
+        error: Exception | None = None
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as plain:
+            try:
+                with refused.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+                    secure.recv(1)
+            except ssl.SSLError as caught:
+                error = caught
+    assert error is not None
+    assert "rejects the client certificate: tlsv1_alert_unknown_ca" in explain(error, url, 1.0).what
 
 
 def test_private_ca_and_client_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

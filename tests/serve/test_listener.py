@@ -145,6 +145,28 @@ def test_a_missing_certificate_is_reported(tmp_path: Path) -> None:
         make_tls({"ssl_certfile": str(tmp_path / "nothing.pem")})
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ssl_keyfile": "nothing.key"}, "cannot read nothing.key: No such file"),
+        ({"ssl_keyfile": "ca/client.key"}, "cannot use ca/client.key: key values mismatch"),
+        ({"ssl_certfile": "ca/server.key"}, "cannot use ca/server.key: no certificate or crl found"),
+        ({"ssl_ca_certs": "nothing.pem"}, "cannot read nothing.pem: No such file"),
+        ({"ssl_ca_certs": "ca/ca.key"}, "cannot use ca/ca.key: no certificate or crl found"),
+        ({"ssl_ciphers": "NOPE"}, "server.ssl_ciphers: OpenSSL knows no cipher in 'NOPE'"),
+    ],
+)
+def test_the_file_at_fault_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], said: str
+) -> None:
+    """Not the certificate, where it is the key, the CA's file or a cipher."""
+    PrivateCa.make(tmp_path / "ca")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchFileError) as caught:
+        make_tls({"ssl_certfile": "ca/server.pem", "ssl_keyfile": "ca/server.key"} | options)
+    assert said in caught.value.what
+
+
 def test_a_key_with_a_passphrase_is_refused(tmp_path: Path) -> None:
     """And not asked for: a service has no one at its terminal."""
     certificate, key = PrivateCa.make(tmp_path / "ca").server
