@@ -77,6 +77,13 @@ def read_flags(sets: Sequence[str], schema: FileSchema, layered: LayeredValues) 
             _put(layered, key, value, source, schema.list_fields(*key[:-1]).get(key[-1]))
 
 
+def _is_cut(text: str, value: JsonValue) -> bool:
+    """Whether YAML left out a part of a text without quotes: from a # on, an anchor, a line's end."""
+    if value is None:
+        return text.startswith("#")
+    return isinstance(value, str) and text[:1] not in ("'", '"', "|", ">", "!") and value != text
+
+
 def _put(layered: LayeredValues, key: Key, text: str, source: ValueSource, part: Part | None) -> None:
     problems: list[str] = []
     value: JsonValue = None
@@ -84,8 +91,9 @@ def _put(layered: LayeredValues, key: Key, text: str, source: ValueSource, part:
         value, _ = parse_yaml(text, lambda _line, _key, what: problems.append(what))
     except BadYamlError as error:
         problems.append(error.what)
-    if part is not None and "string" in list_types(part) and (problems or not accepts_type(part, value)):
-        value, problems = text, []  # where only text fits, it is used as it stands: a key of digits, a "*"
+    may_be_text = part is not None and "string" in list_types(part)
+    if may_be_text and (problems or not accepts_type(part or {}, value) or _is_cut(text.strip(), value)):
+        value, problems = text, []  # where text fits, it is used as it stands: a key of digits, "*", "#x", "a #b"
     if "\0" in text or not is_encodable(text):
         problems = ["text that is not UTF-8"]
     if problems:

@@ -122,7 +122,7 @@ def _describe_mismatch(part: Part, value: JsonValue, *, secret: bool) -> str:
         got += f" ({quote(value)})"
     hint = make_example(part)
     if isinstance(value, str) and {"integer", "number"} & {*types}:
-        hint = value if value.isdecimal() and len(value) < 16 and not hidden else hint
+        hint = value if value.isdecimal() and value.isascii() and len(value) < 16 and not hidden else hint
         return f"expected {wanted}, got {got}: write a number without quotes and with digits only (example: {hint})"
     if "string" in types and kind in ("boolean", "integer", "number"):
         return f"expected {wanted}, got {got}: put it in quotes"

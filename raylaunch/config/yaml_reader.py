@@ -169,8 +169,12 @@ def parse_yaml(text: str, report: Callable[[int, Key, str], None]) -> tuple[Json
         what = _QUOTED.sub(lambda found: found[0] if len(found[1]) < 2 or found[1][0] == "<" else "...", problem)
         if _INDENTATION.fullmatch(problem):
             what = "the indentation differs from that of the lines above"
-        if "'\\t' that cannot start any token" in (error.problem or ""):
+        if "'\\t' that cannot start any token" in problem:
             what = "a tab; YAML indents with spaces"
+        elif problem.endswith("that cannot start any token"):
+            what += "; put text that starts with it in quotes"
+        if problem.startswith("mapping values are not allowed"):
+            what += "; put text that holds a colon and a space in quotes"
         if "expected a single document" in (error.context or ""):
             what = "a second document (---); the file holds one"
         raise BadYamlError(what, error.problem_mark or error.context_mark) from None

@@ -93,6 +93,22 @@ def test_text_options_take_flags_and_variables_as_they_stand() -> None:
     assert launch.api_keys == ("*0123",)
 
 
+@pytest.mark.parametrize("key", ["#s3cret", "s3 #cret", "&s3 cret", "s: 3"])
+def test_no_part_of_a_key_is_left_out(key: str) -> None:
+    """What YAML takes for a comment or an anchor: the key would be another, or the server open."""
+    assert load(None, RAYLAUNCH_SERVER__API_KEY=key).api_keys == (key,)
+    assert load(None, f"server.api_key={key}").api_keys == (key,)
+
+
+def test_text_that_needs_quotes(tmp_path: Path) -> None:
+    """Is told so, and a number of wide digits is no example."""
+    for value, what in (("@x", "put text that starts with it in quotes"), ("a: b", "a colon and a space in quotes")):
+        (problem,) = problems_of(write(tmp_path, f"model: {{path: /m}}\nengine:\n  served_model_name: {value}\n"))
+        assert what in problem
+    (problem,) = problems_of(write(tmp_path, "model: {path: /m}\nengine: {max_model_len: \uff11\uff10}\n"))
+    assert problem.endswith("(example: 8192)")
+
+
 def test_aliases_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
     launch = load(
         write(tmp_path, b"\xef\xbb\xbf" + b"model: {repo: &r owner/name}\nengine: {served_model_name: [*r, b]}\n")
