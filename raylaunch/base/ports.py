@@ -26,6 +26,17 @@ def accepts_connections(address: str, timeout_s: float = _CONNECT_TIMEOUT_S) -> 
         return False
 
 
+def refuses_connections(host: str, port: int, timeout_s: float) -> bool:
+    """Whether nothing listens at a port of a machine that answers; False for one that does not answer."""
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def wait_for_port(port: int, timeout_s: float, is_running: Callable[[], bool] = lambda: True) -> bool:
     """Wait until something accepts connections at a port of 127.0.0.1; returns whether it does.
 

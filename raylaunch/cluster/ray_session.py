@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError, NotEnoughGpusError
-from raylaunch.base.ports import accepts_connections
+from raylaunch.base.ports import accepts_connections, refuses_connections
 from raylaunch.base.versions import RAY
 
 NAMESPACE = "raylaunch"
 _CONNECT_TIMEOUT_S = 5.0
+_RAYLET_TIMEOUT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,13 @@ class GpuWait:
     nodes: int
     """Needed, with `gpus_per_node` GPUs each."""
     gpus_per_node: int
-    gpus: int
-    """Of all nodes of the cluster."""
     left_s: float
     """Until the wait times out."""
+
+    @property
+    def gpus(self) -> int:
+        """Of all nodes of the cluster."""
+        return sum(node.gpus for node in self.found)
 
     @property
     def missing_nodes(self) -> int:
@@ -136,9 +141,19 @@ def list_nodes() -> tuple[ClusterNode, ...]:
             is_head="node:__internal_head__" in node["Resources"],
         )
         for node in ray.nodes()
-        if node["Alive"]
+        if is_living(node)
     )
     return tuple(sorted(nodes, key=lambda node: (not node.is_head, [part.zfill(3) for part in node.ip.split(".")])))
+
+
+def is_living(node: Mapping[str, Any]) -> bool:
+    """Whether a node of Ray's table is alive, and its raylet's port is not refused.
+
+    Ray marks a node dead up to half a minute after its raylet (2.60); the engine has failed because of it by then, and
+    would be placed there again.
+    """
+    address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+    return bool(node["Alive"]) and not refuses_connections(address, port, _RAYLET_TIMEOUT_S)
 
 
 def count_nodes() -> int:
@@ -156,13 +171,6 @@ def count_nodes() -> int:
         leave()
 
 
-def count_gpus() -> int:
-    """GPUs of the cluster, from `ray.cluster_resources()`."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
 def wait_for_gpus(
     *,
     nodes: int,
@@ -171,30 +179,30 @@ def wait_for_gpus(
     report: Callable[[GpuWait], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-    inspect: Callable[[], tuple[int, tuple[ClusterNode, ...]]] = lambda: (count_gpus(), list_nodes()),
+    inspect: Callable[[], tuple[ClusterNode, ...]] = list_nodes,
 ) -> tuple[ClusterNode, ...]:
     """Wait until `nodes` nodes have `gpus_per_node` GPUs each, and return those nodes.
 
     Args:
         wait_s: longest wait in seconds; 0 checks once.
         report: called at each check, once a second.
-        inspect: returns the cluster's GPU total and its nodes.
+        inspect: returns the cluster's nodes.
 
     Raises:
         NotEnoughGpusError: after `wait_s`.
     """
     deadline = clock() + wait_s
     while True:
-        total, found = inspect()
-        state = GpuWait(found, nodes, gpus_per_node, total, left_s=max(0.0, deadline - clock()))
+        found = inspect()
+        state = GpuWait(found, nodes, gpus_per_node, left_s=max(0.0, deadline - clock()))
         report(state)
-        if total >= nodes * gpus_per_node and not state.missing_nodes:
+        if not state.missing_nodes:
             return state.list_fit()[:nodes]
         if state.left_s <= 0:
             saw = "; ".join(f"{node.ip} with {node.gpus} GPUs" for node in found) or "no node at all"
             raise NotEnoughGpusError(
                 f"expected {nodes} nodes with {gpus_per_node} GPUs each ({nodes * gpus_per_node} in all), "
-                f"saw {total} GPUs after {wait_s:.0f} s: {saw}",
+                f"saw {state.gpus} GPUs after {wait_s:.0f} s: {saw}",
                 fix="`ray status` lists the nodes; a node joins with `ray start --address=<head ip>:6379 "
                 f"--num-gpus={gpus_per_node}`; wait longer with --set cluster.wait_s=1200",
             )

@@ -118,18 +118,18 @@ class Driver:
         if unused:
             console.say(f"warning: {unused}", style="yellow")
 
-    def _inspect(self) -> tuple[int, tuple[ray_session.ClusterNode, ...]]:
-        """GPUs and nodes that may carry the ranks, those to take first in front."""
+    def _inspect(self) -> tuple[ray_session.ClusterNode, ...]:
+        """The nodes that may carry the ranks, those to take first in front."""
         nodes = ray_session.list_nodes()
         if self.first_node is None or not nodes:
-            return ray_session.count_gpus(), nodes
+            return nodes
         free = ranks.list_free_resources()
         needed, first = self.config.cluster.gpus_per_node, self.first_node % len(nodes)
         fit, taken = [], []
         for node in (*nodes[first:], *nodes[:first]):
             gpus = int(free.get(node.node_id, {}).get("GPU", 0))
             (fit.append(node) if gpus >= needed else taken.append(replace(node, gpus=gpus)))
-        return needed * len(fit), (*fit, *taken)
+        return (*fit, *taken)
 
     def check(self, found: tuple[ray_session.ClusterNode, ...], *, grace_s: float) -> None:
         """Check every node at once and report all findings; a stand-in model is written first where it is missing.

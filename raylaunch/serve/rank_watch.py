@@ -1,12 +1,11 @@
 """Which nodes and ranks of a reservation are dead, and how the nodes are. Runs in the driver process."""
 
 import os
-import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
-from raylaunch.cluster import monitor
+from raylaunch.cluster import monitor, ray_session
 from raylaunch.cluster.ranks import Rank, list_placed_ranks
 from raylaunch.node import gpu_sample
 from raylaunch.node.sampler import NodeSample
@@ -15,7 +14,6 @@ from raylaunch.serve.messages import DeadRank, DriverPulse, GpuHealth, NodeHealt
 RAY_KILLS_AT = float(os.environ.get("RAY_memory_usage_threshold", "0.95"))  # noqa: SIM112 - Ray spells it so
 """Share of host memory in use at which Ray kills workers (the default is that of Ray 2.60)."""
 _WARN_AT = RAY_KILLS_AT - 0.05
-_CALL_TIMEOUT_S = 0.2
 
 
 class HealthSampler:
@@ -122,18 +120,10 @@ class RankWatcher:
 
     def make_pulse(self) -> DriverPulse:
         """A pulse with what Ray knows of nodes and ranks."""
-        import ray
-
-        table = ray.nodes()
-        alive = {
-            node["NodeID"]
-            for node in table
-            if node["Alive"]
-            and node["NodeID"] in self._nodes
-            and not _is_refused(node["NodeManagerAddress"], node["NodeManagerPort"])
-        }
+        nodes = ray_session.list_nodes()
+        alive = {node.node_id for node in nodes}
         ranks = list_placed_ranks(self._group_id)
-        gpus = tuple(int(node["Resources"].get("GPU", 0)) for node in table if node["Alive"])
+        gpus = tuple(node.gpus for node in nodes)
         return DriverPulse(
             gone=tuple(ip for node_id, ip in self._nodes.items() if node_id not in alive),
             dead=tuple(self._describe_dead(rank) for rank in ranks if rank.state == "DEAD"),
@@ -151,17 +141,3 @@ class RankWatcher:
             why=rank.death_cause,
             ended_at=rank.ended_at_ms,
         )
-
-
-def _is_refused(address: str, port: int) -> bool:
-    """Whether the port of a node's raylet refuses connections: it is dead.
-
-    Ray marks a node dead seconds after its raylet, when the engine has already failed because of it (Ray 2.60).
-    """
-    try:
-        socket.create_connection((address, port), _CALL_TIMEOUT_S).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # a host that does not answer: Ray's own timeout decides
-        return False
-    return False

@@ -35,10 +35,10 @@ def wait(states: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[
     time = Time()
     last: tuple[ClusterNode, ...] = ()
 
-    def inspect() -> tuple[int, tuple[ClusterNode, ...]]:
+    def inspect() -> tuple[ClusterNode, ...]:
         nonlocal last
         last = next(states, last)
-        return sum(node.gpus for node in last), last
+        return last
 
     def report(waiting: GpuWait) -> None:
         reported.append([*map(str, waiting.to_lines())])

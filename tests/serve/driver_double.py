@@ -35,7 +35,7 @@ if __name__ == "__main__":
         link.wait_for(GoOn)
     block, first = order.launch.cluster, order.first_node or 0
     while len(nodes := list_nodes()) < block.nodes:
-        link.send(GpuWait(nodes, block.nodes, block.gpus_per_node, sum(node.gpus for node in nodes), left_s=1.0))
+        link.send(GpuWait(nodes, block.nodes, block.gpus_per_node, left_s=1.0))
         link.receive(0.1)
     ranks = tuple(
         PlacedRank(at, 0, at, f"10.0.0.{first + at}", 0, f"node{first + at}") for at in range(order.launch.world_size)

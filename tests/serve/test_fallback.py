@@ -36,7 +36,7 @@ def there(layouts: Layouts, *gpus: int) -> GpuWait:
     """What a driver process counts while the current layout waits."""
     block = layouts.current.launch.cluster
     found = tuple(ClusterNode(str(n), f"10.0.0.{n}", "", count, is_head=not n) for n, count in enumerate(gpus))
-    return GpuWait(found, block.nodes, block.gpus_per_node, sum(gpus), left_s=1.0)
+    return GpuWait(found, block.nodes, block.gpus_per_node, left_s=1.0)
 
 
 def switch(layouts: Layouts, now: float, *gpus: int) -> int:

@@ -85,7 +85,8 @@ def test_dead_raylet_is_seen_by_its_refused_port(home: Path) -> None:
     raylet = find_raylet(home, "127.0.0.2")
     os.kill(raylet.pid, signal.SIGKILL)
     assert wait_until(lambda: not raylet.is_alive(), 10)
-    assert wait_until(lambda: watcher.make_pulse().gone == ("127.0.0.2",), 10)
+    pulse = watcher.make_pulse()
+    assert (pulse.gone, pulse.gpus) == (("127.0.0.2",), len(ray_session.list_nodes()))  # a GPU each
 
 
 class OneSample:
