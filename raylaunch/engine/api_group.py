@@ -213,8 +213,9 @@ class ApiGroup:
         server.close()
         server.process.join()
         if self._has_accepted and not self._is_ending:
+            others = "the others serve on" if any(one.is_alive() for one in self._servers) else "none is left"
             self._note = f"API server {index} (pid {server.pid}) died; its clients' connections are closed, "
-            self._note += "the others serve on and it is started again"
+            self._note += f"{others}, and it is started again"
         self._loads.clear(self._order.share.first_slot + index, 1)
         if self._admission is not None:
             self._admission[index * (len(self._admission) // self._order.share.api_servers)] = 0

@@ -91,10 +91,13 @@ class Two:
         text = fetch_text(f"{self.served.url}/metrics", 10.0) or ""
         return all(f'raylaunch_replica_up{{replica="{index}"}} 1.0' in text for index in (0, 1))
 
-    def strike(self, find: Callable[[int], int], *, lost_at_most: int | None = None) -> None:
+    def strike(self, find: Callable[[int], int], *, cuts: bool = False) -> None:
         """kill -9 something of replica 1 under eight streams: those of replica 0 run on, and it comes back.
 
         New requests go to replica 0 at once, those on connections to replica 1 too.
+
+        Args:
+            cuts: its clients' connections break off; else each client gets an error.
         """
         clients = Clients(self.served.url, MODEL)
         clients.start(streaming=8, plain=0, max_tokens=900)
@@ -106,7 +109,8 @@ class Two:
             clients.wait()
         assert all(len(errors) <= 1 for errors in wrong), wrong  # the one in flight, and the next is served
         lost = [sent for sent in clients.sent if sent.error]
-        assert 1 <= len(lost) <= (hit if lost_at_most is None else lost_at_most), clients.describe()
+        assert 1 <= len(lost) <= hit, clients.describe()
+        assert {"connection closed" in str(sent.error) for sent in lost} == {cuts}, clients.describe()
         assert wait_until(self.is_complete, BACK_S), self.served.text()
         assert self.hammer.refused == []
 
@@ -215,7 +219,7 @@ def test_other_deaths_of_a_replica(tmp_path: Path) -> None:
         two.strike(two.find_core)
         two.strike(two.find_raylet)
         core = two.find_core(1)
-        two.strike(lambda index: int(two.replica(index)["api_servers"][1]))
+        two.strike(lambda index: int(two.replica(index)["api_servers"][1]), cuts=True)
         assert two.find_core(1) == core
 
 
