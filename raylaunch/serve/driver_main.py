@@ -179,6 +179,7 @@ def check_other(order: CheckLaunch, *, rehearse: bool) -> RaylaunchError | None:
 def main() -> None:
     """Wait for the order, hold the GPUs, report what is seen; return them at the end."""
     end_on_sigterm()
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or the sampler's thread joins again after `release` (Ray 2.60)
     parent = ParentLink()
     try:
         order = parent.wait_for(PlaceRanks)

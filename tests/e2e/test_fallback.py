@@ -158,6 +158,7 @@ def test_a_lost_node_and_its_return(tmp_path: Path) -> None:
             assert "node" in [one["cause"] for one in incidents]  # Ray may hold the GPUs of a dead node for longer
             assert {one["outcome"] for one in incidents} == {"serving again"}
             assert served.end(signal.SIGTERM) == 0
+            assert "SIGTERM handler" not in served.text(), "a thread joined Ray again"
     finally:
         if second is not None:
             second.send(signal.SIGTERM)
