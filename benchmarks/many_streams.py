@@ -173,7 +173,7 @@ def run_levels(
     chosen = options.levels or list(levels)
     with all_up(starts) as up:
         for server in up:
-            measure(server, folder, 32, 64)
+            measure(server, folder, 32, 32)
         ready = {server.name: server.ready_s for server in up}
         return {
             "ready_s_together": ready,
