@@ -7,7 +7,8 @@
 
 A Llama of 8B parameters with dummy weights, CUDA graphs on, 256 tokens in and 128 out; the load is `raylaunch bench`.
 Servers of one case are up together and take turns, round by round in another order: all on one GPU, or --apart, each on
-one of its own. Ratios are of medians. Only the GPUs in CUDA_VISIBLE_DEVICES are used, where it is set.
+one of its own. Ratios are of medians; cpu_s is that of all processes of a server. Only the GPUs in
+CUDA_VISIBLE_DEVICES are used, where it is set.
 """
 
 import argparse
@@ -111,10 +112,11 @@ def measure(server: Server, folder: Path, level: int, requests: int) -> dict[str
     result = folder / "load.json"
     result.unlink(missing_ok=True)
     more = ["-c", str(level), "-n", str(requests), *TOKENS, "--no-report", "--no-sample", "--force", "--warmup", "0"]
+    before_s = server.read_cpu_s()
     subprocess.run(servers.bench_command(server, result, *more), stdout=subprocess.DEVNULL, check=True)
-    reported = json.loads(result.read_text())
+    cpu_s, reported = server.read_cpu_s() - before_s, json.loads(result.read_text())
     return {
-        "output_tokens_per_s": reported["output_tokens_per_s"], "ttft_ms": reported["ttft_ms"]["p50"],
+        "output_tokens_per_s": reported["output_tokens_per_s"], "ttft_ms": reported["ttft_ms"]["p50"], "cpu_s": cpu_s,
         "failed": reported["requests_failed"], "errors": reported["errors"],
         "invalid_because": reported["invalid_because"],
     }  # fmt: skip
@@ -130,7 +132,7 @@ def compare(up: Sequence[Server], folder: Path, level: int, requests: int, round
     medians = {
         server.name: {
             figure: statistics.median(row[server.name][figure] for row in rows)
-            for figure in ("output_tokens_per_s", "ttft_ms")
+            for figure in ("output_tokens_per_s", "ttft_ms", "cpu_s")
         }
         for server in up
     }

@@ -33,6 +33,15 @@ class Server:
     model: str
     ready_s: float
     """Seconds from starting the command to the first completion's answer."""
+    pid: int = 0
+    """Of the command."""
+
+    def read_cpu_s(self) -> float:
+        """CPU seconds that its processes have used so far; those that have ended do not count."""
+        import psutil
+
+        processes = psutil.Process(self.pid).children(recursive=True)
+        return sum(read_cpu_s(process.pid) for process in processes if process.is_running()) + read_cpu_s(self.pid)
 
 
 def find_free_port() -> int:
@@ -90,7 +99,7 @@ def start(
             if process.poll() is not None or time.monotonic() - began > READY_DEADLINE_S:
                 raise SystemExit(f"{name} did not come up: see {log}\n" + log.read_text(errors="replace")[-2000:])
             time.sleep(0.1)
-        yield Server(name, url, model, time.monotonic() - began)
+        yield Server(name, url, model, time.monotonic() - began, process.pid)
     finally:
         process.send_signal(signal.SIGINT)
         try:

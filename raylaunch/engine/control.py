@@ -122,7 +122,8 @@ class EngineControl:
         messages = self._parent.receive()
         if self._parent.is_closed:
             asyncio.get_running_loop().remove_reader(0)
-            messages.append(FailClients("the service ended"))
+            is_one = self._share.api_servers == 1  # its parent is the supervisor; of several, the engine's process
+            messages.append(FailClients("the service ended" if is_one else "the engine's process ended"))
         for message in messages:
             if isinstance(message, ServiceMetrics):
                 self._collector.newest = message

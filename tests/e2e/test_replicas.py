@@ -69,10 +69,13 @@ class Two:
     def find_rank(self, replica: int) -> int:
         return next(int(rank["pid"]) for rank in self.record()["ranks"] if rank["replica"] == replica)
 
-    def find_core(self, replica: int) -> int:
+    def find_host(self, replica: int) -> int:
+        """The process that started the engine and forked its API servers."""
         server = self.replica(replica)["api_servers"][0]
-        host = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
-        (core,) = list_cores(host)
+        return int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+
+    def find_core(self, replica: int) -> int:
+        (core,) = list_cores(self.find_host(replica))
         return core
 
     def find_raylet(self, replica: int) -> int:
@@ -214,9 +217,10 @@ def test_the_launch_changes_under_clients(tmp_path: Path) -> None:
 @pytest.mark.whole
 @pytest.mark.timeout(900)
 def test_other_deaths_of_a_replica(tmp_path: Path) -> None:
-    """kill -9 of EngineCore, of a raylet, and of an API server, which costs its own clients only."""
+    """kill -9 of EngineCore, its parent, a raylet, and of an API server, which costs its own clients only."""
     with two_replicas(tmp_path) as two:
         two.strike(two.find_core)
+        two.strike(two.find_host)
         two.strike(two.find_raylet)
         core = two.find_core(1)
         two.strike(lambda index: int(two.replica(index)["api_servers"][1]), cuts=True)
