@@ -106,7 +106,7 @@ class Two:
         clients.start(streaming=8, plain=0, max_tokens=900)
         assert wait_until(lambda: self.count_streams(0) + self.count_streams(1) == 8, 20)
         hit = self.count_streams(1)
-        assert 1 <= hit <= 7, hit
+        assert 2 <= hit <= 6, hit  # shared out
         with steady_clients(self.served.url, 4) as wrong:
             os.kill(find(1), signal.SIGKILL)
             clients.wait()
