@@ -69,7 +69,9 @@ class EngineProcess(ChildLink):
 
     def explain_death(self) -> EngineError:
         """Why it ended: the first real error in its log, not the outermost traceback."""
-        self.process.popen.wait()
+        if self.process.popen.wait() == -signal.SIGKILL and self.last(EnginePulse) is not None:
+            # it served, and cannot have logged why: its API servers have logged the consequences
+            return EngineError(f"the engine's process ended {self.describe_end()}", log=self.log)
         failure = diagnose.find_first_error(self.read_log())
         if failure is None:
             return EngineError(f"the engine ended {self.describe_end()} and its log names no error", log=self.log)

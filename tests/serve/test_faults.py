@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_clients_are_told_how_the_core_ended(tmp_path: Path) -> None:
         fault = faults.settle(attempt, Fault("engine", "its workers ended with it"), time.monotonic())
         assert fault.what.endswith("(EngineCore, on the serving node) died by signal 9")
         assert faults.settle(attempt, Fault("node", "a node is gone"), 0.0).what == "a node is gone"
+    finally:
+        engine.stop(is_forced=lambda: True)
+
+
+def test_a_killed_engine_is_not_explained_by_what_its_servers_logged(tmp_path: Path) -> None:
+    """Of several API servers, each logs the errors that it gives to its clients then."""
+    with (tmp_path / "log").open("wb") as log:
+        log.write(b"(ApiServer_0 pid=7) ERROR 11-28 09:01:21 [serving.py:1] Error in completion stream generator.\n")
+        engine = EngineProcess.launch(
+            "tests.serve.pulsing_child", arguments=[str(tmp_path / "failed"), "-9"], environment=os.environ,
+            output=log, log=tmp_path / "log",
+        )  # fmt: skip
+    try:
+        assert wait_until(lambda: engine.receive() != [] and engine.pulse.is_dead, 30.0)
+        os.kill(engine.process.identity.pid, signal.SIGKILL)
+        assert engine.explain_death().what == "the engine's process ended by signal 9"
     finally:
         engine.stop(is_forced=lambda: True)
 
