@@ -110,6 +110,8 @@ class ReplicaState:
         self.progress_age_s = progress.age_s(now)
         if attempt.driver and attempt.driver.pulse.gpus is not None:
             self.pulse = attempt.driver.pulse
+        elif (waiting := attempt.gpu_wait) is not None:
+            self.pulse = replace(self.pulse, gpus=waiting.gpus)
         self.api_servers = attempt.engine.api_servers
         servers = attempt.engine.last(ApiServers)
         if servers is not None and servers is not self._printed:

@@ -183,7 +183,12 @@ def test_a_lost_node_is_done_without_until_it_is_back(tmp_path: Path, monkeypatc
     with running(tmp_path, monkeypatch, nodes=2, more=FALLBACK) as one, Hammer(one.service.url) as hammer:
         replica = one.supervisor.replicas[0]
         nodes.write_text("1")
-        assert wait_until(lambda: "after 1 s a fallback layout is served" in one.service.note, DEADLINE_S)
+
+        def waits_with_one_gpu() -> bool:
+            text = one.supervisor.front.published.metrics.to_text()
+            return "after 1 s a fallback layout is served" in one.service.note and "raylaunch_gpus_present 1.0" in text
+
+        assert wait_until(waits_with_one_gpu, DEADLINE_S)
         assert wait_until(lambda: one.service.layout == 1 and one.is_ready(), DEADLINE_S)
         assert (replica.launch.world_size, one.service.ranks[0].ip, len(one.service.ranks)) == (1, "10.0.0.0", 1)
         assert "1 of 2 nodes" in one.service.degraded
