@@ -71,7 +71,7 @@ class ReplicaState:
         """Publish which layout is served: 0 is the launch's own; else what is served instead, and why."""
         if (number, degraded) != (self.layout, self.degraded):
             if number != self.layout:
-                console.say(f"degraded: {degraded}" if degraded else "in the launch's own layout again", style="yellow")
+                console.say(f"degraded: {degraded}" if degraded else "starting the launch's own layout", style="yellow")
             self.layout, self.degraded = number, degraded
             self._service.publish()
 
