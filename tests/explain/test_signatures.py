@@ -173,8 +173,8 @@ def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
         "ValueError: EC source size mismatch for mm_hash=7",
         '        "OOMKilled": false,',
         "[c10d] recvVector failed on SocketImpl(fd=62): failed to recv, got 0 bytes",
-        "[2026-11-02 10:11:12,496 W 42067 42248] core_worker.cc:1: Shutting down the core worker because the local raylet "
-        "failed. Check out the raylet.out log file.",
+        "[2026-11-02 10:11:12,496 W 42067 42248] core_worker.cc:1: Shutting down the core worker because the local "
+        "raylet failed. Check out the raylet.out log file.",
         "MemoryError: Not enough space in the data buffer, try calling free_buf() to free up space",
     ],
 )
