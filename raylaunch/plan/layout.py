@@ -13,7 +13,7 @@ from raylaunch.plan.settings import PlanSettings, measure_element
 from raylaunch.plan.weights import WeightModel, measure_stages, partition_layers
 from raylaunch.plan.wire import Stage, Wire, estimate_rate, measure_wire, place_stages
 
-_BY_CONCURRENCY_SINCE = (0, 22)
+_BY_CONCURRENCY_SINCE = (0, 20, 2)
 _WINDOWS_HOLD_MORE_SINCE, _STATES_HOLD_MORE_SINCE = (0, 32), (0, 28)
 """A window holds a batch for each stage, and with prefix caching a state two blocks; logs of older versions do not."""
 _UNBOUNDED = Range(2.0**40, 2.0**40)

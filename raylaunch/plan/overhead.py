@@ -34,8 +34,8 @@ _NO_SORT_SINCE = (0, 19)
 """Before, PyTorch's sort for top-k and top-p."""
 _GRAPHS_SINCE, _ALL_GRAPHS_SINCE = (0, 21), (0, 29)
 """Graphs are estimated and taken from the budget; by the second runner too."""
-_PLAIN_SINCE, _QUANTIZED_SINCE = (0, 22), (0, 26)
-"""The second runner's first models; all others since 0.29."""
+_QWEN3_SINCE, _DENSE_SINCE = (0, 22), (0, 26)
+"""The second runner's first models: Qwen3 in 16 bit, then what has neither experts, images nor states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,8 @@ def estimate_overhead(
 
 
 def _find_runner(shape: ModelShape, vllm: tuple[int, ...]) -> _Runner:
-    since = _QUANTIZED_SINCE if shape.quantization.is_quantized else _PLAIN_SINCE
+    is_early = shape.architecture == "Qwen3ForCausalLM" and not shape.quantization.is_quantized
+    since = _QWEN3_SINCE if is_early else _DENSE_SINCE
     if vllm >= (_ALL_GRAPHS_SINCE if _is_mixed(shape) else since):
         return _SECOND
     return _FIRST if vllm >= _NO_SORT_SINCE else _SORTING

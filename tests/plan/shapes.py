@@ -15,8 +15,8 @@ _LLAMA_70B = _LLAMA_8B | {
     "max_position_embeddings": 131072,
 }  # fmt: skip
 _QWEN3_14B = _QWEN3 | {
-    "model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
-    "num_key_value_heads": 8, "intermediate_size": 17408,
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 40,
+    "num_attention_heads": 40, "num_key_value_heads": 8, "intermediate_size": 17408,
 }  # fmt: skip
 _QWEN2_7B = {
     "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -33,6 +33,11 @@ _QWEN25_14B = _QWEN25 | {
 }  # fmt: skip
 _QWEN3_8B = _QWEN3_14B | {
     "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 12288,
+}  # fmt: skip
+_MISTRAL_7B = {
+    "model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 _QWEN3_30B = _QWEN3 | _EXPERTS | {
     "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "moe_intermediate_size": 768,
@@ -218,6 +223,33 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
             "num_attention_heads": 16, "num_hidden_layers": 27, "image_size": 896, "patch_size": 14,
         },
+    },
+    "llava-1.6-7b": {
+        "model_type": "llava_next", "text_config": _MISTRAL_7B | {"vocab_size": 32064},
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "intermediate_size": 4096, "image_size": 336, "patch_size": 14,
+        },
+    },
+    "mistral-7b-gptq": _MISTRAL_7B | {
+        "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True},
+    },
+    "glm-4-9b": {
+        "model_type": "chatglm", "hidden_size": 4096, "num_layers": 40, "num_attention_heads": 32,
+        "multi_query_attention": True, "multi_query_group_num": 2, "ffn_hidden_size": 13696, "kv_channels": 128,
+        "padded_vocab_size": 151552, "seq_length": 131072, "add_qkv_bias": True, "tie_word_embeddings": False,
+    },
+    "gemma-3-1b": {
+        "model_type": "gemma3_text", "hidden_size": 1152, "num_hidden_layers": 26, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 6912, "vocab_size": 262144,
+        "sliding_window": 512, "sliding_window_pattern": 6, "max_position_embeddings": 32768,
+    },
+    "qwen3-vl-8b": {
+        "model_type": "qwen3_vl", "tie_word_embeddings": False,
+        "text_config": _QWEN3_8B | {
+            "max_position_embeddings": 262144, "rope_scaling": {"mrope_section": [24, 20, 20]},
+        },
+        "vision_config": _QWEN3_VISION | {"model_type": "qwen3_vl", "out_hidden_size": 4096},
     },
     "ministral-3-14b": {
         "model_type": "ministral3", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32,
