@@ -22,7 +22,7 @@ _SHORT = {
 }  # fmt: skip
 _HOME = re.compile(r"^(?:\$HOME|\$\{HOME\})(?=/|$)")
 _NO_MODELS = re.compile(
-    r"^/(?:etc|dev|proc|sys|run|var/run|usr|tmp|lib|lib64|bin|root/\.ssh|opt/raylaunch-image)(?:/|$)"
+    r"^/(?:etc|dev|proc|sys|run|var/run|usr|tmp|lib|lib64|bin|root/\.ssh|root/\.raylaunch|opt/raylaunch-image)(?:/|$)"
 )
 _MODEL_WORDS = re.compile(r"model|data|hugging|hf|weights", re.IGNORECASE)
 

@@ -15,6 +15,9 @@ CLUSTER_LABEL = "raylaunch.cluster"
 """Label of every container of a cluster; its value is the cluster's name (set by data/cluster.yaml)."""
 LAYER_LABEL = "raylaunch.layer"
 """Label of an image that hosts built: equal for equal content."""
+HOME_VOLUME, RAY_VOLUME = "raylaunch-{name}-home", "raylaunch-{name}-ray"
+"""Volumes of a cluster of that name on each host: /root/.raylaunch and /tmp/ray of its container, which they outlive
+(set by data/cluster.yaml; files that an older `init` wrote have none)."""
 
 _INSTALL = {
     "debian": "{sudo}apt-get update && {sudo}apt-get install -y docker.io",
@@ -36,6 +39,10 @@ class Docker:
     run_once: str = "docker run --rm --entrypoint {program} -v {mount} {image} {arguments}"
     run_alone: str = "docker run --rm --network none --entrypoint {program} {image} {arguments}"
     run_on_gpus: str = "docker run --rm --gpus all --entrypoint {program} {image}"
+
+    list_volumes: str = "docker volume inspect --format '{{{{.Name}}}}' {volumes} 2>/dev/null"
+    """Prints those of them that exist."""
+    remove_volumes: str = "docker volume rm {volumes}"
 
     pull: str = "docker pull {image}"
     list_layers: str = "timeout 30 docker manifest inspect --verbose {image}"

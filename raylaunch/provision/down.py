@@ -14,7 +14,7 @@ from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, ray_state
-from raylaunch.provision.container import CLUSTER_LABEL, runtime_of
+from raylaunch.provision.container import CLUSTER_LABEL, HOME_VOLUME, RAY_VOLUME, runtime_of
 from raylaunch.provision.doctor.table import name_hosts
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up import start_launcher
@@ -101,8 +101,11 @@ def make_script(cluster: ClusterFile, *, clean: bool) -> str:
     remove_as_root = runtime.run_once.format(
         image=cluster.image, program="rm", arguments=f"-rf /mounts/{name}", mount=f"{_MOUNTS}:/mounts"
     )
+    list_volumes = runtime.list_volumes.format(volumes=f"{HOME_VOLUME} {RAY_VOLUME}".format(name=name))
     cleaning = f"""\
 [ -z "$ids" ] || {runtime.remove.format(container="$ids")} >/dev/null
+volumes=$({list_volumes})
+[ -z "$volumes" ] || {runtime.remove_volumes.format(volumes="$volumes")} >/dev/null
 rm -rf {_MOUNTS}/{name} 2>/dev/null || {remove_as_root} || sudo -n rm -rf {_MOUNTS}/{name}
 rmdir {_MOUNTS} 2>/dev/null
 """
@@ -111,6 +114,7 @@ failed=0
 ids=$({list_ids}) || [ $? = 127 ] || failed=1
 {cleaning if clean else ""}\
 for id in $({list_ids}); do echo "left container $id"; done
+for volume in $({list_volumes}); do echo "left volume $volume"; done
 for id in $ids; do
     for process in $(grep -ls "$id" /proc/[0-9]*/cgroup | cut -d/ -f3); do echo "left process $process"; done
 done

@@ -1,7 +1,8 @@
 # Prints the logs of this host and of the cluster's container, whether Ray runs there or not. Changes nothing.
-# Arguments: mark, container's name, program of the container runtime, bytes of each log. Read by `bash -s` from ssh.
+# Arguments: mark, container's name, program of the container runtime, bytes of each log, volumes of raylaunch's and of
+# Ray's folder, image. Read by `bash -s` from ssh.
 # Writes "MARK NAME", then the end of that log; the last is "MARK end".
-mark=$1 container=$2 runtime=$3 most=$4
+mark=$1 container=$2 runtime=$3 most=$4 home=$5 ray=$6 image=$7
 export LC_ALL=C PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 section() { printf '\n%s %s\n' "$mark" "$1"; }
 section kernel
@@ -10,7 +11,8 @@ section daemon
 journalctl -u "$runtime" -n 300 --no-pager -o short-iso 2>/dev/null | tail -c "$most"
 command -v nvidia-smi >/dev/null && { section nvidia-smi; timeout 10 nvidia-smi -L 2>&1 | head -c 20000; }
 
-# In the container where it runs, else on a copy of its files; $1: where its root is, $2: mark, $3: bytes of each log
+# In the container where it runs, else on a copy of its files, or with the volumes that outlive it; $1: where its root
+# is, $2: mark, $3: bytes of each log
 show='cd "$1" 2>/dev/null || exit 0
 session=$(ls -td tmp/ray/session_2* 2>/dev/null | head -n 1)
 for log in root/.raylaunch/services/*/engine*.log root/.raylaunch/incidents/*/engine.log \
@@ -31,5 +33,11 @@ if command -v "$runtime" >/dev/null && "$runtime" inspect "$container" >/dev/nul
     fi
     section zone
     "$runtime" exec "$container" date +%z 2>/dev/null
+elif command -v "$runtime" >/dev/null && "$runtime" volume inspect "$home" "$ray" >/dev/null 2>&1; then
+    section "$runtime events $container"
+    timeout 10 "$runtime" events --since 168h --until 0s --filter "container=$container" --filter event=die \
+        2>/dev/null | tail -n 1
+    timeout 60 "$runtime" run --rm --pull never --network none --entrypoint sh -v "$home:/kept/root/.raylaunch:ro" \
+        -v "$ray:/kept/tmp/ray:ro" "$image" -c "$show; printf '\n%s zone\n' \"\$2\"; date +%z" sh /kept "$mark" "$most"
 fi
 section end

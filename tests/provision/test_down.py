@@ -20,6 +20,10 @@ echo "$*" >>{log}
 case "$1" in
 ps) cat {ids} 2>/dev/null; exit 0 ;;
 rm) rm -f {ids} ;;
+volume) case "$2" in
+    inspect) cat {volumes} 2>/dev/null; exit 1 ;;
+    rm) rm {volumes} ;;
+    esac ;;
 esac"""
 LIST = "ps --all --quiet --no-trunc --filter label=raylaunch.cluster=test"
 
@@ -41,16 +45,20 @@ def run(cluster: ClusterFile, *, clean: bool) -> Remains:
 def test_what_is_left_is_reported_then_removed(
     cluster: ClusterFile, mounts: Path, tmp_path: Path, add_program: Add
 ) -> None:
-    """Containers by the cluster's label, and its mount folder; nothing is removed without `clean`."""
-    ids, log = tmp_path / "ids", tmp_path / "log"
-    add_program("docker", DOCKER.format(ids=ids, log=log))
+    """Containers by the cluster's label, its volumes and its mount folder; nothing is removed without `clean`."""
+    ids, log, volumes = tmp_path / "ids", tmp_path / "log", tmp_path / "volumes"
+    add_program("docker", DOCKER.format(ids=ids, log=log, volumes=volumes))
+    volumes.write_text("raylaunch-test-home\nraylaunch-test-ray\n")
     ids.write_text("old-f00\nold-ba7\n")  # as hexadecimal, other containers of this machine may have them
     (mounts / "test" / "key").mkdir(parents=True)
-    left = ("container old-f00", "container old-ba7", f"folder {mounts}/test")
+    named = ("volume raylaunch-test-home", "volume raylaunch-test-ray")
+    left = ("container old-f00", "container old-ba7", *named, f"folder {mounts}/test")
     assert run(cluster, clean=False) == Remains(HEAD, left)
-    assert log.read_text().splitlines() == [LIST, LIST]
+    look = [LIST, "volume inspect --format {{.Name}} raylaunch-test-home raylaunch-test-ray"]
+    assert log.read_text().splitlines() == [LIST, *look]
     assert run(cluster, clean=True) == Remains(HEAD)
-    assert log.read_text().splitlines()[2:] == [LIST, "rm -f old-f00 old-ba7", LIST]
+    removals = ["rm -f old-f00 old-ba7", look[1], "volume rm raylaunch-test-home raylaunch-test-ray"]
+    assert log.read_text().splitlines()[3:] == [LIST, *removals, *look]
     assert not mounts.exists()
 
 

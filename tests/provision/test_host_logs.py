@@ -41,6 +41,44 @@ def test_logs_of_a_stopped_container_are_explained(
     assert f"{WORKER} cannot be reached" in capsys.readouterr().err
 
 
+REMOVED = """\
+case "$1" in
+inspect) exit 1 ;;
+volume) [ "$*" = "volume inspect raylaunch-test-home raylaunch-test-ray" ] ;;
+events) echo "2026-11-24T02:47:09.1+00:00 container die 5d1e0d5cfbd1 (exitCode=137, name=raylaunch)" ;;
+run) shift; kept={kept}
+    while [ "$1" != -c ]; do
+        case "$1" in {image} | -* | none | never | sh | raylaunch-test-*:ro) shift ;; *) exit 1 ;; esac
+    done
+    sh -c "$2" sh "$kept" "$5" "$6" ;;
+esac
+"""
+
+
+def test_logs_outlive_the_container(
+    cluster: ClusterFile, fake_ssh: FakeSsh, add_program: object, tmp_path: Path
+) -> None:
+    """Docker has removed it: its volumes have raylaunch's logs and Ray's last session, and docker how it ended."""
+    kept = tmp_path / "kept"
+    for log, line in {
+        "root/.raylaunch/services/8080/engine.log": "ERROR 11-24 03:47:02 [c.py:5] CUDA out of memory. Tried to",
+        "tmp/ray/session_2026-11-24_02-00-00_1_1/logs/raylet.out": "healthy",
+    }.items():
+        (kept / log).parent.mkdir(parents=True)
+        (kept / log).write_text(f"{line}\n")
+    add_program("docker", REMOVED.format(kept=kept, image=cluster.image))  # type: ignore[operator]
+    for host in cluster.hosts:
+        fake_ssh.answer("uptime", host=host, here=True)
+        fake_ssh.answer("bash -s", host=host, here=True)
+    with fetch_logs(cluster) as sources:
+        names = {source.origin.name for source in sources}
+        found = explain_logs(sources)
+    assert f"{HEAD}:/tmp/ray/session_2026-11-24_02-00-00_1_1/logs/raylet.out" in names
+    (cause,) = [cause for cause in found.causes if cause.key == "gpu_oom"]
+    assert {place.host for place in cause.where} == {HEAD, WORKER}
+    assert f"{HEAD}:docker events raylaunch" in names
+
+
 def test_no_host_is_an_error(cluster: ClusterFile, fake_ssh: FakeSsh) -> None:
     fake_ssh.answer("", status=255, stderr="Permission denied (publickey).")
     with pytest.raises(ClusterError, match="no host can be reached"), fetch_logs(cluster):

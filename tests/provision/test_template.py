@@ -10,6 +10,7 @@ import yaml
 from raylaunch.cli import main
 from raylaunch.cluster.settings import NODE
 from raylaunch.config import cluster_file, cluster_ports
+from raylaunch.provision.container import HOME_VOLUME, RAY_VOLUME
 from raylaunch.provision.template import KIT_MOUNT, LAYER_IMAGE, TOKEN_MOUNT, ClusterPlan, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,10 @@ def test_it_says_what_a_cluster_needs() -> None:
     assert "latest" not in text
     assert (cluster.find_option("--shm-size"), cluster.find_option("--gpus")) == ("10.24g", "all")
     assert "-v /data:/data" in cluster.run_options
+    assert [(volume.source, volume.target) for volume in cluster.options_of(cluster.head_ip).list_volumes()][1:] == [
+        (HOME_VOLUME.format(name="two-node"), "/root/.raylaunch"),
+        (RAY_VOLUME.format(name="two-node"), "/tmp/ray"),
+    ]
     assert cluster.find_variable("RAY_AUTH_MODE") == "token"
     assert {name: cluster.find_variable(name) for name in NODE} == dict(NODE)
     for port in (*cluster_ports.HEAD, *cluster_ports.EVERY_NODE, cluster_ports.MIN_WORKER, cluster_ports.MAX_WORKER):
@@ -69,7 +74,7 @@ def test_any_folder_of_models_is_mounted(tmp_path: Path, folder: str) -> None:
     path.write_text(render(make_plan(data=folder), str(path)))
     cluster = cluster_file.load(path)
     assert cluster.model_folder == folder
-    (mount,) = [option for option in cluster.run_options if option.startswith("-v ")]
+    mount, _ = [option for option in cluster.run_options if option.startswith("-v ")]
     assert shlex.split(mount) == ["-v", f"{folder}:{folder}"]
 
 

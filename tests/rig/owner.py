@@ -104,7 +104,7 @@ class Owner:
         return [*Path("/tmp/ray").glob(f"cluster-{self.name}.*")]
 
     def list_traces(self) -> list[str]:
-        """What of a cluster is on hosts and laptop: containers, processes, mount folders, keys, Ray's state.
+        """What of a cluster is on hosts and laptop: containers, volumes, processes, mount folders, keys, Ray's state.
 
         Folders of this machine that the hosts share are left out: a clone under /tmp has keys of its own.
         """
@@ -112,7 +112,8 @@ class Owner:
         shared = tuple(f"{folder}/" for folder in self.rig.shared)
         for host in self.rig.hosts:
             look = (
-                "docker ps -aq | sed 's/^/container /'; ls -d /tmp/ray_tmp_mount/* 2>/dev/null;"
+                "docker ps -aq | sed 's/^/container /'; docker volume ls -q | sed 's/^/volume /';"
+                "ls -d /tmp/ray_tmp_mount/* 2>/dev/null;"
                 "ps ax -o comm= | grep -E '^(raylet|gcs_server|ray::)';"
                 "grep -rl 'PRIVATE KEY' /tmp /root/ray* 2>/dev/null"
             )

@@ -15,6 +15,7 @@ from raylaunch.base.processes import wait_until
 from raylaunch.config import cluster_file
 from raylaunch.provision.template import LAYER_IMAGE
 from tests.rig.host import Host
+from tests.rig.host import wait_until as host_wait_until
 from tests.rig.image import start_equipped_rig
 from tests.rig.owner import CONTAINER, Owner
 from tests.rig.service_checks import READY_DEADLINE_S, is_ready
@@ -50,6 +51,13 @@ BROKEN = (
 OTHER_WEIGHTS = (
     "RUN sed -i 's/random.Random(seed)/random.Random(seed + 7)/' "
     "$(python3 -c 'import raylaunch.engine.rehearsal.standin_model as m; print(m.__file__)')"
+)
+
+
+SLOWER = (
+    r"RUN printf '%s\n' 'import time' 'execute = GPUModelRunner.execute_model' 'def wait(*a, **k):' ' time.sleep(0.1)' "
+    "' return execute(*a, **k)' 'GPUModelRunner.execute_model = wait' >>$(python3 -c 'import importlib.util as u; "
+    'print(u.find_spec("vllm").submodule_search_locations[0])\')/v1/worker/gpu_model_runner.py'
 )
 
 
@@ -145,6 +153,56 @@ def test_an_image_that_no_host_has_changes_nothing(laptop: Owner, served: Path) 
     assert ask(laptop)
 
 
+def kill_ray(host: Host) -> None:
+    """End Ray in the container, which stays."""
+    listed = host.run(f"docker top {CONTAINER} -eo pid,comm").stdout.splitlines()
+    pids = [line.split()[0] for line in listed if line.split()[1] in ("raylet", "gcs_server")]
+    assert pids, listed
+    host.run(f"kill -9 {' '.join(pids)}")
+
+
+def kill_container(host: Host) -> None:
+    """As a reboot ends it, and docker removes it."""
+    host.run(f"docker kill {CONTAINER}")
+    host_wait_until(lambda: not host.run("docker ps --all --quiet").stdout, f"{host.name}: the container's end")
+
+
+@pytest.mark.usefixtures("own_kernels", "served")
+def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
+    """Nothing while all is well; then a process of Ray's that was killed on the worker: found while Ray runs, when it
+    has ended on both hosts, and when docker has removed their containers. The cluster comes up again beside the logs.
+    """
+    on = ("--cluster", str(laptop.cluster_file))
+    healthy = laptop.run("explain", "--json", *on)
+    assert (healthy.returncode, json.loads(healthy.stdout)["causes"]) == (1, []), healthy.stdout
+    head, worker = (host.address for host in laptop.rig.hosts)
+    before = time.time()
+    assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker))
+    after = time.time()
+    for end in (lambda _host: None, kill_ray, kill_container):
+        for host in laptop.rig.hosts:
+            end(host)
+        explained = laptop.run("explain", "--json", *on)
+        causes = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
+        assert "worker_killed" in causes, explained.stdout
+        assert {place["host"] for place in causes["worker_killed"]["where"]} == {worker}, explained.stdout
+        lines = [
+            line
+            for line in causes["worker_killed"]["evidence"]
+            if re.fullmatch(f"{worker}:.*/event_RAYLET.log", line["file"])
+        ]
+        moments = [datetime.fromisoformat(line["at"]).timestamp() + AHEAD_S for line in lines]
+        assert moments, explained.stdout
+        assert all(before - 5 < moment < after + 5 for moment in moments), (before, after, lines)
+        assert f"{worker}: its clock is " in explained.stderr
+        assert f"fetching the logs of {head}, {worker}" in explained.stderr
+    assert any(re.search("docker events", line["file"]) for cause in causes.values() for line in cause["evidence"])
+    laptop.up()
+    for host in laptop.rig.hosts:
+        kept = host.run(f"docker exec {CONTAINER} sh -c 'ls -d /tmp/ray/session_2*'").stdout.split()
+        assert len(kept) == 2, kept
+
+
 def test_an_image_that_serves_as_well_stays_until_the_rollback(laptop: Owner, served: Path) -> None:
     build_image(laptop, "rig/next:1", SAME)
     status, text = upgrade(laptop, served, "rig/next:1")
@@ -162,21 +220,26 @@ def test_an_image_that_serves_as_well_stays_until_the_rollback(laptop: Owner, se
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        ("rig/broken:1", BROKEN, "does not serve"),
-        ("rig/other:1", OTHER_WEIGHTS, "less likely"),
+        ("rig/broken:1", BROKEN, "rig/broken:1 does not serve"),
+        ("rig/other:1", OTHER_WEIGHTS, "not kept: the old answers are less likely"),
+        ("rig/slower:1", SLOWER, "not kept: .*(throughput|first token, median) went from"),
     ],
+    ids=["broken", "other", "slower"],
 )
 def test_an_image_that_fails_gives_way_to_the_old_one(
     laptop: Owner, served: Path, name: str, change: str, why: str
 ) -> None:
-    """One in which vLLM does not start, and one that answers otherwise."""
+    """One in which vLLM does not start, one that answers otherwise, and one whose every step takes 0.1 s longer."""
     before = find_running_images(laptop)
     build_image(laptop, name, change)
     status, text = upgrade(laptop, served, name)
-    assert (status, why in text) == (1, True), text
+    assert (status, bool(re.search(why, text))) == (1, True), text
     assert find_running_images(laptop) == before == {cluster_file.load(laptop.cluster_file).image}
     assert ask(laptop)
     assert read_verdicts(laptop)[-1:] == [False]
+    *_, reports = sorted((laptop.home / ".raylaunch" / "upgrades").iterdir())
+    assert (reports / "before.json").exists()
+    assert (reports / "after.json").exists() == (change != BROKEN)
 
 
 def test_another_launch_stays_until_the_rollback(laptop: Owner, served: Path) -> None:
@@ -192,43 +255,3 @@ def test_another_launch_stays_until_the_rollback(laptop: Owner, served: Path) ->
     laptop.must("rollback", "--cluster", str(laptop.cluster_file), timeout_s=600)
     assert read_slots(laptop) == 16
     assert ask(laptop)
-
-
-def kill_ray(host: Host) -> None:
-    """End Ray in the container, which stays."""
-    listed = host.run(f"docker top {CONTAINER} -eo pid,comm").stdout.splitlines()
-    pids = [line.split()[0] for line in listed if line.split()[1] in ("raylet", "gcs_server")]
-    assert pids, listed
-    host.run(f"kill -9 {' '.join(pids)}")
-
-
-@pytest.mark.usefixtures("own_kernels")
-def test_a_failure_is_explained_from_all_hosts(laptop: Owner) -> None:
-    """Nothing while all is well; then a process of Ray's that was killed on the worker: found while Ray runs, and when
-    it has ended on both hosts.
-    """
-    on = ("--cluster", str(laptop.cluster_file))
-    healthy = laptop.run("explain", "--json", *on)
-    assert (healthy.returncode, json.loads(healthy.stdout)["causes"]) == (1, []), healthy.stdout
-    head, worker = (host.address for host in laptop.rig.hosts)
-    before = time.time()
-    assert "ActorDiedError" in laptop.in_head(DYING_ACTOR.format(address=worker))
-    after = time.time()
-    for is_up in (True, False):
-        if not is_up:
-            for host in laptop.rig.hosts:
-                kill_ray(host)
-        explained = laptop.run("explain", "--json", *on)
-        causes = {cause["key"]: cause for cause in json.loads(explained.stdout)["causes"]}
-        assert "worker_killed" in causes, explained.stdout
-        assert {place["host"] for place in causes["worker_killed"]["where"]} == {worker}, explained.stdout
-        lines = [
-            line
-            for line in causes["worker_killed"]["evidence"]
-            if re.fullmatch(f"{worker}:.*/event_RAYLET.log", line["file"])
-        ]
-        moments = [datetime.fromisoformat(line["at"]).timestamp() + AHEAD_S for line in lines]
-        assert moments, explained.stdout
-        assert all(before - 5 < moment < after + 5 for moment in moments), (before, after, lines)
-        assert f"{worker}: its clock is " in explained.stderr
-        assert f"fetching the logs of {head}, {worker}" in explained.stderr
