@@ -171,7 +171,9 @@ class Collector:
         for hit in hits:
             by_key[hit.signature.key].append(hit)
         stale = _find_stale(by_key)
-        folded = _fold({key: found for key, found in by_key.items() if key not in stale}) | {key: [] for key in stale}
+        folded = _fold({key: found for key, found in by_key.items() if key not in stale}) | {
+            key: [] for key in by_key if key in stale
+        }
         causes = [
             self._make_cause(by_key[key], [hit for other in followers for hit in by_key[other]], is_stale=key in stale)
             for key, followers in folded.items()

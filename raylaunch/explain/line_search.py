@@ -10,13 +10,15 @@ from raylaunch.explain.literals import Literals
 
 DIGITS = b"0123456789"
 """Left out of lines and texts before they are compared."""
+_ASCII = bytes(char if char < 128 else 0 for char in range(256))
+"""For bytes.translate: other characters are in no literal."""
 _WORTH_BYTES = 24_000_000
 """Searched by one process first: in that time, others start."""
 
 
 def find_lines(literals: Literals, block: bytes) -> dict[int, list[bytes]]:
     """Line of a block, from 0 -> the literals in it; digits do not count."""
-    text = block.translate(None, DIGITS)
+    text = block.translate(_ASCII, DIGITS)
     found: dict[int, list[bytes]] = {}
     line = seen = 0
     for at, literal in literals.search(text):

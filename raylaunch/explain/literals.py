@@ -1,15 +1,18 @@
 """Find many texts in a log at once, with `re` alone.
 
-Python's `re` skips quickly to the next character that may begin a match. So each text is looked for by a part of it
-that begins with one of a few, rare characters; where such a part is found, the text around it is compared.
+Python's `re` skips quickly to the next character that may begin a match, but with so many texts nearly every letter
+may. So two bytes are read as one character (UTF-16), from either offset: each text is looked for by a part of it that
+begins with one of a few rare pairs; where such a part is found, the text around it is compared.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-_KEY = 4
-"""Bytes of the part."""
+_KEY_BYTES = (2, 4, 6)
+"""Lengths that such a part may have."""
+_LEAST_BYTES = 4
+"""Of a part, where the text has as many."""
 _PER_MILLE = dict(
     zip(
         b" etaoinshrdlcumwfgypbvkjxqz",
@@ -21,60 +24,97 @@ _PER_MILLE = dict(
 _OTHER_PER_MILLE = 6
 
 
-def _weigh(char: int) -> int:
-    return _PER_MILLE.get(char, _OTHER_PER_MILLE)
+def _weigh(pair: bytes) -> int:
+    """How frequent it is, in millionths."""
+    return _PER_MILLE.get(pair[0], _OTHER_PER_MILLE) * _PER_MILLE.get(pair[1], _OTHER_PER_MILLE)
 
 
-def _choose_starts(texts: Iterable[bytes]) -> frozenset[int]:
-    """Few and rare characters of which every text has one, a key's length before its end (a greedy set cover)."""
-    chars = [frozenset(text[: max(1, len(text) - _KEY + 1)]) for text in texts]
-    left, starts = chars, frozenset[int]()
+def _list_places(text: bytes) -> range:
+    """Where a part of it may begin."""
+    return range(max(1, len(text) - _LEAST_BYTES + 1))
+
+
+def _choose_starts(texts: Sequence[bytes]) -> frozenset[bytes]:
+    """Few and rare pairs of which every text has one (a greedy set cover)."""
+    holders: dict[bytes, set[int]] = {}
+    for number, text in enumerate(texts):
+        for at in _list_places(text):
+            holders.setdefault(text[at : at + 2], set()).add(number)
+    pairs, left, starts = sorted(holders), {*range(len(texts))}, set[bytes]()
     while left:
-        counts = Counter(char for some in left for char in some)
-        chosen = max(sorted(counts), key=lambda char: counts[char] ** 0.5 / _weigh(char))
-        starts |= {chosen}
-        left = [some for some in left if chosen not in some]
-    for char in sorted(starts, key=_weigh, reverse=True):
-        if all(some & (starts - {char}) for some in chars):
-            starts -= {char}
-    return starts
+        chosen = max(pairs, key=lambda pair: len(holders[pair] & left) ** 1.5 / _weigh(pair))
+        starts.add(chosen)
+        left -= holders[chosen]
+    counts = Counter(number for pair in starts for number in holders[pair])
+    for pair in sorted(starts, key=lambda pair: (-_weigh(pair), pair)):
+        if all(counts[number] > 1 for number in holders[pair]):
+            starts.remove(pair)
+            counts.subtract(holders[pair])
+    return frozenset(starts)
 
 
-def _write_trie(keys: Iterable[bytes]) -> bytes:
-    """An expression that finds the shortest of the keys that begin at a place; frequent characters come first."""
-    groups: dict[bytes, list[bytes]] = {}
+def _choose_part(text: bytes, starts: frozenset[bytes]) -> tuple[bytes, int]:
+    """The rarest part of a text that begins with one of the pairs, and where it is."""
+
+    def cut(at: int) -> bytes:
+        return text[at : at + max(size for size in _KEY_BYTES if size <= len(text) - at)]
+
+    def weigh(at: int) -> float:
+        part, frequency = cut(at), 1.0
+        for begin in range(0, len(part), 2):
+            frequency *= _weigh(part[begin : begin + 2]) / 1e6
+        return frequency
+
+    at = min((at for at in _list_places(text) if text[at : at + 2] in starts), key=weigh)
+    return cut(at), at
+
+
+def _write_trie(keys: Iterable[str]) -> str:
+    """An expression that finds the shortest of the keys that begin at a place; frequent characters come first.
+
+    No character of a pair of printable bytes is special to `re`.
+    """
+    groups: dict[str, list[str]] = {}
     for key in keys:
         if not key:
-            return b""
-        groups.setdefault(key[:1], []).append(key[1:])
-    order = sorted(groups, key=lambda first: (-_weigh(first[0]), first))
-    branches = [re.escape(first) + _write_trie(groups[first]) for first in order]
-    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
+            return ""
+        groups.setdefault(key[0], []).append(key[1:])
+    order = sorted(groups, key=lambda first: (-_weigh(first.encode("utf-16-le")), first))
+    branches = [first + _write_trie(groups[first]) for first in order]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
 class Literals:
-    """Texts, found all at once."""
+    """Texts of three or more printable ASCII characters, found all at once."""
 
     def __init__(self, texts: Iterable[bytes]) -> None:
         texts = [*texts]
         starts = _choose_starts(texts)
-        parts: dict[bytes, list[tuple[bytes, int]]] = {}
+        self._by_key: dict[bytes, list[tuple[bytes, int]]] = {}
         for text in texts:
-            places = [at for at, char in enumerate(text) if char in starts]
-            at = max(places, key=lambda at: (len(text[at : at + _KEY]), -sum(map(_weigh, text[at : at + _KEY]))))
-            parts.setdefault(text[at : at + _KEY], []).append((text, at))
-        self._pattern = re.compile(_write_trie(parts))
-        self._by_key: dict[bytes, Sequence[tuple[bytes, int]]] = {
-            key: [text for other, found in parts.items() if other.startswith(key) for text in found] for key in parts
-        }
+            key, at = _choose_part(text, starts)
+            self._by_key.setdefault(key, []).append((text, at))
+        by_start: dict[str, list[str]] = {}
+        for key in self._by_key:
+            pairs = key.decode("utf-16-le")
+            by_start.setdefault(pairs[0], []).append(pairs[1:])
+        order = sorted(by_start, key=lambda first: (-_weigh(first.encode("utf-16-le")), first))
+        # What follows is looked at, not taken: another part may begin in it.
+        self._pattern = re.compile("|".join(f"{first}(?={_write_trie(by_start[first])})" for first in order))
 
-    def search(self, text: bytes) -> Iterator[tuple[int, bytes]]:
-        """Which of them is where: a place in it, in the order of these places."""
-        search, by_key = self._pattern.search, self._by_key
-        found = search(text)
-        while found:
-            start = found.start()
-            for literal, at in by_key[found[0]]:
-                if start >= at and text.startswith(literal, start - at):
-                    yield start, literal
-            found = search(text, start + 1)
+    def search(self, text: bytes) -> Sequence[tuple[int, bytes]]:
+        """Which of them is where: a place in it, in the order of these places.
+
+        Args:
+            text: ASCII, so that no pair of bytes is a surrogate.
+        """
+        found = []
+        for offset in (0, 1):
+            pairs = text[offset : len(text) - (len(text) - offset) % 2].decode("utf-16-le")
+            for match in self._pattern.finditer(pairs):
+                start = 2 * match.start() + offset
+                for size in _KEY_BYTES:
+                    for literal, at in self._by_key.get(text[start : start + size], ()):
+                        if start >= at and text.startswith(literal, start - at):
+                            found.append((start, literal))
+        return sorted(found)

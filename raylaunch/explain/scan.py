@@ -52,17 +52,18 @@ def _is_varied(block: bytes) -> bool:
 @dataclass(frozen=True)
 class _Index:
     literals: Literals
-    by_literal: dict[bytes, list[Signature]]
+    by_literal: dict[bytes, list[int]]
+    """Literal -> places of its signatures among all."""
     always: tuple[Signature, ...]
     """Signatures without a literal: they are searched in every new line."""
 
 
 @lru_cache(maxsize=4)
 def _make_index(signatures: tuple[Signature, ...]) -> _Index:
-    by_literal: dict[bytes, list[Signature]] = {}
-    for signature in signatures:
+    by_literal: dict[bytes, list[int]] = {}
+    for place, signature in enumerate(signatures):
         for literal in signature.literals:
-            by_literal.setdefault(literal.encode().translate(None, DIGITS), []).append(signature)
+            by_literal.setdefault(literal.encode().translate(None, DIGITS), []).append(place)
     always = tuple(signature for signature in signatures if not signature.literals)
     return _Index(Literals(by_literal), by_literal, always)
 
@@ -157,8 +158,8 @@ class Scanner:
     def _choose(self, line: bytes, literals: Iterable[bytes]) -> tuple[Signature, ...]:
         if any(quote in line for quote in _QUOTES):
             return ()
-        found = {id(entry): entry for literal in literals for entry in self._index.by_literal[literal]}
-        return (*found.values(), *self._index.always)
+        places = sorted({place for literal in literals for place in self._index.by_literal[literal]})
+        return (*(self.signatures[place] for place in places), *self._index.always)
 
     def _make_candidate(self, lines: Sequence[bytes], at: int, signatures: tuple[Signature, ...]) -> Candidate:
         before = lines[max(0, at - 40) : at]
