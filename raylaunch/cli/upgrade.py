@@ -54,7 +54,7 @@ def upgrade(
     place = _open(cluster, old.port, timeout_s)
     ready = place.prepare_image(old, to) if is_image and isinstance(place, OnCluster) else place.prepare(old, new)
     if not ready.changes:
-        console.say("both are the same: nothing to upgrade")
+        console.say(f"{to} is the same as {ready.old.image if is_image else launch}: nothing to upgrade")
         return 0
     for change in ready.changes:
         console.print_result(change)
@@ -66,9 +66,10 @@ def upgrade(
         reasons = Upgrade(place, ready.old, ready.new, options, console.say).run()
     for reason in reasons:
         console.print_result(f"not kept: {reason}")
-    console.say(
-        f"{launch if reasons else to} is served" + ("" if reasons else f"; `{view.command('rollback')}` returns")
-    )
+    if reasons:
+        console.say(f"{ready.old.image if is_image else launch} is served, as before")
+    else:
+        console.say(f"{to} is served; back to {ready.old.image if is_image else launch}: {view.command('rollback')}")
     return 1 if reasons else 0
 
 
@@ -77,11 +78,14 @@ def upgrade(
 @CLUSTER
 @_TIMEOUT
 def rollback(port: int | None, cluster: Path | None, timeout_s: float) -> None:
-    """Undo the last upgrade: serve the launch before it."""
+    """Undo the last upgrade: serve the launch or image before it.
+
+    A second rollback returns to the newer one.
+    """
     from raylaunch.base import console
     from raylaunch.upgrade.run import roll_back
 
-    console.print_result(roll_back(_open(cluster, port, timeout_s)))
+    console.print_result(roll_back(_open(cluster, port, timeout_s), console.say))
 
 
 def _open(cluster: Path | None, port: int | None, timeout_s: float) -> "ThisMachine | OnCluster":

@@ -101,6 +101,10 @@ def show_key(key: Key) -> str:
     return ".".join(printable(name) for name in key)
 
 
+IMAGE_VARIABLE = "RAYLAUNCH_IMAGE"
+"""The container image and its id, for a process in the container, which cannot see them: to be compared with a lock."""
+
+
 def name_lock(launch_file: Path) -> Path:
     """LAUNCH.lock.yaml beside LAUNCH.yaml."""
     return launch_file.with_name(f"{launch_file.stem}.lock.yaml")

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from raylaunch.base import text
 from raylaunch.cluster import ray_session
 from raylaunch.config.launch import LaunchConfig
+from raylaunch.config.layers import IMAGE_VARIABLE
 from raylaunch.lock.lock_file import Lock, LockedNode
 from raylaunch.node.facts import FactsRequest, NodeFacts, collect_facts
 from raylaunch.preflight.requirements import make_request
 from raylaunch.preflight.run import check_nodes
 
-IMAGE_VARIABLE = "RAYLAUNCH_IMAGE"
-"""The container image and its id, for a process that cannot see them: `lock --cluster` sets it."""
 _PREFIXES = ("NCCL_", "GLOO_", "VLLM_", "CUDA_", "TORCH_", "PYTORCH_")
 _OF_ONE_NODE = ("VLLM_HOST_IP", "CUDA_VISIBLE_DEVICES", "VLLM_RPC_BASE_PATH")
 """They differ from node to node, or from start to start."""

@@ -130,4 +130,4 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
         return {key: text for pair in pairs for key, text in pair.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return {prefix: ", ".join(map(str, value)) or _MISSING}
-    return {prefix: str(value)}
+    return {prefix: str(value) or _MISSING}

@@ -20,12 +20,13 @@ from raylaunch.base.viewpoint import Viewpoint
 from raylaunch.config import cluster_ports, launch_file
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.config.launch import LaunchConfig
-from raylaunch.config.layers import name_lock
+from raylaunch.config.layers import IMAGE_VARIABLE, name_lock
 from raylaunch.provision import artifacts, jobs
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.remote_launch import (
     LAUNCHES,
     UNTIL_STDIN_ENDS,
+    find_image,
     name_job,
     read_error,
     read_key,
@@ -64,14 +65,16 @@ def serve(cluster: ClusterFile, launch: LaunchConfig, *, rehearse: bool, detach:
         view = replace(view, key_file=str(artifacts.find_key(cluster, launch.port)))
     job = name_job("serve", launch)
     send_launch(shell, launch, job)
+    image = ""
     if launch.path is not None and (lock := name_lock(launch.path)).is_file():
         send_file(shell, lock.read_text(encoding="utf-8"), f"{job}.lock.yaml")
+        image = find_image(shell)
     with shell.tunnel(cluster_ports.DASHBOARD) as port:
         client = jobs.connect(cluster, port)
         if view.key_file:
             keep_key(cluster, launch)
         try:
-            client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse), submission_id=job)
+            client.submit_job(entrypoint=make_entrypoint(job, view, rehearse=rehearse, image=image), submission_id=job)
             console.say(f"Ray job {job} on {cluster.head_ip} starts {launch.served_model_names[0]}")
             if detach:
                 console.say(f"it loads now; {_describe_verbs(view, launch.port)}")
@@ -104,13 +107,17 @@ def wait_until_ready(cluster: ClusterFile, job: str, port: int, timeout_s: float
     raise ServiceError(f"the service is not ready after {timeout_s:.0f} s")
 
 
-def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool) -> str:
+def make_entrypoint(job: str, view: Viewpoint, *, rehearse: bool, image: str = "") -> str:
     """What the job runs: `raylaunch serve` with a launch file of its own, which goes with it.
 
     A file for each job, not for each port: a job that is refused leaves alone what the running service reads again.
+
+    Args:
+        image: the container's, to be compared with the lock file.
     """
     file = f"~/{LAUNCHES}/{job}"
-    command = f"{shlex.join([*view.to_words(), 'raylaunch', 'serve'])} {file}.yaml{' --rehearse' if rehearse else ''}"
+    words = [*view.to_words(), *([f"{IMAGE_VARIABLE}={image}"] if image else []), "raylaunch", "serve"]
+    command = f"{shlex.join(words)} {file}.yaml{' --rehearse' if rehearse else ''}"
     return f"{command}; status=$?; rm -f {file}.yaml {file}.lock.yaml; exit $status"
 
 

@@ -93,9 +93,13 @@ def read_lock_text(cluster: ClusterFile, launch: LaunchConfig) -> str:
     if result.status != 0:
         what, fix = read_error(result.stderr)
         raise ClusterError(f"{cluster.head_ip}: {what or 'the command failed there'}", fix=fix)
-    command = shell.runtime.inspect(cluster.container_name, "{{.Config.Image}} {{.Image}}")
-    image = shell.run(cluster.head_ip, command).stdout.strip()
-    return result.stdout.replace("\nimage: ''", f"\nimage: {image}")
+    return result.stdout.replace("\nimage: ''", f"\nimage: {find_image(shell)}")
+
+
+def find_image(shell: HostShell) -> str:
+    """Name and id of the image that the head's container runs; "" where none runs."""
+    command = shell.runtime.inspect(shell.cluster.container_name, "{{.Config.Image}} {{.Image}}")
+    return shell.run(shell.cluster.head_ip, command).stdout.strip()
 
 
 def _send_verb(

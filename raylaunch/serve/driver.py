@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from raylaunch.base import console
-from raylaunch.base.errors import ChecksFailedError, ClusterError
+from raylaunch.base.errors import ClusterError
 from raylaunch.base.text import describe_span
 from raylaunch.cluster import placement, ranks, ray_session
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.parallelism import describe_unused
 from raylaunch.engine.rehearsal import plan, standin_model
-from raylaunch.lock import lock_file
-from raylaunch.lock.collect import make_lock
-from raylaunch.node.facts import NodeFacts
+from raylaunch.lock.check import check_lock
 from raylaunch.plan.history import Forecast
 from raylaunch.preflight.findings import findings_table, raise_on_errors
 from raylaunch.preflight.gpu_rules import list_gpus, list_memory
@@ -162,30 +160,12 @@ class Driver:
         if self.reservation is not None:
             gpus = {node.node_ip: [gpu.index for gpu in list_gpus(node, request)] for node in facts}
             self.reservation = self.reservation.locate(gpus)
-        self._compare_with_lock(facts)
+        if not standin_model.is_standin(self.config.model_folder):  # a rehearsal's model and layout are others
+            check_lock(self.config, facts)
         if self.standin_kind is None:
             self.forecast = forecast_launch(self.config, list_memory(facts, request))
         check_fallbacks(self.fallbacks, found, facts, request)
         self.seconds["check"] = time.monotonic() - began
-
-    def _compare_with_lock(self, facts: Sequence[NodeFacts]) -> None:
-        if standin_model.is_standin(self.config.model_folder):
-            return  # a rehearsal: another model and another layout of this machine
-        path = lock_file.find_lock(self.config.path)
-        if path is None:
-            if self.config.keep.locked:
-                raise ChecksFailedError(
-                    "--locked: this launch has no lock file beside it", fix="`raylaunch lock LAUNCH.yaml` writes one"
-                )
-            return
-        differences = lock_file.compare_locks(lock_file.read_lock(path), make_lock(self.config, facts))
-        for difference in differences:
-            console.say(f"differs from {path.name}: {difference.describe()}", style="yellow")
-        if differences and self.config.keep.locked:
-            raise ChecksFailedError(
-                f"--locked: {len(differences)} values differ from {path}; the first: {differences[0].describe()}",
-                fix="restore them, or write the lock again: `raylaunch lock LAUNCH.yaml`",
-            )
 
     def show_map(self) -> None:
         """Show which rank is on which GPU."""

@@ -94,8 +94,8 @@ class OnCluster:
         if now.image == to.image:
             words = [f"--port={self.port}", f"--timeout-s={self.timeout_s}"]
             if remote_launch.run_with_launch(self.cluster, to.launch, ["restart"], words, outlives=True):
-                raise ServiceError("the other launch is not served: its error is above")
-            return f"port {self.port} serves the other launch"
+                raise ServiceError(f"{to.launch.path} is not served: its error is above")
+            return f"port {self.port} serves {to.launch.path}"
         try:
             self._exchange(now.image, to)
         except RaylaunchError as error:

@@ -49,8 +49,11 @@ class Preparation:
 
 
 def compare_launches(old: Served, new: Served) -> Preparation:
-    """An upgrade to another launch."""
-    values = [{key: format_value(value) for key, value, _ in describe_rows(one.launch)} for one in (old, new)]
+    """An upgrade to another launch or image."""
+    values = [
+        {"image": one.image} | {key: format_value(value) for key, value, _ in describe_rows(one.launch)}
+        for one in (old, new)
+    ]
     return Preparation(old, new, describe_changes(values[0], values[1]))
 
 

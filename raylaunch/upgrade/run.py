@@ -19,7 +19,7 @@ from raylaunch.bench.target import Target
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.upgrade.answers import Answer, collect_answers, score_answers
 from raylaunch.upgrade.gate import Measured, judge
-from raylaunch.upgrade.place import Place, Served
+from raylaunch.upgrade.place import Place, Served, compare_launches
 
 _PREVIOUS, _CURRENT = "previous.json", "current.json"
 _TOKENS = 32
@@ -64,8 +64,9 @@ class Upgrade:
         except RaylaunchError as error:
             _write_verdict(folder, (str(error),))
             raise
+        self.report(f"measuring the new engine for {self.options.measure_s:.0f} s")
         if reasons := self._judge(before, folder):
-            self.report("measuring again, as it has just started: " + "; ".join(reasons))
+            self.report("measuring it again, as it has just started: " + "; ".join(reasons))
             reasons = self._judge(before, folder)
         _write_verdict(folder, reasons)
         if reasons:
@@ -124,7 +125,7 @@ def check_features(target: Target, launch: LaunchConfig) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def roll_back(place: Place) -> str:
+def roll_back(place: Place, report: Callable[[str], None]) -> str:
     """Serve again what the last upgrade replaced; a second call returns to the newer one.
 
     Raises:
@@ -138,6 +139,8 @@ def roll_back(place: Place) -> str:
         raise ServiceError(
             f"no upgrade of the service on port {place.port} is known", fix="`raylaunch restart LAUNCH.yaml`"
         ) from error
+    for change in compare_launches(current, previous).changes:
+        report(change)
     done = place.swap(current, previous)
     _settle(place, previous=current, current=previous)
     return done

@@ -84,6 +84,8 @@ def test_a_job_has_a_launch_file_of_its_own(cluster: ClusterFile) -> None:
     name = "~/.raylaunch/launches/serve-8080-a"
     assert f"rm -f {name}.yaml {name}.lock.yaml; exit $status" in first
     assert "serve-8080-a" not in second
+    locked = remote.make_entrypoint("a", view, rehearse=False, image="vllm:1 sha256:aa")
+    assert " 'RAYLAUNCH_IMAGE=vllm:1 sha256:aa' raylaunch serve " in locked
 
 
 def test_nothing_is_kept_of_a_service_that_was_not_started(

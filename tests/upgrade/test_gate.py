@@ -140,10 +140,12 @@ def test_a_rollback_returns_to_what_was_before(tmp_path: Path) -> None:
     config = launch_file.load(launch, environ={})
     place = Scene(tmp_path, {})
     with pytest.raises(ServiceError, match="no upgrade of the service on port 1 is known"):
-        roll_back(place)
+        roll_back(place, print)
     (tmp_path / "previous.json").write_text(Served(config, "old").to_json())
     (tmp_path / "current.json").write_text(Served(config, "new").to_json())
-    roll_back(place)
-    roll_back(place)
+    lines: list[str] = []
+    roll_back(place, lines.append)
+    roll_back(place, lines.append)
+    assert lines == ["image: new -> old", "image: old -> new"]
     assert place.swaps == place.settled == ["old", "new"]
     assert Served.from_json((tmp_path / "current.json").read_text()).launch.api_keys == ("secret",)
