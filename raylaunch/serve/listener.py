@@ -9,9 +9,10 @@ queue of connections for both, so no connection is refused. Whichever process ac
 The listener pauses only once the child reports that it accepts, and resumes before a child that ends closes the
 socket. The other process answers what is in the queue at that moment. The listener speaks the server's TLS.
 
-A second try of an official client (RequestHead.is_retry) is held until an engine accepts, or for 58 s: such a client
-has decided to wait, and has few tries. It is answered with Retry-After: 1 when an engine accepts, and with the longest
-there is after 58 s, since it may have one try left. All other requests are answered at once.
+A second try of an official client (RequestHead.is_retry) is held until an engine accepts, or for 58 s, or until just
+before its own timeout: such a client has decided to wait, and has few tries. It is answered with Retry-After: 1 when an
+engine accepts, and else with the longest there is, since it may have one try left. All other requests are answered at
+once.
 """
 
 import asyncio
@@ -41,6 +42,8 @@ _MAX_CONNECTIONS = 16384
 _REQUEST_S = 10.0
 _HOLD_S = 58.0
 """Below the 60 s after which proxies give a request up."""
+_PATIENCE_SHARE = 0.9
+"""Of a client's own timeout: an answer with Retry-After makes it wait longer than its timeout does."""
 _FINISH_S = 1.0
 _LINGER_BYTES = 16 << 20
 _LINGER_S = 2.0
@@ -222,7 +225,8 @@ class Listener:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(_REQUEST_S):
                 request = RequestHead.parse((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
-            is_late = request.is_retry and await self._hold(reader)
+            hold_s = max(0.0, min(_HOLD_S, request.patience_s * _PATIENCE_SHARE))
+            is_late = request.is_retry and await self._hold(reader, hold_s)
             notice = self._get_notice()
             if notice.retry_after_s is not None and (is_late or not self._is_accepting):  # if not: an engine accepts
                 notice = replace(notice, retry_after_s=LONGEST_S if is_late else 1)
@@ -238,11 +242,11 @@ class Listener:
                     read += len(chunk)
         writer.close()
 
-    async def _hold(self, reader: asyncio.StreamReader) -> bool:
-        """Wait for an engine to accept; not for longer than 58 s, nor for a client that goes, nor where many wait.
+    async def _hold(self, reader: asyncio.StreamReader, hold_s: float) -> bool:
+        """Wait for an engine to accept; not for longer than `hold_s`, nor for a client that goes, nor where many wait.
 
         Returns:
-            Whether the 58 s are over.
+            Whether this time is over.
 
         Raises:
             ConnectionResetError: the client is gone.
@@ -250,7 +254,7 @@ class Listener:
         if self.held >= self._limit // 2 or not self._is_accepting or self._get_notice().retry_after_s is None:
             return False
         self.held += 1
-        gone, is_over = asyncio.ensure_future(_read_to_end(reader)), asyncio.ensure_future(self._sleep(_HOLD_S))
+        gone, is_over = asyncio.ensure_future(_read_to_end(reader)), asyncio.ensure_future(self._sleep(hold_s))
         ends = {gone, is_over, asyncio.ensure_future(self._change.wait())}
         try:
             done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,14 @@ class RequestHead:
     def is_retry(self) -> bool:
         """Whether an official client (OpenAI's and Anthropic's send this header) tries for the second time or more."""
         return self.method in ("GET", "POST") and self.headers.get("x-stainless-retry-count", "0") != "0"
+
+    @property
+    def patience_s(self) -> float:
+        """How long an official client waits for an answer, which it says; without end where it does not."""
+        try:
+            return float(self.headers.get("x-stainless-read-timeout") or self.headers["x-stainless-timeout"])
+        except (KeyError, ValueError):
+            return math.inf
 
     def has_key(self, api_keys: tuple[str, ...]) -> bool:
         """Whether it carries one of these API keys."""

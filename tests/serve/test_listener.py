@@ -18,6 +18,7 @@ import pytest
 from raylaunch.base.errors import LaunchFileError, PortTakenError
 from raylaunch.base.processes import wait_until
 from raylaunch.serve.listener import Listener, listen, make_tls
+from raylaunch.serve.start_forecast import LONGEST_S
 from raylaunch.serve.unready_answer import AnswerRules, Notice, RequestHead, make_answer
 from tests.private_ca import PrivateCa
 
@@ -262,6 +263,17 @@ def test_a_retry_is_held_until_an_engine_accepts_or_the_service_stops(listening:
             assert (b"Retry-After" in got) == (answer != b"stopping")
             client.close()
         listener.resume()
+    listener.close()
+
+
+def test_a_retry_is_answered_before_its_client_gives_up(listening: socket.socket) -> None:
+    """A client with a short timeout of its own is told to wait, instead of counting a timeout as a try."""
+    listener = Listener(listening, lambda: NOTICE)
+    listener.resume()
+    for name in ("X-Stainless-Read-Timeout", "X-Stainless-Timeout"):
+        connection = http.client.HTTPConnection("127.0.0.1", port_of(listening), timeout=30)
+        connection.request("POST", "/v1/messages", "{}", {"X-Stainless-Retry-Count": "1", name: "0.2"})
+        assert connection.getresponse().headers["retry-after"] == str(LONGEST_S)
     listener.close()
 
 
