@@ -79,7 +79,8 @@ def serve(hub: Hub, host: str = "127.0.0.1") -> Iterator[Hub]:
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign] (a client that is killed hangs up)
     hub.url = f"http://{host}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # Its shutdown() waits for the next poll: half a second by default.
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -61,7 +61,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def serve_index(folder: Path) -> Iterator[str]:
     """A package index over HTTP: folders of wheels, listed as a web server lists them."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -50,20 +50,27 @@ def _accept(listening: socket.socket, answers: Mapping[str, bytes], tls: ssl.SSL
             threading.Thread(target=_answer, args=(connection, answers, tls), daemon=True).start()
 
 
+def _receive(connection: socket.socket) -> bytes:
+    """The next bytes. ConnectionResetError: the client left in the middle of its request."""
+    if piece := connection.recv(65536):
+        return piece
+    raise ConnectionResetError
+
+
 def _answer(connection: socket.socket, answers: Mapping[str, bytes], tls: ssl.SSLContext | None) -> None:
     with contextlib.suppress(OSError), connection:
         if tls is not None:
             connection = tls.wrap_socket(connection, server_side=True)
         head = b""
         while b"\r\n\r\n" not in head:
-            head += connection.recv(65536)
+            head += _receive(connection)
         path = head.split(b" ")[1].decode()
         length = int(
             dict(line.split(b": ", 1) for line in head.split(b"\r\n") if b": " in line).get(b"Content-Length", 0)
         )
         body = head.partition(b"\r\n\r\n")[2]
         while len(body) < length:
-            body += connection.recv(65536)
+            body += _receive(connection)
         if (prepared := answers.get(path, answers.get(""))) is None:
             connection.recv(1)  # silent, until the client leaves
             return

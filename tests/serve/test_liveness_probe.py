@@ -50,7 +50,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Answer) as bound:
-        threading.Thread(target=bound.serve_forever, daemon=True).start()
+        threading.Thread(target=bound.serve_forever, args=(0.02,), daemon=True).start()
         yield bound
         bound.shutdown()
 
