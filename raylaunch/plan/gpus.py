@@ -1,5 +1,6 @@
 """GPU kinds by name, with the memory that CUDA reports, and the machines that carry them."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ KINDS = {kind.name.lower(): kind for kind in _KINDS}
 _UNKNOWN = GpuKind("GPU", 0.0, 1000e9, 10e9, 80)
 _SAME = {"a800": "a100", "h800": "h100"}
 """Cards that differ in their links alone."""
-_EXAMPLE = "machines x GPUs x kind, as 2x8x4090"
+_EXAMPLE = "machines x GPUs x kind, as 2x8x4090; unequal machines joined by +"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,10 @@ def _read_kind(name: str) -> GpuKind:
     kind = find_kind(name)
     if not kind.memory_gib:
         names = [known.name for known in _KINDS]
+        begun = [known for known in names if known.upper().startswith(name.upper())]
+        nearest = begun or difflib.get_close_matches(name.upper(), names, cutoff=0.75)
         raise LaunchFileError(
-            f"GPU kind {text.printable(name)} is not known: {text.list_choices(name, names)}",
+            f"GPU kind {text.printable(name)} is not known" + (f": nearest is {nearest[0]}" if nearest else ""),
             fix=f"name one of {', '.join(names)}, or its memory, as 8x23.5GiB",
         )
     return kind
