@@ -17,7 +17,7 @@ from raylaunch.cli.options import JSON, LAUNCH, SETS, also_on_cluster, load_laun
 def netcheck(launch: Path | None, sets: tuple[str, ...], rehearse: bool, as_json: bool) -> int:
     """Measure the network between the ranks of a launch. Exit 1 if they cannot serve over it."""
     from raylaunch.base import console
-    from raylaunch.preflight.findings import findings_table
+    from raylaunch.preflight.findings import show_findings
     from raylaunch.preflight.network.by_hand import check_launch
 
     loaded = load_launch(launch, sets)
@@ -27,8 +27,7 @@ def netcheck(launch: Path | None, sets: tuple[str, ...], rehearse: bool, as_json
     else:
         for line in report.to_lines():
             console.print_result(line)
-        if report.findings:
-            console.show(console.make_table(("node", "what", "fix"), findings_table(report.findings)))
+        show_findings(report.findings)
         console.say(f"{'passed' if report.has_passed else 'failed'} in {report.seconds:.1f} s")
     return 0 if report.has_passed else 1
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from raylaunch.base import console
 from raylaunch.base.errors import ChecksFailedError
 
 
@@ -23,12 +24,14 @@ class Finding:
     """Whether it may pass within seconds: a process that was killed still releases GPU memory."""
 
 
-def findings_table(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    """Rows for console.make_table: node, what, fix; errors first, warnings marked."""
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Print a table of them, if there are any: errors first, warnings marked."""
     ordered = sorted(findings, key=lambda finding: finding.level != "error")
-    return [
+    rows = [
         (found.node, found.what if found.level == "error" else f"warning: {found.what}", found.fix) for found in ordered
     ]
+    if rows:
+        console.show(console.make_table(("node", "what", "fix"), rows))
 
 
 def raise_on_errors(findings: Sequence[Finding]) -> None:

@@ -1,9 +1,11 @@
 """What a launch requires of its nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylaunch.base import paths
+from raylaunch.cluster.placement import RankPlace, plan_places
+from raylaunch.cluster.ray_session import ClusterNode
 from raylaunch.config.companions import list_companions
 from raylaunch.config.defaults import GPU_MEMORY_UTILIZATION
 from raylaunch.config.launch import LaunchConfig
@@ -71,4 +73,19 @@ def make_request(
         log_folder=str(paths.home()),
         pull_command=config.pull_command,
         companions=tuple(list_companions(config)),
+    )
+
+
+def plan_ranks(config: LaunchConfig, nodes: Sequence[ClusterNode]) -> list[RankPlace]:
+    """Which node carries which rank of a launch.
+
+    Raises:
+        ClusterError: its tensor-parallel groups do not fit.
+    """
+    return plan_places(
+        nodes,
+        tp=config.tensor_parallel_size,
+        pp=config.pipeline_parallel_size,
+        gpus_per_node=config.cluster.gpus_per_node,
+        tp_across_nodes=config.cluster.tp_across_nodes,
     )

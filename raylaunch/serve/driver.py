@@ -17,15 +17,15 @@ from raylaunch.config.parallelism import describe_unused
 from raylaunch.engine.rehearsal import plan, standin_model
 from raylaunch.lock.check import check_lock
 from raylaunch.plan.history import Forecast
-from raylaunch.preflight.findings import findings_table, raise_on_errors
+from raylaunch.preflight.findings import raise_on_errors, show_findings
 from raylaunch.preflight.gpu_rules import list_gpus, list_memory
 from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.network.shapes import read_shapes
-from raylaunch.preflight.requirements import make_request
+from raylaunch.preflight.requirements import make_request, plan_ranks
 from raylaunch.preflight.run import check_nodes
 from raylaunch.serve.fallback_checks import check_fallbacks
 from raylaunch.serve.forecast import forecast_launch
-from raylaunch.serve.messages import JoinPrivateRay
+from raylaunch.serve.messages import JoinPrivateRay, PlaceRanks
 
 _RECHECK_S = 1.0
 
@@ -34,26 +34,23 @@ _RECHECK_S = 1.0
 class Driver:
     """What the driver holds; `release` returns all of it."""
 
-    config: LaunchConfig
-    standin_kind: str | None
-    """Which stand-in platform carries the ranks: "cpu", "gpu" or None for real GPUs."""
+    order: PlaceRanks
     env_vars: Mapping[str, str]
     """Environment of everything that runs in Ray for this launch."""
+    on_wait: Callable[[ray_session.GpuWait], None]
+    """Gets what exists and what is missing, each time the GPUs are counted."""
     private: JoinPrivateRay | None = None
     address: str = ""
     reservation: placement.Reservation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
-    on_wait: Callable[[ray_session.GpuWait], None] = lambda _wait: None
-    """Gets what exists and what is missing, each time the GPUs are counted."""
     forecast: Forecast | None = None
     """Of the KV cache, once the nodes are checked."""
-    wait_s: float | None = None
-    """Longest wait for the GPUs instead of the launch's own."""
-    first_node: int | None = None
-    """Of several replicas in one cluster: the node that is tried first; only nodes with enough free GPUs count."""
-    fallbacks: tuple[LaunchConfig, ...] = ()
-    """Fallback layouts that are checked with the launch."""
+
+    @property
+    def launch(self) -> LaunchConfig:
+        """What the ranks are placed for."""
+        return self.order.launch
 
     def join(self, private: JoinPrivateRay | None = None) -> None:
         """Join the Ray cluster, or a private one.
@@ -64,11 +61,11 @@ class Driver:
         self.private = private
         if private is not None:
             # vLLM's ZeroMQ sockets are files that it leaves behind: in here they go with the private cluster.
-            own = {**plan.stay_on_loopback(self.standin_kind), "VLLM_RPC_BASE_PATH": private.folder}
+            own = {**plan.stay_on_loopback(self.order.standin), "VLLM_RPC_BASE_PATH": private.folder}
             self.env_vars = {**self.env_vars, **own}
         address = private.address if private else ray_session.find_address()
         if address is None:
-            gpus = self.config.cluster.gpus_per_node
+            gpus = self.launch.cluster.gpus_per_node
             raise ClusterError(
                 "no Ray cluster runs on this machine, and RAY_ADDRESS is not set",
                 fix=f"on the head: `ray start --head --port=6379 --num-gpus={gpus}`; "
@@ -86,7 +83,7 @@ class Driver:
             NotEnoughGpusError: they did not come in time.
         """
         began = time.monotonic()
-        block = self.config.cluster
+        block = self.launch.cluster
         with console.live_lines() as show:
 
             def report(waiting: ray_session.GpuWait) -> None:
@@ -96,7 +93,7 @@ class Driver:
             found = ray_session.wait_for_gpus(
                 nodes=block.nodes,
                 gpus_per_node=block.gpus_per_node,
-                wait_s=block.wait_s if self.wait_s is None else self.wait_s,
+                wait_s=block.wait_s if self.order.wait_s is None else self.order.wait_s,
                 report=report,
                 inspect=self._inspect,
             )
@@ -106,23 +103,26 @@ class Driver:
 
     def say_unused(self, nodes: Sequence[ray_session.ClusterNode]) -> None:
         """Say which GPUs that the launch names or Ray has stay unused, with the layout that would use all."""
-        block, with_gpus = self.config.cluster, [node.gpus for node in nodes if node.gpus]
-        if self.wait_s is not None or self.first_node is not None:  # a restart, which has printed it; or one replica
-            return
+        block, with_gpus = self.launch.cluster, [node.gpus for node in nodes if node.gpus]
+        if self.order.wait_s is not None or self.order.first_node is not None:
+            return  # a restart, which has printed it; or one replica
         if self.private is None and sum(with_gpus) > block.nodes * block.gpus_per_node:
-            unused = describe_unused(self.config, nodes=len(with_gpus), gpus_per_node=min(with_gpus))
+            unused = describe_unused(self.launch, nodes=len(with_gpus), gpus_per_node=min(with_gpus))
         else:
-            unused = describe_unused(self.config)
+            unused = describe_unused(self.launch)
         if unused:
             console.say(f"warning: {unused}", style="yellow")
 
     def _inspect(self) -> tuple[ray_session.ClusterNode, ...]:
-        """The nodes that may carry the ranks, those to take first in front."""
+        """The nodes that may carry the ranks, those to take first in front.
+
+        For one of several replicas, those without enough free GPUs come last.
+        """
         nodes = ray_session.list_nodes()
-        if self.first_node is None or not nodes:
+        if self.order.first_node is None or not nodes:
             return nodes
         free = ranks.list_free_resources()
-        needed, first = self.config.cluster.gpus_per_node, self.first_node % len(nodes)
+        needed, first = self.launch.cluster.gpus_per_node, self.order.first_node % len(nodes)
         fit, taken = [], []
         for node in (*nodes[first:], *nodes[:first]):
             gpus = int(free.get(node.node_id, {}).get("GPU", 0))
@@ -142,10 +142,10 @@ class Driver:
             ClusterError: the stand-in could not be written on a node.
         """
         began = time.monotonic()
-        if self.private is None and standin_model.is_standin(self.config.model_folder):
-            standin_model.write_on_nodes(self.config.model_folder, found)
+        if self.private is None and standin_model.is_standin(self.launch.model_folder):
+            standin_model.write_on_nodes(self.launch.model_folder, found)
         names = self.reservation.gpu_names if self.reservation else {}
-        request = make_request(self.config, logical_gpus=self.standin_kind is not None, reserved_gpus=names)
+        request = make_request(self.launch, logical_gpus=self.order.standin is not None, reserved_gpus=names)
         while True:
             facts, findings = check_nodes(found, request)
             errors = [finding for finding in findings if finding.level == "error"]
@@ -153,18 +153,17 @@ class Driver:
             if not may_pass or time.monotonic() - began >= grace_s:
                 break
             time.sleep(_RECHECK_S)
-        if findings:
-            console.show(console.make_table(("node", "what", "fix"), findings_table(findings)))
+        show_findings(findings)
         raise_on_errors(findings)
         console.say(f"checked {len(found)} node{'s' if len(found) > 1 else ''}: fit to serve")
         if self.reservation is not None:
             gpus = {node.node_ip: [gpu.index for gpu in list_gpus(node, request)] for node in facts}
             self.reservation = self.reservation.locate(gpus)
-        if not standin_model.is_standin(self.config.model_folder):  # a rehearsal's model and layout are others
-            check_lock(self.config, facts)
-        if self.standin_kind is None:
-            self.forecast = forecast_launch(self.config, list_memory(facts, request))
-        check_fallbacks(self.fallbacks, found, facts, request)
+        if not standin_model.is_standin(self.launch.model_folder):  # a rehearsal's model and layout are others
+            check_lock(self.launch, facts)
+        if self.order.standin is None:
+            self.forecast = forecast_launch(self.launch, list_memory(facts, request))
+        check_fallbacks(self.order.fallbacks, found, facts, request)
         self.seconds["check"] = time.monotonic() - began
 
     def show_map(self) -> None:
@@ -178,15 +177,7 @@ class Driver:
         Raises:
             NotEnoughGpusError: the GPUs are taken.
         """
-        config = self.config
-        places = placement.plan_places(
-            found,
-            tp=config.tensor_parallel_size,
-            pp=config.pipeline_parallel_size,
-            gpus_per_node=config.cluster.gpus_per_node,
-            tp_across_nodes=config.cluster.tp_across_nodes,
-        )
-        self.reservation = placement.reserve(places)
+        self.reservation = placement.reserve(plan_ranks(self.launch, found))
 
     def check_network(self) -> dict[str, bool]:
         """Try whether the ranks reach each other; sets the variables that they need.
@@ -200,22 +191,21 @@ class Driver:
         assert self.reservation is not None
         places = self.reservation.places
         is_one_node = len({place.node.ip for place in places}) == 1
-        is_alone = is_one_node and (self.standin_kind is not None or len(places) == 1)
-        if is_alone or not self.config.cluster.check_network:
+        is_alone = is_one_node and (self.order.standin is not None or len(places) == 1)
+        if is_alone or not self.launch.cluster.check_network:
             return {}
         report = check_network(
             NetworkRequest(
                 places,
                 self.reservation.group_id,
-                shapes=read_shapes(self.config),
-                is_logical=self.standin_kind is not None,
+                shapes=read_shapes(self.launch),
+                is_logical=self.order.standin is not None,
             )
         )
         for line in report.to_lines():
             console.say(f"network: {line}")
-        if report.findings:
-            console.show(console.make_table(("node", "what", "fix"), findings_table(report.findings)))
-        if not self.config.keep.force:
+        show_findings(report.findings)
+        if not self.launch.keep.force:
             raise_on_errors(report.findings)
         self.seconds["check"] += report.seconds
         self.env_vars = {**self.env_vars, **report.environment}

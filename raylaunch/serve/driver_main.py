@@ -16,12 +16,12 @@ from raylaunch.base import console
 from raylaunch.base.errors import ClusterError, RaylaunchError
 from raylaunch.base.ipc import Failed, ParentLink, end_on_sigterm
 from raylaunch.base.processes import MARK_VARIABLE
-from raylaunch.cluster import monitor, placement, ray_session
+from raylaunch.cluster import monitor, ray_session
 from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import plan
 from raylaunch.preflight.findings import raise_on_errors
-from raylaunch.preflight.requirements import make_request
+from raylaunch.preflight.requirements import make_request, plan_ranks
 from raylaunch.preflight.run import check_nodes
 from raylaunch.serve import sweep
 from raylaunch.serve.driver import Driver
@@ -75,11 +75,8 @@ def place(order: PlaceRanks, parent: ParentLink, fetch_s: float) -> Driver:
         RaylaunchError: what keeps the ranks from their places.
         BrokenPipeError: the supervisor is gone.
     """
-    launch = order.launch
-    threads = plan.bind_threads(order.standin, launch.world_size)
-    driver = Driver(launch, order.standin, {**order.env_vars, **threads}, wait_s=order.wait_s)
-    driver.first_node, driver.fallbacks = order.first_node, order.fallbacks
-    driver.on_wait = parent.send
+    threads = plan.bind_threads(order.standin, order.launch.world_size)
+    driver = Driver(order, {**order.env_vars, **threads}, parent.send)
     try:
         joining = time.monotonic()
         driver.join(parent.wait_for(JoinPrivateRay) if order.is_private else None)
@@ -124,14 +121,14 @@ def watch(order: PlaceRanks, driver: Driver, parent: ParentLink) -> NoReturn:
     """
     assert driver.reservation is not None
     nodes = {place.node.node_id: place.node.ip for place in driver.reservation.places}
-    ranks = RankWatcher(driver.reservation.group_id, nodes, tensor_parallel_size=driver.config.tensor_parallel_size)
-    is_here = driver.standin_kind is not None and driver.private is not None
+    ranks = RankWatcher(driver.reservation.group_id, nodes, tensor_parallel_size=order.launch.tensor_parallel_size)
+    is_here = order.standin is not None and driver.private is not None
     gpus = {
         ip: frozenset(place.gpu for place in driver.reservation.places if place.node.ip == ip and place.gpu is not None)
         for ip in nodes.values()
     }
     sampler = monitor.LocalMonitor(_SAMPLE_EVERY_S) if is_here else monitor.Monitor(_SAMPLE_EVERY_S)
-    health = HealthSampler(sampler, {} if driver.standin_kind else gpus)
+    health = HealthSampler(sampler, {} if order.standin else gpus)
     try:
         while True:
             began = time.monotonic()
@@ -159,13 +156,7 @@ def check_other(order: CheckLaunch, *, rehearse: bool) -> RaylaunchError | None:
                 f"the launch needs {block.nodes} nodes with {block.gpus_per_node} GPUs, Ray has {len(nodes)}",
                 fix="`ray status` shows the nodes",
             )
-        placement.plan_places(
-            nodes,
-            tp=launch.tensor_parallel_size,
-            pp=launch.pipeline_parallel_size,
-            gpus_per_node=block.gpus_per_node,
-            tp_across_nodes=block.tp_across_nodes,
-        )
+        plan_ranks(launch, nodes)
         if not rehearse and launch.model.path is not None:
             request = make_request(launch, logical_gpus=True)
             facts, findings = check_nodes(nodes, request)

@@ -8,7 +8,7 @@ from raylaunch.base.errors import ChecksFailedError
 from raylaunch.node.companion import Companion, CompanionFacts, CompanionKind
 from raylaunch.node.model_folder import FolderFacts, FolderFile, FolderProblem, ProblemKind
 from raylaunch.node.nvml import DriverFacts, GpuProcess
-from raylaunch.preflight.findings import Finding, findings_table, raise_on_errors
+from raylaunch.preflight.findings import Finding, raise_on_errors, show_findings
 from raylaunch.preflight.gpu_rules import list_gpus
 from raylaunch.preflight.run import judge
 
@@ -367,9 +367,12 @@ def test_all_findings_are_reported_at_once(request_16):
     assert {found.node for found in findings} == {"10.0.0.2"}
 
 
-def test_the_table_has_errors_first():
-    rows = findings_table([Finding("a", "slow", "wait", "warning"), Finding("b", "broken", "fix it")])
-    assert rows == [("b", "broken", "fix it"), ("a", "warning: slow", "wait")]
+def test_the_table_has_errors_first(capfd: pytest.CaptureFixture[str]):
+    show_findings([Finding("a", "slow", "wait", "warning"), Finding("b", "broken", "fix it")])
+    rows = [line.split() for line in capfd.readouterr().err.splitlines()]
+    assert rows[1:] == [["b", "broken", "fix", "it"], ["a", "warning:", "slow", "wait"]]
+    show_findings([])
+    assert capfd.readouterr().err == ""
 
 
 def test_only_errors_stop_a_launch():

@@ -7,6 +7,7 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.preflight.network.measured import NetworkReport
 from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.preflight.network.shapes import read_shapes
+from raylaunch.preflight.requirements import plan_ranks
 
 _RESERVE_S = 5.0
 
@@ -35,13 +36,7 @@ def check_launch(launch: LaunchConfig, *, is_logical: bool) -> NetworkReport:
                 wait_s=block.wait_s,
                 report=lambda waiting: show(waiting.to_lines()),
             )
-        places = placement.plan_places(
-            nodes,
-            tp=launch.tensor_parallel_size,
-            pp=launch.pipeline_parallel_size,
-            gpus_per_node=block.gpus_per_node,
-            tp_across_nodes=block.tp_across_nodes,
-        )
+        places = plan_ranks(launch, nodes)
         reservation = None
         if not is_logical:
             try:
