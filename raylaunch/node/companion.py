@@ -55,13 +55,13 @@ def inspect_companion(companion: Companion) -> CompanionFacts:
     """Inspect a companion on this machine."""
     if os.path.lexists(companion.folder):
         return CompanionFacts(companion, True, _find_problem(companion.folder, companion))
-    snapshots = _list_snapshots(companion.repo) if companion.repo else []
+    snapshots = list_snapshots(companion.repo) if companion.repo else []
     cached = any(not _find_problem(str(snapshot), companion) for snapshot in snapshots)
     return CompanionFacts(companion, False, f"{companion.folder} does not exist", cached)
 
 
-def _list_snapshots(repo: str) -> list[Path]:
-    """Folders of the repo's commits in the cache; its place as in huggingface_hub.constants (2.4)."""
+def list_snapshots(repo: str) -> list[Path]:
+    """Folders of the repo's commits in this machine's cache; its place as in huggingface_hub.constants (2.4)."""
     home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
     return list(cache.glob(f"models--{repo.replace('/', '--')}/snapshots/*"))

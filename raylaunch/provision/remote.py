@@ -94,16 +94,15 @@ def wait_until_ready(cluster: ClusterFile, job: str, port: int, timeout_s: float
         ServiceError: it ended, or is not ready in time.
     """
     shell, deadline = HostShell.of(cluster), time.monotonic() + timeout_s
-    status = ["raylaunch", "status", "--json", f"--port={port}"]
     with shell.tunnel(cluster_ports.DASHBOARD) as local, console.waiting(f"loading on {cluster.head_ip}"):
         client = jobs.connect(cluster, local)
         while time.monotonic() < deadline:
             if jobs.wait_for_end(client, job, _POLL_S) is not None:
                 what, fix = read_error(client.get_job_logs(job))
                 raise ServiceError(what or "the service ended", fix=fix)
-            answer = shell.run_in_head(status)
-            if answer.status == 0 and json.loads(answer.stdout)["ready"]:
-                return
+            with contextlib.suppress(ServiceError):  # it has not begun to serve
+                if query_status(cluster, port).is_ready:
+                    return
     raise ServiceError(f"the service is not ready after {timeout_s:.0f} s")
 
 
@@ -203,6 +202,28 @@ def read_lines(cluster: ClusterFile, words: Sequence[str], port: int | None = No
         raise ServiceError(what or f"{cluster.head_ip}: `raylaunch {words[0]}` failed there", fix=fix)
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteStatus:
+    """What `raylaunch status` reports of a service on the head."""
+
+    port: int
+    is_ready: bool
+    requests_running: int | None
+    is_rehearsal: bool
+
+
+def query_status(cluster: ClusterFile, port: int | None) -> RemoteStatus:
+    """The status of the cluster's service.
+
+    Raises:
+        ClusterError: the cluster is not up.
+        ServiceError: no service runs there, or several do and no port is given.
+    """
+    found = json.loads("".join(read_lines(cluster, ["status", "--json"], port)))
+    its_port = int(str(found["url"]).rpartition(":")[2])
+    return RemoteStatus(its_port, found["ready"], found["requests_running"], bool(found["rehearsal"]))
+
+
 def _start_verb(cluster: ClusterFile, words: Sequence[str], port: int | None) -> tuple[HostShell, RemoteProcess]:
     shell = HostShell.of(cluster)
     command = ["sh", "-c", UNTIL_STDIN_ENDS, "sh", *_write_verb(cluster, words, port)]
@@ -241,8 +262,7 @@ def reach_service(cluster: ClusterFile, port: int | None) -> Iterator[ReachedSer
         ServiceError: no service runs there, or several do and no port is given.
     """
     if port is None:
-        status = json.loads("".join(read_lines(cluster, ["status", "--json"])))
-        port = int(str(status["url"]).rpartition(":")[2])
+        port = query_status(cluster, None).port
     with HostShell.of(cluster).tunnel(port) as local:
         name = f"http://{cluster.head_ip}:{port}"
         yield ReachedService(f"http://127.0.0.1:{local}", name, read_key(cluster, port))

@@ -1,7 +1,6 @@
 """An upgrade of a cluster's service, from the laptop: another launch, or another image of all containers."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,20 +47,11 @@ class OnCluster:
             RaylaunchError: the cluster is not up, or serves nothing on that port.
         """
         shell = HostShell.of(cluster)
-        status = json.loads("".join(remote.read_lines(cluster, ["status", "--json"], port)))
+        status = remote.query_status(cluster, port)
         inspect = shell.runtime.inspect(cluster.container_name, "{{.Config.Image}}")
         running = shell.run(cluster.head_ip, inspect).stdout.strip()
-        found = int(str(status["url"]).rpartition(":")[2])
-        return cls(
-            cluster,
-            running,
-            found,
-            status["requests_running"],
-            bool(status["rehearsal"]),
-            remote_launch.read_key(cluster, found),
-            report,
-            timeout_s,
-        )
+        key = remote_launch.read_key(cluster, status.port)
+        return cls(cluster, running, status.port, status.requests_running, status.is_rehearsal, key, report, timeout_s)
 
     @property
     def folder(self) -> Path:

@@ -113,6 +113,15 @@ def test_verbs_run_with_the_viewpoint_of_this_machine(
     assert Viewpoint.of_this_process({variable: value}) == Viewpoint(str(cluster.path), "10.0.0.1", 2)
 
 
+def test_the_status_of_the_heads_service_is_read_back(cluster: ClusterFile, fake_ssh: FakeSsh) -> None:
+    status = {"url": "http://10.0.0.1:8090", "ready": True, "requests_running": 3, "rehearsal": "cpu", "note": "x"}
+    fake_ssh.answer("--port=8090", stdout=json.dumps(status, indent=2), quits=True)
+    fake_ssh.answer("docker exec", stderr="error: nothing serves on the head 10.0.0.1\n", status=1, quits=True)
+    assert remote.query_status(cluster, 8090) == remote.RemoteStatus(8090, True, 3, True)
+    with pytest.raises(ServiceError, match=r"nothing serves on the head 10\.0\.0\.1"):
+        remote.query_status(cluster, None)
+
+
 def test_a_verbs_error_is_read_back() -> None:
     printed = "warning: x\nerror: nothing serves on the head\nwhat to do: start it with `raylaunch serve`\n"
     assert remote_launch.read_error(printed) == ("nothing serves on the head", "start it with `raylaunch serve`")

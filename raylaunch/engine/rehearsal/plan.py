@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -12,6 +11,7 @@ from raylaunch.config import launch_file
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine.rehearsal import STANDIN_VARIABLE, standin_model
 from raylaunch.engine.rehearsal.left_out import list_left_out
+from raylaunch.node.companion import list_snapshots
 
 _KV_CACHE_BYTES = 32 << 20
 _MAX_MODEL_LEN = 2048
@@ -128,13 +128,10 @@ def bind_threads(kind: str | None, world_size: int) -> dict[str, str]:
 
 def read_real_shape(config: LaunchConfig) -> standin_model.Shape | None:
     """Heads and layers of the launch's model from its config.json, where it is on this machine."""
-    places = [config.model_folder / "config.json"]
-    hub_cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
-    if config.model.repo:
-        places += hub_cache.glob(f"models--{config.model.repo.replace('/', '--')}/snapshots/*/config.json")
-    for place in places:
+    cached = list_snapshots(config.model.repo) if config.model.repo else []
+    for folder in (config.model_folder, *cached):
         try:
-            return standin_model.Shape.parse(place.read_text())
+            return standin_model.Shape.parse((folder / "config.json").read_text())
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
