@@ -181,3 +181,11 @@ def test_a_wrong_table_names_the_line(text: str, problem: str) -> None:
 def test_a_line_that_only_looks_like_a_failure_is_none(line: str) -> None:
     """What healthy processes write too, and messages that hold another failure's words."""
     assert explain([line]) == []
+
+
+def test_a_request_that_a_client_got_wrong_hides_no_failure() -> None:
+    """A refused request in a server's log, and a worker that is killed later."""
+    refused = "ValueError: This model's maximum context length is 4096 tokens. However, you requested 6012 tokens."
+    killed = "A worker died or was killed while executing a task by an unexpected system error."
+    assert explain([refused]) == ["prompt_too_long"]
+    assert explain([refused, *HEALTHY[:9], killed]) == ["worker_killed"]
