@@ -53,7 +53,7 @@ KINDS: dict[str, Callable[[random.Random], str]] = {"engine": engine, "ray": ray
 
 
 def write_log(path: Path, kind: str, size: int) -> None:
-    """About `size` bytes: 4 MB of lines, again and again, with the failure in the middle."""
+    """About `size` bytes: 4 MB of lines again and again (or their words, shuffled), the failure in the middle."""
     source = random.Random(7)
     piece, length = [], 0
     while length < min(size, 4_000_000):
@@ -62,7 +62,11 @@ def write_log(path: Path, kind: str, size: int) -> None:
     text = "".join(piece).encode()
     with path.open("wb") as file:
         for at in range(max(1, size // len(text))):
-            file.write(text if kind != "words" else "".join(KINDS[kind](source) for _ in range(len(piece))).encode())
+            if kind == "words":
+                shuffled = text.split(b" ")
+                source.shuffle(shuffled)
+                text = b" ".join(shuffled)
+            file.write(text)
             if at == size // len(text) // 2:
                 file.write(FAILURE.encode())
 
@@ -96,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     for kind in arguments.log or KINDS:
-        result = measure(kind, arguments.size_mb * 1_000_000 if kind != "words" else arguments.size_mb * 100_000)
+        result = measure(kind, arguments.size_mb * 1_000_000)
         print(json.dumps(result) if arguments.json else "  ".join(f"{name} {value}" for name, value in result.items()))
 
 
