@@ -1,5 +1,6 @@
 """upgrade, rollback: another launch or image in the place of the running one, kept only if it serves as well."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def upgrade(
     NEW.yaml or IMAGE in the place of what LAUNCH.yaml runs. Worse: slower, or other answers by their log-probability.
     """
     from raylaunch.base import console
+    from raylaunch.base.errors import ServiceError
     from raylaunch.base.viewpoint import Viewpoint
     from raylaunch.upgrade.on_cluster import OnCluster
     from raylaunch.upgrade.run import Upgrade, UpgradeOptions, find_level
@@ -59,6 +61,8 @@ def upgrade(
     for change in ready.changes:
         console.print_result(change)
     if not yes:
+        if not sys.stdin.isatty():
+            raise ServiceError("no terminal to ask on; nothing was changed", fix="--yes serves it without a question")
         click.confirm("serve this instead?", abort=True, err=True)
     options = UpgradeOptions(find_level(at_once, place.running), measure_s, not no_answers)
     view = Viewpoint(cluster=str(cluster) if cluster else "")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raylaunch.cli import main
+from raylaunch.cli import main, upgrade
 from raylaunch.config import cluster_file, launch_file
 from raylaunch.provision.template import ClusterPlan, write
 from raylaunch.upgrade.on_cluster import OnCluster
@@ -32,3 +32,21 @@ def test_an_image_needs_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[
         main.main(["upgrade", str(launch), "--to", "vllm/vllm-openai:v9"])
     assert ended.value.code == 2
     assert "add --cluster CLUSTER.yaml" in capsys.readouterr().err
+
+
+def test_without_a_terminal_it_needs_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The differences are printed, nothing is changed; of equal launches it says that they are."""
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text("model: {repo: a/b}\n")
+    new.write_text("model: {repo: a/b}\nengine: {max_num_seqs: 8}\n")
+    cluster = write(ClusterPlan(hosts=["10.0.0.1"], user="u", name="c", image="old:1"), tmp_path / "c.yaml")
+    place = OnCluster(cluster, "old:1", 8080, 0, False, None, print, 60.0)
+    monkeypatch.setattr(upgrade, "_open", lambda *_: place)
+    for to, status, printed in ((new, 1, "no terminal to ask on"), (old, 0, f"{old} is the same as {old}")):
+        with pytest.raises(SystemExit) as ended:
+            main.main(["upgrade", str(old), "--to", str(to), "--cluster", str(tmp_path / "c.yaml")])
+        found = capsys.readouterr()
+        assert (ended.value.code, printed in " ".join(found.err.split())) == (status, True), found.err
+        assert ("engine.max_num_seqs: default -> 8" in found.out) == (to == new)
