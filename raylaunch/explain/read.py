@@ -149,12 +149,12 @@ def _explain(sources: Sequence[LogInput], report: Callable[[str], None], scanner
     return collector.explain()
 
 
-def explain_lines(lines: Iterable[str], name: str = "log") -> Explanation:
+def explain_lines(lines: Iterable[str]) -> Explanation:
     """What the lines of one log show."""
     import io
 
     text = "\n".join(lines).encode()
-    return explain_logs([LogInput(LogOrigin(name), lambda: nullcontext(io.BytesIO(text)))])
+    return explain_logs([LogInput(LogOrigin("log"), lambda: nullcontext(io.BytesIO(text)))])
 
 
 def _describe_bytes(done: int, total: int) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raylaunch.base import versions
@@ -81,12 +80,12 @@ def measure_element(dtype: str) -> float:
     return _ELEMENT_BYTES.get(dtype, 2.0)
 
 
-def read_settings(config: LaunchConfig, environ: Mapping[str, str] = os.environ) -> PlanSettings:
+def read_settings(config: LaunchConfig) -> PlanSettings:
     """The settings of a launch."""
     engine = config.engine
     asked = config.max_model_len
     dtype, quantization = str(engine.get("dtype") or "auto"), engine.get("quantization")
-    partition = environ.get(PARTITION, "")
+    partition = os.environ.get(PARTITION, "")
     return PlanSettings(
         max_model_len=asked if isinstance(asked, int) and asked > 0 else None,
         fits_length=asked is not None and not _read_int(asked),

@@ -53,14 +53,11 @@ class GroupTrial:
         """Rank -> what its NCCL wrote."""
         return {rank: read_nccl_log(one.nccl_log) for rank, one in zip(self.ranks, self.results, strict=True)}
 
-    def find_slowest(self, step: str, value: str) -> float | None:
-        """The largest of all ranks' values of a step."""
-        found = [float(one[value]) for result in self.results if (one := result.find(step)) is not None]
-        return max(found) if found else None
-
     def find_reduce_rate(self) -> float | None:
         """Bytes a second that a rank sends in the slowest rank's all-reduce; None where none was timed."""
-        seconds, size = self.find_slowest("allreduce", "seconds"), self.find_slowest("allreduce", "bytes")
+        steps = [step for result in self.results if (step := result.find("allreduce")) is not None]
+        seconds = max((float(step["seconds"]) for step in steps), default=0.0)
+        size = max((float(step["bytes"]) for step in steps), default=0.0)
         return 2 * size * (len(self.ranks) - 1) / len(self.ranks) / seconds if seconds and size else None
 
 
