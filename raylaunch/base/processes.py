@@ -22,8 +22,8 @@ from typing import IO, Self
 
 MARK_VARIABLE = "RAYLAUNCH_MARK"
 """In the environment of every process of one start of an engine, on every node; a private Ray has one of its own."""
-RANK_TITLE = "Worker"
-"""In the title of a process that carries a rank ("ray::RayWorkerProc.run"), and not in that of Ray's idle ones."""
+RANK_TITLES = ("ray::RayWorkerProc", "ray::RayWorkerWrapper", "VLLM::Worker")
+"""Beginnings of the titles of processes that carry a rank: Ray's, with `rank_names.CLASSES`, and vLLM's without Ray."""
 OPEN_FILES = 65536
 KEEP_VISIBLE: Mapping[str, str] = MappingProxyType({"SPT_NOENV": "1"})
 """Environment of processes that `list_marked` must find although they set a title.
@@ -226,12 +226,12 @@ def _list_marked_groups(mark: str) -> set[int]:
     return found
 
 
-def list_marked(variable: str, value: str, title: str = "") -> list[int]:
+def list_marked(variable: str, value: str, titles: tuple[str, ...] = ()) -> list[int]:
     """Pids of the other processes of this machine whose environment has `variable` set to `value`.
 
     Args:
         value: one that ends in "*" matches every value with that beginning.
-        title: text that their command line must contain.
+        titles: what their command line must begin with, one of them; () takes any.
     """
     wanted = f"{variable}={value}".encode()
     begins = wanted.endswith(b"*")
@@ -242,19 +242,20 @@ def list_marked(variable: str, value: str, title: str = "") -> list[int]:
         except OSError:  # gone meanwhile, or another user's
             continue
         is_marked = any(entry.startswith(wanted[:-1]) for entry in entries) if begins else wanted in entries
-        if is_marked and title.encode() in command and pid != os.getpid() and ProcessId.of(pid) is not None:
+        is_titled = not titles or command.startswith(tuple(title.encode() for title in titles))
+        if is_marked and is_titled and pid != os.getpid() and ProcessId.of(pid) is not None:
             found.append(pid)
     return sorted(found)
 
 
-def kill_marked(mark: str, grace_s: float = 0.0, title: str = "") -> list[int]:
+def kill_marked(mark: str, grace_s: float = 0.0, titles: tuple[str, ...] = ()) -> list[int]:
     """Kill what `list_marked` finds by that mark after `grace_s` seconds; returns the pids that had to be killed."""
-    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, title), grace_s)
-    left = list_marked(MARK_VARIABLE, mark, title)
+    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, titles), grace_s)
+    left = list_marked(MARK_VARIABLE, mark, titles)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, title), _GROUP_GRACE_S)
+    wait_until(lambda: not list_marked(MARK_VARIABLE, mark, titles), _GROUP_GRACE_S)
     return left
 
 

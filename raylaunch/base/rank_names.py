@@ -2,6 +2,9 @@
 
 import re
 
+CLASSES = ("RayWorkerProc", "RayWorkerWrapper")
+"""Of the actors that are ranks, in its executor for Ray and in the one before (VLLM_USE_RAY_V2_EXECUTOR_BACKEND=0)."""
+
 
 def read_ranks(name: str) -> tuple[int, int] | None:
     """TP and PP rank from "vllm_Worker_<id>_TP1_PP3" (an actor) or "Worker_PP3_TP1" (a log's prefix).

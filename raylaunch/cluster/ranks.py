@@ -63,7 +63,7 @@ def _list_ranks(state_name: str | None) -> list[Any]:
 
     accessor = state._connect_and_get_accessor()
     actors = (gcs_pb2.ActorTableData.FromString(raw) for raw in accessor.get_actor_table(None, state_name))
-    return [actor for actor in actors if actor.class_name.partition(".")[0].startswith("RayWorker")]
+    return [actor for actor in actors if actor.class_name in rank_names.CLASSES]
 
 
 def _read_rank(actor: Any) -> Rank:

@@ -10,7 +10,7 @@ from pathlib import Path
 from raylaunch.base import processes
 from raylaunch.base.ipc import ChildLink
 from raylaunch.base.message_pipe import wait_for_any
-from raylaunch.base.processes import MARK_VARIABLE, RANK_TITLE, ProcessId
+from raylaunch.base.processes import MARK_VARIABLE, RANK_TITLES, ProcessId
 from raylaunch.cluster.ray_session import GpuWait
 from raylaunch.config.launch import LaunchConfig
 from raylaunch.engine import metrics_folder
@@ -168,7 +168,7 @@ class Attempt:
         if self.driver is not None:
             self.driver.request_end()
         self.engine.stop(failing=failing, is_forced=is_forced)
-        left = processes.kill_marked(self.mark, title=RANK_TITLE) if wedged else []
+        left = processes.kill_marked(self.mark, titles=RANK_TITLES) if wedged else []
         if self.driver is not None:
             self.driver.stop(is_forced)
         left += processes.kill_marked(self.mark, 0.0 if is_forced() else _SWEEP_GRACE_S)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from raylaunch.base import console, processes
-from raylaunch.base.processes import RANK_TITLE
+from raylaunch.base.processes import RANK_TITLES
 from raylaunch.cluster import ray_session, ship
 from raylaunch.serve.driver import Driver
 
@@ -27,7 +27,9 @@ def end_workers(driver: Driver, mark: str) -> None:
         with ship.by_value(processes):
             kill = ray.remote(num_cpus=0, max_retries=0)(processes.kill_marked)
             calls: dict[Any, str] = {
-                kill.options(scheduling_strategy=ship.on_node(node.node_id)).remote(mark, _GRACE_S, RANK_TITLE): node.ip
+                kill.options(scheduling_strategy=ship.on_node(node.node_id)).remote(
+                    mark, _GRACE_S, RANK_TITLES
+                ): node.ip
                 for node in ray_session.list_nodes()
                 if node.node_id in placed
             }

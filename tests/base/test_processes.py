@@ -108,7 +108,8 @@ def test_marked_processes_are_ended_and_no_others() -> None:
     try:
         os.kill(ours.pid, signal.SIGSTOP)
         assert wait_until(lambda: list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1") == [ours.pid], 10)
-        assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1", "Worker") == []
+        assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1", ("leep", "ray::")) == []
+        assert list_marked("RAYLAUNCH_MARK", f"{PREFIX}-1", ("ray::", "slee")) == [ours.pid]
         assert kill_marked(f"{PREFIX}-1") == [ours.pid]
         assert ours.wait(timeout=10) == -signal.SIGKILL
         assert theirs.poll() is None

@@ -1,20 +1,25 @@
 """What the driver process sees of Ray: a real one of the test's own."""
 
+import importlib.util
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from raylaunch.base import processes, rank_names
 from raylaunch.base.processes import ProcessId, wait_until
-from raylaunch.cluster import ray_session
+from raylaunch.cluster import placement, ray_session, ship
 from raylaunch.cluster.monitor import ClusterSample
 from raylaunch.cluster.private import PrivateRay
 from raylaunch.node.gpu_sample import GpuFault, GpuSample, GpusSample, XidEvent
 from raylaunch.node.sampler import NodeSampler
+from raylaunch.preflight.network.run import NetworkRequest, check_network
 from raylaunch.serve.messages import DriverPulse
 from raylaunch.serve.rank_watch import HealthSampler, RankWatcher
 from tests.e2e import harness
@@ -24,7 +29,8 @@ from tests.e2e import harness
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The mark of two nodes that this process has joined."""
     home = tmp_path_factory.mktemp("home")
-    private = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars={harness.MARK: str(home)})
+    environment = {harness.MARK: str(home), "NCCL_SOCKET_IFNAME": "absent"}
+    private = PrivateRay.start(nodes=2, gpus_per_node=1, env_vars=environment)
     try:
         ray_session.join(private.address, env_vars={})
         yield home
@@ -45,34 +51,59 @@ def find_raylet(home: Path, ip: str) -> ProcessId:
     return identity
 
 
-class NetworkProber:
+class RayWorkerProc:
+    """Named as vLLM's."""
+
     def answer(self) -> int:
         return os.getpid()
 
 
-class RayWorkerProc(NetworkProber):
-    """Named as vLLM's."""
+def test_names_of_vllms_ranks() -> None:
+    """The classes that vLLM makes actors of, in its source, and the titles that Ray gives to their processes."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0], "v1/executor")
+    actors = re.compile(r"ray\.remote\((\w+)\)|\)\((\w+)\)\.remote\(")
+    text = "".join(path.read_text() for path in folder.glob("ray_executor*.py"))
+    found = {one or other for one, other in actors.findall(text)}
+    assert "RayWorkerProc" in found
+    assert found <= set(rank_names.CLASSES)
+    assert (*(f"ray::{name}" for name in rank_names.CLASSES), "VLLM::Worker") == processes.RANK_TITLES
+
+
+def list_actors(group_id: str) -> list[Any]:
+    """All actors that have been in a placement group."""
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    table = state._connect_and_get_accessor().get_actor_table(None, None)
+    actors = [gcs_pb2.ActorTableData.FromString(raw) for raw in table]
+    return [actor for actor in actors if actor.placement_group_id == bytes.fromhex(group_id)]
 
 
 @pytest.mark.ray
 def test_actors_of_the_network_check_are_no_ranks(home: Path) -> None:
-    """They were in the ranks' places and have ended when the ranks come: only a rank's death is one."""
+    """The check itself runs in the ranks' places, and has ended when they come: only a rank's death is one."""
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = ray.util.placement_group([{"GPU": 1, "CPU": 1}] * 2, strategy="SPREAD")
-    assert group.wait(60)
-    watcher = RankWatcher(group.id.hex(), {}, tensor_parallel_size=1)
-    for kind, dead in ((NetworkProber, 0), (RayWorkerProc, 1)):
-        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1)
-        actor = ray.remote(num_gpus=1)(kind).options(scheduling_strategy=place).remote()
-        pid = ray.get(actor.answer.remote(), timeout=60)
-        assert list(watcher.make_pulse().pids.values()) == [pid] * dead
-        ray.kill(actor)
-        assert wait_until(lambda pid=pid: ProcessId.of(pid) is None, 30)
-        assert wait_until(lambda: not watcher.make_pulse().pids, 30)
-        assert len(watcher.make_pulse().dead) == dead
-    ray.util.remove_placement_group(group)
+    assert wait_until(lambda: len(ray_session.list_nodes()) == 2, 60)
+    places = placement.plan_places(ray_session.list_nodes(), tp=1, pp=2, gpus_per_node=1, tp_across_nodes=False)
+    reservation = placement.reserve(places)
+    watcher = RankWatcher(reservation.group_id, {}, tensor_parallel_size=1)
+    request = NetworkRequest(reservation.places, reservation.group_id, shapes=None, is_logical=False, is_fresh=True)
+    assert not check_network(request).has_passed  # no such interface: it ends before it tries anything
+    assert wait_until(lambda: [actor.state for actor in list_actors(reservation.group_id)] == [4, 4], 30)  # DEAD
+    pulse = watcher.make_pulse()
+    assert (pulse.pids, pulse.dead) == ({}, ())
+    where = ship.in_bundle(reservation.group_id, 1)
+    actor = ray.remote(num_cpus=0, num_gpus=1)(RayWorkerProc).options(scheduling_strategy=where).remote()
+    pid = ray.get(actor.answer.remote(), timeout=60)
+    assert list(watcher.make_pulse().pids.values()) == [pid]
+    ray.kill(actor)
+    assert wait_until(lambda: len(watcher.make_pulse().dead) == 1, 30)
+    assert watcher.make_pulse().pids == {}
+    reservation.release()
 
 
 @pytest.mark.ray

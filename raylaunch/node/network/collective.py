@@ -9,12 +9,15 @@ import contextlib
 import datetime
 import json
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 _REPEATS = 3
+_POLL_MS = 20
 _PATTERN = 251
 """A prime: no power of two divides it, so shifted blocks do not look alike."""
 
@@ -36,7 +39,18 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             run_trial(order)
-        os.waitpid(child, 0)
+        _await_child(child)
+
+
+def _await_child(child: int) -> None:
+    """Wait for a trial's end; kill it when stdin closes: the actor that would is gone."""
+    watched = select.poll()
+    watched.register(sys.stdin, 0)  # a hang-up is always reported
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if watched.poll(_POLL_MS):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return
 
 
 def run_trial(order: Mapping[str, Any]) -> None:

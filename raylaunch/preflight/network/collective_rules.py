@@ -26,10 +26,14 @@ def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
     trial = measured.find_trial("gloo")
     if trial is None or trial.has_passed:
         return
+    if lost := list(_judge_lost(measured, trial)):
+        yield from lost
+        return
     errors = [one.error for one in trial.results if one.error]
     ranks = _find_culprits(trial, errors)
-    if any(_LOOPBACK.search(error) for error in errors) and not measured.is_one_machine:
-        for node, why in _list_loopback(measured):
+    bound = list(_list_loopback(measured)) if any(_LOOPBACK.search(error) for error in errors) else []
+    if bound and not measured.is_one_machine:
+        for node, why in bound:
             yield Finding(
                 node,
                 f"Gloo binds to loopback there, where no other node reaches it ({why})",
@@ -45,6 +49,18 @@ def judge_gloo(measured: NetworkMeasured) -> Iterator[Finding]:
         f"{named} {'does' if len(ranks) == 1 else 'do'} not meet the other ranks over TCP{words}",
         "; ".join([*start, f"firewalls must let every port pass between {' and '.join(nodes)} and the other nodes"]),
     )
+
+
+def _judge_lost(measured: NetworkMeasured, trial: GroupTrial) -> Iterator[Finding]:
+    """A finding for each node whose ranks gave no answer any more."""
+    lost = trial.list_lost()
+    for ip in dict.fromkeys(measured.find_ip(rank) for rank in lost):
+        named = ", ".join(measured.describe_rank(rank) for rank in lost if measured.find_ip(rank) == ip)
+        yield Finding(
+            ip,
+            f"{named}: no answer any more, the process or its node has died during the check",
+            "`ray status` lists the nodes that live; `dmesg -T` and raylet.out in Ray's logs on that host say why",
+        )
 
 
 def _list_loopback(measured: NetworkMeasured) -> Iterator[tuple[str, str]]:
@@ -101,7 +117,7 @@ def judge_nccl(measured: NetworkMeasured) -> Iterator[Finding]:
     for trial in measured.trials:
         if trial.has_passed or trial in curable or trial.name == "gloo" or trial.name.endswith(WITHOUT_PEER_ACCESS):
             continue
-        yield _explain_nccl(measured, trial)
+        yield from list(_judge_lost(measured, trial)) or [_explain_nccl(measured, trial)]
     if curable and (everyone := measured.find_trial("nccl")) is not None and everyone.has_passed:
         return
     yield from _judge_network(measured)

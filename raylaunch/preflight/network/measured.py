@@ -11,6 +11,9 @@ from raylaunch.preflight.findings import Finding
 from raylaunch.preflight.network.nccl_log import NcclFacts, read_nccl_log
 from raylaunch.preflight.network.shapes import ModelShapes
 
+LOST = "lost"
+"""The step of a rank whose actor gave no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupTrial:
@@ -31,6 +34,10 @@ class GroupTrial:
     def has_hung(self) -> bool:
         """Whether a rank had to be killed."""
         return any(one.last not in ("end", "error") for one in self.results)
+
+    def list_lost(self) -> tuple[int, ...]:
+        """Ranks whose actor gave no answer: its process or its node has died."""
+        return tuple(rank for rank, one in zip(self.ranks, self.results, strict=True) if one.last == LOST)
 
     def list_wrong(self) -> tuple[int, ...]:
         """Ranks that received other values than were sent."""

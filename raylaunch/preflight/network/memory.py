@@ -33,12 +33,23 @@ class Proof:
 
 
 def make_fingerprint(
-    places: Sequence[RankPlace], facts: Sequence[NodeNetwork], shapes: ModelShapes | None, versions: Sequence[str]
+    places: Sequence[RankPlace],
+    facts: Sequence[NodeNetwork],
+    shapes: ModelShapes | None,
+    versions: Sequence[str],
+    *,
+    uses_gpus: bool,
 ) -> str:
-    """Of everything that a proof depends on: hosts, kernel, driver, interfaces, GPUs, versions, layout, model."""
+    """Of everything that a proof depends on: hosts, kernel, driver, interfaces, GPUs, versions, layout, model.
+
+    Args:
+        uses_gpus: whether NCCL is tried too; a proof without it proves nothing to a start on GPUs.
+    """
     nodes = [_describe(one) for one in sorted(facts, key=lambda one: one.node_ip)]
     layout = [(place.rank, place.pp_rank, place.node.ip, place.gpu) for place in places]
-    text = json.dumps([__version__, nodes, layout, shapes and asdict(shapes), list(versions)], sort_keys=True)
+    text = json.dumps(
+        [__version__, uses_gpus, nodes, layout, shapes and asdict(shapes), list(versions)], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

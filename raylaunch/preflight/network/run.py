@@ -46,6 +46,11 @@ class NetworkRequest:
     import_s: float = 60.0
     """Longest time for PyTorch's import on all nodes: 2 to 5 s, a minute from a cold disk."""
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether NCCL is tried too."""
+        return not self.is_logical and self.reservation is not None
+
 
 def check_network(request: NetworkRequest) -> NetworkReport:
     """Measure, judge, and end everything that was started; this process must have joined Ray."""
@@ -56,7 +61,9 @@ def check_network(request: NetworkRequest) -> NetworkReport:
         answers = trials.gather({ip: hosts[ip].describe.remote() for ip in hosts}, _START_S)
         facts = tuple(replace(one, environment=_carry_variables() | one.environment) for one in answers.values())
         versions = [find_version(name) or "" for name in ("torch", "ray", "vllm")]
-        fingerprint = memory.make_fingerprint(request.places, facts, request.shapes, versions)
+        fingerprint = memory.make_fingerprint(
+            request.places, facts, request.shapes, versions, uses_gpus=request.uses_gpus
+        )
         proof = None if request.is_fresh else memory.recall(fingerprint)
         ranks = _start_ranks(request, hosts, start) if proof is None else {}
         links = _measure_links(hosts, facts, quick=proof is not None)
@@ -69,7 +76,7 @@ def check_network(request: NetworkRequest) -> NetworkReport:
                 trials=trials.run_trials(
                     measured,
                     ranks,
-                    uses_gpus=not request.is_logical and request.reservation is not None,
+                    uses_gpus=request.uses_gpus,
                     import_s=request.import_s,
                 ),
             )
@@ -119,7 +126,7 @@ def _starting() -> Iterator[Callable[..., Any]]:
 def _start_ranks(request: NetworkRequest, hosts: Mapping[str, Any], start: Callable[..., Any]) -> Mapping[int, Any]:
     """An actor for each rank, which imports PyTorch; in a rehearsal a node's actor is its first rank."""
     ranks: dict[int, Any] = {}
-    if request.is_logical or request.reservation is None:
+    if not request.uses_gpus or request.reservation is None:
         for place in request.places:
             if all(request.places[rank].node.ip != place.node.ip for rank in ranks):
                 ranks[place.rank] = hosts[place.node.ip]

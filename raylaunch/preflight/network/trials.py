@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 
 from raylaunch.node.network.prober import Trial, TrialResult
 from raylaunch.preflight.network.collective_rules import WITHOUT_PEER_ACCESS
-from raylaunch.preflight.network.measured import GroupTrial, NetworkMeasured, group_stages
+from raylaunch.preflight.network.measured import LOST, GroupTrial, NetworkMeasured, group_stages
 
 _BARRIER_S = 5.0
 _GLOO_S, _NCCL_S = 8.0, 20.0
 """Of one trial after the import; a healthy one takes 1 to 4 s."""
+_LOST = ({"step": LOST},)
 _REDUCED_VALUES = 4 << 20
 _MATRIX = 4096
 
@@ -79,7 +80,9 @@ class _Runner:
                 pending[name, rank] = self._actors[rank].run.remote(asked)
         answers = gather(pending, trial.deadline_s + 10.0)
         return [
-            GroupTrial(name, tuple(ranks), tuple(answers.get((name, rank)) or TrialResult(rank, ()) for rank in ranks))
+            GroupTrial(
+                name, tuple(ranks), tuple(answers.get((name, rank)) or TrialResult(rank, _LOST) for rank in ranks)
+            )
             for name, ranks in groups.items()
         ]
 

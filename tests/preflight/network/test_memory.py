@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_key(*facts: NodeNetwork, **changes: Any) -> str:
     values = {"places": PLACES, "facts": facts or (make_facts(1), make_facts(2)), "shapes": SHAPES} | changes
-    return make_fingerprint(**({"versions": VERSIONS} | values))
+    return make_fingerprint(**({"versions": VERSIONS, "uses_gpus": True} | values))
 
 
 VETH = Interface("veth1a2b", "", 1500, None)
@@ -61,8 +61,9 @@ def test_a_changed_node_is_measured_again(change: dict[str, Any]) -> None:
         {"places": PLACES[:2]},
         {"places": tuple(replace(place, gpu=1 - (place.gpu or 0)) for place in PLACES)},
         {"versions": ("2.14", *VERSIONS[1:])},
+        {"uses_gpus": False},
     ],
-    ids=["no model", "model", "fewer ranks", "other GPUs", "PyTorch"],
+    ids=["no model", "model", "fewer ranks", "other GPUs", "PyTorch", "without GPUs"],
 )
 def test_another_layout_is_measured_again(change: dict[str, Any]) -> None:
     assert make_key(**change) != make_key()

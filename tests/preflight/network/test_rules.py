@@ -170,12 +170,33 @@ def test_gloo_on_loopback_names_every_node(resolved: str, variable: str | None, 
     assert found[-1].fix == f"start Ray on {found[-1].node} with GLOO_SOCKET_IFNAME=eth0"
 
 
+def test_loopback_without_a_cause_is_an_error_still() -> None:
+    """Both name the right interface, and Gloo fails all the same: never passed in silence."""
+    hosts = tuple(make_facts(number, environment={"GLOO_SOCKET_IFNAME": "eth0"}) for number in (1, 2))
+    refused = "Gloo connectFullMesh failed: Connection refused, remote=[127.0.0.1]:4711"
+    broken = make_trial("gloo", rank0=({"step": "store"}, {"step": "error", "text": refused}))
+    (found,) = judge(make_measured(facts=hosts, trials=(broken,)))
+    assert found.level == "error"
+    assert found.fix.startswith("firewalls must let every port pass between 10.0.0.1")
+
+
 def test_monitored_barrier_names_the_rank() -> None:
     said = "[Rank 0]: Ranks 3 failed to pass monitoredBarrier in 5000 ms"
     broken = make_trial("gloo", rank0=({"step": "group"}, {"step": "error", "text": said}), rank3=({"step": "begun"},))
     (found,) = judge(make_measured(trials=(broken,)))
     assert found.node == "10.0.0.2"
     assert "rank 3 (10.0.0.2, GPU 1) does not meet the other ranks" in found.what
+
+
+@pytest.mark.parametrize("name", ["gloo", "nccl"])
+def test_a_node_that_dies_during_the_check_is_named(name: str) -> None:
+    """With its ranks, and not for the error that the others get of it."""
+    lost = ({"step": "lost"},)
+    failed = ({"step": "store"}, {"step": "error", "text": "Connection closed by peer [10.0.0.2]:4711"})
+    trial = make_trial(name, rank0=failed, rank1=failed, rank2=lost, rank3=lost)
+    (found,) = judge(make_measured(trials=(trial,)))
+    assert (found.node, found.level) == ("10.0.0.2", "error")
+    assert found.what.startswith("rank 2 (10.0.0.2, GPU 0), rank 3 (10.0.0.2, GPU 1): no answer any more")
 
 
 def test_peer_access_that_hangs_is_turned_off() -> None:
