@@ -42,6 +42,14 @@ def test_module_keeps_to_its_room(path: Path) -> None:
     assert "ray._private" not in text or str(place) in PRIVATE_RAY, "Ray's private modules"
 
 
+def test_no_function_is_longer_than_60_lines() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 60, f"{path.relative_to(PACKAGE)}: {node.name}"
+
+
 def test_contributing_maps_every_room() -> None:
     """Each room of the package, on its floor."""
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()

@@ -72,16 +72,8 @@ async def check(
             node: _list_problems(seen, differences, manifest, folder, repo, revision)
             for (node, seen), differences in zip(states.items(), compared, strict=True)
         }
-    elif unusable := [f"{node}: {seen.problem}" for node, seen in states.items() if seen.problem]:
-        raise WeightsError("; ".join(unusable), fix=next(seen.fix for seen in states.values() if seen.problem))
-    elif repo is None and not any(seen.files for seen in states.values()):
-        raise WeightsError(f"{folder} holds no model", fix="copy one there, or set model.repo to fetch it")
-    elif repo is not None and any(seen.is_writable or not seen.files for seen in states.values()):
-        raise WeightsError(
-            f"no manifest in {folder} on {'this machine' if len(nodes) == 1 else 'any node'}: nothing to check against",
-            fix=f"`{pull_command}` writes one, and does not fetch existing files again",
-        )
     else:
+        _need_own_index(states, repo, folder, pull_command)
         files = {name: FileFacts(size) for name, size in max((seen.files for seen in states.values()), key=len).items()}
         source, fast = "its own index, for it has no manifest", True
         manifest = Manifest(repo or str(folder), revision, source, files)
@@ -97,6 +89,20 @@ async def check(
         problems=problems,
         seconds=time.monotonic() - began,
     )
+
+
+def _need_own_index(states: Mapping[str, StoreState], repo: str | None, folder: Path, pull_command: str) -> None:
+    """Raise WeightsError where folders without a manifest cannot be checked by their own index either."""
+    if unusable := [f"{node}: {seen.problem}" for node, seen in states.items() if seen.problem]:
+        raise WeightsError("; ".join(unusable), fix=next(seen.fix for seen in states.values() if seen.problem))
+    if repo is None and not any(seen.files for seen in states.values()):
+        raise WeightsError(f"{folder} holds no model", fix="copy one there, or set model.repo to fetch it")
+    if repo is not None and any(seen.is_writable or not seen.files for seen in states.values()):
+        where = "this machine" if len(states) == 1 else "any node"
+        raise WeightsError(
+            f"no manifest in {folder} on {where}: nothing to check against",
+            fix=f"`{pull_command}` writes one, and does not fetch existing files again",
+        )
 
 
 def _list_problems(
