@@ -277,21 +277,5 @@ def read_failure(stderr: str) -> SshFailure:
     """What ssh's error output means."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(("@", "Warning:"))]
     kind = next((kind for kind, pattern in _SIGNS if re.search(pattern, stderr)), "other")
-    return SshFailure(kind, lines[-1] if lines else "ssh printed no message")
-
-
-def check_key(key: Path) -> str:
-    """The problem of a private key: "missing", "open", "passphrase" or "broken"; "" where Ray's launcher can use it.
-
-    The head uses the key without a terminal, so it must have no passphrase.
-    """
-    if not key.is_file():
-        return "missing"
-    if key.stat().st_mode & 0o077:
-        return "open"
-    done = subprocess.run(
-        ["ssh-keygen", "-y", "-P", "", "-f", str(key)], capture_output=True, text=True, check=False, timeout=20
-    )
-    if done.returncode == 0:
-        return ""
-    return "passphrase" if "passphrase" in done.stderr else "broken"
+    names = [line for line in lines if kind == "name" and re.search(_SIGNS[0][1], line)]  # it may be a jump host's
+    return SshFailure(kind, (names or lines or ["ssh printed no message"])[-1])

@@ -26,7 +26,7 @@ def _worker_off(laptop: Laptop, host: Host) -> Iterator[None]:
         yield
 
 
-@fault("unknown host key", "worker", "ssh", "its host key is not known here", "ssh-keyscan")
+@fault("unknown host key", "worker", "ssh", "its host key is not known here", "shows its fingerprint")
 def _unknown_host_key(laptop: Laptop, host: Host) -> Iterator[None]:
     known = Path.home() / ".ssh" / "known_hosts"
     known.write_text("".join(line for line in known.read_text().splitlines(True) if not line.startswith(host.address)))

@@ -1,5 +1,6 @@
 """Can Ray's launcher log in everywhere: key, ssh, login shell, names, sudo, and from the head to the workers."""
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -53,6 +54,15 @@ def _judge_key(problem: str, cluster: ClusterFile) -> Iterator[Verdict]:
             f"set auth.ssh_private_key in {cluster.shown_path}; or create a key: ssh-keygen -t ed25519 -f {shown} "
             f"&& {copy} (and to each worker)",
         ),
+        "public": (
+            f"{key} is a public key, not the private one",
+            f"set auth.ssh_private_key in {cluster.shown_path} to the private key"
+            + (f": {key.with_suffix('')}" if key.suffix == ".pub" else ""),
+        ),
+        "no key": (
+            f"{key} is no private key" + (", but a folder" if key.is_dir() else " in OpenSSH's or PEM format"),
+            f"set auth.ssh_private_key in {cluster.shown_path} to the file of a private key",
+        ),
         "open": (f"other users of this machine may read {key}: ssh refuses such a key", f"chmod 600 {shown}"),
         "passphrase": (
             f"{key} asks for a passphrase, and the head starts the workers without a terminal",
@@ -77,11 +87,19 @@ def write_login(cluster: ClusterFile, host: str, *words: str) -> str:
 
 
 def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verdict:
-    user, key, known = cluster.ssh_user, shlex.quote(str(cluster.ssh_private_key)), "~/.ssh/known_hosts"
+    user, key = cluster.ssh_user, shlex.quote(str(cluster.ssh_private_key))
     option = ["-i", f"{cluster.ssh_private_key}.pub"] if cluster.ssh_private_key else []
-    compare = f"ssh-keyscan {host} 2>/dev/null | ssh-keygen -lf -"
+    login, port = write_login(cluster, host, "true"), re.search(r" port (\d+)", failure.message)
+    seen = f"`{login}` shows its fingerprint: compare it with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its"
+    seen += " console, and answer yes if they are equal"
+    jump = re.search(r"resolve hostname (\S+):", failure.message)
     kinds = {
         "name": (
+            f"{jump[1]}, through which ~/.ssh/config or auth.ssh_proxy_command reaches it, does not resolve",
+            "correct the name there",
+        )
+        if jump and jump[1].lower() != host.lower()
+        else (
             "its name does not resolve on this machine",
             f"write its address into {cluster.shown_path} instead (`getent hosts {host}` must print it)",
         ),
@@ -90,7 +108,7 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
             f"ping -c 3 {host}; on the machine's own console, `ip -br addr` shows its addresses",
         ),
         "refused": (
-            f"the machine is up, but no sshd listens on port {SSH_PORT}",
+            f"the machine is up, but no sshd listens on port {port[1] if port else SSH_PORT}",
             "on its own console: sudo systemctl enable --now ssh (Debian, Ubuntu) or sshd (others)",
         ),
         "key": (
@@ -100,12 +118,11 @@ def _judge_failure(host: str, failure: SshFailure, cluster: ClusterFile) -> Verd
         "key file": ("ssh cannot use the private key", f"chmod 600 {key}; ssh-keygen -y -f {key}"),
         "host key": (
             "its host key is not known here, and `ray up` would send it your private key unchecked",
-            f"compare `{compare}` with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its console; if they are "
-            f"equal: ssh-keyscan {host} >> {known}",
+            seen,
         ),
         "changed host key": (
             "its host key has changed: it was reinstalled, or another machine answers at its address",
-            f"if it was reinstalled: ssh-keygen -R {host} && ssh-keyscan {host} >> {known}",
+            f"if it was reinstalled: ssh-keygen -R {host}; then {seen}",
         ),
         "closed": (
             "sshd closes the connection before the login: it is overloaded, still starting, or blocks this machine",

@@ -16,7 +16,8 @@ from raylaunch.provision.container import runtime_of
 from raylaunch.provision.doctor import probe_facts
 from raylaunch.provision.doctor.hardware_facts import Hardware, parse_hardware
 from raylaunch.provision.doctor.session import Listening, ProbeSession, connect
-from raylaunch.provision.ssh import Ssh, SshFailure, check_key
+from raylaunch.provision.private_key import check_key
+from raylaunch.provision.ssh import Ssh, SshFailure
 from raylaunch.provision.template import BASE_IMAGE, LAYER_IMAGE
 
 SSH_PORT = 22
@@ -80,7 +81,7 @@ class ClusterFacts:
     """What was found of a cluster."""
 
     key_problem: str
-    """Of the private key, see ssh.check_key; empty where it is fit or none is configured."""
+    """Of the private key, see check_key; empty where it is fit or none is configured."""
     hosts: tuple[HostFacts, ...]
     failures: Mapping[str, SshFailure]
     """Hosts that could not be reached."""
@@ -102,7 +103,7 @@ def gather(cluster: ClusterFile, *, model_path: str | None = None) -> ClusterFac
         raise ClusterError("this machine has no ssh", fix="sudo apt-get install -y openssh-client")
     began = time.monotonic()
     key_problem = check_key(cluster.ssh_private_key) if cluster.ssh_private_key else ""
-    if key_problem in ("missing", "broken"):
+    if key_problem in ("missing", "public", "no key", "broken"):
         return ClusterFacts(key_problem, (), {}, {}, time.monotonic() - began)
     sockets = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
     try:
