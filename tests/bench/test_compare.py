@@ -22,6 +22,7 @@ def only(a: Path, b: Path) -> Comparison:
     return comparison
 
 
+@pytest.mark.no_cover  # twelve times what the tests below run
 def test_like_and_like_get_no_verdict(tmp_path: Path) -> None:
     """12 pairs of one and the same server: 48 comparisons at 99 % may give one false verdict, hardly two."""
     verdicts, covered = 0, 0

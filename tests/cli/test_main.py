@@ -10,7 +10,7 @@ import pytest
 from raylaunch.cli import main
 from raylaunch.config import launch_file
 
-HEAVY = ("ray", "vllm", "torch", "openai", "huggingface_hub", "pydantic", "yaml", "rich")
+HEAVY = ("asyncio", "ray", "vllm", "torch", "openai", "huggingface_hub", "pydantic", "yaml", "rich")
 
 
 def run(*arguments: str) -> int:

@@ -19,6 +19,7 @@ from raylaunch.config.launch import LaunchConfig
 from raylaunch.config.schema import Part
 from raylaunch.config.validation import check
 
+pytestmark = pytest.mark.no_cover  # tracing doubles what they cost, and the other tests here run the same lines
 SHIPPED = [
     (Path(__file__).parents[2] / "configs" / name).read_bytes() for name in ("deepseek-r1-70b.yaml", "demo.yaml")
 ]

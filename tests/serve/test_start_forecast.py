@@ -123,6 +123,7 @@ def make_calls(port: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     )
 
 
+@pytest.mark.no_cover  # hundreds of times what tests/serve/test_listener.py runs
 @pytest.mark.parametrize(
     ("length_s", "last_s", "step_s"),
     [

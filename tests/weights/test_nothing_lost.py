@@ -246,7 +246,7 @@ def endpoint() -> Iterator[str]:
         yield running.url
 
 
-@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.no_cover])])
 def test_no_file_of_the_user_is_lost(endpoint: str, runs: int) -> None:
     """After each verb all bytes that no pull brought are where they were, or where --replace says it moved them."""
 
