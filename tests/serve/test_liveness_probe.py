@@ -89,7 +89,7 @@ def test_no_transport_error_ends_a_serving_engine(server: Server, tmp_path: Path
     probe = LivenessProbe(url.format(port=server.server_port), launch)
     until = time.monotonic() + 30.0
     with contextlib.suppress(EngineFault):
-        while time.monotonic() < until and not probe._told:
+        while time.monotonic() < until and not probe._reported:
             probe.update(EngineProgress(time.monotonic()), 0.01)
             time.sleep(0.01)
     assert time.monotonic() < until
