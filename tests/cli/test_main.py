@@ -1,6 +1,7 @@
 """Exit codes, import weight, and bug reports."""
 
 import importlib.resources
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,22 @@ def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main.main(list(arguments))
     return int(ended.value.code or 0)
+
+
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback() -> None:
+    """The first tenth of a second, or more on a busy machine."""
+    script = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'raylaunch.cli.main':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from raylaunch.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_help_imports_nothing_heavy() -> None:
