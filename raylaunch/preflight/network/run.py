@@ -27,6 +27,7 @@ from raylaunch.preflight.network.shapes import ModelShapes
 _START_S = 30.0
 """Ray starts a process for each actor: 1 to 3 s, more where a disk is cold."""
 _LINK_S = 15.0
+_ANSWER_S = 5.0
 _QUICK_BYTES, _QUICK_S = 8 << 20, 0.3
 """At a start on hardware that is known, a link is tried, not measured."""
 
@@ -67,6 +68,9 @@ def check_network(request: NetworkRequest) -> NetworkReport:
         proof = None if request.is_fresh else memory.recall(fingerprint)
         ranks = _start_ranks(request, hosts, start) if proof is None else {}
         links = _measure_links(hosts, facts, quick=proof is not None)
+        lost = _find_lost(hosts, links)
+        facts = tuple(one for one in facts if one.node_ip not in lost)
+        links = tuple(link for link in links if not lost & {link.source, link.target})
         measured = NetworkMeasured(request.places, facts, links, shapes=request.shapes)
         findings = [*link_rules.judge_addresses(measured), *_find_silent(nodes, facts)]
         findings += [*link_rules.judge_links(measured), *link_rules.judge_interfaces(measured)]
@@ -174,6 +178,13 @@ def _measure_links(hosts: Mapping[str, Any], facts: Sequence[NodeNetwork], *, qu
             if not link.error and (reverse := answers_back.get(pair)) is not None and reverse.error:
                 found.append(reverse)
     return tuple(found)
+
+
+def _find_lost(hosts: Mapping[str, Any], links: Sequence[LinkMeasured]) -> set[str]:
+    """Nodes at an end of a link that failed whose actor gives no answer any more: the link is not the cause."""
+    failed = [link for link in links if link.error or link.out_mb_s is None or link.in_mb_s is None]
+    asked = {ip for link in failed for ip in (link.source, link.target)}
+    return asked - set(trials.gather({ip: hosts[ip].listen.remote() for ip in asked}, _ANSWER_S))
 
 
 def list_rounds(names: Sequence[str]) -> list[list[tuple[str, str]]]:

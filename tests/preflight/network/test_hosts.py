@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,28 @@ def test_bridges_and_a_second_interface_do_no_harm(hosts: Islands) -> None:
     assert report["proved"] == ["Gloo over 2 ranks"]
 
 
-def stop_child(island: Island, done: threading.Event) -> None:
+@pytest.mark.whole
+def test_a_host_that_dies_during_the_check(hosts: Islands) -> None:
+    """All its processes are killed while they import PyTorch: its rank and node are named."""
+    second, done = hosts.islands[1], threading.Event()
+    killer = threading.Thread(target=stop_child, args=(second, done), kwargs={"act": lambda _: hosts.kill_ray(second)})
+    killer.start()
+    try:
+        report = read_report(start_check(hosts, "GLOO_SOCKET_IFNAME=eth0"))
+    finally:
+        done.set()
+        killer.join()
+        hosts.start_ray(second)
+        hosts.wait_alive(2)
+    assert {finding["node"] for finding in report["findings"]} == {second.ip}, report["findings"]
+    assert "has died" in report["findings"][0]["what"]
+
+
+def stop_process(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def stop_child(island: Island, done: threading.Event, act: Callable[[int], None] = stop_process) -> None:
     """Stop the island's first collectives' child, wherever it is in its work."""
     while not done.is_set():
         for pid in island.list_pids():
@@ -166,6 +187,6 @@ def stop_child(island: Island, done: threading.Event) -> None:
             except OSError:
                 continue
             if b"collectives: a program of its own" in command:
-                os.kill(pid, signal.SIGSTOP)
+                act(pid)
                 return
         time.sleep(0.05)
