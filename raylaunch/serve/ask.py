@@ -226,7 +226,8 @@ def _explain(error: RequestError, server: Server, model: str | None) -> ServiceE
             )
             return ServiceError(
                 what,
-                fix="`raylaunch ask` needs a model that generates; this one has /v1/embeddings, /score or /classify",
+                fix="`raylaunch ask` needs a model that generates; this one has /v1/embeddings, /score, /classify or "
+                "/pooling",
             )
     fixes = {
         **http_client.TLS_FIXES,

@@ -179,7 +179,7 @@ def describe_proof(resolved: ResolvedLaunch) -> tuple[list[str], list[str]]:
     proved = [
         f"the launch file, and its layout: {config.world_size} vLLM workers, TP={tp} x PP={pp}, over "
         f"{config.cluster.nodes} Ray nodes of {config.cluster.gpus_per_node} GPUs, through vLLM's Ray executor",
-        "the server: vLLM's own OpenAI endpoint, its scheduler, these model names, a completion end to end",
+        "the server: vLLM's own OpenAI endpoint, its scheduler, these model names, a request end to end",
     ]
     not_proved = [
         "the weights: a stand-in of a few MB answered, so its text has no meaning",
