@@ -23,7 +23,7 @@ SPREAD = -n 2 --dist loadgroup --no-loadscope-reorder
 COVERAGE = --cov=raylaunch --cov-report=term
 QUICK = not engine and not ray and not root and not slow and not whole
 # Coverage of `make quick`, percent: it may rise, never fall.
-QUICK_FLOOR = 71
+QUICK_FLOOR = 78
 
 lint: .venv/.have-dev
 	.venv/bin/ruff check .
