@@ -258,6 +258,7 @@ def test_engines_that_refuse_are_explained(tmp_path: Path) -> None:
     assert found == {key: [key] for key in keys}
 
 
+@pytest.mark.slow
 def test_drivers_that_find_no_cluster_are_explained(tmp_path: Path) -> None:
     """Ray's own check of versions, and its driver where no head is; no Ray is started."""
     environ = {"RAY_py_gcs_connect_timeout_s": "1", "RAY_NUM_REDIS_GET_RETRIES": "1"}
