@@ -171,6 +171,13 @@ def count_nodes() -> int:
         leave()
 
 
+def count_gpus() -> int:
+    """GPUs of the cluster, from `ray.cluster_resources()`; those of a node that has just died may be among them."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 def wait_for_gpus(
     *,
     nodes: int,
@@ -180,13 +187,15 @@ def wait_for_gpus(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     inspect: Callable[[], tuple[ClusterNode, ...]] = list_nodes,
+    count: Callable[[], int] = count_gpus,
 ) -> tuple[ClusterNode, ...]:
     """Wait until `nodes` nodes have `gpus_per_node` GPUs each, and return those nodes.
 
     Args:
         wait_s: longest wait in seconds; 0 checks once.
         report: called at each check, once a second.
-        inspect: returns the cluster's nodes.
+        inspect: returns the cluster's living nodes.
+        count: returns the GPUs that Ray has to give, which confirms what the nodes say.
 
     Raises:
         NotEnoughGpusError: after `wait_s`.
@@ -196,7 +205,7 @@ def wait_for_gpus(
         found = inspect()
         state = GpuWait(found, nodes, gpus_per_node, left_s=max(0.0, deadline - clock()))
         report(state)
-        if not state.missing_nodes:
+        if not state.missing_nodes and count() >= nodes * gpus_per_node:
             return state.list_fit()[:nodes]
         if state.left_s <= 0:
             saw = "; ".join(f"{node.ip} with {node.gpus} GPUs" for node in found) or "no node at all"

@@ -1,6 +1,6 @@
 """Waiting for GPUs, on a clock of the test's own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,10 @@ class Time:
 Nodes = tuple[ClusterNode, ...]
 
 
-def wait(states: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[str]]]:
+def wait(states: Iterator[Nodes], wait_s: float = 60, counts: Sequence[int] = ()) -> tuple[Nodes, list[list[str]]]:
     reported: list[list[str]] = []
     time = Time()
+    counted = iter(counts)
     last: tuple[ClusterNode, ...] = ()
 
     def inspect() -> tuple[ClusterNode, ...]:
@@ -44,8 +45,9 @@ def wait(states: Iterator[Nodes], wait_s: float = 60) -> tuple[Nodes, list[list[
         reported.append([*map(str, waiting.to_lines())])
 
     found = ray_session.wait_for_gpus(
-        nodes=2, gpus_per_node=8, wait_s=wait_s, report=report, clock=time, sleep=time.sleep, inspect=inspect
-    )
+        nodes=2, gpus_per_node=8, wait_s=wait_s, report=report, clock=time, sleep=time.sleep, inspect=inspect,
+        count=lambda: next(counted, 16),
+    )  # fmt: skip
     return found, reported
 
 
@@ -59,6 +61,13 @@ def test_waits_for_the_second_node_and_reports_it() -> None:
         "waiting: 1 of 2 nodes missing, 8 of 16 GPUs found | 59 s left",
     ]
     assert reported[-1] == ["10.0.0.1: ready, 8 of 8 GPUs (head)", "10.0.0.2: ready, 8 of 8 GPUs"]
+
+
+def test_rays_resources_confirm_the_nodes() -> None:
+    """`ray.cluster_resources()` may lag behind the list of nodes: without its GPUs the wait goes on."""
+    found, reported = wait(iter([(HEAD, WORKER)]), counts=[8, 8, 16])
+    assert found == (HEAD, WORKER)
+    assert len(reported) == 3
 
 
 def test_node_with_too_few_gpus_does_not_count() -> None:

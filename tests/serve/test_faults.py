@@ -173,7 +173,7 @@ def test_a_node_that_is_gone_is_named() -> None:
         with contextlib.suppress(NotEnoughGpusError):
             ray_session.wait_for_gpus(
                 nodes=2, gpus_per_node=8, wait_s=0, report=reported.append,
-                inspect=lambda here=here: tuple(here),
+                inspect=lambda here=here: tuple(here), count=lambda: 16,
             )  # fmt: skip
     notes = [describe_missing(waiting, ["10.0.0.1", "10.0.0.2"], 12.2) for waiting in reported]
     assert notes == ["waiting for GPUs: 1 of 2 nodes missing, 8 of 16 GPUs found, node 10.0.0.2 gone since 12 s", ""]
