@@ -137,12 +137,7 @@ def arrange_nodes(seen: ClusterSample, service: Service | None) -> tuple[NodeVie
 def _arrange_node(
     node: NodeSample, ranks: Sequence[PlacedRank], workers: Sequence[Rank], rehearsal: str | None
 ) -> NodeView:
-    by_place = {(rank.tp_rank, rank.pp_rank): rank.rank for rank in ranks}
-    rank_of = {
-        worker.pid: by_place[worker.tp_rank, worker.pp_rank]
-        for worker in workers
-        if worker.node_id == node.node_id and (worker.tp_rank, worker.pp_rank) in by_place
-    }
+    rank_of = _match_ranks(ranks, [worker for worker in workers if worker.node_id == node.node_id])
     real = _arrange_gpus(node.gpus.gpus, ranks, rank_of)
     logical = ""
     if rehearsal:
@@ -150,26 +145,46 @@ def _arrange_node(
     elif node.gpus.error and ranks:
         logical = f"logical GPUs ({node.gpus.error})"
     if logical:
-        pids = {rank: pid for pid, rank in rank_of.items()}
+        pids = {_name(rank): pid for pid, rank in rank_of.items()}
         processes = {process.pid: process for process in node.host.processes}
         real += tuple(
-            GpuView(rank.gpu or 0, (rank.rank,), worker=processes.get(pids.get(rank.rank, -1))) for rank in ranks
+            GpuView(rank.gpu or 0, (rank.rank,), worker=processes.get(pids.get(_name(rank), -1))) for rank in ranks
         )
     return NodeView(node.ip, node.hostname, node.host, real, logical, nvml_error=node.gpus.error)
 
 
+def _name(rank: PlacedRank) -> tuple[int, int]:
+    return rank.replica, rank.rank
+
+
+def _match_ranks(ranks: Sequence[PlacedRank], workers: Sequence[Rank]) -> dict[int, PlacedRank]:
+    """Pid -> rank, of one node: by the pid that the service reports, before it is ready by the place in the engine.
+
+    Replicas on one node have the same places, so that a place which several ranks have tells nothing.
+    """
+    found = {rank.pid: rank for rank in ranks if rank.pid is not None}
+    by_place: dict[tuple[int, int], list[PlacedRank]] = {}
+    for rank in ranks:
+        by_place.setdefault((rank.tp_rank, rank.pp_rank), []).append(rank)
+    for worker in workers:
+        there = by_place.get((worker.tp_rank, worker.pp_rank), [])
+        if len(there) == 1 and there[0].pid is None:
+            found[worker.pid] = there[0]
+    return found
+
+
 def _arrange_gpus(
-    samples: Sequence[GpuSample], ranks: Sequence[PlacedRank], rank_of: Mapping[int, int]
+    samples: Sequence[GpuSample], ranks: Sequence[PlacedRank], rank_of: Mapping[int, PlacedRank]
 ) -> tuple[GpuView, ...]:
     """Ranks by the processes that NVML lists; by Ray's numbers where this container does not know NVML's pids."""
     by_pid = {
         sample.index: [rank_of[process.pid] for process in sample.processes if process.pid in rank_of]
         for sample in samples
     }
-    listed = {rank for ranks_there in by_pid.values() for rank in ranks_there}
+    listed = {_name(rank) for ranks_there in by_pid.values() for rank in ranks_there}
     by_number: dict[int, list[int]] = {}
     for rank in ranks:
-        if rank.rank not in listed and rank.gpu is not None:
+        if _name(rank) not in listed and rank.gpu is not None:
             by_number.setdefault(rank.gpu, []).append(rank.rank)
     views = []
     for sample in samples:
@@ -180,7 +195,7 @@ def _arrange_gpus(
         views.append(
             GpuView(
                 sample.index,
-                tuple(sorted([*by_pid[sample.index], *unmatched])),
+                tuple(sorted([*(rank.rank for rank in by_pid[sample.index]), *unmatched])),
                 sample,
                 others=tuple(process for process in others if process not in nameless),
             )

@@ -222,6 +222,21 @@ def test_ranks_follow_their_processes() -> None:
     assert [gpu.ranks for gpu in node.gpus] == [(1,), (0,)]
 
 
+def test_two_replicas_on_one_node_keep_their_workers() -> None:
+    """Both have a rank 0 at the same place of its engine: the pids that the service reports tell them apart."""
+    seen = make_cluster(1, 2)
+    processes = tuple(ProcessSample(worker.pid, 12.0, GIB) for worker in seen.workers)
+    logical = replace(seen.nodes[0], gpus=GpusSample(error="no NVML"), host=make_host(processes=processes))
+    workers = tuple(replace(worker, tp_rank=0, pp_rank=0) for worker in seen.workers)
+    service = make_service(1, 2, rehearsal="cpu")
+    ranks = tuple(
+        replace(rank, rank=0, tp_rank=0, pp_rank=0, replica=number, pid=5000 + number)
+        for number, rank in enumerate(service.ranks)
+    )
+    [node] = arrange_nodes(replace(seen, nodes=(logical,), workers=workers), replace(service, ranks=ranks))
+    assert [(gpu.ranks, gpu.worker) for gpu in node.gpus] == [((0,), process) for process in processes]
+
+
 def test_json_has_every_figure_by_name() -> None:
     """Units are in the names; reasons that slow a GPU down differ from all reasons."""
     seen = change_gpu(make_cluster(), 0, 0, reasons=("gpu_idle", "sw_power_cap"))
