@@ -11,7 +11,10 @@ _REQUESTS_WINDOW_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """The engine's metrics at one moment; counters since the server started, summed over its engines."""
+    """The engine's metrics at one moment; counters since the server started, summed over its engines.
+
+    vLLM reports nothing for each rank; its samples have a label `replica` only where a launch has several.
+    """
 
     running: int
     waiting: int

@@ -1,6 +1,8 @@
 """The container runtime of the hosts: its commands as text for a shell there, and what its messages mean.
 
-The only place that spells `docker`. A second runtime is a class with the same members, chosen in `runtime_of`.
+The only place that spells `docker`, but for two scripts that run on hosts and get the program's name: doctor/probe.sh
+(facts of its daemon) and host_logs.sh (its events). A second runtime is a class with the same members, chosen in
+`runtime_of`.
 Names and images are inserted unquoted: a ClusterFile holds none that a shell would interpret, and a script may pass its
 own quoted variable.
 """
