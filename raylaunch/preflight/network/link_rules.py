@@ -11,8 +11,8 @@ from raylaunch.preflight.network.measured import NetworkMeasured
 _SLOW_SHARE = 0.5
 """Of the median of its kind, or of what its interface's driver reports: half a link is a fault, not noise."""
 _MIB_S_PER_MBIT = 1 / 8
-_RESENT_SHARE = 0.01
-"""Of packets; a local network loses less than one in a thousand."""
+_RESENT_SHARE = 0.03
+"""Of packets; a sound cable loses under one in a thousand, a busy receiver drops one in a hundred of a burst."""
 _FAR_US = 5000.0
 """Of a round trip: a decode step takes 10 to 50 ms, and waits for each hop. Local networks have 20 to 500 us."""
 

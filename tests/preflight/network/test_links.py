@@ -168,7 +168,7 @@ def test_packets_are_lost_one_way(hosts: Islands) -> None:
     (found,) = judge_links(measured)
     assert (found.node, found.level) == (first.ip, "warning")
     assert re.search(rf"[3-7]% of the packets to {second.ip} are lost", found.what)
-    assert measured.links[0].in_resent < 0.01
+    assert measured.links[0].in_resent < 0.03
 
 
 @pytest.mark.root
