@@ -26,7 +26,7 @@ def find_command(head: Host, *, is_head: bool) -> str:
     """The page's command for the head or for another machine, with the rig's GPUs, and as a rehearsal."""
     page = (ROOT / "docs" / "keep-serving.md").read_text()
     (command,) = re.findall(r"```\n(docker run -d --name raylaunch .*?)\n```", page, re.S)
-    (joining,) = re.findall(r"with `(ray start --address=HEAD:6379 .*?)`", page)
+    (joining,) = re.findall(r"machines run `(ray start --address=HEAD:6379 .*?)`", page)
     if not is_head:
         command = re.sub(r"bash -c '.*'", joining.replace("HEAD", head.address), command)
     command = command.replace("serve /data/launch.yaml", "serve /data/launch.yaml --rehearse")
