@@ -17,9 +17,6 @@ CLUSTER_LABEL = "raylaunch.cluster"
 """Label of every container of a cluster; its value is the cluster's name (set by data/cluster.yaml)."""
 LAYER_LABEL = "raylaunch.layer"
 """Label of an image that hosts built: equal for equal content."""
-HOME_VOLUME, RAY_VOLUME = "raylaunch-{name}-home", "raylaunch-{name}-ray"
-"""Volumes of a cluster of that name on each host: /root/.raylaunch and /tmp/ray of its container, which they outlive
-(set by data/cluster.yaml; files that an older `init` wrote have none)."""
 
 _INSTALL = {
     "debian": "{sudo}apt-get update && {sudo}apt-get install -y docker.io",
@@ -90,6 +87,14 @@ class Docker:
 
 
 DOCKER = Docker()
+
+
+def name_volumes(cluster: ClusterFile) -> tuple[str, str]:
+    """Its volumes on each host: /root/.raylaunch and /tmp/ray of its container, which they outlive.
+
+    Set by data/cluster.yaml; files that an older `init` wrote have none.
+    """
+    return f"raylaunch-{cluster.cluster_name}-home", f"raylaunch-{cluster.cluster_name}-ray"
 
 
 def runtime_of(_cluster: ClusterFile) -> Docker:

@@ -14,7 +14,7 @@ from raylaunch.base.console import ProgressLine
 from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.provision import artifacts, ray_state
-from raylaunch.provision.container import CLUSTER_LABEL, HOME_VOLUME, RAY_VOLUME, runtime_of
+from raylaunch.provision.container import CLUSTER_LABEL, name_volumes, runtime_of
 from raylaunch.provision.doctor.table import name_hosts
 from raylaunch.provision.host_shell import HostShell
 from raylaunch.provision.ray_up import start_launcher
@@ -101,7 +101,7 @@ def make_script(cluster: ClusterFile, *, clean: bool) -> str:
     remove_as_root = runtime.run_once.format(
         image=cluster.image, program="rm", arguments=f"-rf /mounts/{name}", mount=f"{_MOUNTS}:/mounts"
     )
-    list_volumes = runtime.list_volumes.format(volumes=f"{HOME_VOLUME} {RAY_VOLUME}".format(name=name))
+    list_volumes = runtime.list_volumes.format(volumes=" ".join(name_volumes(cluster)))
     cleaning = f"""\
 [ -z "$ids" ] || {runtime.remove.format(container="$ids")} >/dev/null
 volumes=$({list_volumes})

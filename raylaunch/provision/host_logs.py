@@ -16,7 +16,7 @@ from raylaunch.base.errors import ClusterError
 from raylaunch.config.cluster_file import ClusterFile
 from raylaunch.explain.line_heads import LogOrigin
 from raylaunch.explain.read import LogInput, open_file
-from raylaunch.provision.container import HOME_VOLUME, RAY_VOLUME
+from raylaunch.provision.container import name_volumes
 from raylaunch.provision.host_shell import HostShell
 
 _TIMEOUT_S = 90.0
@@ -62,8 +62,8 @@ def _fetch(shell: HostShell, host: str, folder: Path) -> list[LogInput] | str:
     """A host's logs, or ssh's message."""
     mark = f"=={secrets.token_hex(8)}=="
     cluster = shell.cluster
-    volumes = [volume.format(name=cluster.cluster_name) for volume in (HOME_VOLUME, RAY_VOLUME)]
-    arguments = (*(mark, cluster.container_name, shell.runtime.program, str(_MOST_BYTES)), *volumes, cluster.image)
+    words = (mark, cluster.container_name, shell.runtime.program, str(_MOST_BYTES))
+    arguments = (*words, *name_volumes(cluster), cluster.image)
     script = (importlib.resources.files("raylaunch.provision") / "host_logs.sh").read_text()
     began = time.time()
     asked = shell.run(host, _ASK_CLOCK, timeout_s=_TIMEOUT_S)

@@ -10,7 +10,7 @@ import yaml
 from raylaunch.cli import main
 from raylaunch.cluster.settings import NODE
 from raylaunch.config import cluster_file, cluster_ports
-from raylaunch.provision.container import HOME_VOLUME, RAY_VOLUME
+from raylaunch.provision.container import name_volumes
 from raylaunch.provision.template import KIT_MOUNT, LAYER_IMAGE, TOKEN_MOUNT, ClusterPlan, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,9 +53,10 @@ def test_it_says_what_a_cluster_needs() -> None:
     assert (cluster.find_option("--shm-size"), cluster.find_option("--gpus")) == ("10.24g", "all")
     assert "-v /data:/data" in cluster.run_options
     assert [(volume.source, volume.target) for volume in cluster.options_of(cluster.head_ip).list_volumes()][1:] == [
-        (HOME_VOLUME.format(name="two-node"), "/root/.raylaunch"),
-        (RAY_VOLUME.format(name="two-node"), "/tmp/ray"),
+        ("raylaunch-two-node-home", "/root/.raylaunch"),
+        ("raylaunch-two-node-ray", "/tmp/ray"),
     ]
+    assert name_volumes(cluster) == ("raylaunch-two-node-home", "raylaunch-two-node-ray")
     assert cluster.find_variable("RAY_AUTH_MODE") == "token"
     assert {name: cluster.find_variable(name) for name in NODE} == dict(NODE)
     for port in (*cluster_ports.HEAD, *cluster_ports.EVERY_NODE, cluster_ports.MIN_WORKER, cluster_ports.MAX_WORKER):
