@@ -20,10 +20,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
 
+from raylaunch.base import rank_names
+
 MARK_VARIABLE = "RAYLAUNCH_MARK"
 """In the environment of every process of one start of an engine, on every node; a private Ray has one of its own."""
-RANK_TITLES = ("ray::RayWorkerProc", "ray::RayWorkerWrapper", "VLLM::Worker")
-"""Beginnings of the titles of processes that carry a rank: Ray's, with `rank_names.CLASSES`, and vLLM's without Ray."""
+RANK_TITLES = (*(f"ray::{name}" for name in rank_names.CLASSES), "VLLM::Worker")
+"""Beginnings of the titles of processes that carry a rank: Ray's, and vLLM's without Ray."""
 OPEN_FILES = 65536
 KEEP_VISIBLE: Mapping[str, str] = MappingProxyType({"SPT_NOENV": "1"})
 """Environment of processes that `list_marked` must find although they set a title.

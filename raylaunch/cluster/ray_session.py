@@ -202,16 +202,16 @@ def wait_for_gpus(
     """
     deadline = clock() + wait_s
     while True:
-        found = inspect()
+        found, confirmed = inspect(), count()
         state = GpuWait(found, nodes, gpus_per_node, left_s=max(0.0, deadline - clock()))
         report(state)
-        if not state.missing_nodes and count() >= nodes * gpus_per_node:
+        if not state.missing_nodes and confirmed >= nodes * gpus_per_node:
             return state.list_fit()[:nodes]
         if state.left_s <= 0:
             saw = "; ".join(f"{node.ip} with {node.gpus} GPUs" for node in found) or "no node at all"
             raise NotEnoughGpusError(
                 f"expected {nodes} nodes with {gpus_per_node} GPUs each ({nodes * gpus_per_node} in all), "
-                f"saw {state.gpus} GPUs after {wait_s:.0f} s: {saw}",
+                f"saw {min(state.gpus, confirmed)} GPUs after {wait_s:.0f} s: {saw}",
                 fix="`ray status` lists the nodes; a node joins with `ray start --address=<head ip>:6379 "
                 f"--num-gpus={gpus_per_node}`; wait longer with --set cluster.wait_s=1200",
             )

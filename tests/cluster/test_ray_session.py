@@ -68,6 +68,8 @@ def test_rays_resources_confirm_the_nodes() -> None:
     found, reported = wait(iter([(HEAD, WORKER)]), counts=[8, 8, 16])
     assert found == (HEAD, WORKER)
     assert len(reported) == 3
+    with pytest.raises(NotEnoughGpusError, match="saw 8 GPUs after 0 s"):
+        wait(iter([(HEAD, WORKER)]), wait_s=0, counts=[8])
 
 
 def test_node_with_too_few_gpus_does_not_count() -> None:
